@@ -1,0 +1,43 @@
+-- pgherald: who may do what. Run after triggers.sql, by a superuser or by one who may create roles.
+--
+--   pgherald_owner   owns the schema and with it the capture functions, which run with its rights
+--   pgherald_daemon  works the outbox; give it to the role that the daemon logs in with
+--   your application gets nothing: it needs no right here for its rows to be captured
+--
+-- What a rule's lookup reads is granted by you, on your own tables:
+--   GRANT SELECT ON public.dateplan, public.users, public.plan TO pgherald_daemon;
+
+DO $$
+BEGIN
+    IF to_regrole('pgherald_owner') IS NULL THEN
+        CREATE ROLE pgherald_owner NOLOGIN;
+    END IF;
+    IF to_regrole('pgherald_daemon') IS NULL THEN
+        CREATE ROLE pgherald_daemon NOLOGIN;
+    END IF;
+END $$;
+
+DO $$
+DECLARE
+    object text;
+BEGIN
+    EXECUTE 'ALTER SCHEMA pgherald OWNER TO pgherald_owner';
+    FOR object IN
+        SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass
+          FROM pg_class AS c
+         WHERE relnamespace = 'pgherald'::regnamespace
+           AND (relkind = 'r' OR relkind = 'S' AND NOT EXISTS (     -- an owned sequence goes with its table
+               SELECT FROM pg_depend WHERE objid = c.oid AND deptype IN ('a', 'i') AND refclassid = 'pg_class'::regclass))
+        UNION ALL
+        SELECT 'FUNCTION ' || p.oid::regprocedure FROM pg_proc AS p WHERE pronamespace = 'pgherald'::regnamespace
+    LOOP
+        EXECUTE format('ALTER %s OWNER TO pgherald_owner', object);
+    END LOOP;
+END $$;
+
+GRANT USAGE ON SCHEMA pgherald TO pgherald_daemon;
+GRANT SELECT, UPDATE ON pgherald.outbox TO pgherald_daemon;
+GRANT SELECT, INSERT, UPDATE, DELETE ON pgherald.worker TO pgherald_daemon;
+GRANT SELECT ON pgherald.rule, pgherald.handled, pgherald.secret TO pgherald_daemon;
+GRANT USAGE ON SEQUENCE pgherald.claim_id TO pgherald_daemon;
+GRANT EXECUTE ON FUNCTION pgherald.version(), pgherald.entry(text, text) TO pgherald_daemon;

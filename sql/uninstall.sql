@@ -1,0 +1,12 @@
+-- pgherald: takes everything away that triggers.sql and watch() have put here. Events that are not settled are lost.
+
+DO $$
+DECLARE
+    watched record;
+BEGIN
+    FOR watched IN SELECT rule FROM pgherald.rule LOOP
+        PERFORM pgherald.unwatch(watched.rule);
+    END LOOP;
+END $$;
+
+DROP SCHEMA pgherald CASCADE;
