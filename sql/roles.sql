@@ -40,4 +40,4 @@ GRANT SELECT, UPDATE ON pgherald.outbox TO pgherald_daemon;
 GRANT SELECT, INSERT, UPDATE, DELETE ON pgherald.worker TO pgherald_daemon;
 GRANT SELECT ON pgherald.rule, pgherald.handled, pgherald.secret TO pgherald_daemon;
 GRANT USAGE ON SEQUENCE pgherald.claim_id TO pgherald_daemon;
-GRANT EXECUTE ON FUNCTION pgherald.version(), pgherald.entry(text, text) TO pgherald_daemon;
+GRANT EXECUTE ON FUNCTION pgherald.version(), pgherald.noted(jsonb, text, text) TO pgherald_daemon;

@@ -64,10 +64,11 @@ CREATE INDEX IF NOT EXISTS outbox_row_idx ON pgherald.outbox (rule, key) WHERE s
 
 CREATE SEQUENCE IF NOT EXISTS pgherald.claim_id OWNED BY pgherald.outbox.claim;
 
--- One line of an event's history.
-CREATE OR REPLACE FUNCTION pgherald.entry(what text, detail text) RETURNS jsonb
+-- An event's history, one line longer; what repeats for days keeps its beginning and its end.
+CREATE OR REPLACE FUNCTION pgherald.noted(history jsonb, what text, detail text) RETURNS jsonb
     LANGUAGE sql STABLE PARALLEL SAFE
-    RETURN jsonb_build_object('at', clock_timestamp(), 'what', what, 'detail', detail);
+    RETURN CASE WHEN jsonb_array_length(history) < 100 THEN history ELSE history - 50 END
+        || jsonb_build_object('at', clock_timestamp(), 'what', what, 'detail', detail);
 
 
 ---------------------------------------------------------------------------------------------------------------------
@@ -241,6 +242,9 @@ BEGIN
     IF (SELECT prosrc FROM pg_proc WHERE oid = to_regproc(capture)) IS DISTINCT FROM body THEN
         EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS %L', capture, body);
         EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', capture);
+        -- It runs with its owner's rights: the outbox's owner, not the superuser who happens to call watch().
+        EXECUTE format('ALTER FUNCTION %s() OWNER TO %s', capture,
+                       (SELECT relowner::regrole FROM pg_class WHERE oid = 'pgherald.outbox'::regclass));
     END IF;
 
     -- CREATE TRIGGER waits for the table's writers and makes them wait: not when the triggers are there already.

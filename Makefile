@@ -1,0 +1,54 @@
+# Python 3.11 or later and make are all that is needed; the rest goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= 4
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-once test test-slow check lint types imports lock wheel image clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("pgherald needs Python 3.11 or later; make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: .venv/ready  ## the whole system at work, on an embedded PostgreSQL and mail catcher
+	$(BIN)/pgherald demo
+
+demo-once: .venv/ready  ## the same, ending by itself
+	$(BIN)/pgherald demo --once
+
+test: .venv/ready  ## the tests, in parallel, on a real PostgreSQL and a real SMTP server
+	$(BIN)/pytest --numprocesses $(JOBS) -m "not slow"
+
+test-slow: .venv/ready  ## the tests that take minutes
+	$(BIN)/pytest --numprocesses 2 -m slow
+
+check: lint types imports  ## what CI checks before it tests
+
+lint: .venv/ready  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready  ## types, strictly
+	$(BIN)/mypy
+
+imports: .venv/ready  ## imports point down
+	$(BIN)/lint-imports
+
+lock: .venv/ready  ## pin every dependency anew, with hashes
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+		--python-version 3.11 --group dev --extra demo --extra speed pyproject.toml --output-file requirements.lock
+
+wheel: .venv/ready  ## build the wheel into dist/
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+image: Dockerfile  ## build the container image
+	docker build --tag pgherald .
+
+clean:  ## remove what was built
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,40 @@
+"""The command line: parse, call, print."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from listener import __version__
+from listener.cli.database import install, uninstall
+from listener.cli.demo import demo
+from listener.cli.run import run
+from listener.cli.support import explain, preview, status
+from listener.errors import PgheraldError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="pgherald")
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="The configuration; else PGHERALD_CONFIG, else ./pgherald.toml.")
+@click.pass_context
+def pgherald(context: click.Context, config: Path | None) -> None:
+    """Tell people by e-mail, exactly once, when a row in PostgreSQL reaches a state.
+
+    \b
+    See it work:            pgherald demo
+    In your own database:   pgherald install && pgherald run
+    """
+    context.obj = config
+
+
+for command in (demo, install, uninstall, run, status, explain, preview):
+    pgherald.add_command(command)
+
+
+def main() -> None:
+    """Exit status 0 fine, 1 a fault was found or met, 2 usage."""
+    try:
+        pgherald(prog_name="pgherald", auto_envvar_prefix="PGHERALD")
+    except PgheraldError as exc:
+        click.echo(f"Error: {exc}", err=True)
+        sys.exit(1)

@@ -1,0 +1,61 @@
+"""install, uninstall: the database's side."""
+
+from pathlib import Path
+
+import click
+
+from listener import schema
+from listener.cli.options import configured, settings
+from listener.database import connect
+
+
+@click.command()
+@click.option("--print", "print_only", is_flag=True, help="Print the SQL and connect to nothing.")
+@click.option("--with-roles", is_flag=True, help="Also make the roles pgherald_owner and pgherald_daemon, and grant.")
+@click.option("--daemon-role", metavar="NAME", help="Grant the daemon's rights to this existing role.")
+@configured
+def install(print_only: bool, with_roles: bool, daemon_role: str | None, config_file: Path | None) -> None:
+    """Put the outbox and every rule's triggers into the database, or bring them up to date.
+
+    Never blocks the application for longer than two seconds at a time, and gives up within thirty.
+
+    \b
+    Example:  PGHERALD_DATABASE_URL=postgresql://dba@db/app pgherald install
+    """
+    loaded = settings(config_file)
+    steps = schema.install_steps(loaded.rules, roles=with_roles, daemon_role=daemon_role)
+    if print_only:
+        click.echo("\n".join(map(str, steps)))
+        return
+    with connect(loaded.database.url) as conn:
+        for step in steps:
+            schema.run(conn, step, lambda text: click.echo(text, err=True))
+        for name, rule in loaded.rules.items():
+            click.echo(f"{name}: watching {rule.table}.{rule.column} for {rule.becomes!r}")
+
+
+@click.command()
+@click.option("--print", "print_only", is_flag=True, help="Print the SQL and connect to nothing.")
+@click.option("--force", is_flag=True, help="Even if events are not settled; they are lost.")
+@configured
+def uninstall(print_only: bool, force: bool, config_file: Path | None) -> None:
+    """Take everything away that install has put into the database.
+
+    \b
+    Example:  pgherald uninstall --print
+    """
+    loaded = settings(config_file)
+    steps = schema.uninstall_steps(loaded.rules)
+    if print_only:
+        click.echo("\n".join(map(str, steps)))
+        return
+    with connect(loaded.database.url) as conn:
+        waiting = schema.unsettled(conn)
+        if waiting is None:
+            click.echo("nothing to remove: this database has no pgherald in it")
+            return
+        if waiting and not force:
+            raise click.ClickException(f"{waiting} events are not settled; deliver them (pgherald run --once), or --force to lose them")
+        for step in steps:
+            schema.run(conn, step, lambda text: click.echo(text, err=True))
+    click.echo("removed")

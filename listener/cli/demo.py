@@ -1,0 +1,32 @@
+"""demo: the whole system, on parts that come with it."""
+
+import asyncio
+import sys
+
+import click
+
+from listener.errors import PgheraldError
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="End by itself; exit 0 only if every expected mail came and no other.")
+@click.option(
+    "--count", default=36, show_default=True, type=click.IntRange(1, 100_000), help="How many plans to verify."
+)
+def demo(once: bool, count: int) -> None:
+    """Run everything on an embedded PostgreSQL and an embedded mail catcher, and show each mail as it comes.
+
+    \b
+    Example:  pgherald demo --once
+    """
+    try:
+        from listener.demo.show import play
+    except ImportError as exc:
+        raise PgheraldError(f'the demo needs {exc.name}; pip install "pgherald[demo]"') from exc
+    try:
+        fine = asyncio.run(play(count, once=once, say=lambda text: click.echo(text)))
+    except KeyboardInterrupt:
+        click.echo("\nended and cleaned up")
+        return
+    if not fine:
+        sys.exit(1)

@@ -1,0 +1,143 @@
+"""status, explain, preview: for whoever asks what happened, or what will."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from psycopg.rows import dict_row
+from rich.console import Console
+from rich.table import Table
+
+from listener import app, sample, story
+from listener.cli.options import configured, settings, the_rule
+from listener.database import connect, translated
+from listener.queries import load
+from listener.rules import parse_key, show_key
+
+_STATES = ("available", "claimed", "transmitting", "in_doubt", "sent", "skipped", "failed")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@configured
+def status(as_json: bool, config_file: Path | None) -> None:
+    """Show what waits, what went out, and who is at work.
+
+    \b
+    Example:  pgherald status --json | jq '.rules.dateplan_verified.failed'
+    """
+    loaded = settings(config_file)
+    queries = load("admin")
+    rules = {name: dict.fromkeys(_STATES, 0) for name in loaded.rules}
+    with connect(loaded.database.url) as conn, translated():
+        for rule, state, count in conn.execute(queries["counts"]):
+            rules.setdefault(rule, dict.fromkeys(_STATES, 0))[state] = count
+        (oldest,) = conn.execute(queries["oldest"]).fetchone() or (None,)
+        workers = conn.cursor(row_factory=dict_row).execute(queries["workers"]).fetchall()
+        (asleep,) = conn.execute(queries["gate"]).fetchone() or (False,)
+    answer: dict[str, Any] = {
+        "rules": rules,
+        "oldest_available_seconds": oldest,
+        "workers": [{**worker, "started_at": worker["started_at"].isoformat()} for worker in workers],
+        "listening": any(worker["listening"] and worker["alive"] for worker in workers),
+        "gate": "asleep" if asleep else "open",
+    }
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+        return
+    console = _console()
+    table = Table("rule", *_STATES, box=None)
+    for rule, counts in rules.items():
+        table.add_row(rule, *(str(counts[state]) for state in _STATES))
+    console.print(table)
+    console.print("nothing waits" if oldest is None else f"the oldest waits for {oldest:.0f} s")
+    for worker in workers:
+        parts = ["listening" if worker["listening"] else "polling", "leads" if worker["leads"] else "", f"{worker['in_hand']} in hand"]
+        if worker["breaker"]:
+            parts.append(f"breaker open: {worker['breaker']}")
+        if not worker["alive"]:
+            parts = [f"not seen for {worker['seen_seconds_ago']:.0f} s"]
+        console.print(f"worker {worker['name']}: {', '.join(filter(None, parts))}", markup=False)
+    if not workers:
+        console.print("no daemon is at work")
+
+
+@click.command()
+@click.argument("rule")
+@click.argument("key")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@configured
+def explain(rule: str, key: str, as_json: bool, config_file: Path | None) -> None:
+    """Say what happened to a row, in order and in words, or why nothing did.
+
+    KEY is the row's key; of several columns, their values with commas between. Exit status 1: there is no such row.
+
+    \b
+    Example:  pgherald explain dateplan_verified 4711
+    """
+    loaded = settings(config_file)
+    watched = the_rule(loaded, rule)
+    try:
+        stored = parse_key(watched, key)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param_hint="KEY") from exc
+    with connect(loaded.database.url) as conn:
+        told = story.tell(conn, rule, watched, stored)
+    if as_json:
+        answer: dict[str, Any] = {"rule": rule, "key": show_key(watched, stored), "events": told.events}
+        if told.why is not None:
+            answer["why"] = told.why
+        click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+    else:
+        _tell(told, f"{rule} {key}")
+    if not told.events and not told.exists:
+        sys.exit(1)
+
+
+def _tell(told: story.Story, subject: str) -> None:
+    console = _console()
+    if told.why is not None:
+        console.print(f"{subject}: no event. {told.why[0].upper()}{told.why[1:]}.", markup=False, soft_wrap=True)
+    for event in told.events:
+        reason = f" ({event['reason']})" if event["reason"] else ""
+        console.print(f"event {event['id']}: {event['state']}{reason}, attempt {event['attempt']}", markup=False)
+        for entry in event["history"]:
+            console.print(f"  {entry['at'][:23].replace('T', ' ')}  {entry['what']:<12}  {entry['detail'] or ''}", markup=False, soft_wrap=True)
+
+
+@click.command()
+@click.argument("rule")
+@click.option("--key", help="Of the row to show; else the one with the greatest key that is in the value.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write RULE.eml, .html and .txt into this folder.")
+@configured
+def preview(rule: str, key: str | None, out: Path | None, config_file: Path | None) -> None:
+    """Show the message as it would be sent. No mail goes out, and nothing is written to the database.
+
+    \b
+    Example:  pgherald preview dateplan_verified --key 4711 --out /tmp
+    """
+    loaded = settings(config_file)
+    watched = the_rule(loaded, rule)
+    try:
+        stored = parse_key(watched, key) if key is not None else None
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param_hint="--key") from exc
+    shown = asyncio.run(sample.make(loaded, app.templates(loaded), rule, stored))
+    if shown.note:
+        click.echo(f"note: {shown.note}", err=True)
+    if out is None:
+        click.echo(f"To: {shown.recipient}\nSubject: {shown.content.subject}\n\n{shown.content.text}")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    for suffix, data in (("eml", shown.message), ("html", (shown.content.html or "").encode()), ("txt", shown.content.text.encode())):
+        file = out / f"{rule}.{suffix}"
+        file.write_bytes(data)
+        click.echo(file)
+
+
+def _console() -> Console:
+    # Not cut to 80 columns where nobody reads it on a screen.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)

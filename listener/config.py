@@ -1,0 +1,274 @@
+"""Settings: command line over environment over file over default.
+
+`pgherald.toml` has a section for each class here. Every key but the rules' can be set as
+``PGHERALD_SECTION_KEY``, or read from the file that ``PGHERALD_SECTION_KEY_FILE`` names.
+"""
+
+import difflib
+import os
+import re
+import ssl
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from listener.address import Mailbox, parse_mailbox
+from listener.errors import ConfigError
+from listener.rules import Rule, default_rules
+
+DEFAULT_FILE = Path("pgherald.toml")
+LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(value: object) -> object:
+    """Seconds of ``10s``, ``5m``, ``12h``, ``30d``."""
+    if isinstance(value, str):
+        if match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", value):
+            return float(match[1]) * _UNITS[match[2]]
+        raise ValueError(f"{value!r} is no duration; write 10s, 5m, 12h or 30d")
+    if isinstance(value, float):
+        return value
+    raise ValueError("write a duration with its unit: 10s, 5m, 12h or 30d")
+
+
+def _off(value: object) -> object:
+    return None if value == "off" else parse_duration(value)
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+DurationOrOff = Annotated[float | None, BeforeValidator(_off)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class Database(Section):
+    url: str = ""
+    listen_url: str = ""
+
+
+class SmtpServer(Section):
+    """Where `smtp.url` leads."""
+
+    host: str
+    port: int
+    security: Literal["starttls", "tls", "off"]
+    username: str | None
+    password: str | None = Field(repr=False)
+
+
+class Smtp(Section):
+    url: str = "smtp://127.0.0.1:25"
+    connections: int = Field(8, ge=1, le=200)
+    ca_file: Path | None = None
+    ehlo_name: str | None = Field(None, pattern=r"^[A-Za-z0-9.\-\[\]:]{1,255}$")
+    connect_timeout: Duration = 30.0
+    command_timeout: Duration = 300.0
+    data_timeout: Duration = 120.0
+    dot_timeout: Duration = 600.0
+
+    @field_validator("url")
+    @classmethod
+    def _understood(cls, value: str) -> str:
+        parse_smtp_url(value)
+        return value
+
+    @field_validator("ca_file")
+    @classmethod
+    def _readable(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                ssl.create_default_context(cafile=value)
+            except OSError as exc:
+                raise ValueError(f"{value}: {exc.strerror or exc}") from exc
+        return value
+
+    @property
+    def server(self) -> SmtpServer:
+        return parse_smtp_url(self.url)
+
+
+def _mailbox(value: object) -> object:
+    return parse_mailbox(value) if isinstance(value, str) else value
+
+
+class Mail(Section):
+    sender: Annotated[Mailbox, BeforeValidator(_mailbox)] = Field(
+        default_factory=lambda: parse_mailbox("pgherald <no-reply@localhost>"), alias="from"
+    )
+    envelope_from: Annotated[Mailbox | None, BeforeValidator(_mailbox)] = None
+    key_header: str = Field("X-Pgherald-Key", pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")
+    templates: Path | None = None
+
+    @field_validator("templates")
+    @classmethod
+    def _is_folder(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            raise ValueError(f"{value} is no folder")
+        return value
+
+
+class Delivery(Section):
+    in_doubt: Literal["resend", "hold"] = "resend"
+    max_attempts: int = Field(10, ge=1)
+    max_age: DurationOrOff = None
+    poll: Annotated[Duration, Field(ge=0.05)] = 5.0
+    lease: Annotated[Duration, Field(ge=1)] = 10.0
+    grace: Duration = 30.0
+
+
+class Http(Section):
+    listen: str = "127.0.0.1:9599"
+
+
+class Log(Section):
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="PGHERALD_",
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="forbid",
+        frozen=True,
+    )
+
+    database: Database = Database()
+    smtp: Smtp = Smtp()
+    mail: Mail = Field(default_factory=lambda: Mail.model_validate({}))
+    delivery: Delivery = Delivery()
+    http: Http = Http()
+    log: Log = Log()
+    rules: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], Rule] = Field(
+        default_factory=default_rules, min_length=1
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # init_settings carries the file's contents, so the environment goes before it.
+        return (_Environment(settings_cls), init_settings)
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, with ``…_FILE`` variables replaced by what their files hold."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        variables = dict(super()._load_env_vars())
+        for name, path in list(variables.items()):
+            bare = name.removesuffix("_file")
+            if bare != name and name.startswith("pgherald_") and path and not self._is_key(name):
+                variables[bare] = _read_secret(name.upper(), path)
+                del variables[name]
+        return variables
+
+    def _is_key(self, name: str) -> bool:
+        section, _, key = name.removeprefix("pgherald_").partition("_")
+        field = self.settings_cls.model_fields.get(section)
+        return field is not None and key in getattr(field.annotation, "model_fields", {})
+
+
+def _read_secret(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{variable}: cannot read {path}: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+def parse_smtp_url(url: str) -> SmtpServer:
+    """``smtp://`` demands STARTTLS, but on loopback or with ``?starttls=off``; ``smtps://`` is TLS from the start."""
+    parts = urlsplit(url)
+    query = parse_qs(parts.query, keep_blank_values=True)
+    starttls = query.pop("starttls", ["required"])[-1]
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname or parts.path not in ("", "/") or query:
+        raise ValueError("write smtp://user:secret@host:587 or smtps://user:secret@host:465")
+    if starttls not in ("required", "off"):
+        raise ValueError("starttls is required or off")
+    try:
+        port = parts.port
+    except ValueError as exc:
+        raise ValueError(f"the port is wrong: {exc}") from exc
+    security: Literal["starttls", "tls", "off"]
+    if parts.scheme == "smtps":
+        security = "tls"
+    elif starttls == "off" or (parts.hostname in LOOPBACK and "starttls" not in parts.query):
+        security = "off"
+    else:
+        security = "starttls"
+    return SmtpServer(
+        host=parts.hostname,
+        port=port or {"tls": 465, "starttls": 587, "off": 25}[security],
+        security=security,
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+    )
+
+
+def load(file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
+    """Read the file (given, or ``PGHERALD_CONFIG``, or ``./pgherald.toml`` if there is one) and the environment.
+
+    Raises:
+        ConfigError: with every fault, each named with its place.
+    """
+    if file is None and (named := os.environ.get("PGHERALD_CONFIG")):
+        file = Path(named)
+    if file is None and DEFAULT_FILE.exists():
+        file = DEFAULT_FILE
+    values: dict[str, Any] = _read_toml(file) if file is not None else {}
+    try:
+        settings = Settings(**values)
+    except ValidationError as exc:
+        raise ConfigError("; ".join(_explain(error, values, file) for error in exc.errors())) from exc
+    return settings.model_copy(
+        update={section: getattr(settings, section).model_copy(update=keys) for section, keys in (overrides or {}).items()}
+    )
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as exc:
+        raise ConfigError(f"{file}: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{file}: {exc}") from exc
+
+
+def _explain(error: Any, values: Mapping[str, Any], file: Path | None) -> str:
+    """One fault in words: where it stands, what is wrong, and the key that was probably meant."""
+    path = [str(part) for part in error["loc"]]
+    *section, key = path[:3] if path[0] == "rules" else path[:2]
+    place = f"[{'.'.join(section)}] {key}" if section else f"[{key}]"
+    node: Any = values
+    for part in path:
+        node = node.get(part) if isinstance(node, Mapping) else None
+    in_file = node is not None or (error["type"] == "missing" and path[0] in values)
+    source = str(file) if in_file else f"environment, PGHERALD_{'_'.join(path[:2]).upper()}"
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, _known(path), n=1)
+        return f"{source}: {place}: unknown key" + (f"; did you mean {close[0]!r}?" if close else "")
+    if error["type"] == "missing":
+        return f"{source}: {place}: is missing"
+    return f"{source}: {place}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _known(path: list[str]) -> list[str]:
+    if len(path) == 1:
+        return list(Settings.model_fields)
+    model: Any = Rule if path[0] == "rules" else Settings.model_fields[path[0]].annotation
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -1,0 +1,158 @@
+"""What one configuration makes of a claimed event: lookup → render → bytes, and what the outcome means for the outbox."""
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+from listener.address import Address, mask, parse_address
+from listener.database import Pool
+from listener.errors import BadData, RuleBroken
+from listener.lookup import Lookup, Mailing, Unmailed
+from listener.message import Stationery, build, message_key
+from listener.outbox import Event, Settlement, State
+from listener.render import Templates
+from listener.replies import Verdict
+from listener.retry import backoff
+from listener.rules import OWN_COLUMNS, Rule
+from listener.smtp import Accepted, HandOver, InDoubt, NotSent, Refused, Withheld
+
+_COVERED_AGAIN = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """Bytes on their way: what a mark keeps, and a second sending repeats."""
+
+    event: Event
+    recipient: Address
+    message: bytes
+    key: str
+
+
+class Delivery:
+    def __init__(
+        self,
+        rules: Mapping[str, Rule],
+        templates: Templates,
+        stationery: Stationery,
+        secret: bytes,
+        *,
+        max_attempts: int,
+        max_age: float | None,
+    ) -> None:
+        self.rules = rules
+        self._lookups = {name: Lookup(name, rule) for name, rule in rules.items()}
+        self._templates = templates
+        self._stationery = stationery
+        self._secret = secret
+        self._max_attempts = max_attempts
+        self._max_age = max_age
+
+    async def check(self, pool: Pool) -> None:
+        """Try every rule against the database, without a row.
+
+        Raises:
+            RuleBroken: a lookup fails, or a template takes what its lookup does not give.
+        """
+        for name, lookup in self._lookups.items():
+            columns = await lookup.check(pool)
+            wanted = self._templates.variables(lookup.rule.template)
+            if missing := sorted(wanted - columns):
+                raise RuleBroken(
+                    f"template {lookup.rule.template} of rule {name} takes {missing[0]!r}, which the lookup does not give; "
+                    f"it gives {', '.join(sorted(columns - set(OWN_COLUMNS))) or 'nothing of its own'}"
+                )
+
+    async def sort(self, rule: str, events: Iterable[Event], pool: Pool) -> list[Mailing | Settlement]:
+        """Decide for each event of one rule whether it is to be mailed, with one query for all.
+
+        Raises:
+            RuleBroken, DatabaseUnavailable: none of them can be decided.
+        """
+        events = list(events)
+        newest = {event.key: event.id for event in sorted(events, key=lambda event: event.id)}
+        decided: list[Mailing | Settlement] = []
+        undecided: list[Event] = []
+        for event in events:
+            if early := self._early(event, newest[event.key]):
+                decided.append(early)
+            else:
+                undecided.append(event)
+        return decided + await self._judged(self._lookups[rule], undecided, pool)
+
+    def _early(self, event: Event, newest: int) -> Settlement | None:
+        """What can be said without looking."""
+        if self._max_age is not None and event.age > self._max_age:
+            return Settlement(event, "skipped", "skipped", "expired", f"{event.age:.0f} s after the change")
+        if newest > event.id or event.covered == "sent":
+            return Settlement(event, "skipped", "skipped", "superseded", "another event's mail shows the same state of the row")
+        if event.covered is not None:
+            # That mail is on its way in another worker's hands. If it gets there, this event is superseded.
+            return Settlement(event, "available", delay=_COVERED_AGAIN)
+        return None
+
+    async def _judged(self, lookup: Lookup, events: list[Event], pool: Pool) -> list[Mailing | Settlement]:
+        if not events:
+            return []
+        try:
+            rows = await lookup.rows(pool, [event.key for event in events])
+        except BadData as exc:
+            if len(events) == 1:
+                return [self._retry(events[0], exc.reason, str(exc), None)]
+            # One row spoils the query for all: find it by halves.
+            half = len(events) // 2
+            return await self._judged(lookup, events[:half], pool) + await self._judged(lookup, events[half:], pool)
+        verdicts = [lookup.judge(event, rows.get(event.key, ())) for event in events]
+        return [verdict if isinstance(verdict, Mailing) else _unmailed(verdict) for verdict in verdicts]
+
+    def write(self, mailing: Mailing) -> Letter | Settlement:
+        """The bytes to send. After a sending in doubt: the very same as then."""
+        event = mailing.event
+        key = message_key(self._secret, event.rule, event.id, event.captured_at)
+        try:
+            if event.recipient is not None and (kept := event.kept) is not None:
+                return Letter(event, parse_address(event.recipient), kept, key)
+            content = self._templates.render(self.rules[event.rule].template, mailing.context)
+            message = build(self._stationery, content, mailing.recipient, key, event.captured_at)
+        except BadData as exc:
+            return Settlement(event, "failed", "failed", exc.reason, mask(str(exc)), counts=True)
+        return Letter(event, mailing.recipient, message, key)
+
+    def settlement(self, event: Event, outcome: HandOver) -> Settlement:
+        """What is written in the outbox after a hand-over."""
+        match outcome:
+            case Accepted(reply):
+                return Settlement(event, "sent", "sent", detail=mask(str(reply)), counts=True)
+            case Refused(phase, reply, verdict):
+                return self._refused(event, f"{phase}: {reply}", verdict)
+            case NotSent(phase, detail, verdict):
+                return self._refused(event, f"{phase}: {detail}", verdict)
+            case InDoubt(detail):
+                return Settlement(event, "in_doubt", "in_doubt", "no_reply", mask(detail), delay=backoff(1))
+            case Withheld():
+                return Settlement(event, "available")
+            case _:
+                assert_never(outcome)
+
+    def _refused(self, event: Event, detail: str, verdict: Verdict) -> Settlement:
+        detail = mask(detail)
+        if verdict.permanent:
+            return Settlement(event, "failed", "failed", verdict.reason, detail, counts=verdict.counts)
+        if verdict.counts:
+            return self._retry(event, verdict.reason, detail, verdict.delay)
+        # The server's trouble, not this message's. A little later, so that if it is the message after all, others go first.
+        pause = random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, guards nothing
+        return Settlement(event, "available", "not_sent", verdict.reason, detail, delay=verdict.delay or pause)
+
+    def _retry(self, event: Event, reason: str, detail: str, delay: float | None) -> Settlement:
+        attempt = event.attempt + 1
+        if attempt >= self._max_attempts:
+            return Settlement(event, "failed", "failed", reason, f"{detail} (attempt {attempt}, the last)", counts=True)
+        first = delay if delay is not None else 10.0
+        return Settlement(event, "available", "deferred", reason, detail, counts=True, delay=backoff(attempt, first=first))
+
+
+def _unmailed(verdict: Unmailed) -> Settlement:
+    state: State = "failed" if verdict.failed else "skipped"
+    return Settlement(verdict.event, state, state, verdict.reason, verdict.detail, counts=verdict.failed)

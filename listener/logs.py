@@ -1,0 +1,33 @@
+"""Log events on stderr: JSON for machines, aligned text for a terminal."""
+
+import logging
+import sys
+from typing import Any, Literal
+
+import structlog
+
+log: Any = structlog.get_logger("pgherald")
+
+
+def configure(form: Literal["auto", "json", "console"], level: str) -> None:
+    """Set up once, before the first event. `auto` is `console` on a terminal."""
+    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        if console
+        else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # psycopg's pool reports every failed connection; the daemon says it once, in its own words.
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)

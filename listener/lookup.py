@@ -1,0 +1,125 @@
+"""A rule's query, once for a batch: who gets the mail, whether they want it, and what it says."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from listener.address import Address, parse_address
+from listener.database import Pool, is_away, lookup_failure, one_line
+from listener.errors import BadData, DatabaseUnavailable, RuleBroken
+from listener.outbox import Event
+from listener.rules import OWN_COLUMNS, Rule, array_literal
+
+
+@dataclass(frozen=True, slots=True)
+class Mailing:
+    """An event that is to be mailed: to whom, and with what."""
+
+    event: Event
+    recipient: Address
+    context: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Unmailed:
+    """An event that is not: `failed` tells a fault of the data from a good reason not to send."""
+
+    event: Event
+    reason: str
+    detail: str | None = None
+    failed: bool = False
+
+
+class Lookup:
+    def __init__(self, name: str, rule: Rule) -> None:
+        self.name = name
+        self.rule = rule
+        self._query = f"-- name: lookup {name}\n{rule.lookup.strip().rstrip(';')}"
+
+    async def check(self, pool: Pool) -> frozenset[str]:
+        """The lookup's columns.
+
+        Raises:
+            RuleBroken: the query fails, or lacks a column that is read.
+        """
+        try:
+            async with pool.connection() as conn:
+                cursor = await conn.execute(self._query, {"keys": []})
+                columns = frozenset(column.name for column in cursor.description or ())
+        except psycopg.Error as exc:
+            raise self._failure(exc) from exc
+        for column in (*OWN_COLUMNS, *self.rule.require):
+            if column not in columns:
+                raise RuleBroken(f"the lookup of rule {self.name} gives no column {column!r}; name one so in its SELECT")
+        return columns
+
+    async def rows(self, pool: Pool, keys: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+        """What the lookup finds for these keys, by key.
+
+        Raises:
+            RuleBroken: it fails whatever the keys.
+            BadData: it fails on the data behind these keys.
+            DatabaseUnavailable: the database is away.
+        """
+        try:
+            async with pool.connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
+                await cursor.execute(self._query, {"keys": list(keys)})
+                found = await cursor.fetchall()
+        except psycopg.DataError as exc:
+            # The driver's message would quote the row.
+            raise BadData("lookup_error", f"{type(exc).__name__} (SQLSTATE {exc.sqlstate})") from exc
+        except (psycopg.Error, OSError, TimeoutError) as exc:
+            raise self._failure(exc) from exc
+        by_key: dict[str, list[dict[str, Any]]] = {}
+        for row in found:
+            if missing := [column for column in OWN_COLUMNS if column not in row]:
+                raise RuleBroken(f"the lookup of rule {self.name} gives no column {missing[0]!r}")
+            by_key.setdefault(_key_text(row["key"]), []).append(row)
+        return by_key
+
+    def judge(self, event: Event, rows: Sequence[dict[str, Any]]) -> Mailing | Unmailed:
+        """Whether, and to whom, to send: consent and all, as the row is now."""
+        if not rows:
+            return Unmailed(event, "row_gone")
+        if len(rows) > 1:
+            return Unmailed(event, "ambiguous", f"the lookup gives {len(rows)} rows for this key", failed=True)
+        row = rows[0]
+        if _value_text(row["current"]) != self.rule.becomes:
+            return Unmailed(event, "reverted", f"{self.rule.column} is {_shown(row['current'])} by now")
+        email = row["email"]
+        if email is None or not str(email).strip():
+            return Unmailed(event, "no_recipient")
+        if row["consent"] is not True:
+            return Unmailed(event, "no_consent", f"consent is {_shown(row['consent'])}")
+        for column in self.rule.require:
+            if row.get(column) is None:
+                return Unmailed(event, "incomplete", f"{column} is NULL")
+        try:
+            recipient = parse_address(str(email))
+        except BadData as exc:
+            return Unmailed(event, exc.reason, str(exc), failed=True)
+        return Mailing(event, recipient, row)
+
+    def _failure(self, exc: BaseException) -> RuleBroken | DatabaseUnavailable:
+        if is_away(exc):
+            return DatabaseUnavailable(f"the lookup of rule {self.name} cannot run: {one_line(exc)}")
+        assert isinstance(exc, psycopg.Error)
+        return lookup_failure(self.name, exc)
+
+
+def _key_text(key: object) -> str:
+    """A composite key comes as a text[]; the outbox holds it as the array's literal."""
+    return array_literal([str(part) for part in key]) if isinstance(key, list) else str(key)
+
+
+def _value_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value).rstrip(" ") if isinstance(value, str) else str(value)
+
+
+def _shown(value: object) -> str:
+    return "NULL" if value is None else _value_text(value)[:40]

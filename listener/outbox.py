@@ -1,0 +1,180 @@
+"""The outbox as a worker uses it: claim, record, release; and the worker's own lease."""
+
+import os
+import socket
+import time
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from psycopg.rows import class_row
+
+from listener import __version__
+from listener.database import Pool, translated
+from listener.queries import load
+
+_QUERIES = load("outbox")
+
+State = Literal["available", "in_doubt", "sent", "skipped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A claimed event. `claim` is its fence: whatever is written about it names it."""
+
+    id: int
+    rule: str
+    key: str
+    attempt: int
+    doubts: int
+    captured_at: datetime
+    age: float
+    claim: int
+    recipient: str | None
+    message: bytes | None
+    covered: str | None
+
+    @property
+    def kept(self) -> bytes | None:
+        """The bytes of the first sending, if that is in doubt."""
+        return zlib.decompress(self.message) if self.message is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What is to be written about an event. `delay` in seconds, for `available` and `in_doubt`."""
+
+    event: Event
+    state: State
+    what: str | None = None
+    reason: str | None = None
+    detail: str | None = None
+    counts: bool = False
+    delay: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The intent to send these bytes to this recipient, written before the final dot can be."""
+
+    event: Event
+    recipient: str
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Burial:
+    """Workers found dead, and how many of their events went back or came into doubt.
+
+    `due`: events in doubt that are to be sent once more now. `peers`: the other workers that live.
+    """
+
+    names: list[str] | None
+    freed: int
+    doubted: int
+    due: int
+    peers: int
+
+
+class Outbox:
+    """Queries of one worker. Every method raises `DatabaseUnavailable` or `SchemaError`."""
+
+    def __init__(self, pool: Pool, *, lease: float, hold: bool) -> None:
+        self._pool = pool
+        self._lease = lease
+        self.hold = hold
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.worker = 0
+        self._until = 0.0
+
+    @property
+    def leased(self) -> bool:
+        """Whether this worker's lease is still good, by a clock that runs while the machine or the process is stopped.
+
+        Nothing may be sent once it is not: another worker may have taken the events over.
+        """
+        return time.clock_gettime(time.CLOCK_BOOTTIME) < self._until
+
+    async def register(self) -> int:
+        begun = time.clock_gettime(time.CLOCK_BOOTTIME)
+        (row,) = await self._run("register", name=self.name, version=__version__, lease=self._lease)
+        self.worker = row[0]
+        self._extend(begun)
+        return self.worker
+
+    async def renew(self, *, locked: bool, listening: bool, breaker: str | None) -> bool:
+        """Extend the lease. False: another worker has declared this one dead, and a new registration is due."""
+        begun = time.clock_gettime(time.CLOCK_BOOTTIME)
+        rows = await self._run("renew", worker=self.worker, locked=locked, listening=listening, breaker=breaker)
+        if rows:
+            self._extend(begun)
+        return bool(rows)
+
+    def _extend(self, begun: float) -> None:
+        # From before the request, and a tenth short: the lease must end here before it ends there.
+        self._until = begun + 0.9 * self._lease
+
+    async def leave(self) -> None:
+        await self._run("leave", worker=self.worker)
+
+    async def bury(self) -> Burial:
+        """Take over from workers that are dead."""
+        with translated():
+            async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Burial)) as cursor:
+                await cursor.execute(
+                    _QUERIES["bury"], {"worker": self.worker, "lease": self._lease, "hold": self.hold}
+                )
+                burial = await cursor.fetchone()
+                assert burial is not None
+                if burial.due:
+                    await conn.execute(_QUERIES["resend"])
+        return burial
+
+    async def claim(self, limit: int, rules: Sequence[str]) -> list[Event]:
+        """Up to `limit` due events, which no other worker can claim until they are settled or this worker is dead."""
+        with translated():
+            async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Event)) as cursor:
+                await cursor.execute(
+                    _QUERIES["claim"],
+                    {"worker": self.worker, "name": self.name, "rules": list(rules), "limit": limit},
+                )
+                return sorted(await cursor.fetchall(), key=lambda event: event.id)
+
+    async def record(self, settlements: Iterable[Settlement], marks: Iterable[Mark]) -> set[int]:
+        """Write outcomes and marks durably; gives the ids that were still this worker's to write."""
+        settlements, marks = list(settlements), list(marks)
+        rows = await self._run(
+            "record",
+            hold=self.hold,
+            ids=[s.event.id for s in settlements],
+            claims=[s.event.claim for s in settlements],
+            states=[s.state for s in settlements],
+            reasons=[s.reason for s in settlements],
+            counts=[int(s.counts) for s in settlements],
+            delays=[s.delay for s in settlements],
+            whats=[s.what for s in settlements],
+            details=[s.detail for s in settlements],
+            mark_ids=[m.event.id for m in marks],
+            mark_claims=[m.event.claim for m in marks],
+            recipients=[m.recipient for m in marks],
+            messages=[zlib.compress(m.message, 1) for m in marks],
+        )
+        return {row[0] for row in rows}
+
+    async def waiting(self, rules: Sequence[str]) -> tuple[int, int]:
+        """How many events are available, due or not, and how many in doubt."""
+        (row,) = await self._run("waiting", rules=list(rules))
+        return row[0], row[1]
+
+    async def ring(self, payload: str) -> None:
+        with translated():
+            async with self._pool.connection() as conn:
+                await conn.execute("SELECT pg_notify('pgherald', %s)", (payload,))
+
+    async def _run(self, query: str, **values: Any) -> list[Any]:
+        with translated():
+            async with self._pool.connection() as conn:
+                cursor = await conn.execute(_QUERIES[query], values)
+                return await cursor.fetchall() if cursor.description else []

@@ -1,0 +1,139 @@
+"""The pool of SMTP connections: lazy, reused, recycled; and the one place where the breaker is fed."""
+
+import asyncio
+import random
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from listener.address import Address
+from listener.breaker import Breaker
+from listener.replies import Scope, Verdict
+from listener.smtp import (
+    Accepted,
+    Connection,
+    HandOver,
+    InDoubt,
+    NotSent,
+    Refused,
+    Server,
+    ServerTrouble,
+    Withheld,
+)
+
+MESSAGES = 100
+AGE = 300.0
+IDLE = 5.0
+_RELAY_DENIED = 3
+
+
+class Post:
+    """Hands messages to one server over at most `size` connections.
+
+    Recycled after 100 messages or 300 s ± 10 %; dropped after 5 s of idleness (Amazon SES cuts at about 10).
+    """
+
+    def __init__(self, server: Server, tls: ssl.SSLContext, size: int, breaker: Breaker) -> None:
+        self._server = server
+        self._tls = tls
+        self._free = asyncio.Semaphore(size)
+        self._idle: list[Connection] = []
+        self._breaker = breaker
+        self._denied = 0
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def hand_over(
+        self, sender: Address, recipient: Address, message: bytes, permission: Callable[[], Awaitable[bool]], key: str
+    ) -> HandOver:
+        """One message, once. A connection that turns out stale, or cannot do what it announced, is tried anew at once."""
+        for again in (True, True, False):
+            try:
+                async with self._connection() as connection:
+                    outcome = await connection.hand_over(sender, recipient, message, permission, key)
+            except ServerTrouble as trouble:
+                outcome = NotSent(trouble.phase, trouble.detail, trouble.verdict)
+            if not (again and isinstance(outcome, NotSent | Refused) and outcome.verdict.scope in (Scope.stale, Scope.capability)):
+                break
+        self._judge(outcome)
+        return outcome
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        async with self._free:
+            connection = self._reusable() or await Connection.open(self._server, self._tls)
+            try:
+                yield connection
+            except BaseException:
+                connection.abort()
+                raise
+            now = asyncio.get_running_loop().time()
+            limit = AGE * random.uniform(0.9, 1.1)  # noqa: S311 - spreads reconnects, guards nothing
+            if connection.usable and connection.used < MESSAGES and now - connection.opened_at < limit:
+                self._idle.append(connection)
+                self._sweep_later()
+            else:
+                await connection.close()
+
+    def _reusable(self) -> Connection | None:
+        # The last used first: what is too many falls idle and is dropped.
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                return connection
+            connection.abort()
+        return None
+
+    def _sweep_later(self) -> None:
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(IDLE / 2, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        loop = asyncio.get_running_loop()
+        stale = [c for c in self._idle if loop.time() - c.idle_since >= IDLE or not c.usable]
+        self._idle = [c for c in self._idle if c not in stale]
+        for connection in stale:
+            closing = loop.create_task(connection.close())
+            closing.add_done_callback(lambda task: task.exception())
+        if self._idle:
+            self._sweep_later()
+
+    def _judge(self, outcome: HandOver) -> None:
+        match outcome:
+            case Accepted():
+                self._denied = 0
+                self._breaker.succeeded()
+            case Refused(_, _, verdict) | NotSent(_, _, verdict):
+                self._blame(verdict, _words(outcome))
+            case InDoubt(detail):
+                self._breaker.failed(Scope.server, detail)
+            case Withheld():
+                pass
+
+    def _blame(self, verdict: Verdict, detail: str) -> None:
+        if verdict.scope is Scope.quota or verdict.scope is Scope.throttle:
+            self._breaker.hold(verdict.delay or 5.0, detail)
+        elif verdict.scope in (Scope.server, Scope.configuration, Scope.stale, Scope.capability):
+            self._breaker.failed(verdict.scope, detail)
+        elif verdict.reason == "relay_denied":
+            self._denied += 1
+            if self._denied >= _RELAY_DENIED:
+                self._breaker.failed(Scope.configuration, detail)
+        else:
+            # It answered for this message: the server is well.
+            self._denied = 0
+            self._breaker.succeeded()
+
+    async def close(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*(connection.close() for connection in idle), return_exceptions=True)
+
+
+def _words(outcome: Refused | NotSent) -> str:
+    match outcome:
+        case Refused(phase, reply, _):
+            return f"{phase}: {reply}"
+        case NotSent(phase, detail, _):
+            return f"{phase}: {detail}"

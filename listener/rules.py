@@ -1,0 +1,98 @@
+"""What to watch and what to send."""
+
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+DEFAULT_NAME = "dateplan_verified"
+DEFAULT_LOOKUP = """\
+SELECT d.id AS key, d.status AS current, u.email, u.email_notifications_enabled AS consent, p.place
+  FROM public.dateplan d LEFT JOIN public.users u ON u.id = d.user_id LEFT JOIN public.plan p ON p.id = d.plan_id
+ WHERE d.id = ANY (%(keys)s::bigint[])
+"""
+# What the daemon itself reads of a lookup's row; every other column is the template's.
+OWN_COLUMNS = ("key", "current", "email", "consent")
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+class Rule(BaseModel):
+    """One `[rules.NAME]` of the configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    table: str = Field(min_length=1)
+    key: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ("id",)
+    column: str = "status"
+    becomes: str
+    template: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    require: tuple[str, ...] = ()
+    changed_at: str = ""
+    lookup: str
+
+    @field_validator("becomes", mode="before")
+    @classmethod
+    def _number_as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("key")
+    @classmethod
+    def _key_named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or not all(value):
+            raise ValueError("names no column")
+        return value
+
+    @field_validator("lookup")
+    @classmethod
+    def _takes_keys(cls, value: str) -> str:
+        bare = value.replace("%%", "")
+        if "%(keys)s" not in bare:
+            raise ValueError("must take the keys of a batch: … = ANY (%(keys)s::bigint[])")
+        if stray := re.search(r"%(?!\(keys\)[sbt])", bare):
+            raise ValueError(f"write a literal % as %% (at character {stray.start()})")
+        return value
+
+
+def parse_key(rule: Rule, text: str) -> str:
+    """The outbox's form of a key as people write it: ``7``, or ``a,b`` for a composite one.
+
+    An array literal (``{a,b}``) is taken as it is, for values with commas in them.
+    """
+    if len(rule.key) == 1 or text.startswith("{"):
+        return text
+    parts = text.split(",")
+    if len(parts) != len(rule.key):
+        raise ValueError(f"the key of this rule has {len(rule.key)} columns: {','.join(rule.key)}")
+    return array_literal(parts)
+
+
+def show_key(rule: Rule, key: str) -> str:
+    """The inverse of `parse_key`, where nothing in the key needs quoting."""
+    if len(rule.key) == 1 or re.search(r'["\\]', key):
+        return key
+    return key[1:-1]
+
+
+def array_literal(parts: list[str]) -> str:
+    """As PostgreSQL writes a text[] (manual, 8.15.6): quoted only where it must be."""
+    return "{" + ",".join(_element(part) for part in parts) + "}"
+
+
+def _element(part: str) -> str:
+    if part and part.upper() != "NULL" and not re.search(r'[{},"\\\s]', part):
+        return part
+    return '"' + part.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def default_rules() -> dict[str, Rule]:
+    rule = Rule(
+        table="public.dateplan",
+        becomes="VE",
+        template=DEFAULT_NAME,
+        require=("place",),
+        lookup=DEFAULT_LOOKUP,
+    )
+    return {DEFAULT_NAME: rule}

@@ -1,0 +1,76 @@
+"""One message of a rule, made as the daemon makes it, for eyes only."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from psycopg import sql
+
+from listener.address import Address, parse_address
+from listener.config import Settings
+from listener.database import lookup_pool, opened, translated
+from listener.errors import BadData, PgheraldError
+from listener.lookup import Lookup, Mailing
+from listener.message import Stationery, build, message_key
+from listener.outbox import Event
+from listener.render import Content, Templates
+
+_NOBODY = "nobody@example.org"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """`note` says why this row's mail would not really go out, if it would not."""
+
+    recipient: Address
+    content: Content
+    message: bytes
+    note: str | None
+
+
+async def make(settings: Settings, templates: Templates, name: str, key: str | None) -> Sample:
+    """The message for the row of this key, or for one that is in the value.
+
+    Raises:
+        PgheraldError: there is no such row, or its message cannot be made.
+    """
+    rule = settings.rules[name]
+    lookup = Lookup(name, rule)
+    pool = lookup_pool(settings.database.url)
+    with translated():
+        async with opened(pool):
+            await lookup.check(pool)
+            if key is None:
+                parts = [sql.SQL("{}::text").format(sql.Identifier(column)) for column in rule.key]
+                text = parts[0] if len(parts) == 1 else sql.SQL("ARRAY[{}]::text").format(sql.SQL(", ").join(parts))
+                query = sql.SQL("SELECT {} FROM {} WHERE {}::text = %s ORDER BY {} LIMIT 1").format(
+                    text,
+                    sql.SQL(rule.table),
+                    sql.Identifier(rule.column),
+                    sql.SQL(", ").join(sql.SQL("{} DESC").format(sql.Identifier(column)) for column in rule.key),
+                )
+                async with pool.connection() as conn:
+                    row = await (await conn.execute(query, (rule.becomes,))).fetchone()
+                if row is None:
+                    raise PgheraldError(f"no row of {rule.table} is {rule.becomes!r}; name one with --key")
+                key = row[0]
+            rows = (await lookup.rows(pool, [key])).get(key, [])
+    if not rows:
+        raise PgheraldError(f"the lookup of rule {name} finds no row for key {key}")
+    now = datetime.now(UTC)
+    event = Event(0, name, key, 0, 0, now, 0.0, 0, None, None, None)
+    verdict = lookup.judge(event, rows)
+    note = None
+    recipient = parse_address(_NOBODY)
+    if isinstance(verdict, Mailing):
+        recipient = verdict.recipient
+    else:
+        note = f"this row's mail would not go out: {verdict.reason}" + (f" ({verdict.detail})" if verdict.detail else "")
+    try:
+        content = templates.render(rule.template, rows[0])
+        stationery = Stationery(sender=settings.mail.sender, key_header=settings.mail.key_header)
+        message = build(stationery, content, recipient, message_key(b"preview", name, 0, now), now)
+    except BadData as exc:
+        raise PgheraldError(f"the message for key {key} cannot be made: {exc}") from exc
+    return Sample(recipient, content, message, note)
+
+

@@ -1,0 +1,158 @@
+"""The database objects: put there, looked at, taken away."""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+
+from listener.database import is_away, one_line
+from listener.errors import DatabaseUnavailable, SchemaError
+from listener.queries import load
+from listener.resources import resource
+from listener.retry import backoff
+from listener.rules import Rule
+
+VERSION = 1
+LOCK_TIMEOUT = 2.0
+PATIENCE = 30.0
+_QUERIES = load("admin")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """SQL that runs by itself: as one transaction, or, where it commits on its own, outside of any."""
+
+    title: str
+    text: str
+    table: str | None = None
+    transaction: bool = True
+
+    def __str__(self) -> str:
+        if not self.transaction:
+            return f"-- {self.title}\n{self.text}\n"
+        return f"-- {self.title}\nBEGIN;\nSET LOCAL lock_timeout = '{LOCK_TIMEOUT:g}s';\n{self.text}\nCOMMIT;\n"
+
+
+def install_steps(rules: Mapping[str, Rule], *, roles: bool = False, daemon_role: str | None = None) -> Iterator[Step]:
+    """What `install` runs, in order; each step may be run again without harm."""
+    yield Step("triggers.sql", _file("triggers.sql"))
+    if roles:
+        yield Step("roles.sql", _file("roles.sql"))
+    if daemon_role is not None:
+        grants = _file("roles.sql").partition("GRANT USAGE")
+        yield Step(f"rights of {daemon_role}", (grants[1] + grants[2]).replace("pgherald_daemon", _quoted(sql.Identifier(daemon_role))))
+    for name, rule in rules.items():
+        call = sql.SQL("SELECT pgherald.watch({}, {}, {}, {}, {});").format(
+            *map(sql.Literal, (name, rule.table, list(rule.key), rule.column, rule.becomes))
+        )
+        yield Step(f"rule {name}", _quoted(call), table=rule.table)
+        yield Step(
+            f"rows that are in the value already; page by page, nothing held (rule {name})",
+            f"DO $$ BEGIN WHILE pgherald.remember('{name}') LOOP COMMIT; END LOOP; END $$;",
+            transaction=False,
+        )
+
+
+def uninstall_steps(rules: Mapping[str, Rule]) -> Iterator[Step]:
+    yield Step("uninstall.sql", _file("uninstall.sql"), table=next((rule.table for rule in rules.values()), None))
+
+
+def _file(name: str) -> str:
+    return resource(f"sql/{name}").read_text(encoding="utf-8")
+
+
+def _quoted(part: sql.Composable) -> str:
+    return part.as_string(None)
+
+
+def run(conn: psycopg.Connection[Any], step: Step, tell: Callable[[str], None]) -> None:
+    """Run one step, trying for 30 s to get its locks, each time for 2 s only, so that nobody queues behind it for longer.
+
+    Raises:
+        SchemaError: it cannot be done; names who is in the way.
+    """
+    end = time.monotonic() + PATIENCE
+    attempt = 0
+    while True:
+        try:
+            conn.execute(str(step))
+        except errors.LockNotAvailable as exc:
+            conn.rollback()
+            attempt += 1
+            pause = backoff(attempt, first=0.2, longest=2.0)
+            blocker = _blocker(conn, step.table)
+            if time.monotonic() + pause + LOCK_TIMEOUT > end:
+                raise SchemaError(f"{step.title}: gave up after {PATIENCE:g} s waiting for a lock{blocker}; try again when it is done") from exc
+            tell(f"{step.title}: waiting for a lock{blocker}")
+            time.sleep(pause)
+        except psycopg.Error as exc:
+            if is_away(exc):
+                raise DatabaseUnavailable(one_line(exc)) from exc
+            raise _failure(step, exc) from exc
+        else:
+            return
+
+
+def _blocker(conn: psycopg.Connection[Any], table: str | None) -> str:
+    row = conn.execute(_QUERIES["holders"], {"table": table}).fetchone() if table else None
+    return f" on {table}, held by pid {row[0]} (user {row[1]}): {row[2]}" if row else ""
+
+
+def _failure(step: Step, exc: psycopg.Error) -> SchemaError:
+    message = exc.diag.message_primary or one_line(exc)
+    hint = f" ({exc.diag.message_hint})" if exc.diag.message_hint else ""
+    return SchemaError(message + hint if message.startswith("rule ") else f"{step.title}: {message}{hint}")
+
+
+def unsettled(conn: psycopg.Connection[Any]) -> int | None:
+    """How many events would be lost with the schema; None where there is no schema."""
+    try:
+        row = conn.execute(_QUERIES["unsettled"]).fetchone()
+    except (errors.UndefinedTable, errors.InvalidSchemaName):
+        return None
+    assert row is not None
+    return int(row[0])
+
+
+async def verify(conn: psycopg.AsyncConnection[Any], rules: Mapping[str, Rule]) -> None:
+    """Whether the schema is one that this version can work with, and every rule is watched as configured.
+
+    Raises:
+        SchemaError: it is not; says what to run.
+    """
+    try:
+        row = await (await conn.execute(_QUERIES["version"])).fetchone()
+    except (errors.InvalidSchemaName, errors.UndefinedFunction) as exc:
+        raise SchemaError("this database has no pgherald in it; run `pgherald install`") from exc
+    assert row is not None
+    if row[0] < VERSION:
+        raise SchemaError(f"the database's pgherald is version {row[0]}, this one works with {VERSION}; run `pgherald install`")
+    if row[0] > VERSION:
+        raise SchemaError(f"the database's pgherald is version {row[0]}, newer than the {VERSION} this one knows; update the daemon")
+    for name, rule in rules.items():
+        watched = await (await conn.execute(_QUERIES["watched"], watch_values(name, rule))).fetchone()
+        assert watched is not None
+        as_configured, table_exists, watches, _, triggers = watched
+        if not table_exists:
+            raise SchemaError(f"rule {name}: there is no table {rule.table}, or no right to see it; correct [rules.{name}] table")
+        if watches is None:
+            raise SchemaError(f"rule {name} is not watched in this database; run `pgherald install`")
+        if not as_configured:
+            raise SchemaError(f"rule {name}: the database watches {watches}, not what is configured; run `pgherald install`")
+        if triggers < 2:
+            raise SchemaError(f"rule {name}: its triggers on {rule.table} are missing or disabled; run `pgherald install`")
+
+
+def watch_values(name: str, rule: Rule) -> dict[str, Any]:
+    return {"rule": name, "table": rule.table, "key": list(rule.key), "column": rule.column, "value": rule.becomes}
+
+
+async def secret(conn: psycopg.AsyncConnection[Any]) -> bytes:
+    row = await (await conn.execute(_QUERIES["secret"])).fetchone()
+    if row is None:
+        raise SchemaError("pgherald.secret is empty; run `pgherald install`")
+    return bytes(re.sub("-", "", row[0]), "ascii")

@@ -1,0 +1,278 @@
+"""The loop: wake, drain, close the gate, drain again, sleep; and the carriers that take each event to its end."""
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from listener.address import Address
+from listener.breaker import Breaker
+from listener.database import Pool
+from listener.delivery import Delivery, Letter
+from listener.errors import DatabaseUnavailable, PgheraldError, RuleBroken
+from listener.listen import Listener
+from listener.logs import log
+from listener.lookup import Mailing
+from listener.outbox import Event, Mark, Outbox, Settlement
+from listener.post import Post
+from listener.recorder import Recorder
+from listener.retry import backoff
+
+FRESH = 2.0
+_AHEAD = 0.5
+_MOST = 500
+_HELD = 15.0
+_RING_PEERS = 0.1
+_LEVELS = {"sent": "info", "skipped": "info", "failed": "error", "in_doubt": "warning", "available": "info"}
+
+
+class Worker:
+    """One daemon's work on the outbox.
+
+    `stop` lets what is past the final dot come to its end and gives everything else back.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        lookups: Pool,
+        listener: Listener,
+        recorder: Recorder,
+        delivery: Delivery,
+        post: Post,
+        breaker: Breaker,
+        *,
+        sender: Address,
+        connections: int,
+        poll: float,
+    ) -> None:
+        self.delivery = delivery
+        self.post = post
+        self.sender = sender
+        self.peers = 0
+        self._outbox = outbox
+        self._lookups = lookups
+        self._listener = listener
+        self._recorder = recorder
+        self._breaker = breaker
+        self._connections = connections
+        self._poll = poll
+        self._stopped = asyncio.Event()
+        self._queue: asyncio.Queue[tuple[Mailing, float]] = asyncio.Queue()
+        self._in_hand = 0
+        self._freed = asyncio.Event()
+        self._settled: deque[float] = deque(maxlen=4 * _MOST)
+        self._held: dict[str, float] = {}
+        self._rang = 0.0
+        self._carriers: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        # Twice the connections: while one message is on the wire, the next has its mark written. No more than
+        # these are `transmitting` at a time, so no more can come into doubt by one death.
+        self._carriers = [asyncio.create_task(self._carry()) for _ in range(2 * self._connections)]
+
+    @property
+    def _stopping(self) -> bool:
+        return self._stopped.is_set()
+
+    async def run(self) -> None:
+        """Deliver until stopped."""
+        failures = 0
+        while not self._stopping:
+            try:
+                await self._until_rung()
+                failures = 0
+            except PgheraldError as exc:
+                failures += 1
+                log.warning("database_waits", error=str(exc))
+                await self._pause(backoff(failures, first=0.1, longest=2.0))
+
+    async def _until_rung(self) -> None:
+        opening: asyncio.Task[None] | None = None
+        doze = 0.001
+        while not self._stopping:
+            # Before the drain, so that a ring during it is not lost.
+            self._listener.wake.clear()
+            await self._drain()
+            if opening is not None:
+                await opening
+                opening = None
+            if self._breaker.is_open or self._stopping:
+                await self._breaker_or_stop()
+                continue
+            if self._listener.leading:
+                if not await self._listener.close_gate():
+                    # Somebody who did not ring has not committed yet.
+                    await asyncio.sleep(doze)
+                    doze = min(1.5 * doze, 0.02)
+                    continue
+                doze = 0.001
+                # With a new snapshot: what became visible between the drain and the lock rang nobody.
+                if await self._drain():
+                    await self._listener.open_gate()
+                    continue
+            await self._sleep()
+            opening = asyncio.create_task(self._listener.open_gate())
+
+    async def _sleep(self) -> None:
+        limit = self._poll if self._listener.hearing else min(self._poll, 1.0)
+        try:
+            async with asyncio.timeout(limit):
+                await self._listener.wake.wait()
+        except TimeoutError:
+            log.debug("poll")
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopped.wait()
+
+    async def _breaker_or_stop(self) -> None:
+        waits = [asyncio.create_task(self._breaker.wait()), asyncio.create_task(self._stopped.wait())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in waits:
+            task.cancel()
+
+    async def drain_all(self) -> bool:
+        """Deliver what is due, to the last. False when the breaker opened over it."""
+        while True:
+            claimed = await self._drain()
+            while self._in_hand:
+                self._freed.clear()
+                await self._freed.wait()
+            if self._breaker.is_open:
+                return False
+            if not claimed:
+                return True
+
+    async def _drain(self) -> int:
+        """Claim until nothing is left to claim; gives how many events that were."""
+        total = 0
+        while not self._stopping and not self._breaker.is_open:
+            limit = await self._room()
+            rules = self._unheld()
+            events = await self._outbox.claim(limit, rules) if rules and limit else []
+            total += len(events)
+            await self._take(events)
+            if len(events) < limit or not limit:
+                break
+            await self._ring_peers()
+        return total
+
+    async def _room(self) -> int:
+        """Wait until there is room, and give how many events may be claimed: what can be handed over in half a second.
+
+        No more, because consent is asked when they are claimed.
+        """
+        now = asyncio.get_running_loop().time()
+        while self._settled and self._settled[0] < now - 1.0:
+            self._settled.popleft()
+        reach = min(max(2 * self._connections, int(_AHEAD * len(self._settled))), _MOST)
+        while self._in_hand > (0 if self._breaker.is_probing else reach // 2):
+            if self._stopping or self._breaker.is_open:
+                return 0
+            self._freed.clear()
+            await self._freed.wait()
+        return 1 if self._breaker.is_probing else reach - self._in_hand
+
+    async def _ring_peers(self) -> None:
+        """Tell the other daemons of a backlog: while this one is awake, the application rings nobody."""
+        now = asyncio.get_running_loop().time()
+        if self.peers and now - self._rang > _RING_PEERS:
+            self._rang = now
+            await self._outbox.ring("")
+
+    def _unheld(self) -> list[str]:
+        now = asyncio.get_running_loop().time()
+        self._held = {rule: until for rule, until in self._held.items() if until > now}
+        return [rule for rule in self.delivery.rules if rule not in self._held]
+
+    async def _take(self, events: list[Event]) -> None:
+        """Decide about claimed events; queue those that are to be mailed, settle the others."""
+        self._in_hand += len(events)
+        by_rule: dict[str, list[Event]] = defaultdict(list)
+        for event in events:
+            by_rule[event.rule].append(event)
+        for rule, group in by_rule.items():
+            try:
+                decided = await self.delivery.sort(rule, group, self._lookups)
+            except RuleBroken as exc:
+                self._held[rule] = asyncio.get_running_loop().time() + _HELD
+                log.error("rule_held", rule=rule, error=str(exc), remedy="mend it; tried again every 15 s")
+                decided = [Settlement(event, "available") for event in group]
+            except DatabaseUnavailable as exc:
+                log.warning("lookup_waits", rule=rule, error=str(exc))
+                decided = [Settlement(event, "available") for event in group]
+            looked_up = asyncio.get_running_loop().time()
+            for decision in decided:
+                if isinstance(decision, Mailing):
+                    self._queue.put_nowait((decision, looked_up))
+                else:
+                    self._recorder.settle(decision).add_done_callback(self._reporter(decision))
+
+    async def _carry(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            mailing, looked_up = await self._queue.get()
+            if self._stopping or self._breaker.is_open or loop.time() - looked_up > FRESH:
+                # The answer about consent has grown old, or nobody is there to take the mail: back, for whoever can.
+                await self._settle(Settlement(mailing.event, "available"))
+                continue
+            letter = self.delivery.write(mailing)
+            settlement = letter if isinstance(letter, Settlement) else await self._send(letter)
+            await self._settle(settlement)
+
+    async def _send(self, letter: Letter) -> Settlement:
+        # The mark is on its way to the disk while the envelope is on its way to the server.
+        marked = self._recorder.mark(Mark(letter.event, str(letter.recipient), letter.message))
+
+        async def permission() -> bool:
+            return await marked and self._outbox.leased and not self._stopping
+
+        outcome = await self.post.hand_over(self.sender, letter.recipient, letter.message, permission, letter.key)
+        # A mark still under way must not be written after what is settled now.
+        await marked
+        return self.delivery.settlement(letter.event, outcome)
+
+    async def _settle(self, settlement: Settlement) -> None:
+        settled = self._recorder.settle(settlement)
+        settled.add_done_callback(self._reporter(settlement))
+        await settled
+
+    def _reporter(self, settlement: Settlement) -> Callable[[asyncio.Future[bool]], None]:
+        def report(settled: asyncio.Future[bool]) -> None:
+            self._in_hand -= 1
+            self._freed.set()
+            if settled.cancelled():
+                return
+            event = settlement.event
+            if not settled.result():
+                log.warning("event_lost_to_another", event_id=event.id, rule=event.rule, outcome=settlement.what or "released")
+            elif settlement.what is not None:
+                self._settled.append(asyncio.get_running_loop().time())
+                getattr(log, _LEVELS[settlement.state])(
+                    f"event_{settlement.what}",
+                    event_id=event.id,
+                    rule=event.rule,
+                    key=event.key,
+                    attempt=event.attempt + settlement.counts,
+                    **{name: value for name in ("reason", "detail") if (value := getattr(settlement, name))},
+                )
+
+        return report
+
+    async def stop(self, grace: float) -> None:
+        """Bring what is past the final dot to its end, give the rest back. `grace` in seconds."""
+        self._stopped.set()
+        self._listener.wake.set()
+        self._freed.set()
+        try:
+            async with asyncio.timeout(grace):
+                while self._in_hand:
+                    self._freed.clear()
+                    await self._freed.wait()
+        except TimeoutError:
+            log.error("grace_over", unsettled=self._in_hand)
+        for carrier in self._carriers:
+            carrier.cancel()
+        await asyncio.gather(*self._carriers, return_exceptions=True)

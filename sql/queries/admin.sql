@@ -1,0 +1,65 @@
+-- What the commands ask.
+
+-- name: version
+SELECT pgherald.version();
+
+-- name: watched
+-- What the database watches under this name, and whether it still does. One row at most.
+SELECT r."table"::oid = to_regclass(%(table)s)::oid AND r.key = %(key)s AND r."column" = %(column)s AND r.value = %(value)s AS as_configured,
+       to_regclass(%(table)s) IS NOT NULL AS table_exists,
+       format('%%s.%%I = %%L', r."table", r."column", r.value) AS watches,
+       r.watched_at,
+       (SELECT count(*) FROM pg_trigger AS t
+         WHERE t.tgrelid = r."table" AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
+           AND t.tgname = ANY (ARRAY['pgherald_' || r.rule || '_update', 'pgherald_' || r.rule || '_insert'])) AS triggers
+  FROM (SELECT) AS one LEFT JOIN pgherald.rule AS r ON r.rule = %(rule)s;
+
+-- name: secret
+SELECT value FROM pgherald.secret;
+
+-- name: unsettled
+SELECT count(*) FROM pgherald.outbox WHERE settled_at IS NULL;
+
+-- name: counts
+SELECT rule, state, count(*) FROM pgherald.outbox GROUP BY rule, state;
+
+-- name: oldest
+SELECT extract(epoch FROM now() - min(captured_at))::float8 FROM pgherald.outbox WHERE state = 'available';
+
+-- name: workers
+SELECT w.id, w.name, w.version, w.started_at, extract(epoch FROM now() - w.seen_at)::float8 AS seen_seconds_ago,
+       w.seen_at + w.lease >= now() AS alive, w.listening, w.breaker,
+       (SELECT count(*) FROM pgherald.outbox AS o WHERE o.claimed_by = w.id AND o.state IN ('claimed', 'transmitting')) AS in_hand,
+       EXISTS (SELECT FROM pg_locks AS leader JOIN pg_locks AS own USING (pid)
+                WHERE leader.locktype = 'advisory' AND leader.classid = 726354 AND leader.objid = 2 AND leader.granted
+                  AND leader.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                  AND own.locktype = 'advisory' AND own.classid = 726355 AND own.objid = w.id::bigint::oid AND own.granted) AS leads
+  FROM pgherald.worker AS w
+ ORDER BY w.id;
+
+-- name: gate
+-- Asleep: the leader holds the gate, and the application rings.
+SELECT EXISTS (SELECT FROM pg_locks
+                WHERE locktype = 'advisory' AND classid = 726354 AND objid = 1 AND mode = 'ExclusiveLock' AND granted
+                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database()));
+
+-- name: story
+SELECT id, state, reason, attempt, captured_at, settled_at, scheduled_at,
+       jsonb_build_array(jsonb_build_object('at', captured_at, 'what', 'captured', 'detail', 'by transaction ' || captured_xid))
+           || history AS history
+  FROM (SELECT * FROM pgherald.outbox WHERE rule = %(rule)s AND key = %(key)s AND state <> 'available'
+         UNION ALL
+        SELECT * FROM pgherald.outbox WHERE rule = %(rule)s AND key = %(key)s AND state = 'available') AS events
+ ORDER BY id;
+
+-- name: handled
+SELECT EXISTS (SELECT FROM pgherald.handled WHERE rule = %(rule)s AND key = %(key)s);
+
+-- name: holders
+-- Who keeps a table's triggers from being changed.
+SELECT a.pid, a.usename, left(regexp_replace(a.query, '\s+', ' ', 'g'), 80)
+  FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+ WHERE l.locktype = 'relation' AND l.relation = to_regclass(%(table)s) AND l.granted AND l.pid <> pg_backend_pid()
+   AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
+ ORDER BY a.xact_start
+ LIMIT 1;

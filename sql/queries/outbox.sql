@@ -1,0 +1,124 @@
+-- The life of an event, as the daemon writes it. Names stay in the text that is sent, so that pg_stat_activity shows them.
+
+-- name: claim
+-- ARRAY (SELECT …) and not a join: with session settings that pin it, its plan stays two index scans whatever the statistics say.
+UPDATE pgherald.outbox AS o
+   SET state = 'claimed',
+       claim = (SELECT nextval('pgherald.claim_id')),
+       claimed_by = %(worker)s,
+       claimed_at = now(),
+       claimed_xmin = (SELECT pg_snapshot_xmin(pg_current_snapshot())),
+       history = pgherald.noted(o.history, 'claimed', %(name)s)
+ WHERE o.id = ANY (ARRAY (
+           SELECT a.id
+             FROM pgherald.outbox AS a
+            WHERE a.state = 'available' AND a.scheduled_at <= now() AND a.rule = ANY (%(rules)s)
+            ORDER BY a.scheduled_at, a.id
+            LIMIT %(limit)s
+              FOR UPDATE SKIP LOCKED))
+RETURNING o.id, o.rule, o.key, o.attempt, o.doubts, o.captured_at,
+          extract(epoch FROM now() - o.captured_at)::float8 AS age, o.claim, o.recipient, o.message,
+          -- The mail of another event of this row covers this one when that event was claimed after this one's
+          -- transaction had ended: its lookup saw what this one would see. By time too, since a restored dump brings
+          -- transaction numbers of another cluster.
+          (SELECT min(s.state)
+             FROM pgherald.outbox AS s
+            WHERE s.rule = o.rule AND s.key = o.key AND s.id <> o.id AND s.state <> 'available'
+              AND s.state IN ('claimed', 'transmitting', 'sent')
+              AND s.claimed_xmin > o.captured_xid AND s.claimed_at >= o.captured_at) AS covered;
+
+-- name: record
+-- Outcomes and marks in one transaction: one flush of the WAL for all that has gathered since the last.
+-- Every row names its claim. Where the claim has changed, the event is another's, and nothing is written.
+WITH settled AS (
+    UPDATE pgherald.outbox AS o
+       SET state = s.state,
+           reason = s.reason,
+           attempt = o.attempt + s.counts,
+           doubts = o.doubts + (s.state = 'in_doubt')::integer,
+           scheduled_at = CASE WHEN s.delay IS NULL THEN o.scheduled_at
+                               WHEN s.state = 'in_doubt' AND (%(hold)s OR o.doubts > 0) THEN 'infinity'
+                               ELSE now() + make_interval(secs => s.delay) END,
+           settled_at = CASE WHEN s.state IN ('sent', 'skipped', 'failed') THEN now() END,
+           claim = CASE WHEN s.state <> 'available' THEN o.claim END,
+           claimed_by = CASE WHEN s.state <> 'available' THEN o.claimed_by END,
+           recipient = CASE WHEN s.state = 'in_doubt' OR s.state = 'available' AND o.doubts > 0 THEN o.recipient END,
+           message = CASE WHEN s.state = 'in_doubt' OR s.state = 'available' AND o.doubts > 0 THEN o.message END,
+           history = CASE WHEN s.what IS NULL THEN o.history
+                          ELSE pgherald.noted(o.history, s.what || CASE o.state WHEN 'in_doubt' THEN '_late' ELSE '' END, s.detail) END
+      FROM unnest(%(ids)s::bigint[], %(claims)s::bigint[], %(states)s::text[], %(reasons)s::text[], %(counts)s::integer[],
+                  %(delays)s::float8[], %(whats)s::text[], %(details)s::text[])
+           AS s (id, claim, state, reason, counts, delay, what, detail)
+     WHERE o.id = s.id AND o.claim = s.claim
+       AND (o.state IN ('claimed', 'transmitting') OR o.state = 'in_doubt' AND s.state <> 'in_doubt')
+    RETURNING o.id),
+marked AS (
+    UPDATE pgherald.outbox AS o
+       SET state = 'transmitting',
+           recipient = m.recipient,
+           message = m.message,
+           history = pgherald.noted(o.history, 'transmitting', 'consent given')
+      FROM unnest(%(mark_ids)s::bigint[], %(mark_claims)s::bigint[], %(recipients)s::text[], %(messages)b::bytea[])
+           AS m (id, claim, recipient, message)
+     WHERE o.id = m.id AND o.claim = m.claim AND o.state = 'claimed'
+    RETURNING o.id)
+SELECT id FROM settled UNION ALL SELECT id FROM marked;
+
+-- name: register
+INSERT INTO pgherald.worker (name, version, lease)
+VALUES (%(name)s, %(version)s, make_interval(secs => %(lease)s))
+RETURNING id;
+
+-- name: renew
+UPDATE pgherald.worker
+   SET seen_at = now(), locked = %(locked)s, listening = %(listening)s, breaker = %(breaker)s
+ WHERE id = %(worker)s
+RETURNING id;
+
+-- name: leave
+DELETE FROM pgherald.worker WHERE id = %(worker)s;
+
+-- name: bury
+-- A worker is dead when its session is gone, and with it its advisory lock, or when its lease has run out.
+-- What it had only claimed goes straight back. What it had marked may be on its way: in doubt, and not sent again before
+-- the lease is over, because until then a worker that lost nothing but this session still may, and will, say how it ended.
+WITH buried AS (
+    DELETE FROM pgherald.worker AS w
+     WHERE w.id <> %(worker)s
+       AND (w.seen_at + w.lease < now() OR w.locked AND pg_try_advisory_xact_lock_shared(726355, w.id))
+    RETURNING w.id, w.name, w.seen_at + w.lease AS until),
+lost AS (
+    SELECT o.id, b.name, coalesce(b.until, now() + make_interval(secs => %(lease)s)) AS until
+      FROM pgherald.outbox AS o LEFT JOIN buried AS b ON b.id = o.claimed_by
+     WHERE o.state IN ('claimed', 'transmitting')
+       AND (b.id IS NOT NULL OR NOT EXISTS (SELECT FROM pgherald.worker AS w WHERE w.id = o.claimed_by))
+       FOR UPDATE OF o SKIP LOCKED),
+freed AS (
+    UPDATE pgherald.outbox AS o
+       SET state = 'available', claim = NULL, claimed_by = NULL,
+           history = pgherald.noted(o.history, 'released', concat_ws(' ', 'the worker is gone:', lost.name))
+      FROM lost WHERE o.id = lost.id AND o.state = 'claimed'
+    RETURNING 1),
+doubted AS (
+    UPDATE pgherald.outbox AS o
+       SET state = 'in_doubt', doubts = o.doubts + 1, reason = 'worker_gone',
+           scheduled_at = CASE WHEN %(hold)s OR o.doubts > 0 THEN 'infinity' ELSE lost.until END,
+           history = pgherald.noted(o.history, 'in_doubt', concat_ws(' ', 'the worker is gone:', lost.name))
+      FROM lost WHERE o.id = lost.id AND o.state = 'transmitting'
+    RETURNING 1)
+SELECT (SELECT array_agg(name) FROM buried) AS names, (SELECT count(*) FROM freed) AS freed, (SELECT count(*) FROM doubted) AS doubted,
+       (SELECT count(*) FROM pgherald.outbox WHERE state = 'in_doubt' AND scheduled_at <= now()) AS due,
+       (SELECT count(*) FROM pgherald.worker WHERE id <> %(worker)s) AS peers;
+
+-- name: resend
+-- Events in doubt whose policy is to be sent once more, when their time has come.
+UPDATE pgherald.outbox AS o
+   SET state = 'available', claim = NULL, claimed_by = NULL, history = pgherald.noted(o.history, 'resend', NULL)
+ WHERE o.id = ANY (ARRAY (
+           SELECT a.id FROM pgherald.outbox AS a
+            WHERE a.state = 'in_doubt' AND a.scheduled_at <= now() LIMIT 100 FOR UPDATE SKIP LOCKED));
+
+-- name: waiting
+SELECT count(*) FILTER (WHERE state = 'available') AS available, count(*) FILTER (WHERE state = 'in_doubt') AS in_doubt
+  FROM pgherald.outbox
+ WHERE state IN ('available', 'in_doubt') AND rule = ANY (%(rules)s);
