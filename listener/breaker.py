@@ -69,7 +69,7 @@ class Breaker:
         """Let nobody try for so long, whatever else happens: the server asked for it."""
         if not self._held:
             log.warning("breaker_held", reason=detail, pause_s=seconds)
-        self._open(max(seconds, self._left()), detail)
+        self._open(max(seconds, self._left() if self.is_open else 0.0), detail)
         self._held = True
 
     async def wait(self) -> None:
