@@ -11,7 +11,7 @@ from listener.errors import BadData
 # RFC 5321 4.1.2: Dot-string, with the non-ASCII characters that RFC 6531 adds. No quoted local part and no
 # address literal: nobody's account needs them, and parsers disagree about them. Nothing that looks like an
 # encoded word (RFC 2047) either: some servers decode one there, and mail somebody else.
-_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u00a1-\U0010ffff]+"
+_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+"
 _LOCAL = re.compile(rf"(?!.*=\?){_ATEXT}(?:\.{_ATEXT})*")
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(rf"(?:{_LABEL}\.)*(?![0-9]+\Z){_LABEL}")
@@ -124,8 +124,6 @@ def _a_label(domain: str) -> str:
     """The domain as DNS spells it (IDNA 2008, mapped as UTS 46 says)."""
     if domain.isascii():
         return domain.lower()
-    if len(domain) > _MAX_ADDRESS:
-        raise _bad(f"is longer than {_MAX_ADDRESS} octets")
     try:
         return idna.encode(domain, uts46=True, std3_rules=True).decode("ascii").lower()
     except UnicodeError:

@@ -167,9 +167,7 @@ def _utc(moment: datetime) -> datetime:
 
 # Headers. White space of any kind becomes one space; controls, bidi controls and lone surrogates go.
 _WHITE = re.compile("[\t-\r\x1c-\x20\x85\u2028\u2029]+")
-_DROPPED = re.compile(
-    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+_DROPPED = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+")
 
 # RFC 2047 5 (3): the only characters that may stand for themselves in a display name too.
@@ -211,7 +209,6 @@ def _encoded_words(header: str, text: str) -> str:
         piece = _Q.get(char) or "=" + char.encode().hex("=").upper()
         if len(words[-1]) + len(piece) > room:
             words.append("")
-            room = _LINE - 1 - _WRAPPING
         words[-1] += piece
     return " ".join(f"=?utf-8?q?{word}?=" for word in words)
 
@@ -242,10 +239,8 @@ def _alternative(key: bytes, text: bytes, html: bytes) -> bytes:
 
 
 def _part(subtype: str, text: str) -> bytes:
-    return (
-        b'Content-Type: text/%b; charset="utf-8"\r\n'
-        b"Content-Transfer-Encoding: quoted-printable\r\n\r\n%b" % (subtype.encode(), _quoted_printable(text))
-    )
+    head = f'Content-Type: text/{subtype}; charset="utf-8"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n'
+    return head.encode("ascii") + _quoted_printable(text)
 
 
 def _quoted_printable(text: str) -> bytes:

@@ -54,7 +54,7 @@ HOSTILE = [
     "é =?utf-8?q?x=0d=0aBcc=3a_evil?=",
     "x\x00y\x7fz",
     "x\r\n.\r\nMAIL FROM:<evil@example.org>\r\n",
-    "\u202egro.elpmaxe@live\u2066",
+    "\u202egro.elpmaxe@live\u2066\u061c\u200e\u200f\u2069",
     "\ud800x\udfff",
     "a" * 500,
     "é" * 500,
@@ -83,9 +83,7 @@ def _texts() -> st.SearchStrategy[str]:
         st.text(max_size=100),
         st.text(st.characters(max_codepoint=0x7E), max_size=200),
         st.sampled_from(HOSTILE),
-        st.sampled_from(
-            ["\r\n", "\n", "\r", " \n", "\t\r\n", " ", ".", "\n.\n", "=\n", "\n--=_", "From ", "\u0085"]
-        ),
+        st.sampled_from(["\r\n", "\n", "\r", " \n", "\t\r\n", " ", ".", "\n.\n", "=\n", "\n--=_", "From ", "\u0085"]),
         st.builds(
             lambda char, count, end: char * count + end,
             st.sampled_from("x=. é\t"),
@@ -202,20 +200,19 @@ def test_headers_are_folded_where_they_can_be(subject: str) -> None:
     sender = Mailbox("A name so long that with its address it does not fit in a line", PLAIN.sender.address)
     raw = build(Stationery(sender), Content(subject, "", None), JANE, KEY, DATE)
     head = raw.partition(b"\r\n\r\n")[0].split(b"\r\n")
-    assert all(
-        len(line) <= (76 if b"=?" in line else 78) for line in head if b" " in line[1:].partition(b": ")[2]
-    )
+    assert max(len(line) for line in head if b"=?" in line or b"x" * 50 not in line) <= 76
     assert all(line.strip() for line in head)
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        Content("s", "x" * 1_000_000_0, None),
+        Content("s", "x" * 1_000_000, None),
+        Content("s", "\0" * 1_000_001, None),
         Content("s", "x", "x" * 1_000_000),
         Content("s", "é" * 400_000, None),
     ],
-    ids=["text", "html", "encoded"],
+    ids=["text", "before it is encoded", "html", "encoded"],
 )
 def test_a_message_over_the_limit_is_bad_data(content: Content) -> None:
     with pytest.raises(BadData) as caught:
@@ -318,9 +315,7 @@ def test_a_key_depends_on_all_it_is_made_of(change: Callable[[], str]) -> None:
 
 def test_a_key_is_the_same_in_every_release_and_time_zone() -> None:
     key = message_key(b"secret", "dateplan_verified", 42, DATE)
-    assert key == message_key(
-        b"secret", "dateplan_verified", 42, DATE.astimezone(timezone(timedelta(hours=5)))
-    )
+    assert key == message_key(b"secret", "dateplan_verified", 42, DATE.astimezone(timezone(timedelta(hours=5))))
     assert key == "gkvls7vjhvceuouaasblgrqlry"
 
 
@@ -391,9 +386,7 @@ def _one_line(text: str) -> str:
 
 
 def _lines(text: str) -> str:
-    kept = "".join(
-        char for char in text if char in "\t\r\n" or unicodedata.category(char) not in {"Cc", "Cs"}
-    )
+    kept = "".join(char for char in text if char in "\t\r\n" or unicodedata.category(char) not in {"Cc", "Cs"})
     lines = re.split("\r\n|\r|\n", kept)
     if lines[-1] == "":
         lines.pop()
