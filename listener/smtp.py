@@ -165,7 +165,7 @@ class Connection:
 
     def _unfit(self, sender: Address, recipient: Address, size: int) -> Refused | None:
         limit = self.capabilities.get("size", "")
-        if limit.isdecimal() and 0 < int(limit) < size:
+        if limit.isdecimal() and len(limit) < 20 and 0 < int(limit) < size:
             return _refusal(Phase.mail, Reply(552, "5.3.4", f"{size} octets, and the server takes {int(limit)}"))
         if "smtputf8" not in self.capabilities:
             reply = Reply(553, "5.6.7", "a non-ASCII address, and the server does not announce SMTPUTF8")

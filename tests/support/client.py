@@ -1,0 +1,102 @@
+"""What tests of the SMTP client share: both event loops, ways to connect, and waiting without sleeping."""
+
+import asyncio
+import functools
+import inspect
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Literal
+
+import pytest
+
+from listener.address import parse_address
+from listener.smtp import Connection, HandOver, Server, ServerTrouble, Timeouts, tls_context
+from tests.support.smtpd import EXTENSIONS, Smtpd
+
+Security = Literal["off", "starttls", "tls"]
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+try:
+    import uvloop
+except ImportError:
+    pass
+else:
+    LOOPS["uvloop"] = uvloop.new_event_loop
+
+KEY = "abcdefghijklmnopqrstuvwxyz"
+MESSAGE = b"Subject: x\r\n\r\n.hello\r\n..\r\n.\r\nbye\r\n"
+PLAIN = tuple(extension for extension in EXTENSIONS if extension != "PIPELINING")
+# Long enough for a loaded machine to answer, short enough to wait for.
+SHORT = Timeouts(connect=5, greeting=5, command=0.2, data=0.2, dot=0.2, quit=0.2)
+PATIENT = Timeouts(connect=10, greeting=10, command=10, data=10, dot=10, quit=5)
+_DISTRUSTFUL = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+SECURED = pytest.mark.parametrize("security", ["off", "starttls", "tls"])
+PIPELINED = pytest.mark.parametrize("extensions", [EXTENSIONS, PLAIN], ids=["pipelined", "one by one"])
+
+
+def on_every_loop(story: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run it on asyncio's loop, and on uvloop where that is installed."""
+
+    @pytest.mark.parametrize("loop", LOOPS)
+    @functools.wraps(story)
+    def test(loop: str, **arguments: Any) -> None:
+        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+            runner.run(story(**arguments))
+
+    parameters = inspect.signature(story).parameters.values()
+    loop = inspect.Parameter("loop", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    test.__signature__ = inspect.Signature([loop, *parameters])  # type: ignore[attr-defined]
+    del test.__wrapped__
+    return test
+
+
+def server_of(smtpd: Smtpd, timeouts: Timeouts = PATIENT, **changes: Any) -> Server:
+    server = Server("localhost", smtpd.port, smtpd.security, timeouts=timeouts, ehlo_name="client.test")
+    return replace(server, **changes)
+
+
+async def connect(smtpd: Smtpd, timeouts: Timeouts = PATIENT, **changes: Any) -> Connection:
+    context = tls_context(smtpd.ca_file) if smtpd.security != "off" else _DISTRUSTFUL
+    return await Connection.open(server_of(smtpd, timeouts, **changes), context)
+
+
+@asynccontextmanager
+async def connected(smtpd: Smtpd, timeouts: Timeouts = PATIENT, **changes: Any) -> AsyncIterator[Connection]:
+    connection = await connect(smtpd, timeouts, **changes)
+    try:
+        yield connection
+    finally:
+        connection.abort()
+
+
+async def yes() -> bool:
+    return True
+
+
+def send(
+    connection: Connection,
+    permission: Callable[[], Awaitable[bool]] = yes,
+    message: bytes = MESSAGE,
+    recipient: str = "jane@example.com",
+    sender: str = "no-reply@example.org",
+) -> Coroutine[Any, Any, HandOver]:
+    return connection.hand_over(parse_address(sender), parse_address(recipient), message, permission, KEY)
+
+
+async def trouble_of(smtpd: Smtpd, timeouts: Timeouts = PATIENT, **changes: Any) -> ServerTrouble:
+    with pytest.raises(ServerTrouble) as caught:
+        await connect(smtpd, timeouts, **changes)
+    return caught.value
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def let_bytes_arrive() -> None:
+    """Loopback delivers at once: what has been written is read in the next turns of the loop."""
+    for _ in range(20):
+        await asyncio.sleep(0)
