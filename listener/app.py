@@ -35,7 +35,9 @@ class Daemon:
         self._reload = reload
         self._outbox_pool = outbox_pool(settings.database.url)
         self._lookup_pool = lookup_pool(settings.database.url)
-        self._outbox = Outbox(self._outbox_pool, lease=settings.delivery.lease, hold=settings.delivery.in_doubt == "hold")
+        self._outbox = Outbox(
+            self._outbox_pool, lease=settings.delivery.lease, hold=settings.delivery.in_doubt == "hold"
+        )
         self._listener = Listener(settings.database.listen_url or settings.database.url, self._outbox.ring)
         self._recorder = Recorder(self._outbox)
         self._breaker = Breaker()
@@ -80,7 +82,9 @@ class Daemon:
             delivery = await self._checked(wait=wait)
             await self._outbox.register()
             worker = self._worker(delivery)
-            background = [asyncio.create_task(task) for task in (self._listener.keep(), self._recorder.run(), self._tend(worker))]
+            background = [
+                asyncio.create_task(task) for task in (self._listener.keep(), self._recorder.run(), self._tend(worker))
+            ]
             self._handle_signals(worker)
             try:
                 with suppress(TimeoutError):
@@ -203,7 +207,9 @@ class Daemon:
                     await schema.verify(conn, settings.rules)
             await delivery.check(self._lookup_pool)
         except PgheraldError as exc:
-            log.error("reload_refused", error=str(exc), remedy="mend it and send SIGHUP again; the old ones stay in use")
+            log.error(
+                "reload_refused", error=str(exc), remedy="mend it and send SIGHUP again; the old ones stay in use"
+            )
             return
         old = worker.post
         worker.delivery, worker.post = delivery, post(settings, self._breaker)
@@ -226,8 +232,8 @@ def post(settings: Settings, breaker: Breaker) -> Post:
         username=url.username,
         password=url.password,
         ehlo_name=smtp.ehlo_name,
-        timeouts=Timeouts(connect=smtp.connect_timeout, command=smtp.command_timeout, data=smtp.data_timeout, dot=smtp.dot_timeout),
+        timeouts=Timeouts(
+            connect=smtp.connect_timeout, command=smtp.command_timeout, data=smtp.data_timeout, dot=smtp.dot_timeout
+        ),
     )
     return Post(server, tls_context(smtp.ca_file), smtp.connections, breaker)
-
-

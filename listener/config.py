@@ -138,6 +138,7 @@ class Settings(BaseSettings):
         env_prefix="PGHERALD_",
         env_nested_delimiter="_",
         env_nested_max_split=1,
+        enable_decoding=False,
         extra="forbid",
         frozen=True,
     )
@@ -235,7 +236,9 @@ def load(file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | 
     except ValidationError as exc:
         raise ConfigError("; ".join(_explain(error, values, file) for error in exc.errors())) from exc
     return settings.model_copy(
-        update={section: getattr(settings, section).model_copy(update=keys) for section, keys in (overrides or {}).items()}
+        update={
+            section: getattr(settings, section).model_copy(update=keys) for section, keys in (overrides or {}).items()
+        }
     )
 
 

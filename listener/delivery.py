@@ -86,7 +86,9 @@ class Delivery:
         if self._max_age is not None and event.age > self._max_age:
             return Settlement(event, "skipped", "skipped", "expired", f"{event.age:.0f} s after the change")
         if newest > event.id or event.covered == "sent":
-            return Settlement(event, "skipped", "skipped", "superseded", "another event's mail shows the same state of the row")
+            return Settlement(
+                event, "skipped", "skipped", "superseded", "another event's mail shows the same state of the row"
+            )
         if event.covered is not None:
             # That mail is on its way in another worker's hands. If it gets there, this event is superseded.
             return Settlement(event, "available", delay=_COVERED_AGAIN)
@@ -150,7 +152,9 @@ class Delivery:
         if attempt >= self._max_attempts:
             return Settlement(event, "failed", "failed", reason, f"{detail} (attempt {attempt}, the last)", counts=True)
         first = delay if delay is not None else 10.0
-        return Settlement(event, "available", "deferred", reason, detail, counts=True, delay=backoff(attempt, first=first))
+        return Settlement(
+            event, "available", "deferred", reason, detail, counts=True, delay=backoff(attempt, first=first)
+        )
 
 
 def _unmailed(verdict: Unmailed) -> Settlement:

@@ -87,14 +87,19 @@ class Listener:
         self.reconnects += 1
         if self.hearing:
             log.info("listening", pid=conn.info.backend_pid)
-            await self._end_previous(conn)
+            await self._end_previous()
+            await self.lead()
         else:
             # Session locks taken through a transaction pooler would stay behind in somebody else's session: none are.
-            log.warning("not_listening", pooled=pooled, remedy="set database.listen_url to a direct connection; polling until then")
+            log.warning(
+                "not_listening",
+                pooled=pooled,
+                remedy="set database.listen_url to a direct connection; polling until then",
+            )
         self.ready.set()
         self.wake.set()
 
-    async def _end_previous(self, conn: AsyncConnection[Any]) -> None:
+    async def _end_previous(self) -> None:
         """End our own earlier session if the server still believes in it, and with it the locks it holds."""
         if self._session is not None:
             await self._execute(
@@ -136,7 +141,9 @@ class Listener:
         try:
             self._conn.pgconn.consume_input()
             while notify := self._conn.pgconn.notifies():
-                self._on_notify(psycopg.Notify(notify.relname.decode(), notify.extra.decode(errors="replace"), notify.be_pid))
+                self._on_notify(
+                    psycopg.Notify(notify.relname.decode(), notify.extra.decode(errors="replace"), notify.be_pid)
+                )
         except psycopg.Error:
             self._unwatch()
             self._gone()

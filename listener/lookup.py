@@ -53,7 +53,9 @@ class Lookup:
             raise self._failure(exc) from exc
         for column in (*OWN_COLUMNS, *self.rule.require):
             if column not in columns:
-                raise RuleBroken(f"the lookup of rule {self.name} gives no column {column!r}; name one so in its SELECT")
+                raise RuleBroken(
+                    f"the lookup of rule {self.name} gives no column {column!r}; name one so in its SELECT"
+                )
         return columns
 
     async def rows(self, pool: Pool, keys: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

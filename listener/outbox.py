@@ -123,9 +123,7 @@ class Outbox:
         """Take over from workers that are dead."""
         with translated():
             async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Burial)) as cursor:
-                await cursor.execute(
-                    _QUERIES["bury"], {"worker": self.worker, "lease": self._lease, "hold": self.hold}
-                )
+                await cursor.execute(_QUERIES["bury"], {"worker": self.worker, "lease": self._lease, "hold": self.hold})
                 burial = await cursor.fetchone()
                 assert burial is not None
                 if burial.due:

@@ -52,7 +52,11 @@ class Post:
                     outcome = await connection.hand_over(sender, recipient, message, permission, key)
             except ServerTrouble as trouble:
                 outcome = NotSent(trouble.phase, trouble.detail, trouble.verdict)
-            if not (again and isinstance(outcome, NotSent | Refused) and outcome.verdict.scope in (Scope.stale, Scope.capability)):
+            if not (
+                again
+                and isinstance(outcome, NotSent | Refused)
+                and outcome.verdict.scope in (Scope.stale, Scope.capability)
+            ):
                 break
         self._judge(outcome)
         return outcome

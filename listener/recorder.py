@@ -62,7 +62,9 @@ class Recorder:
             _answer(settlements, written)
 
 
-def _answer(asked: list[tuple[Mark, asyncio.Future[bool]]] | list[tuple[Settlement, asyncio.Future[bool]]], written: set[int]) -> None:
+def _answer(
+    asked: list[tuple[Mark, asyncio.Future[bool]]] | list[tuple[Settlement, asyncio.Future[bool]]], written: set[int]
+) -> None:
     for subject, future in asked:
         if not future.done():
             future.set_result(subject.event.id in written)

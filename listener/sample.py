@@ -64,7 +64,9 @@ async def make(settings: Settings, templates: Templates, name: str, key: str | N
     if isinstance(verdict, Mailing):
         recipient = verdict.recipient
     else:
-        note = f"this row's mail would not go out: {verdict.reason}" + (f" ({verdict.detail})" if verdict.detail else "")
+        note = f"this row's mail would not go out: {verdict.reason}" + (
+            f" ({verdict.detail})" if verdict.detail else ""
+        )
     try:
         content = templates.render(rule.template, rows[0])
         stationery = Stationery(sender=settings.mail.sender, key_header=settings.mail.key_header)
@@ -72,5 +74,3 @@ async def make(settings: Settings, templates: Templates, name: str, key: str | N
     except BadData as exc:
         raise PgheraldError(f"the message for key {key} cannot be made: {exc}") from exc
     return Sample(recipient, content, message, note)
-
-

@@ -44,7 +44,10 @@ def install_steps(rules: Mapping[str, Rule], *, roles: bool = False, daemon_role
         yield Step("roles.sql", _file("roles.sql"))
     if daemon_role is not None:
         grants = _file("roles.sql").partition("GRANT USAGE")
-        yield Step(f"rights of {daemon_role}", (grants[1] + grants[2]).replace("pgherald_daemon", _quoted(sql.Identifier(daemon_role))))
+        yield Step(
+            f"rights of {daemon_role}",
+            (grants[1] + grants[2]).replace("pgherald_daemon", _quoted(sql.Identifier(daemon_role))),
+        )
     for name, rule in rules.items():
         call = sql.SQL("SELECT pgherald.watch({}, {}, {}, {}, {});").format(
             *map(sql.Literal, (name, rule.table, list(rule.key), rule.column, rule.becomes))
@@ -86,7 +89,9 @@ def run(conn: psycopg.Connection[Any], step: Step, tell: Callable[[str], None]) 
             pause = backoff(attempt, first=0.2, longest=2.0)
             blocker = _blocker(conn, step.table)
             if time.monotonic() + pause + LOCK_TIMEOUT > end:
-                raise SchemaError(f"{step.title}: gave up after {PATIENCE:g} s waiting for a lock{blocker}; try again when it is done") from exc
+                raise SchemaError(
+                    f"{step.title}: gave up after {PATIENCE:g} s waiting for a lock{blocker}; try again when it is done"
+                ) from exc
             tell(f"{step.title}: waiting for a lock{blocker}")
             time.sleep(pause)
         except psycopg.Error as exc:
@@ -130,21 +135,31 @@ async def verify(conn: psycopg.AsyncConnection[Any], rules: Mapping[str, Rule]) 
         raise SchemaError("this database has no pgherald in it; run `pgherald install`") from exc
     assert row is not None
     if row[0] < VERSION:
-        raise SchemaError(f"the database's pgherald is version {row[0]}, this one works with {VERSION}; run `pgherald install`")
+        raise SchemaError(
+            f"the database's pgherald is version {row[0]}, this one works with {VERSION}; run `pgherald install`"
+        )
     if row[0] > VERSION:
-        raise SchemaError(f"the database's pgherald is version {row[0]}, newer than the {VERSION} this one knows; update the daemon")
+        raise SchemaError(
+            f"the database's pgherald is version {row[0]}, newer than the {VERSION} this one knows; update the daemon"
+        )
     for name, rule in rules.items():
         watched = await (await conn.execute(_QUERIES["watched"], watch_values(name, rule))).fetchone()
         assert watched is not None
         as_configured, table_exists, watches, _, triggers = watched
         if not table_exists:
-            raise SchemaError(f"rule {name}: there is no table {rule.table}, or no right to see it; correct [rules.{name}] table")
+            raise SchemaError(
+                f"rule {name}: there is no table {rule.table}, or no right to see it; correct [rules.{name}] table"
+            )
         if watches is None:
             raise SchemaError(f"rule {name} is not watched in this database; run `pgherald install`")
         if not as_configured:
-            raise SchemaError(f"rule {name}: the database watches {watches}, not what is configured; run `pgherald install`")
+            raise SchemaError(
+                f"rule {name}: the database watches {watches}, not what is configured; run `pgherald install`"
+            )
         if triggers < 2:
-            raise SchemaError(f"rule {name}: its triggers on {rule.table} are missing or disabled; run `pgherald install`")
+            raise SchemaError(
+                f"rule {name}: its triggers on {rule.table} are missing or disabled; run `pgherald install`"
+            )
 
 
 def watch_values(name: str, rule: Rule) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def _row(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> tupl
         column=sql.Identifier(rule.column),
         table=_table(rule.table),
         match=sql.SQL(" AND ").join(
-            sql.SQL("{}::text = {}").format(sql.Identifier(column), value) for column, value in zip(rule.key, _values(rule), strict=True)
+            sql.SQL("{}::text = {}").format(sql.Identifier(column), value)
+            for column, value in zip(rule.key, _values(rule), strict=True)
         ),
     )
     try:

@@ -187,6 +187,12 @@ class Worker:
         self._held = {rule: until for rule, until in self._held.items() if until > now}
         return [rule for rule in self.delivery.rules if rule not in self._held]
 
+    def _hold(self, rule: str, exc: RuleBroken) -> None:
+        """Claim no more of this rule for a while: what fails for every event must not fail any."""
+        if rule not in self._held:
+            log.error("rule_held", rule=rule, error=str(exc), remedy="mend it; it is tried again every 15 s")
+        self._held[rule] = asyncio.get_running_loop().time() + _HELD
+
     async def _take(self, events: list[Event]) -> None:
         """Decide about claimed events; queue those that are to be mailed, settle the others."""
         self._in_hand += len(events)
@@ -197,8 +203,7 @@ class Worker:
             try:
                 decided = await self.delivery.sort(rule, group, self._lookups)
             except RuleBroken as exc:
-                self._held[rule] = asyncio.get_running_loop().time() + _HELD
-                log.error("rule_held", rule=rule, error=str(exc), remedy="mend it; tried again every 15 s")
+                self._hold(rule, exc)
                 decided = [Settlement(event, "available") for event in group]
             except DatabaseUnavailable as exc:
                 log.warning("lookup_waits", rule=rule, error=str(exc))
@@ -218,9 +223,13 @@ class Worker:
                 # The answer about consent has grown old, or nobody is there to take the mail: back, for whoever can.
                 await self._settle(Settlement(mailing.event, "available"))
                 continue
-            letter = self.delivery.write(mailing)
-            settlement = letter if isinstance(letter, Settlement) else await self._send(letter)
-            await self._settle(settlement)
+            try:
+                letter = self.delivery.write(mailing)
+            except RuleBroken as exc:
+                self._hold(mailing.event.rule, exc)
+                await self._settle(Settlement(mailing.event, "available"))
+                continue
+            await self._settle(letter if isinstance(letter, Settlement) else await self._send(letter))
 
     async def _send(self, letter: Letter) -> Settlement:
         # The mark is on its way to the disk while the envelope is on its way to the server.
@@ -247,7 +256,9 @@ class Worker:
                 return
             event = settlement.event
             if not settled.result():
-                log.warning("event_lost_to_another", event_id=event.id, rule=event.rule, outcome=settlement.what or "released")
+                log.warning(
+                    "event_lost_to_another", event_id=event.id, rule=event.rule, outcome=settlement.what or "released"
+                )
             elif settlement.what is not None:
                 self._settled.append(asyncio.get_running_loop().time())
                 getattr(log, _LEVELS[settlement.state])(

@@ -15,7 +15,11 @@ from listener.errors import PgheraldError
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="pgherald")
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="The configuration; else PGHERALD_CONFIG, else ./pgherald.toml.")
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The configuration; else PGHERALD_CONFIG, else ./pgherald.toml.",
+)
 @click.pass_context
 def pgherald(context: click.Context, config: Path | None) -> None:
     """Tell people by e-mail, exactly once, when a row in PostgreSQL reaches a state.

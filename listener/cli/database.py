@@ -55,7 +55,9 @@ def uninstall(print_only: bool, force: bool, config_file: Path | None) -> None:
             click.echo("nothing to remove: this database has no pgherald in it")
             return
         if waiting and not force:
-            raise click.ClickException(f"{waiting} events are not settled; deliver them (pgherald run --once), or --force to lose them")
+            raise click.ClickException(
+                f"{waiting} events are not settled; deliver them (pgherald run --once), or --force to lose them"
+            )
         for step in steps:
             schema.run(conn, step, lambda text: click.echo(text, err=True))
     click.echo("removed")

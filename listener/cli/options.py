@@ -13,7 +13,11 @@ from listener.rules import Rule
 F = TypeVar("F", bound=Callable[..., Any])
 
 _CONFIG = click.option(
-    "--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), hidden=True, help="As before the command."
+    "--config",
+    "config_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    hidden=True,
+    help="As before the command.",
 )
 
 

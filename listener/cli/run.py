@@ -16,8 +16,18 @@ T = TypeVar("T")
 
 @click.command()
 @click.option("--once", is_flag=True, help="Deliver what is due, then exit.")
-@click.option("--log-format", type=click.Choice(["auto", "json", "console"]), envvar="PGHERALD_LOG_FORMAT", help="Default: json unless on a terminal.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), envvar="PGHERALD_LOG_LEVEL", help="Default: info.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "json", "console"]),
+    envvar="PGHERALD_LOG_FORMAT",
+    help="Default: json unless on a terminal.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    envvar="PGHERALD_LOG_LEVEL",
+    help="Default: info.",
+)
 @configured
 def run(once: bool, log_format: str | None, log_level: str | None, config_file: Path | None) -> None:
     """Deliver: listen for events and mail them, until SIGTERM. SIGHUP reads configuration and templates again.

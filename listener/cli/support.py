@@ -55,7 +55,11 @@ def status(as_json: bool, config_file: Path | None) -> None:
     console.print(table)
     console.print("nothing waits" if oldest is None else f"the oldest waits for {oldest:.0f} s")
     for worker in workers:
-        parts = ["listening" if worker["listening"] else "polling", "leads" if worker["leads"] else "", f"{worker['in_hand']} in hand"]
+        parts = [
+            "listening" if worker["listening"] else "polling",
+            "leads" if worker["leads"] else "",
+            f"{worker['in_hand']} in hand",
+        ]
         if worker["breaker"]:
             parts.append(f"breaker open: {worker['breaker']}")
         if not worker["alive"]:
@@ -105,13 +109,19 @@ def _tell(told: story.Story, subject: str) -> None:
         reason = f" ({event['reason']})" if event["reason"] else ""
         console.print(f"event {event['id']}: {event['state']}{reason}, attempt {event['attempt']}", markup=False)
         for entry in event["history"]:
-            console.print(f"  {entry['at'][:23].replace('T', ' ')}  {entry['what']:<12}  {entry['detail'] or ''}", markup=False, soft_wrap=True)
+            console.print(
+                f"  {entry['at'][:23].replace('T', ' ')}  {entry['what']:<12}  {entry['detail'] or ''}",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 @click.command()
 @click.argument("rule")
 @click.option("--key", help="Of the row to show; else the one with the greatest key that is in the value.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write RULE.eml, .html and .txt into this folder.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Write RULE.eml, .html and .txt into this folder."
+)
 @configured
 def preview(rule: str, key: str | None, out: Path | None, config_file: Path | None) -> None:
     """Show the message as it would be sent. No mail goes out, and nothing is written to the database.
@@ -132,7 +142,11 @@ def preview(rule: str, key: str | None, out: Path | None, config_file: Path | No
         click.echo(f"To: {shown.recipient}\nSubject: {shown.content.subject}\n\n{shown.content.text}")
         return
     out.mkdir(parents=True, exist_ok=True)
-    for suffix, data in (("eml", shown.message), ("html", (shown.content.html or "").encode()), ("txt", shown.content.text.encode())):
+    for suffix, data in (
+        ("eml", shown.message),
+        ("html", (shown.content.html or "").encode()),
+        ("txt", shown.content.text.encode()),
+    ):
         file = out / f"{rule}.{suffix}"
         file.write_bytes(data)
         click.echo(file)

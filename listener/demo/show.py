@@ -14,7 +14,6 @@ from typing import Any
 import psycopg
 
 from listener import schema
-from listener.address import parse_address
 from listener.demo.catcher import Catcher, Mail
 from listener.demo.cluster import Cluster
 from listener.errors import PgheraldError
@@ -115,7 +114,11 @@ def _prepare(url: str, tally: Tally, count: int) -> None:
 
 
 async def _start_daemon(url: str, smtp_url: str) -> asyncio.subprocess.Process:
-    settings = {"PGHERALD_DATABASE_URL": url, "PGHERALD_SMTP_URL": smtp_url, "PGHERALD_MAIL_FROM": "Date Plans <no-reply@example.org>"}
+    settings = {
+        "PGHERALD_DATABASE_URL": url,
+        "PGHERALD_SMTP_URL": smtp_url,
+        "PGHERALD_MAIL_FROM": "Date Plans <no-reply@example.org>",
+    }
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("PGHERALD_", "PG"))}
     daemon = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "listener", "--config", os.devnull, "run", "--log-format", "json",
@@ -170,7 +173,7 @@ def _arrived(tally: Tally, mail: Mail, say: Callable[[str], None]) -> None:
         plan.committed = None
     if plan is None or plan.expected != "mail":
         tally.unexpected.append(recipient)
-    say(f"  mail     {parse_address(recipient).masked:<22} {took:>10}  {message['Subject']} | {text}")
+    say(f"  mail     {recipient:<22} {took:>10}  {message['Subject']} | {text}")
 
 
 async def _settled(url: str, tally: Tally, say: Callable[[str], None]) -> None:
@@ -188,7 +191,9 @@ async def _settled(url: str, tally: Tally, say: Callable[[str], None]) -> None:
 
 
 async def _show_unmailed(conn: psycopg.AsyncConnection[Any], tally: Tally, say: Callable[[str], None]) -> None:
-    cursor = await conn.execute("SELECT id, key, state, reason FROM pgherald.outbox WHERE state IN ('skipped', 'failed') ORDER BY id")
+    cursor = await conn.execute(
+        "SELECT id, key, state, reason FROM pgherald.outbox WHERE state IN ('skipped', 'failed') ORDER BY id"
+    )
     for id, key, state, reason in await cursor.fetchall():
         if id not in tally.seen:
             tally.seen.add(id)
