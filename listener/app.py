@@ -1,15 +1,17 @@
 """The composition root: settings in, a running daemon out; its signals and its clock."""
 
 import asyncio
+import math
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
 
 from listener import __version__, schema
 from listener.breaker import Breaker
 from listener.config import Settings
-from listener.database import lookup_pool, opened, outbox_pool, translated
+from listener.database import connect_async, lookup_pool, opened, outbox_pool, translated
 from listener.delivery import Delivery
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.listen import Listener
@@ -22,6 +24,8 @@ from listener.render import Templates
 from listener.retry import backoff
 from listener.smtp import Server, Timeouts, tls_context
 from listener.worker import Worker
+
+T = TypeVar("T")
 
 _TICK = 0.25
 _LISTEN_FIRST = 5.0
@@ -44,6 +48,8 @@ class Daemon:
         self._templates = templates(settings)
         self._secret = b""
         self._stop = asyncio.Event()
+        self._background: list[asyncio.Task[Any]] = []
+        self._crash: PgheraldError | None = None
 
     async def run(self) -> None:
         """Deliver until SIGTERM or SIGINT. Waits for the database as long as it takes.
@@ -52,72 +58,84 @@ class Daemon:
             SchemaError, RuleBroken: what no waiting would mend.
         """
         async with self._working(wait=True) as worker:
-            log.info("ready", version=__version__, worker=self._outbox.name, listening=self._listener.hearing)
-            running = asyncio.create_task(worker.run())
-            stopped = asyncio.create_task(self._stop.wait())
-            await asyncio.wait([running, stopped], return_when=asyncio.FIRST_COMPLETED)
-            if running.done():
-                running.result()
+            self._in_background(worker.run())
+            await self._stop.wait()
             log.info("stopping")
-            stopping = asyncio.create_task(worker.stop(self._settings.delivery.grace))
-            await asyncio.gather(running, stopping)
+            await worker.stop(self._settings.delivery.grace)
         log.info("stopped")
 
     async def run_once(self) -> tuple[bool, int, int]:
         """Deliver what is due: whether the mail server could be reached, and what is left available and in doubt."""
         async with self._working(wait=False) as worker:
-            log.info("ready", version=__version__, worker=self._outbox.name, listening=self._listener.hearing)
-            draining = asyncio.create_task(worker.drain_all())
-            stopped = asyncio.create_task(self._stop.wait())
-            await asyncio.wait([draining, stopped], return_when=asyncio.FIRST_COMPLETED)
+            draining = self._in_background(worker.drain_all())
+            draining.add_done_callback(lambda task: self._stop.set())
+            await self._stop.wait()
             await worker.stop(self._settings.delivery.grace)
-            reached = await draining if draining.done() else True
-            draining.cancel()
-            stopped.cancel()
+            reached = await draining
             return reached, *await self._outbox.waiting(list(self._settings.rules))
 
     @asynccontextmanager
     async def _working(self, *, wait: bool) -> AsyncIterator[Worker]:
+        self._handle_stop()
+        delivery = await self._checked(wait=wait)
         async with opened(self._outbox_pool, self._lookup_pool):
-            delivery = await self._checked(wait=wait)
             await self._outbox.register()
             worker = self._worker(delivery)
-            background = [
-                asyncio.create_task(task) for task in (self._listener.keep(), self._recorder.run(), self._tend(worker))
-            ]
-            self._handle_signals(worker)
+            self._in_background(self._listener.keep())
+            self._in_background(self._recorder.run())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LISTEN_FIRST):
+                    await self._listener.ready.wait()
+            self._in_background(self._tend(worker))
+            self._handle_reload(worker)
+            log.info("ready", version=__version__, worker=self._outbox.name, listening=self._listener.hearing)
+            worker.start(self._in_background)
             try:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_LISTEN_FIRST):
-                        await self._listener.ready.wait()
-                await self._take_over(worker)
-                worker.start()
                 yield worker
             finally:
                 await worker.post.close()
-                for task in background:
+                for task in self._background:
                     task.cancel()
-                await asyncio.gather(*background, return_exceptions=True)
+                await asyncio.gather(*self._background, return_exceptions=True)
                 with suppress(PgheraldError):
                     await self._outbox.leave()
+        if self._crash is not None:
+            raise self._crash
+
+    def _in_background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run it beside the rest. What it does not catch itself ends the daemon: half of one would deliver nothing."""
+        task = asyncio.create_task(work)
+        self._background.append(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            log.critical("crashed", exc_info=exc)
+            self._crash = PgheraldError(f"ended by an unforeseen error: {exc!r}")
+            self._stop.set()
 
     async def _checked(self, *, wait: bool) -> Delivery:
+        """Everything that can be known to be wrong before the first event is claimed."""
         failures = 0
         while True:
             try:
-                async with asyncio.timeout(10):
-                    with translated():
-                        async with self._outbox_pool.connection() as conn:
-                            await schema.verify(conn, self._settings.rules)
-                            self._secret = await schema.secret(conn)
-                delivery = self._delivery(self._settings, self._templates)
-                await delivery.check(self._lookup_pool)
-            except (DatabaseUnavailable, TimeoutError) as exc:
+                with translated():
+                    async with await connect_async(self._settings.database.url) as conn:
+                        await schema.verify(conn, self._settings.rules)
+                        self._secret = await schema.secret(conn)
+                        delivery = self._delivery(self._settings, self._templates)
+                        await delivery.check(conn)
+            except DatabaseUnavailable as exc:
                 if not wait:
-                    raise DatabaseUnavailable(str(exc) or "the database does not answer") from exc
+                    raise
                 failures += 1
                 log.warning("database_waits", error=str(exc))
-                await asyncio.sleep(backoff(failures, first=0.2, longest=5.0))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(backoff(failures, first=0.2, longest=5.0)):
+                        await self._stop.wait()
+                if self._stop.is_set():
+                    raise SystemExit(0) from exc
             else:
                 return delivery
 
@@ -148,19 +166,23 @@ class Daemon:
         )
 
     async def _tend(self, worker: Worker) -> None:
-        """Renew the lease, hold the locks, take over from the dead: four times a second, for a take-over within one."""
+        """Renew the lease, hold the locks, take over from the dead; often enough for a take-over within a second."""
         loop = asyncio.get_running_loop()
-        renewed, away = 0.0, False
+        renewed, said, away = -math.inf, (False, False, ""), False
         while True:
             try:
                 await self._listener.lead()
                 await self._listener.show(self._outbox.worker)
-                if loop.time() - renewed > self._settings.delivery.lease / 4:
-                    renewed = loop.time()
+                # What it says of itself is written when it changes, not only when the lease is due: by `locked`
+                # the others know whether to look for this worker's lock.
+                state = (self._listener.locked, self._listener.hearing, self._breaker.reason or "")
+                if state != said or loop.time() - renewed > self._settings.delivery.lease / 4:
+                    renewed, said = loop.time(), state
                     await self._renew()
                 await self._take_over(worker)
                 away = False
             except PgheraldError as exc:
+                renewed = -math.inf
                 if not away:
                     log.warning("lease_waits", error=str(exc))
                 away = True
@@ -168,8 +190,9 @@ class Daemon:
 
     async def _renew(self) -> None:
         listener = self._listener
-        breaker = self._breaker.reason if self._breaker.is_open else None
-        if not await self._outbox.renew(locked=listener.locked, listening=listener.hearing, breaker=breaker):
+        if not await self._outbox.renew(
+            locked=listener.locked, listening=listener.hearing, breaker=self._breaker.reason
+        ):
             log.warning("declared_dead", worker=self._outbox.worker)
             await self._outbox.register()
             listener.locked = False
@@ -182,9 +205,7 @@ class Daemon:
         if burial.freed or burial.due:
             self._listener.wake.set()
 
-    def _handle_signals(self, worker: Worker) -> None:
-        loop = asyncio.get_running_loop()
-
+    def _handle_stop(self) -> None:
         def stop() -> None:
             if self._stop.is_set():
                 # Nothing is lost by it: what is marked comes into doubt, the rest goes to another worker.
@@ -192,20 +213,22 @@ class Daemon:
             self._stop.set()
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: reloads.append(loop.create_task(self._read_again(worker))))
-        reloads: list[asyncio.Task[None]] = []
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+
+    def _handle_reload(self, worker: Worker) -> None:
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGHUP, lambda: self._in_background(self._read_again(worker))
+        )
 
     async def _read_again(self, worker: Worker) -> None:
         """Configuration and templates anew; all of it or nothing. The database's address takes a restart."""
         try:
             settings = self._reload() if self._reload is not None else self._settings
-            fresh = templates(settings)
-            delivery = self._delivery(settings, fresh)
+            delivery = self._delivery(settings, templates(settings))
             with translated():
-                async with self._outbox_pool.connection() as conn:
+                async with await connect_async(self._settings.database.url) as conn:
                     await schema.verify(conn, settings.rules)
-            await delivery.check(self._lookup_pool)
+                    await delivery.check(conn)
         except PgheraldError as exc:
             log.error(
                 "reload_refused", error=str(exc), remedy="mend it and send SIGHUP again; the old ones stay in use"

@@ -54,6 +54,10 @@ def connect(url: str) -> psycopg.Connection[Any]:
         return psycopg.connect(**parameters(url), autocommit=True)
 
 
+async def connect_async(url: str) -> psycopg.AsyncConnection[Any]:
+    return await psycopg.AsyncConnection.connect(**parameters(url), autocommit=True)
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """The driver's errors as this package's; the one place where that is done."""
@@ -66,7 +70,7 @@ def translated() -> Iterator[None]:
     except errors.InsufficientPrivilege as exc:
         raise SchemaError(f"{one_line(exc)}; grant it (see sql/roles.sql)") from exc
     except (*_AWAY, PoolTimeout, PoolClosed, OSError, TimeoutError) as exc:
-        raise DatabaseUnavailable(f"the database cannot be reached or cannot serve: {one_line(exc)}") from exc
+        raise DatabaseUnavailable(f"the database cannot be reached, or cannot serve: {one_line(exc)}") from exc
 
 
 def is_away(exc: BaseException) -> bool:

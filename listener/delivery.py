@@ -3,7 +3,9 @@
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Any, assert_never
+
+from psycopg import AsyncConnection
 
 from listener.address import Address, mask, parse_address
 from listener.database import Pool
@@ -49,14 +51,14 @@ class Delivery:
         self._max_attempts = max_attempts
         self._max_age = max_age
 
-    async def check(self, pool: Pool) -> None:
+    async def check(self, conn: AsyncConnection[Any]) -> None:
         """Try every rule against the database, without a row.
 
         Raises:
             RuleBroken: a lookup fails, or a template takes what its lookup does not give.
         """
         for name, lookup in self._lookups.items():
-            columns = await lookup.check(pool)
+            columns = await lookup.check(conn)
             wanted = self._templates.variables(lookup.rule.template)
             if missing := sorted(wanted - columns):
                 raise RuleBroken(

@@ -39,16 +39,15 @@ class Lookup:
         self.rule = rule
         self._query = f"-- name: lookup {name}\n{rule.lookup.strip().rstrip(';')}"
 
-    async def check(self, pool: Pool) -> frozenset[str]:
+    async def check(self, conn: psycopg.AsyncConnection[Any]) -> frozenset[str]:
         """The lookup's columns.
 
         Raises:
             RuleBroken: the query fails, or lacks a column that is read.
         """
         try:
-            async with pool.connection() as conn:
-                cursor = await conn.execute(self._query, {"keys": []})
-                columns = frozenset(column.name for column in cursor.description or ())
+            cursor = await conn.execute(self._query, {"keys": []})
+            columns = frozenset(column.name for column in cursor.description or ())
         except psycopg.Error as exc:
             raise self._failure(exc) from exc
         for column in (*OWN_COLUMNS, *self.rule.require):

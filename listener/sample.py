@@ -7,7 +7,7 @@ from psycopg import sql
 
 from listener.address import Address, parse_address
 from listener.config import Settings
-from listener.database import lookup_pool, opened, translated
+from listener.database import connect_async, lookup_pool, opened, translated
 from listener.errors import BadData, PgheraldError
 from listener.lookup import Lookup, Mailing
 from listener.message import Stationery, build, message_key
@@ -37,8 +37,9 @@ async def make(settings: Settings, templates: Templates, name: str, key: str | N
     lookup = Lookup(name, rule)
     pool = lookup_pool(settings.database.url)
     with translated():
+        async with await connect_async(settings.database.url) as conn:
+            await lookup.check(conn)
         async with opened(pool):
-            await lookup.check(pool)
             if key is None:
                 parts = [sql.SQL("{}::text").format(sql.Identifier(column)) for column in rule.key]
                 text = parts[0] if len(parts) == 1 else sql.SQL("ARRAY[{}]::text").format(sql.SQL(", ").join(parts))

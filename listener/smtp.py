@@ -232,6 +232,11 @@ class Connection:
             reply = await wire.reply(self._timeouts.dot, steadfast=True)
         except WireLost as lost:
             return NotSent(Phase.dot, str(lost), SERVER) if wire.unsent else InDoubt(str(lost))
+        if wire.unsent:
+            # Said before all was heard. What is still here must not be taken for commands.
+            self.abort()
+            if reply.code < 400:
+                return NotSent(Phase.dot, f"the server answered half the message with {reply}", SERVER)
         if reply.code >= 400:
             return self._refuse(Step(Phase.dot, b""), reply, reused=False)
         if reply.code >= 300:

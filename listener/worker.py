@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 from listener.address import Address
 from listener.breaker import Breaker
@@ -64,12 +65,12 @@ class Worker:
         self._settled: deque[float] = deque(maxlen=4 * _MOST)
         self._held: dict[str, float] = {}
         self._rang = 0.0
-        self._carriers: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
+    def start(self, in_background: Callable[[Coroutine[Any, Any, None]], object]) -> None:
         # Twice the connections: while one message is on the wire, the next has its mark written. No more than
         # these are `transmitting` at a time, so no more can come into doubt by one death.
-        self._carriers = [asyncio.create_task(self._carry()) for _ in range(2 * self._connections)]
+        for _ in range(2 * self._connections):
+            in_background(self._carry())
 
     @property
     def _stopping(self) -> bool:
@@ -284,6 +285,3 @@ class Worker:
                     await self._freed.wait()
         except TimeoutError:
             log.error("grace_over", unsettled=self._in_hand)
-        for carrier in self._carriers:
-            carrier.cancel()
-        await asyncio.gather(*self._carriers, return_exceptions=True)
