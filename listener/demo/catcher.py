@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,38 +13,56 @@ from aiosmtpd.smtp import SMTP
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """An accepted message. `arrived` by `time.monotonic`, when the end of the data was read."""
+    """An accepted message. `arrived` by `time.monotonic`, and `at` the clock, when the end of the data was read."""
 
     sender: str
     recipients: list[str]
     content: bytes
     arrived: float
+    at: datetime
 
 
 class Catcher:
-    """``async with Catcher(callback) as catcher``: `callback` gets each mail as it comes."""
+    """``async with Catcher(callback) as catcher``: `mails` holds what came, and `callback` gets each as it comes."""
 
-    def __init__(self, callback: Callable[[Mail], None]) -> None:
+    def __init__(self, callback: Callable[[Mail], None] | None = None) -> None:
+        self.mails: list[Mail] = []
         self._callback = callback
         self._server: asyncio.Server | None = None
+        self._sessions: list[SMTP] = []
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None, "not started"
+        return int(self._server.sockets[0].getsockname()[1])
 
     @property
     def url(self) -> str:
-        assert self._server is not None
-        return f"smtp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return f"smtp://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: SMTP(self, loop=loop, enable_SMTPUTF8=True), "127.0.0.1", 0)
+        self._server = await asyncio.get_running_loop().create_server(self._session, "127.0.0.1", 0)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
         assert self._server is not None
         self._server.close()
+        # Closing a server leaves its connections open, and Python 3.12 would wait for them.
+        for session in self._sessions:
+            if session.transport is not None:
+                session.transport.close()
+        await self._server.wait_closed()
+
+    def _session(self) -> SMTP:
+        self._sessions = [session for session in self._sessions if session.transport is not None]
+        # A host name of our own: aiosmtpd asks the DNS for ours, and may wait long for the answer.
+        session = SMTP(self, hostname="localhost", loop=asyncio.get_running_loop(), enable_SMTPUTF8=True)
+        self._sessions.append(session)
+        return session
 
     async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
-        arrived = time.monotonic()
-        self._callback(Mail(envelope.mail_from, list(envelope.rcpt_tos), bytes(envelope.content), arrived))
+        mail = Mail(envelope.mail_from, list(envelope.rcpt_tos), bytes(envelope.content), time.monotonic(), datetime.now(UTC))
+        self.mails.append(mail)
+        if self._callback is not None:
+            self._callback(mail)
         return "250 2.0.0 Accepted"
