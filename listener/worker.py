@@ -108,12 +108,15 @@ class Worker:
                     doze = min(1.5 * doze, 0.02)
                     continue
                 doze = 0.001
-                # With a new snapshot: what became visible between the drain and the lock rang nobody.
-                if await self._drain():
+                if await self._drain_behind_gate():
                     await self._listener.open_gate()
                     continue
             await self._sleep()
             opening = asyncio.create_task(self._listener.open_gate())
+
+    async def _drain_behind_gate(self) -> int:
+        """With a new snapshot: what became visible between the last drain and the lock rang nobody."""
+        return await self._drain()
 
     async def _sleep(self) -> None:
         limit = self._poll if self._listener.hearing else min(self._poll, 1.0)
