@@ -1,0 +1,28 @@
+"""What tests stand on. Nothing here sleeps blindly: things are waited for, with a deadline."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_STEP = 0.01
+
+
+def wait_until(condition: Callable[[], T], timeout: float = 10.0) -> T:
+    """The first true value of `condition`."""
+    end = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not within {timeout:g} s; last: {value!r}"
+        time.sleep(_STEP)
+    return value
+
+
+async def wait_until_async(condition: Callable[[], T], timeout: float = 10.0) -> T:
+    """The same, while the loop goes on. `condition` itself must not block it for long."""
+    end = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not within {timeout:g} s; last: {value!r}"
+        await asyncio.sleep(_STEP)
+    return value
