@@ -26,6 +26,7 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["pgherald"] = node.config.stash[_RUN].desk()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _RUN in config.stash:
         config.stash[_RUN].close()

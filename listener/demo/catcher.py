@@ -44,7 +44,9 @@ class Catcher:
         self._server = await asyncio.get_running_loop().create_server(self._session, "127.0.0.1", 0)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         assert self._server is not None
         self._server.close()
         # Closing a server leaves its connections open, and Python 3.12 would wait for them.
@@ -61,7 +63,9 @@ class Catcher:
         return session
 
     async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
-        mail = Mail(envelope.mail_from, list(envelope.rcpt_tos), bytes(envelope.content), time.monotonic(), datetime.now(UTC))
+        mail = Mail(
+            envelope.mail_from, list(envelope.rcpt_tos), bytes(envelope.content), time.monotonic(), datetime.now(UTC)
+        )
         self.mails.append(mail)
         if self._callback is not None:
             self._callback(mail)

@@ -170,7 +170,9 @@ class Databases:
                 fill(self.at(raw))
                 # Nobody can connect to it any more, since a template in use cannot be copied.
                 admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(raw)))
-                admin.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(raw), sql.Identifier(name)))
+                admin.execute(
+                    sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(raw), sql.Identifier(name))
+                )
         finally:
             admin.execute("SELECT pg_advisory_unlock(hashtext(%s))", (name,))
         return name
@@ -181,7 +183,9 @@ class Databases:
         return make_conninfo(self.url, dbname=name)
 
     def drop_all(self) -> None:
-        for (name,) in self._admin.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (self.run,)):
+        for (name,) in self._admin.execute(
+            "SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (self.run,)
+        ):
             self._drop(name)
 
     def close(self) -> None:
