@@ -21,15 +21,18 @@ DO $$
 DECLARE
     object text;
 BEGIN
-    EXECUTE 'ALTER SCHEMA pgherald OWNER TO pgherald_owner';
+    -- Only where it changes something: ALTER TABLE waits for every transaction that has captured an event.
     FOR object IN
+        SELECT 'SCHEMA pgherald' FROM pg_namespace WHERE nspname = 'pgherald' AND nspowner <> 'pgherald_owner'::regrole
+        UNION ALL
         SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass
           FROM pg_class AS c
-         WHERE relnamespace = 'pgherald'::regnamespace
+         WHERE relnamespace = 'pgherald'::regnamespace AND relowner <> 'pgherald_owner'::regrole
            AND (relkind = 'r' OR relkind = 'S' AND NOT EXISTS (     -- an owned sequence goes with its table
                SELECT FROM pg_depend WHERE objid = c.oid AND deptype IN ('a', 'i') AND refclassid = 'pg_class'::regclass))
         UNION ALL
-        SELECT 'FUNCTION ' || p.oid::regprocedure FROM pg_proc AS p WHERE pronamespace = 'pgherald'::regnamespace
+        SELECT 'FUNCTION ' || p.oid::regprocedure FROM pg_proc AS p
+         WHERE pronamespace = 'pgherald'::regnamespace AND proowner <> 'pgherald_owner'::regrole
     LOOP
         EXECUTE format('ALTER %s OWNER TO pgherald_owner', object);
     END LOOP;

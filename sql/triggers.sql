@@ -55,12 +55,26 @@ CREATE TABLE IF NOT EXISTS pgherald.outbox (
 WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
       autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
 
--- The application pays for the primary key and this one. Its order is the order of sending.
-CREATE INDEX IF NOT EXISTS outbox_available_idx ON pgherald.outbox (scheduled_at, id) WHERE state = 'available';
--- The rest hold only what the daemon writes, so that capture does not pay for them.
-CREATE INDEX IF NOT EXISTS outbox_claimed_idx ON pgherald.outbox (claimed_by) WHERE state IN ('claimed', 'transmitting');
-CREATE INDEX IF NOT EXISTS outbox_in_doubt_idx ON pgherald.outbox (scheduled_at) WHERE state = 'in_doubt';
-CREATE INDEX IF NOT EXISTS outbox_row_idx ON pgherald.outbox (rule, key) WHERE state <> 'available';
+-- Not CREATE INDEX IF NOT EXISTS: before it finds the index there, it waits for every transaction that has captured an
+-- event, and all that would capture one wait behind it.
+DO $$
+DECLARE
+    name       text;
+    definition text;
+BEGIN
+    FOR name, definition IN VALUES
+        -- The application pays for the primary key and this one. Its order is the order of sending.
+        ('outbox_available_idx', $index$ (scheduled_at, id) WHERE state = 'available' $index$),
+        -- The rest hold only what the daemon writes, so that capture does not pay for them.
+        ('outbox_claimed_idx', $index$ (claimed_by) WHERE state IN ('claimed', 'transmitting') $index$),
+        ('outbox_in_doubt_idx', $index$ (scheduled_at) WHERE state = 'in_doubt' $index$),
+        ('outbox_row_idx', $index$ (rule, key) WHERE state <> 'available' $index$)
+    LOOP
+        IF to_regclass('pgherald.' || name) IS NULL THEN
+            EXECUTE format('CREATE INDEX %I ON pgherald.outbox %s', name, definition);
+        END IF;
+    END LOOP;
+END $$;
 
 CREATE SEQUENCE IF NOT EXISTS pgherald.claim_id OWNED BY pgherald.outbox.claim;
 
