@@ -137,12 +137,22 @@ INSERT INTO pgherald.secret DEFAULT VALUES ON CONFLICT DO NOTHING;
 -- watch(): one capture function for the rule, with all names written in, and its triggers.
 ---------------------------------------------------------------------------------------------------------------------
 
+-- What a domain, or a domain over a domain, is made of; any other type is itself.
+CREATE OR REPLACE FUNCTION pgherald.base_type(type oid) RETURNS oid
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE chain AS (
+        SELECT oid, typtype, typbasetype FROM pg_type WHERE oid = base_type.type
+         UNION ALL
+        SELECT t.oid, t.typtype, t.typbasetype FROM chain JOIN pg_type AS t ON t.oid = chain.typbasetype)
+    SELECT oid FROM chain WHERE typtype <> 'd'
+$$;
+
 -- The body of a capture function. It runs with its owner's rights under a search_path that the caller chose, so every
 -- name in it is qualified: functions, types and operators. A SET search_path clause would do too, at 2 µs a row.
-CREATE OR REPLACE FUNCTION pgherald.capture_body(rule text, key text[], moving_key text[]) RETURNS text
+CREATE OR REPLACE FUNCTION pgherald.capture_body(rule text, "table" regclass, key text[], moving_key text[]) RETURNS text
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
-    key_of_new text := pgherald.key_expression(capture_body.key, 'NEW');
+    key_of_new text := pgherald.key_expression("table", capture_body.key, 'NEW');
     moved      text := $$pg_catalog.concat_ws('/', pg_catalog.statement_timestamp(), %s)$$;
     guard      text := '';
 BEGIN
@@ -158,7 +168,8 @@ BEGIN
           AND pg_catalog.current_setting('pgherald.moved_%1$s', true) OPERATOR(pg_catalog.=) %3$s THEN
         RETURN NULL;
     END IF;$guard$,
-            rule, format(moved, pgherald.key_expression(moving_key, 'OLD')), format(moved, pgherald.key_expression(moving_key, 'NEW')));
+            rule, format(moved, pgherald.key_expression("table", moving_key, 'OLD')),
+            format(moved, pgherald.key_expression("table", moving_key, 'NEW')));
     END IF;
     RETURN format($capture$
 BEGIN%1$s
@@ -177,10 +188,17 @@ END $capture$, guard, rule, key_of_new);
 END $body$;
 
 -- A row's key as text: the column itself, or, for several columns, an array literal, which is unambiguous.
-CREATE OR REPLACE FUNCTION pgherald.key_expression(key text[], record text) RETURNS text
+-- The same text as a cast gives, but not by a cast: the table's owner could make one of a type of his own, and change the
+-- column to it, and the capture function would run his code with its owner's rights. concat() calls the type's own output.
+CREATE OR REPLACE FUNCTION pgherald.key_expression("table" regclass, key text[], record text) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN cardinality(key) = 1 THEN min(part) ELSE 'ARRAY[' || string_agg(part, ', ' ORDER BY i) || ']::pg_catalog.text' END
-      FROM (SELECT i, format('%s.%I::pg_catalog.text', record, name) AS part FROM unnest(key) WITH ORDINALITY AS u(name, i)) AS parts
+      FROM (SELECT i, format(CASE pgherald.base_type(atttypid)
+                                 WHEN 'bpchar'::regtype THEN $part$pg_catalog.rtrim(pg_catalog.concat(%s.%I), ' ')$part$
+                                 WHEN 'boolean'::regtype
+                                 THEN $part$CASE WHEN pg_catalog.concat(%s.%I) OPERATOR(pg_catalog.=) 't' THEN 'true' ELSE 'false' END$part$
+                                 ELSE 'pg_catalog.concat(%s.%I)' END, record, name) AS part
+              FROM unnest(key) WITH ORDINALITY AS u(name, i) JOIN pg_attribute ON attrelid = "table" AND attname = name) AS parts
 $$;
 
 -- Refuses, with the reason, what cannot be watched.
@@ -201,7 +219,7 @@ BEGIN
         RAISE EXCEPTION 'rule "%": no key column is named', rule USING ERRCODE = 'invalid_parameter_value';
     END IF;
     FOREACH name IN ARRAY key || "column" LOOP
-        SELECT attnotnull, t.typcategory, t.oid AS type INTO attribute
+        SELECT attnotnull, t.typcategory, t.oid AS type, pgherald.base_type(t.oid) AS base INTO attribute
           FROM pg_attribute JOIN pg_type AS t ON t.oid = atttypid
          WHERE attrelid = "table" AND attname = name AND attnum > 0 AND NOT attisdropped;
         IF NOT FOUND THEN
@@ -211,8 +229,8 @@ BEGIN
         ELSIF NOT attribute.attnotnull THEN
             RAISE EXCEPTION 'rule "%": key column "%" of % may be NULL', rule, name, "table"
                 USING ERRCODE = 'invalid_parameter_value', HINT = 'Name the primary key''s columns.';
-        ELSIF attribute.type IN ('float4'::regtype, 'float8'::regtype, 'money'::regtype)
-              OR attribute.typcategory NOT IN ('N', 'S', 'E', 'B') AND attribute.type <> 'uuid'::regtype THEN
+        ELSIF attribute.base IN ('float4'::regtype, 'float8'::regtype, 'money'::regtype)
+              OR attribute.typcategory NOT IN ('N', 'S', 'E', 'B') AND attribute.base <> 'uuid'::regtype THEN
             RAISE EXCEPTION 'rule "%": key column "%" of % is of type %, whose text depends on the session''s settings',
                 rule, name, "table", attribute.type::regtype
                 USING ERRCODE = 'invalid_parameter_value', HINT = 'Name key columns of integer, numeric, text, uuid or enum type.';
@@ -234,9 +252,10 @@ DECLARE
     present     text[];
 BEGIN
     PERFORM pgherald.check_watch(rule, "table", key, "column");
-    -- With typmod -1, so that the value is not cut to the column's length in the comparison.
-    SELECT format_type(atttypid, -1) INTO type FROM pg_attribute WHERE attrelid = "table" AND attname = "column";
-    in_value := format('%%s.%I = %L::%s', "column", value, type);
+    -- With typmod -1, so that the value is not cut to the column's length in the comparison; and not as a domain, whose
+    -- constraint would be checked, and the application's write fail by it.
+    SELECT format_type(pgherald.base_type(atttypid), -1) INTO type FROM pg_attribute WHERE attrelid = "table" AND attname = "column";
+    in_value := format('%I = %L::%s', "column", value, type);
 
     IF partitioned THEN
         SELECT array_agg(name ORDER BY i) INTO moving_key
@@ -252,7 +271,7 @@ BEGIN
         PERFORM pgherald.unwatch(rule);
     END IF;
 
-    body := pgherald.capture_body(rule, key, moving_key);
+    body := pgherald.capture_body(rule, "table", key, moving_key);
     IF (SELECT prosrc FROM pg_proc WHERE oid = to_regproc(capture)) IS DISTINCT FROM body THEN
         EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS %L', capture, body);
         EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', capture);
@@ -267,13 +286,13 @@ BEGIN
     IF NOT coalesce(present @> ARRAY['pgherald_' || rule || '_update', 'pgherald_' || rule || '_insert'], false)
        OR (partitioned AND NOT present @> ARRAY['pgherald_' || rule || '_delete']) THEN
         -- Without OF: a BEFORE trigger may set the column although the UPDATE does not name it.
-        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (%s AND OLD.%I IS DISTINCT FROM NEW.%I) EXECUTE FUNCTION %s()',
-                       'pgherald_' || rule || '_update', "table", format(in_value, 'NEW'), "column", "column", capture);
-        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION %s()',
-                       'pgherald_' || rule || '_insert', "table", format(in_value, 'NEW'), capture);
+        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (NEW.%s AND OLD.%I IS DISTINCT FROM NEW.%I) EXECUTE FUNCTION %s()',
+                       'pgherald_' || rule || '_update', "table", in_value, "column", "column", capture);
+        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW WHEN (NEW.%s) EXECUTE FUNCTION %s()',
+                       'pgherald_' || rule || '_insert', "table", in_value, capture);
         IF partitioned THEN
-            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER DELETE ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION %s()',
-                           'pgherald_' || rule || '_delete', "table", format(in_value, 'OLD'), capture);
+            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER DELETE ON %s FOR EACH ROW WHEN (OLD.%s) EXECUTE FUNCTION %s()',
+                           'pgherald_' || rule || '_delete', "table", in_value, capture);
         END IF;
     END IF;
 
@@ -320,7 +339,7 @@ BEGIN
         RETURN false;
     END IF;
     SELECT string_agg(format('t.%I', name), ', ' ORDER BY i),
-           string_agg(format('$1[%s]::%s', i, format_type(atttypid, -1)), ', ' ORDER BY i) INTO columns, bound
+           string_agg(format('$1[%s]::%s', i, format_type(pgherald.base_type(atttypid), -1)), ', ' ORDER BY i) INTO columns, bound
       FROM unnest(watched.key) WITH ORDINALITY AS u(name, i) JOIN pg_attribute ON attrelid = watched."table" AND attname = name;
     EXECUTE format($$
         WITH page AS MATERIALIZED (
@@ -331,9 +350,10 @@ BEGIN
             SELECT $3, key FROM page WHERE NOT EXISTS (SELECT FROM pgherald.outbox AS o WHERE o.rule = $3 AND o.key = page.key)
             ON CONFLICT DO NOTHING)
         SELECT at FROM page OFFSET $2 - 1$$,
-        pgherald.key_expression(watched.key, 't'), (SELECT string_agg(format('t.%I::text', name), ', ') FROM unnest(watched.key) AS name),
+        pgherald.key_expression(watched."table", watched.key, 't'),
+        (SELECT string_agg(format('concat(t.%I)', name), ', ' ORDER BY i) FROM unnest(watched.key) WITH ORDINALITY AS u(name, i)),
         watched."table", watched."column", watched.value,
-        (SELECT format_type(atttypid, -1) FROM pg_attribute WHERE attrelid = watched."table" AND attname = watched."column"),
+        (SELECT format_type(pgherald.base_type(atttypid), -1) FROM pg_attribute WHERE attrelid = watched."table" AND attname = watched."column"),
         columns, bound)
     INTO last USING watched.remembered_to, batch, rule;
     UPDATE pgherald.rule AS r SET remembered = last IS NULL, remembered_to = last WHERE r.rule = remember.rule;
