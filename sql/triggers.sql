@@ -159,13 +159,19 @@ BEGIN
     -- An UPDATE that moves a row to another partition fires DELETE and INSERT triggers, in that order, and no UPDATE
     -- trigger. A row that had the value before is not news: its DELETE leaves a note, and its own INSERT, in the same
     -- statement, finds it. The partition key changes by definition, so the note names the row without it.
+    -- At the statement's end the note goes, or a function that deletes the row and inserts it anew would leave no event:
+    -- for the server, all that it does is one statement.
     IF capture_body.moving_key IS NOT NULL THEN
         guard := format($guard$
-    IF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
+    IF TG_LEVEL OPERATOR(pg_catalog.=) 'STATEMENT' THEN
+        PERFORM pg_catalog.set_config('pgherald.moved_%1$s', '', true);
+        RETURN NULL;
+    ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
         PERFORM pg_catalog.set_config('pgherald.moved_%1$s', %2$s, true);
         RETURN NULL;
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'INSERT'
           AND pg_catalog.current_setting('pgherald.moved_%1$s', true) OPERATOR(pg_catalog.=) %3$s THEN
+        PERFORM pg_catalog.set_config('pgherald.moved_%1$s', '', true);
         RETURN NULL;
     END IF;$guard$,
             rule, format(moved, pgherald.key_expression("table", moving_key, 'OLD')),
@@ -260,8 +266,8 @@ BEGIN
     IF partitioned THEN
         SELECT array_agg(name ORDER BY i) INTO moving_key
           FROM unnest(key) WITH ORDINALITY AS u(name, i)
-         WHERE name <> ALL (ARRAY(SELECT attname FROM pg_attribute JOIN pg_partitioned_table ON partrelid = attrelid
-                                   WHERE attrelid = "table" AND attnum = ANY (partattrs)));
+         WHERE name <> ALL (ARRAY(SELECT attname FROM pg_partition_tree("table") AS p JOIN pg_partitioned_table ON partrelid = p.relid
+                                    JOIN pg_attribute ON attrelid = p.relid AND attnum = ANY (partattrs)));
         moving_key := coalesce(moving_key, key);
     END IF;
 
@@ -284,7 +290,7 @@ BEGIN
     SELECT array_agg(tgname) INTO present FROM pg_trigger
      WHERE tgrelid = "table" AND tgfoid = to_regproc(capture) AND tgenabled IN ('O', 'A');
     IF NOT coalesce(present @> ARRAY['pgherald_' || rule || '_update', 'pgherald_' || rule || '_insert'], false)
-       OR (partitioned AND NOT present @> ARRAY['pgherald_' || rule || '_delete']) THEN
+       OR (partitioned AND NOT present @> ARRAY['pgherald_' || rule || '_delete', 'pgherald_' || rule || '_end']) THEN
         -- Without OF: a BEFORE trigger may set the column although the UPDATE does not name it.
         EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (NEW.%s AND OLD.%I IS DISTINCT FROM NEW.%I) EXECUTE FUNCTION %s()',
                        'pgherald_' || rule || '_update', "table", in_value, "column", "column", capture);
@@ -293,6 +299,8 @@ BEGIN
         IF partitioned THEN
             EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER DELETE ON %s FOR EACH ROW WHEN (OLD.%s) EXECUTE FUNCTION %s()',
                            'pgherald_' || rule || '_delete', "table", in_value, capture);
+            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE OR DELETE ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s()',
+                           'pgherald_' || rule || '_end', "table", capture);
         END IF;
     END IF;
 
