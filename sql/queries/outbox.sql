@@ -25,6 +25,7 @@ RETURNING o.id, o.rule, o.key, o.attempt, o.doubts, o.captured_at,
              FROM pgherald.outbox AS s
             WHERE s.rule = o.rule AND s.key = o.key AND s.id <> o.id AND s.state <> 'available'
               AND s.state IN ('claimed', 'transmitting', 'sent')
+              AND s.doubts = 0      -- a second sending repeats the bytes of the first, older than its claim
               AND s.claimed_xmin > o.captured_xid AND s.claimed_at >= o.captured_at) AS covered;
 
 -- name: record
