@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 4
+PINNED = --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 $(UPGRADE)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-once test test-slow check lint types imports lock wheel image clean
@@ -40,9 +41,10 @@ types: .venv/ready  ## types, strictly
 imports: .venv/ready  ## imports point down
 	$(BIN)/lint-imports
 
-lock: .venv/ready  ## pin every dependency anew, with hashes
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
-		--python-version 3.11 --group dev --extra demo --extra speed pyproject.toml --output-file requirements.lock
+lock: .venv/ready  ## pin every dependency, with hashes; UPGRADE=--upgrade takes newer versions
+	$(BIN)/uv pip compile $(PINNED) --group dev --extra demo --extra speed pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile $(PINNED) --extra speed --constraint requirements.lock pyproject.toml --output-file requirements-run.lock
+	echo hatchling | $(BIN)/uv pip compile $(PINNED) --constraint requirements.lock - --output-file requirements-build.lock
 
 wheel: .venv/ready  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist
