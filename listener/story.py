@@ -29,57 +29,64 @@ class Story:
 def tell(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> Story:
     """Collect a row's events, in order. `key` in the outbox's form."""
     with translated():
+        row = _row(conn, name, rule, key)
+        if row is not None:
+            # As the database writes it: 007 is 7.
+            key = row.key
         with conn.cursor(row_factory=dict_row) as cursor:
             events = cursor.execute(_QUERIES["story"], {"rule": name, "key": key}).fetchall()
         for event in events:
             event["history"] = [{"at": at["at"], "what": at["what"], "detail": at["detail"]} for at in event["history"]]
             for column in ("captured_at", "settled_at", "scheduled_at"):
                 event[column] = _iso(event[column])
-        found, current = _row(conn, name, rule, key)
-        why = _why(conn, name, rule, key, found, current) if not events else None
-    return Story(events, found, why)
+        why = _why(conn, name, rule, key, row) if not events else None
+    return Story(events, row is not None, why)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    key: str
+    current: str | None
 
 
 def _iso(moment: datetime | None) -> str | None:
     return moment.isoformat() if moment is not None else None
 
 
-def _row(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> tuple[bool, str | None]:
-    """Whether the row is there, and what the watched column says."""
-    query = sql.SQL("SELECT {column}::text FROM {table} WHERE {match}").format(
-        column=sql.Identifier(rule.column),
-        table=_table(rule.table),
-        match=sql.SQL(" AND ").join(
-            sql.SQL("{}::text = {}").format(sql.Identifier(column), value)
-            for column, value in zip(rule.key, _values(rule), strict=True)
-        ),
-    )
+def _row(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> _Row | None:
+    """The watched row, if it is there, found by its index."""
+    columns = [sql.Identifier(column) for column in rule.key]
     try:
-        # By text, as the key was captured; and first by the index, where the text is a value of the column's type.
-        row = conn.execute(query, {"key": key}).fetchone()
+        if len(columns) == 1:
+            parts = [key]
+        else:
+            (parts,) = conn.execute("SELECT %s::text[]", (key,)).fetchone() or ([],)
+        if len(parts) != len(columns):
+            return None
+        texts = [sql.SQL("{}::text").format(column) for column in columns]
+        query = sql.SQL("SELECT {key}, {current}::text FROM {table} WHERE {match}").format(
+            key=texts[0] if len(texts) == 1 else sql.SQL("ARRAY[{}]::text").format(sql.SQL(", ").join(texts)),
+            current=sql.Identifier(rule.column),
+            table=sql.SQL(rule.table),
+            match=sql.SQL(" AND ").join(sql.SQL("{} = %s").format(column) for column in columns),
+        )
+        row = conn.execute(query, parts).fetchone()
     except psycopg.errors.UndefinedTable as exc:
         raise SchemaError(f"rule {name}: {one_line(exc)}") from exc
-    return (True, row[0]) if row else (False, None)
+    except psycopg.DataError:
+        # A text that is no value of the key's type is the key of no row.
+        return None
+    return _Row(*row) if row is not None else None
 
 
-def _table(name: str) -> sql.Composable:
-    return sql.SQL(name)
-
-
-def _values(rule: Rule) -> list[sql.Composable]:
-    if len(rule.key) == 1:
-        return [sql.SQL("%(key)s")]
-    return [sql.SQL("(%(key)s::text[])[{}]").format(sql.Literal(i + 1)) for i in range(len(rule.key))]
-
-
-def _why(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str, found: bool, current: str | None) -> str:
-    if not found:
+def _why(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str, row: _Row | None) -> str:
+    if row is None:
         return f"there is no such row in {rule.table}"
     watched = conn.execute(_QUERIES["watched"], watch_values(name, rule)).fetchone()
     if watched is None or watched[2] is None:
         return "the rule is not watched in this database; run `pgherald install`"
-    if current != rule.becomes:
-        shown = "NULL" if current is None else repr(current)
+    if row.current != rule.becomes:
+        shown = "NULL" if row.current is None else repr(row.current)
         return f"{rule.column} is {shown}, not {rule.becomes!r}, and no change to it was captured since {watched[3]:%Y-%m-%d %H:%M}"
     handled = conn.execute(_QUERIES["handled"], {"rule": name, "key": key}).fetchone()
     if handled is not None and handled[0]:

@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS pgherald.outbox (
     reason       text,
     captured_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     captured_xid xid8        NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
-    scheduled_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    scheduled_at timestamptz DEFAULT pg_catalog.now(),  -- NULL: in doubt, and held for a person
     settled_at   timestamptz,
     -- The fence: every claim has its own number. Who comes with an older one has lost the event and changes nothing.
     claim        bigint,
@@ -46,6 +46,7 @@ CREATE TABLE IF NOT EXISTS pgherald.outbox (
     CONSTRAINT outbox_pkey PRIMARY KEY (id),
     CONSTRAINT outbox_state_known CHECK (state IN
         ('available', 'claimed', 'transmitting', 'in_doubt', 'sent', 'skipped', 'failed')),
+    CONSTRAINT outbox_available_scheduled CHECK (scheduled_at IS NOT NULL OR state <> 'available'),
     CONSTRAINT outbox_claim_named CHECK (claim IS NOT NULL OR state NOT IN ('claimed', 'transmitting', 'in_doubt')),
     CONSTRAINT outbox_settled_once CHECK ((settled_at IS NOT NULL) = (state IN ('sent', 'skipped', 'failed'))),
     CONSTRAINT outbox_reason_given CHECK (reason IS NOT NULL OR state NOT IN ('skipped', 'failed')),

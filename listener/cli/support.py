@@ -104,7 +104,7 @@ def explain(rule: str, key: str, as_json: bool, config_file: Path | None) -> Non
 def _tell(told: story.Story, subject: str) -> None:
     console = _console()
     if told.why is not None:
-        console.print(f"{subject}: no event. {told.why[0].upper()}{told.why[1:]}.", markup=False, soft_wrap=True)
+        console.print(f"{subject}: no event; {told.why}", markup=False, soft_wrap=True)
     for event in told.events:
         reason = f" ({event['reason']})" if event["reason"] else ""
         console.print(f"event {event['id']}: {event['state']}{reason}, attempt {event['attempt']}", markup=False)

@@ -37,8 +37,8 @@ WITH settled AS (
            reason = s.reason,
            attempt = o.attempt + s.counts,
            doubts = o.doubts + (s.state = 'in_doubt')::integer,
-           scheduled_at = CASE WHEN s.delay IS NULL THEN o.scheduled_at
-                               WHEN s.state = 'in_doubt' AND (%(hold)s OR o.doubts > 0) THEN 'infinity'
+           scheduled_at = CASE WHEN s.state = 'in_doubt' AND (%(hold)s OR o.doubts > 0) THEN NULL
+                               WHEN s.delay IS NULL THEN coalesce(o.scheduled_at, now())
                                ELSE now() + make_interval(secs => s.delay) END,
            settled_at = CASE WHEN s.state IN ('sent', 'skipped', 'failed') THEN now() END,
            claim = CASE WHEN s.state <> 'available' THEN o.claim END,
@@ -103,7 +103,7 @@ freed AS (
 doubted AS (
     UPDATE pgherald.outbox AS o
        SET state = 'in_doubt', doubts = o.doubts + 1, reason = 'worker_gone',
-           scheduled_at = CASE WHEN %(hold)s OR o.doubts > 0 THEN 'infinity' ELSE lost.until END,
+           scheduled_at = CASE WHEN NOT (%(hold)s OR o.doubts > 0) THEN lost.until END,
            history = pgherald.noted(o.history, 'in_doubt', concat_ws(' ', 'the worker is gone:', lost.name))
       FROM lost WHERE o.id = lost.id AND o.state = 'transmitting'
     RETURNING 1)

@@ -296,6 +296,8 @@ class Session(asyncio.Protocol):
         self.server.progress.set()
 
     def reset(self) -> None:
+        if self.transport.is_closing():
+            return self._end()
         with duplicate(self.transport.get_extra_info("socket")) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
