@@ -8,6 +8,7 @@ import click
 from listener import __version__
 from listener.cli.database import install, uninstall
 from listener.cli.demo import demo
+from listener.cli.events import events
 from listener.cli.run import run
 from listener.cli.support import explain, preview, status
 from listener.errors import PgheraldError
@@ -31,7 +32,7 @@ def pgherald(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (demo, install, uninstall, run, status, explain, preview):
+for command in (demo, install, uninstall, run, status, explain, events, preview):
     pgherald.add_command(command)
 
 

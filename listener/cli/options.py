@@ -1,10 +1,12 @@
 """Options that several commands share."""
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from rich.console import Console
 
 from listener import config
 from listener.config import Settings
@@ -35,3 +37,21 @@ def the_rule(loaded: Settings, name: str) -> Rule:
     if name not in loaded.rules:
         raise click.BadParameter(f"there is no rule {name!r}; there are: {', '.join(loaded.rules)}", param_hint="RULE")
     return loaded.rules[name]
+
+
+class _Duration(click.ParamType[float]):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return float(str(config.parse_duration(value)))
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+DURATION = _Duration()
+
+
+def console() -> Console:
+    # Not cut to 80 columns where nobody reads it on a screen.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)

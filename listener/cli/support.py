@@ -8,11 +8,10 @@ from typing import Any
 
 import click
 from psycopg.rows import dict_row
-from rich.console import Console
 from rich.table import Table
 
 from listener import app, sample, story
-from listener.cli.options import configured, settings, the_rule
+from listener.cli.options import configured, console, settings, the_rule
 from listener.database import connect, translated
 from listener.queries import load
 from listener.rules import parse_key, show_key
@@ -48,12 +47,12 @@ def status(as_json: bool, config_file: Path | None) -> None:
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
-    console = _console()
+    screen = console()
     table = Table("rule", *_STATES, box=None)
     for rule, counts in rules.items():
         table.add_row(rule, *(str(counts[state]) for state in _STATES))
-    console.print(table)
-    console.print("nothing waits" if oldest is None else f"the oldest waits for {oldest:.0f} s")
+    screen.print(table)
+    screen.print("nothing waits" if oldest is None else f"the oldest waits for {oldest:.0f} s")
     for worker in workers:
         parts = [
             "listening" if worker["listening"] else "polling",
@@ -64,9 +63,9 @@ def status(as_json: bool, config_file: Path | None) -> None:
             parts.append(f"breaker open: {worker['breaker']}")
         if not worker["alive"]:
             parts = [f"not seen for {worker['seen_seconds_ago']:.0f} s"]
-        console.print(f"worker {worker['name']}: {', '.join(filter(None, parts))}", markup=False)
+        screen.print(f"worker {worker['name']}: {', '.join(filter(None, parts))}", markup=False)
     if not workers:
-        console.print("no daemon is at work")
+        screen.print("no daemon is at work")
 
 
 @click.command()
@@ -102,14 +101,14 @@ def explain(rule: str, key: str, as_json: bool, config_file: Path | None) -> Non
 
 
 def _tell(told: story.Story, subject: str) -> None:
-    console = _console()
+    screen = console()
     if told.why is not None:
-        console.print(f"{subject}: no event; {told.why}", markup=False, soft_wrap=True)
+        screen.print(f"{subject}: no event; {told.why}", markup=False, soft_wrap=True)
     for event in told.events:
         reason = f" ({event['reason']})" if event["reason"] else ""
-        console.print(f"event {event['id']}: {event['state']}{reason}, attempt {event['attempt']}", markup=False)
+        screen.print(f"event {event['id']}: {event['state']}{reason}, attempt {event['attempt']}", markup=False)
         for entry in event["history"]:
-            console.print(
+            screen.print(
                 f"  {entry['at'][:23].replace('T', ' ')}  {entry['what']:<12}  {entry['detail'] or ''}",
                 markup=False,
                 soft_wrap=True,
@@ -150,8 +149,3 @@ def preview(rule: str, key: str | None, out: Path | None, config_file: Path | No
         file = out / f"{rule}.{suffix}"
         file.write_bytes(data)
         click.echo(file)
-
-
-def _console() -> Console:
-    # Not cut to 80 columns where nobody reads it on a screen.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)

@@ -63,3 +63,46 @@ SELECT a.pid, a.usename, left(regexp_replace(a.query, '\s+', ' ', 'g'), 80)
    AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
  ORDER BY a.xact_start
  LIMIT 1;
+
+-- name: events
+SELECT id, rule, key, state, reason, attempt, captured_at, scheduled_at, settled_at
+  FROM pgherald.outbox
+ WHERE (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s))
+   AND (%(rule)s::text IS NULL OR rule = %(rule)s)
+   AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s))
+   AND (%(reason)s::text IS NULL OR reason = %(reason)s)
+   AND (%(key)s::text IS NULL OR key = %(key)s)
+   AND (%(older)s::float8 IS NULL OR captured_at <= now() - make_interval(secs => %(older)s))
+ ORDER BY id
+ LIMIT %(limit)s;
+
+-- name: retry
+UPDATE pgherald.outbox
+   SET state = 'available', attempt = 0, reason = NULL, scheduled_at = now(), settled_at = NULL, claim = NULL, claimed_by = NULL,
+       history = pgherald.noted(history, 'retry', %(by)s)
+ WHERE id = ANY (%(ids)s) AND state = ANY (%(states)s)
+RETURNING id;
+
+-- name: discard
+UPDATE pgherald.outbox
+   SET state = 'skipped', reason = 'discarded', settled_at = now(), recipient = NULL, message = NULL,
+       history = pgherald.noted(history, 'discarded', %(by)s)
+ WHERE id = ANY (%(ids)s) AND state = ANY (%(states)s)
+RETURNING id;
+
+-- name: resolve_as_sent
+UPDATE pgherald.outbox
+   SET state = 'sent', reason = NULL, settled_at = now(), recipient = NULL, message = NULL,
+       history = pgherald.noted(history, 'resolved', 'as sent, ' || %(by)s)
+ WHERE id = ANY (%(ids)s) AND state = ANY (%(states)s)
+RETURNING id;
+
+-- name: resolve_as_resend
+UPDATE pgherald.outbox
+   SET state = 'available', scheduled_at = now(), claim = NULL, claimed_by = NULL,
+       history = pgherald.noted(history, 'resolved', 'as resend, ' || %(by)s)
+ WHERE id = ANY (%(ids)s) AND state = ANY (%(states)s)
+RETURNING id;
+
+-- name: ring
+SELECT pg_notify('pgherald', '');

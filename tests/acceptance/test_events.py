@@ -1,0 +1,85 @@
+"""events: what a person may do, and may not."""
+
+import json
+
+import pytest
+
+from tests.support.command import Pgherald
+from tests.support.database import Database
+from tests.support.mail import MailServer
+from tests.support.smtpd import swallow
+
+RULE = "dateplan_verified"
+
+
+def state(database: Database) -> str:
+    return str(database.value("SELECT state FROM pgherald.outbox"))
+
+
+@pytest.fixture
+def doubtful(database: Database, mail: MailServer, pgherald: Pgherald) -> int:
+    """The id of an event in doubt, held for a person."""
+    mail.script("dot", swallow(), times=1)
+    database.verify(database.add_plan("Café", "a@example.org"))
+    pgherald("run", "--once", env={"PGHERALD_DELIVERY_IN_DOUBT": "hold"})
+    assert state(database) == "in_doubt"
+    return int(database.value("SELECT id FROM pgherald.outbox"))
+
+
+def test_resolve_as_sent(doubtful: int, database: Database, mail: MailServer, pgherald: Pgherald) -> None:
+    assert pgherald("events", "resolve", doubtful, "--as", "sent", "--dry-run").returncode == 0
+    assert state(database) == "in_doubt"
+    assert pgherald("events", "resolve", doubtful, "--as", "sent").returncode == 0
+    assert state(database) == "sent"
+    assert database.value("SELECT message IS NULL AND recipient IS NULL FROM pgherald.outbox")
+    pgherald("run", "--once")
+    assert len(mail.messages) == 1
+
+
+def test_resolve_as_resend_sends_the_same_bytes(
+    doubtful: int, database: Database, mail: MailServer, pgherald: Pgherald
+) -> None:
+    with pgherald.daemon(env={"PGHERALD_DELIVERY_POLL": "30s"}):
+        pgherald("events", "resolve", RULE, "--state", "in_doubt", "--as", "resend", check=True)
+        first, second = mail.wait_for(2)
+    assert first.data == second.data
+    assert state(database) == "sent"
+
+
+def test_what_is_sent_stays_sent(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
+    database.verify(database.add_plan("Café", "a@example.org"))
+    pgherald("run", "--once")
+    [number] = [event["id"] for event in database.events()]
+    for command in (["retry"], ["discard"], ["resolve", "--as", "resend"]):
+        done = pgherald("events", *command, number)
+        assert done.returncode == 1
+        assert f"event {number} is sent" in done.stderr
+    assert state(database) == "sent"
+
+
+def test_retry_after_the_reason_is_gone(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
+    database.verify(database.add_plan("Café", "a@example.org", consent=False))
+    pgherald("run", "--once")
+    listed = json.loads(pgherald("events", "list", RULE, "--reason", "no_consent", "--json").stdout)
+    assert [event["state"] for event in listed] == ["skipped"]
+    database.execute("UPDATE public.users SET email_notifications_enabled = true")
+    with pgherald.daemon(env={"PGHERALD_DELIVERY_POLL": "30s"}):
+        pgherald("events", "retry", "--reason", "no_consent", check=True)
+        mail.wait_for(1)
+    what = [entry["what"] for entry in database.events()[0]["history"]]
+    assert what == ["claimed", "skipped", "retry", "claimed", "transmitting", "sent"]
+
+
+def test_discard(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
+    database.verify(database.add_plan("Café", "a@example.org"))
+    assert pgherald("events", "discard", RULE, "--older-than", "1h").stdout == "no event to discard\n"
+    pgherald("events", "discard", RULE, "--older-than", "0d", check=True)
+    assert database.value("SELECT reason FROM pgherald.outbox") == "discarded"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["retry"], ["resolve", "1"], ["discard", "no_such_rule"], ["retry", "--key", "1"], ["list", "--state", "x"]],
+)
+def test_usage(database: Database, pgherald: Pgherald, arguments: list[str]) -> None:
+    assert pgherald("events", *arguments).returncode == 2
