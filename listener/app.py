@@ -71,8 +71,9 @@ class Daemon:
             draining.add_done_callback(lambda task: self._stop.set())
             await self._stop.wait()
             await worker.stop(self._settings.delivery.grace)
-            reached = await draining
-            return reached, *await self._outbox.waiting(list(self._settings.rules))
+            if self._crash is not None:
+                raise self._crash
+            return await draining, *await self._outbox.waiting(list(self._settings.rules))
 
     @asynccontextmanager
     async def _working(self, *, wait: bool) -> AsyncIterator[Worker]:
@@ -111,8 +112,10 @@ class Daemon:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and (exc := task.exception()) is not None:
-            log.critical("crashed", exc_info=exc)
-            self._crash = PgheraldError(f"ended by an unforeseen error: {exc!r}")
+            if not isinstance(exc, PgheraldError):
+                log.critical("crashed", exc_info=exc)
+                exc = PgheraldError(f"ended by an unforeseen error: {exc!r}")
+            self._crash = exc
             self._stop.set()
 
     async def _checked(self, *, wait: bool) -> Delivery:

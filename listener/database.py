@@ -17,6 +17,12 @@ _PINNED_PLANS = (
     "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; "
     "SET enable_mergejoin = off; SET enable_sort = off; SET jit = off"
 )
+# For the server's end of the connection: a client whose network is cut is gone for it after 10 s, not after two hours,
+# and its locks with it.
+KEEPALIVES = (
+    "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; "
+    "SET tcp_user_timeout = 10000"
+)
 _AWAY = (OperationalError, InterfaceError, InternalError)
 
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]]
@@ -95,7 +101,7 @@ async def _outbox_session(conn: psycopg.AsyncConnection[Any]) -> None:
         conn.prepare_threshold = None
     else:
         conn.prepare_threshold = 0
-        await conn.execute(_PINNED_PLANS, prepare=False)
+        await conn.execute(f"{_PINNED_PLANS}; {KEEPALIVES}", prepare=False)
 
 
 async def _lookup_session(conn: psycopg.AsyncConnection[Any]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
-from listener.database import is_pooled, one_line, parameters, translated
+from listener.database import KEEPALIVES, is_pooled, one_line, parameters, translated
 from listener.errors import PgheraldError
 from listener.logs import log
 from listener.retry import backoff
@@ -45,6 +45,8 @@ class Listener:
         self.reconnects = -1
         self._conn: AsyncConnection[Any] | None = None
         self._turn = asyncio.Lock()
+        # Opening runs beside the drain: who asks for the gate meanwhile must not take it for closed.
+        self._gate = asyncio.Lock()
         self._lost = asyncio.Event()
         self._heard: asyncio.Event = asyncio.Event()
         self._token = ""
@@ -87,6 +89,7 @@ class Listener:
         self.reconnects += 1
         if self.hearing:
             log.info("listening", pid=conn.info.backend_pid)
+            await self._execute(KEEPALIVES)
             await self._end_previous()
             await self.lead()
         else:
@@ -200,11 +203,13 @@ class Listener:
         return self.locked
 
     async def close_gate(self) -> bool:
-        if self.leading and not self.gate_closed:
-            self.gate_closed = await self._lock("pg_try_advisory_lock", _GATE)
-        return self.gate_closed
+        async with self._gate:
+            if self.leading and not self.gate_closed:
+                self.gate_closed = await self._lock("pg_try_advisory_lock", _GATE)
+            return self.gate_closed
 
     async def open_gate(self) -> None:
-        if self.gate_closed:
-            await self._lock("pg_advisory_unlock", _GATE)
-            self.gate_closed = False
+        async with self._gate:
+            if self.gate_closed:
+                await self._lock("pg_advisory_unlock", _GATE)
+                self.gate_closed = False

@@ -102,13 +102,15 @@ class Worker:
                 await self._breaker_or_stop()
                 continue
             if self._listener.leading:
+                # With hands full there is no sleeping: behind a closed gate every commit would have to ring.
+                await self._room()
                 if not await self._listener.close_gate():
                     # Somebody who did not ring has not committed yet.
                     await asyncio.sleep(doze)
                     doze = min(1.5 * doze, 0.02)
                     continue
                 doze = 0.001
-                if await self._drain_behind_gate():
+                if await self._drain_behind_gate() or self._breaker.is_open:
                     await self._listener.open_gate()
                     continue
             await self._sleep()
@@ -203,6 +205,7 @@ class Worker:
         by_rule: dict[str, list[Event]] = defaultdict(list)
         for event in events:
             by_rule[event.rule].append(event)
+        away: DatabaseUnavailable | None = None
         for rule, group in by_rule.items():
             try:
                 decided = await self.delivery.sort(rule, group, self._lookups)
@@ -210,7 +213,7 @@ class Worker:
                 self._hold(rule, exc)
                 decided = [Settlement(event, "available") for event in group]
             except DatabaseUnavailable as exc:
-                log.warning("lookup_waits", rule=rule, error=str(exc))
+                away = exc
                 decided = [Settlement(event, "available") for event in group]
             looked_up = asyncio.get_running_loop().time()
             for decision in decided:
@@ -218,6 +221,8 @@ class Worker:
                     self._queue.put_nowait((decision, looked_up))
                 else:
                     self._recorder.settle(decision).add_done_callback(self._reporter(decision))
+        if away is not None:
+            raise away
 
     async def _carry(self) -> None:
         loop = asyncio.get_running_loop()
