@@ -119,11 +119,14 @@ CREATE TABLE IF NOT EXISTS pgherald.rule (
     remembered_to text[]                                -- and until then, how far it has come
 );
 
--- Rows that were in the value before the rule was, and rows whose events were purged: backfill leaves them out.
+-- Rows that need no event any more: backfill leaves them out.
 CREATE TABLE IF NOT EXISTS pgherald.handled (
-    rule text NOT NULL,
-    key  text NOT NULL,
-    CONSTRAINT handled_pkey PRIMARY KEY (rule, key)
+    rule text        NOT NULL,
+    key  text        NOT NULL,
+    why  text        NOT NULL,                          -- existing: in the value before the rule was; marked: by hand; purged; forgotten
+    at   timestamptz NOT NULL DEFAULT pg_catalog.now(), -- as of when
+    CONSTRAINT handled_pkey PRIMARY KEY (rule, key),
+    CONSTRAINT handled_why_known CHECK (why IN ('existing', 'marked', 'purged', 'forgotten'))
 );
 
 -- Makes the daemons' Message-IDs unlike anybody else's. It never leaves the database but as a hash.
@@ -260,9 +263,9 @@ DECLARE
 BEGIN
     PERFORM pgherald.check_watch(rule, "table", key, "column");
     -- With typmod -1, so that the value is not cut to the column's length in the comparison; and not as a domain, whose
-    -- constraint would be checked, and the application's write fail by it.
+    -- constraint would be checked, and the application's write fail by it, and which, over an enum, has no operators.
     SELECT format_type(pgherald.base_type(atttypid), -1) INTO type FROM pg_attribute WHERE attrelid = "table" AND attname = "column";
-    in_value := format('%I = %L::%s', "column", value, type);
+    in_value := format('%I::%s = %L::%2$s', "column", type, value);
 
     IF partitioned THEN
         SELECT array_agg(name ORDER BY i) INTO moving_key
@@ -293,8 +296,8 @@ BEGIN
     IF NOT coalesce(present @> ARRAY['pgherald_' || rule || '_update', 'pgherald_' || rule || '_insert'], false)
        OR (partitioned AND NOT present @> ARRAY['pgherald_' || rule || '_delete', 'pgherald_' || rule || '_end']) THEN
         -- Without OF: a BEFORE trigger may set the column although the UPDATE does not name it.
-        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (NEW.%s AND OLD.%I IS DISTINCT FROM NEW.%I) EXECUTE FUNCTION %s()',
-                       'pgherald_' || rule || '_update', "table", in_value, "column", "column", capture);
+        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (NEW.%s AND OLD.%I::%s IS DISTINCT FROM NEW.%4$I::%5$s) EXECUTE FUNCTION %s()',
+                       'pgherald_' || rule || '_update', "table", in_value, "column", type, capture);
         EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW WHEN (NEW.%s) EXECUTE FUNCTION %s()',
                        'pgherald_' || rule || '_insert', "table", in_value, capture);
         IF partitioned THEN
@@ -347,16 +350,17 @@ BEGIN
     IF NOT FOUND OR watched.remembered THEN
         RETURN false;
     END IF;
-    SELECT string_agg(format('t.%I', name), ', ' ORDER BY i),
-           string_agg(format('$1[%s]::%s', i, format_type(pgherald.base_type(atttypid), -1)), ', ' ORDER BY i) INTO columns, bound
-      FROM unnest(watched.key) WITH ORDINALITY AS u(name, i) JOIN pg_attribute ON attrelid = watched."table" AND attname = name;
+    SELECT string_agg(format('t.%I::%s', name, type), ', ' ORDER BY i),
+           string_agg(format('$1[%s]::%s', i, type), ', ' ORDER BY i) INTO columns, bound
+      FROM unnest(watched.key) WITH ORDINALITY AS u(name, i) JOIN pg_attribute ON attrelid = watched."table" AND attname = name,
+           format_type(pgherald.base_type(atttypid), -1) AS type;
     EXECUTE format($$
         WITH page AS MATERIALIZED (
             SELECT %1$s AS key, ARRAY[%2$s]::text[] AS at FROM %3$s AS t
-             WHERE t.%4$I = %5$L::%6$s AND ($1 IS NULL OR (%7$s) > (%8$s)) ORDER BY %7$s LIMIT $2),
+             WHERE t.%4$I::%6$s = %5$L::%6$s AND ($1 IS NULL OR (%7$s) > (%8$s)) ORDER BY %7$s LIMIT $2),
         kept AS (
-            INSERT INTO pgherald.handled (rule, key)
-            SELECT $3, key FROM page WHERE NOT EXISTS (SELECT FROM pgherald.outbox AS o WHERE o.rule = $3 AND o.key = page.key)
+            INSERT INTO pgherald.handled (rule, key, why)
+            SELECT $3, key, 'existing' FROM page WHERE NOT EXISTS (SELECT FROM pgherald.outbox AS o WHERE o.rule = $3 AND o.key = page.key)
             ON CONFLICT DO NOTHING)
         SELECT at FROM page OFFSET $2 - 1$$,
         pgherald.key_expression(watched."table", watched.key, 't'),

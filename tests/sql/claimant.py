@@ -1,0 +1,68 @@
+"""The queries of `sql/queries/outbox.sql`, as one worker's session sends them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+
+from listener.queries import load
+
+QUERIES = load("outbox")
+RULE = "dateplan_verified"
+
+
+class Claimant:
+    def __init__(self, conn: psycopg.Connection[Any], name: str, *, lease: float = 10.0, locked: bool = False) -> None:
+        self.conn = conn
+        self.name = name
+        [row] = self._run("register", name=name, version="0", lease=lease)
+        self.id: int = row["id"]
+        if locked:
+            conn.execute("SELECT pg_advisory_lock(726355, %s)", (self.id,))
+            self.renew(locked=True)
+
+    def renew(self, *, locked: bool = False) -> bool:
+        return bool(self._run("renew", worker=self.id, locked=locked, listening=False, breaker=None))
+
+    def claim(self, limit: int = 100, rules: Sequence[str] = (RULE,)) -> list[DictRow]:
+        rows = self._run("claim", worker=self.id, name=self.name, rules=list(rules), limit=limit)
+        return sorted(rows, key=lambda row: row["id"])
+
+    def settle(
+        self, event: DictRow, state: str, *, reason: str | None = None, counts: bool = False, delay: float | None = None,
+        what: str | None = None, detail: str | None = None, hold: bool = False,
+    ) -> bool:  # fmt: skip
+        """Whether it was this claim's to settle."""
+        values = (event["id"], event["claim"], state, reason, int(counts), delay, what or state, detail)
+        return self._record(hold, [values], [])
+
+    def mark(self, event: DictRow, recipient: str = "jane@example.org", message: bytes = b"bytes") -> bool:
+        """Whether it was this claim's to mark."""
+        return self._record(False, [], [(event["id"], event["claim"], recipient, message)])
+
+    def bury(self, *, hold: bool = False, lease: float = 10.0) -> DictRow:
+        [row] = self._run("bury", worker=self.id, lease=lease, hold=hold)
+        return row
+
+    def resend(self) -> int:
+        return self.conn.execute(QUERIES["resend"]).rowcount
+
+    def leave(self) -> None:
+        self._run("leave", worker=self.id)
+
+    def waiting(self) -> tuple[int, int]:
+        [row] = self._run("waiting", rules=[RULE])
+        return row["available"], row["in_doubt"]
+
+    def _record(self, hold: bool, settlements: list[tuple[Any, ...]], marks: list[tuple[Any, ...]]) -> bool:
+        settled = ("ids", "claims", "states", "reasons", "counts", "delays", "whats", "details")
+        marked = ("mark_ids", "mark_claims", "recipients", "messages")
+        columns = {name: [row[i] for row in settlements] for i, name in enumerate(settled)}
+        columns |= {name: [row[i] for row in marks] for i, name in enumerate(marked)}
+        return bool(self._run("record", hold=hold, **columns))
+
+    def _run(self, query: str, **values: Any) -> list[DictRow]:
+        with self.conn.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(QUERIES[query], values)
+            return cursor.fetchall() if cursor.description else []
