@@ -89,8 +89,13 @@ def _why(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str, row: _R
         shown = "NULL" if row.current is None else repr(row.current)
         return f"{rule.column} is {shown}, not {rule.becomes!r}, and no change to it was captured since {watched[3]:%Y-%m-%d %H:%M}"
     handled = conn.execute(_QUERIES["handled"], {"rule": name, "key": key}).fetchone()
-    if handled is not None and handled[0]:
-        return f"the row was {rule.becomes!r} before the rule was watched, or its events were forgotten"
+    if handled is not None:
+        return {
+            "existing": f"the row was {rule.becomes!r} before the rule was watched",
+            "marked": "the row was marked as handled, by `pgherald backfill --mark-only`",
+            "purged": "the row's events were purged, some time after they were settled",
+            "forgotten": "the row's events were erased, by `pgherald forget`",
+        }[handled[0]]
     if watched[4] < 2:
         return f"the triggers on {rule.table} are missing or disabled; run `pgherald install`"
-    return "the row reached the value unseen: triggers were off, or it was restored or replicated"
+    return "the row reached the value unseen: triggers were off, or it was restored or replicated; `pgherald backfill` finds it"

@@ -140,16 +140,14 @@ class Worker:
             task.cancel()
 
     async def drain_all(self) -> bool:
-        """Deliver what is due, to the last. False when the breaker opened over it."""
+        """Deliver what is due, to the last. False when the mail server was not there for it."""
         while True:
             claimed = await self._drain()
             while self._in_hand:
                 self._freed.clear()
                 await self._freed.wait()
-            if self._breaker.is_open:
-                return False
-            if not claimed:
-                return True
+            if self._breaker.is_open or not claimed:
+                return not (self._breaker.is_open or self._breaker.is_failing)
 
     async def _drain(self) -> int:
         """Claim until nothing is left to claim; gives how many events that were."""

@@ -11,6 +11,7 @@ from listener.cli.demo import demo
 from listener.cli.events import events
 from listener.cli.run import run
 from listener.cli.support import explain, preview, status
+from listener.cli.upkeep import backfill, forget, purge
 from listener.errors import PgheraldError
 
 
@@ -32,7 +33,7 @@ def pgherald(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (demo, install, uninstall, run, status, explain, events, preview):
+for command in (demo, install, uninstall, run, status, explain, events, backfill, forget, purge, preview):
     pgherald.add_command(command)
 
 

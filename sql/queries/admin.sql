@@ -53,7 +53,7 @@ SELECT id, state, reason, attempt, captured_at, settled_at, scheduled_at,
  ORDER BY id;
 
 -- name: handled
-SELECT EXISTS (SELECT FROM pgherald.handled WHERE rule = %(rule)s AND key = %(key)s);
+SELECT why FROM pgherald.handled WHERE rule = %(rule)s AND key = %(key)s;
 
 -- name: holders
 -- Who keeps a table's triggers from being changed.
@@ -106,3 +106,43 @@ RETURNING id;
 
 -- name: ring
 SELECT pg_notify('pgherald', '');
+
+-- name: table_of
+-- What backfill needs of a watched rule's table.
+SELECT r."table"::text, r.remembered,
+       pgherald.key_expression(r."table", r.key, 't'),
+       ARRAY(SELECT format_type(atttypid, -1) FROM unnest(r.key) WITH ORDINALITY AS u(name, i)
+               JOIN pg_attribute ON attrelid = r."table" AND attname = name ORDER BY i),
+       (SELECT format_type(pgherald.base_type(atttypid), -1) FROM pg_attribute WHERE attrelid = r."table" AND attname = r."column")
+  FROM pgherald.rule AS r
+ WHERE r.rule = %(rule)s;
+
+-- name: lock_backfill
+SELECT pg_try_advisory_lock(726356, hashtext(%(rule)s));
+
+-- name: purge
+-- A page of settled events, the oldest first; what they were about stays known as handled.
+WITH gone AS (
+    DELETE FROM pgherald.outbox
+     WHERE id = ANY (ARRAY (
+               SELECT id FROM pgherald.outbox
+                WHERE id > %(after)s AND settled_at <= now() - make_interval(secs => %(older)s)
+                ORDER BY id LIMIT %(batch)s FOR UPDATE SKIP LOCKED))
+    RETURNING id, rule, key, captured_at),
+kept AS (
+    INSERT INTO pgherald.handled (rule, key, why, at)
+    SELECT rule, key, 'purged', max(captured_at) FROM gone GROUP BY rule, key
+    ON CONFLICT (rule, key) DO UPDATE SET at = greatest(handled.at, excluded.at))
+SELECT count(*), max(id) FROM gone;
+
+-- name: forget
+WITH gone AS (
+    DELETE FROM pgherald.outbox
+     WHERE rule = %(rule)s AND key = %(key)s AND state NOT IN ('claimed', 'transmitting')
+    RETURNING rule, key, captured_at),
+kept AS (
+    INSERT INTO pgherald.handled (rule, key, why, at)
+    SELECT rule, key, 'forgotten', max(captured_at) FROM gone GROUP BY rule, key
+    ON CONFLICT (rule, key) DO UPDATE SET why = 'forgotten', at = greatest(handled.at, excluded.at))
+SELECT (SELECT count(*) FROM gone),
+       (SELECT count(*) FROM pgherald.outbox WHERE rule = %(rule)s AND key = %(key)s AND state IN ('claimed', 'transmitting'));

@@ -227,13 +227,16 @@ def test_the_mail_server_comes_back(database: Database, mail: MailServer, pghera
     assert {event["attempt"] for event in database.events()} == {1}
 
 
-def test_once_says_that_the_mail_server_is_away(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
+@pytest.mark.parametrize("events", [1, 20])
+def test_once_says_that_the_mail_server_is_away(
+    database: Database, mail: MailServer, pgherald: Pgherald, events: int
+) -> None:
     mail.stop()
-    database.verify(*add_plans(database, 20))
+    database.verify(*add_plans(database, events))
     done = pgherald("run", "--once")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "Error: the mail server could not be reached; the events are kept"
-    assert states(database) == {"available": 20}
+    assert states(database) == {"available": events}
 
 
 def test_sigterm_in_a_backlog_sends_nothing_twice_and_leaves_nothing_claimed(

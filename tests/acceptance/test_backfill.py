@@ -1,0 +1,115 @@
+"""backfill, purge, forget: what was missed is made good, once."""
+
+import threading
+from collections import Counter
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.support.command import Pgherald
+from tests.support.database import Database
+from tests.support.mail import MailServer
+
+RULE = "dateplan_verified"
+
+
+def missed(database: Database, number: int) -> list[int]:
+    """Rows that became 'VE' while no trigger saw it."""
+    plans = [database.add_plan("Café", f"missed{i}@example.org") for i in range(number)]
+    with psycopg.connect(database.url) as conn:
+        conn.execute("SET LOCAL session_replication_role = replica")
+        conn.execute("UPDATE public.dateplan SET status = 'VE' WHERE id = ANY (%s)", (plans,))
+    return plans
+
+
+def test_what_was_missed_is_mailed_and_nothing_else(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
+    database.add_plan("Café", "existing@example.org")
+    seen = database.add_plan("Café", "seen@example.org")
+    database.verify(seen)
+    missed(database, 12)
+    with pgherald.daemon(env={"PGHERALD_DELIVERY_POLL": "30s"}):
+        mail.wait_for(1)
+        dry = pgherald("backfill", RULE, "--dry-run", check=True).stdout
+        assert dry.startswith("12 rows would be captured\nsuch as ")
+        assert pgherald("backfill", RULE, "--limit", 5, check=True).stdout == "5 rows captured\n"
+        assert pgherald("backfill", RULE, check=True).stdout == "7 rows captured\n"
+        assert pgherald("backfill", RULE, check=True).stdout == "0 rows captured\n"
+        mail.wait_for(13)
+    assert len(set(mail.recipients)) == 13
+
+
+@pytest.fixture
+def remembered(database: Database, pgherald: Pgherald) -> Database:
+    pgherald("install", check=True)
+    return database
+
+
+def test_rows_from_before_stay_out(bare_database: Database, mail: MailServer, pgherald: Pgherald) -> None:
+    bare_database.execute("CREATE TABLE users (id bigint PRIMARY KEY, email text, email_notifications_enabled boolean)")
+    bare_database.execute("CREATE TABLE plan (id bigint PRIMARY KEY, place text)")
+    bare_database.execute("CREATE TABLE dateplan (id bigint PRIMARY KEY, user_id bigint, plan_id bigint, status text)")
+    bare_database.execute("INSERT INTO dateplan SELECT g, g, g, 'VE' FROM generate_series(1, 30) AS g")
+    pgherald("install", check=True)
+    assert pgherald("backfill", RULE).stdout == "0 rows captured\n"
+    assert "before the rule was watched" in pgherald("explain", RULE, 1).stdout
+    assert pgherald("backfill", RULE, "--include-existing", "--dry-run").stdout.startswith("30 rows")
+
+
+def test_purged_and_forgotten_rows_stay_handled(remembered: Database, mail: MailServer, pgherald: Pgherald) -> None:
+    first, second = missed(remembered, 2)
+    pgherald("backfill", RULE, check=True)
+    pgherald("run", "--once")
+    mail.wait_for(2)
+    assert pgherald("forget", RULE, first).stdout == "1 events forgotten\n"
+    assert pgherald("purge", "--older-than", "1h").stdout == "0 events purged\n"
+    assert pgherald("purge", "--older-than", "0d").stdout == "1 events purged\n"
+    assert remembered.events() == []
+    assert pgherald("backfill", RULE).stdout == "0 rows captured\n"
+    assert "purged" in pgherald("explain", RULE, second).stdout
+    assert "erased" in pgherald("explain", RULE, first).stdout
+
+
+def test_mark_only(remembered: Database, mail: MailServer, pgherald: Pgherald) -> None:
+    missed(remembered, 3)
+    assert pgherald("backfill", RULE, "--mark-only").stdout == "3 rows marked as handled\n"
+    assert pgherald("backfill", RULE).stdout == "0 rows captured\n"
+
+
+def test_two_at_once_and_the_daemon(remembered: Database, mail: MailServer, pgherald: Pgherald) -> None:
+    missed(remembered, 200)
+    with pgherald.daemon():
+        runs = [threading.Thread(target=pgherald, args=("backfill", RULE, "--rate", "400")) for _ in range(3)]
+        for run in runs:
+            run.start()
+        for run in runs:
+            run.join()
+        pgherald("backfill", RULE, check=True)
+        mail.wait_for(200, timeout=30)
+    assert set(Counter(mail.recipients).values()) == {1}
+
+
+def test_came_back_unseen(remembered: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path) -> None:
+    remembered.execute("ALTER TABLE public.dateplan ADD COLUMN changed_at timestamptz NOT NULL DEFAULT now()")
+    plan = remembered.add_plan("Café", "a@example.org")
+    remembered.verify(plan)
+    pgherald("run", "--once")
+    with psycopg.connect(remembered.url) as conn:
+        conn.execute("SET LOCAL session_replication_role = replica")
+        conn.execute("UPDATE public.dateplan SET status = 'PE'")
+        conn.execute("UPDATE public.dateplan SET status = 'VE', changed_at = clock_timestamp()")
+    assert pgherald("backfill", RULE).stdout == "0 rows captured\n"
+    assert pgherald("backfill", RULE, "--since", "2020-01-01").returncode == 2
+    file = tmp_path / "pgherald.toml"
+    lookup = (
+        "SELECT d.id AS key, d.status AS current, u.email, u.email_notifications_enabled AS consent, p.place "
+        "FROM public.dateplan d LEFT JOIN public.users u ON u.id = d.user_id LEFT JOIN public.plan p ON p.id = d.plan_id "
+        "WHERE d.id = ANY (%(keys)s::bigint[])"
+    )
+    file.write_text(
+        f'[rules.{RULE}]\ntable = "public.dateplan"\nbecomes = "VE"\ntemplate = "{RULE}"\n'
+        f'changed_at = "changed_at"\nlookup = """{lookup}"""\n'
+    )
+    assert pgherald("--config", file, "backfill", RULE, "--until", "2020-01-01").stdout == "0 rows captured\n"
+    assert pgherald("--config", file, "backfill", RULE).stdout.startswith("1 rows captured, the oldest changed")
+    assert pgherald("--config", file, "backfill", RULE).stdout == "0 rows captured\n"
