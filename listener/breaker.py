@@ -40,11 +40,6 @@ class Breaker:
         """One may try, and it is not known yet what becomes of it."""
         return self._probe_until is not None
 
-    @property
-    def is_failing(self) -> bool:
-        """The last try ended by the server's fault."""
-        return self._failures > 0
-
     def failed(self, scope: Scope, detail: str) -> None:
         """One try ended by the server's fault, not the message's."""
         self._failures += 1

@@ -18,6 +18,7 @@ from listener.outbox import Event, Mark, Outbox, Settlement
 from listener.post import Post
 from listener.recorder import Recorder
 from listener.retry import backoff
+from listener.smtp import NotSent
 
 FRESH = 2.0
 _AHEAD = 0.5
@@ -65,6 +66,7 @@ class Worker:
         self._settled: deque[float] = deque(maxlen=4 * _MOST)
         self._held: dict[str, float] = {}
         self._rang = 0.0
+        self._reached = True
 
     def start(self, in_background: Callable[[Coroutine[Any, Any, None]], object]) -> None:
         # Twice the connections: while one message is on the wire, the next has its mark written. No more than
@@ -147,7 +149,7 @@ class Worker:
                 self._freed.clear()
                 await self._freed.wait()
             if self._breaker.is_open or not claimed:
-                return not (self._breaker.is_open or self._breaker.is_failing)
+                return self._reached and not self._breaker.is_open
 
     async def _drain(self) -> int:
         """Claim until nothing is left to claim; gives how many events that were."""
@@ -248,6 +250,7 @@ class Worker:
         outcome = await self.post.hand_over(self.sender, letter.recipient, letter.message, permission, letter.key)
         # A mark still under way must not be written after what is settled now.
         await marked
+        self._reached = not isinstance(outcome, NotSent)
         return self.delivery.settlement(letter.event, outcome)
 
     async def _settle(self, settlement: Settlement) -> None:
