@@ -297,7 +297,8 @@ class Session(asyncio.Protocol):
 
     def reset(self) -> None:
         if self.transport.is_closing():
-            return self._end()
+            self._end()
+            return
         with duplicate(self.transport.get_extra_info("socket")) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
@@ -429,6 +430,7 @@ class Session(asyncio.Protocol):
         self.server.progress.set()
 
     async def _body(self) -> bytes:
+        self._count("body")
         body = bytearray()
         followed: list[Action] = []
         try:
@@ -476,9 +478,12 @@ class Session(asyncio.Protocol):
         return (await self._finish(action, normal) or "").startswith(welcome)
 
     def _reached(self, phase: str, recipient: str | None = None) -> Action:
+        self._count(phase)
+        return self.server.rule(phase, self.server.mails, recipient or self.recipient) or Action()
+
+    def _count(self, phase: str) -> None:
         self.server.seen[phase] += 1
         self.server.progress.set()
-        return self.server.rule(phase, self.server.mails, recipient or self.recipient) or Action()
 
     async def _hold(self, action: Action) -> None:
         if action.deaf:
