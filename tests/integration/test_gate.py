@@ -10,7 +10,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from tests.support.database import Database
 
 from listener.breaker import Breaker
 from listener.database import opened, outbox_pool
@@ -19,6 +18,7 @@ from listener.outbox import Event, Outbox, Settlement
 from listener.recorder import Recorder
 from listener.rules import default_rules
 from listener.worker import Worker
+from tests.support.database import Database
 
 LATE = 0.1
 POLL = 30.0
