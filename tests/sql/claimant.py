@@ -35,11 +35,11 @@ class Claimant:
     ) -> bool:  # fmt: skip
         """Whether it was this claim's to settle."""
         values = (event["id"], event["claim"], state, reason, int(counts), delay, what or state, detail)
-        return self._record(hold, [values], [])
+        return bool(self.record([values], [], hold=hold))
 
     def mark(self, event: DictRow, recipient: str = "jane@example.org", message: bytes = b"bytes") -> bool:
         """Whether it was this claim's to mark."""
-        return self._record(False, [], [(event["id"], event["claim"], recipient, message)])
+        return bool(self.record([], [(event["id"], event["claim"], recipient, message)]))
 
     def bury(self, *, hold: bool = False, lease: float = 10.0) -> DictRow:
         [row] = self._run("bury", worker=self.id, lease=lease, hold=hold)
@@ -55,12 +55,15 @@ class Claimant:
         [row] = self._run("waiting", rules=[RULE])
         return row["available"], row["in_doubt"]
 
-    def _record(self, hold: bool, settlements: list[tuple[Any, ...]], marks: list[tuple[Any, ...]]) -> bool:
+    def record(
+        self, settlements: list[tuple[Any, ...]], marks: list[tuple[Any, ...]], *, hold: bool = False
+    ) -> set[int]:
+        """The ids of those that were still this claim's to write."""
         settled = ("ids", "claims", "states", "reasons", "counts", "delays", "whats", "details")
         marked = ("mark_ids", "mark_claims", "recipients", "messages")
         columns = {name: [row[i] for row in settlements] for i, name in enumerate(settled)}
         columns |= {name: [row[i] for row in marks] for i, name in enumerate(marked)}
-        return bool(self._run("record", hold=hold, **columns))
+        return {row["id"] for row in self._run("record", hold=hold, **columns)}
 
     def _run(self, query: str, **values: Any) -> list[DictRow]:
         with self.conn.cursor(row_factory=dict_row) as cursor:

@@ -1,0 +1,175 @@
+"""A dead worker's events: what it had claimed goes back, what it had marked is in doubt. A live worker's are its own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.sql.claimant import RULE, Claimant
+from tests.support import wait_until
+from tests.support.database import Database
+
+Register = Callable[..., Claimant]
+
+
+@pytest.fixture
+def events(sandbox: Database) -> None:
+    sandbox.execute("INSERT INTO pgherald.outbox (rule, key) SELECT %s, g FROM generate_series(1, 4) AS g", (RULE,))
+
+
+def half_done(worker: Claimant, count: int = 2) -> list[Any]:
+    """Two claimed, the first of them marked."""
+    taken = worker.claim(count)
+    assert worker.mark(taken[0])
+    return taken
+
+
+def die(worker: Claimant, by: str) -> None:
+    """With the session goes its advisory lock; a cut network leaves both, and only time tells."""
+    if by == "session":
+        worker.conn.close()
+    else:
+        worker.conn.execute(
+            "UPDATE pgherald.worker SET seen_at = now() - lease - interval '1 ms' WHERE id = %s", (worker.id,)
+        )
+
+
+def state(database: Database) -> list[tuple[str, str]]:
+    return [(event["key"], event["state"]) for event in database.events()]
+
+
+@pytest.mark.parametrize("by", ["session", "lease"])
+@pytest.mark.usefixtures("events")
+def test_a_dead_workers_events(sandbox: Database, claimant: Register, by: str) -> None:
+    dead, alive = claimant("dead", locked=True, lease=8), claimant("alive")
+    half_done(dead)
+    die(dead, by)
+    burial = wait_until(lambda: (answer := alive.bury())["names"] and answer)
+    assert burial == {"names": ["dead"], "freed": 1, "doubted": 1, "due": 0, "peers": 1}
+    assert state(sandbox) == [("1", "in_doubt"), ("2", "available"), ("3", "available"), ("4", "available")]
+    doubted, freed, *_ = sandbox.events()
+    assert (freed["claim"], freed["claimed_by"], freed["attempt"], freed["reason"]) == (None, None, 0, None)
+    assert (doubted["reason"], doubted["doubts"], doubted["attempt"]) == ("worker_gone", 1, 0)
+    assert (doubted["message"], doubted["recipient"]) == (b"bytes", "jane@example.org")
+    assert doubted["claim"] is not None, "the fence of who may still settle it"
+    for event, what in ((freed, "released"), (doubted, "in_doubt")):
+        assert (event["history"][-1]["what"], event["history"][-1]["detail"]) == (what, "the worker is gone: dead")
+    assert alive.bury() == {"names": None, "freed": 0, "doubted": 0, "due": int(by == "lease"), "peers": 0}
+
+
+@pytest.mark.usefixtures("events")
+def test_a_doubt_waits_for_the_end_of_the_lease(sandbox: Database, claimant: Register) -> None:
+    """A worker that lost only its session may still say how it ended, and must not be overtaken by a second sending."""
+    dead, alive = claimant("dead", locked=True, lease=3600), claimant("alive")
+    half_done(dead)
+    until = sandbox.value("SELECT seen_at + lease FROM pgherald.worker WHERE name = 'dead'")
+    die(dead, "session")
+    wait_until(lambda: alive.bury()["names"])
+    assert sandbox.events()[0]["scheduled_at"] == until
+    assert alive.resend() == 0
+
+
+@pytest.mark.usefixtures("events")
+def test_with_hold_a_doubt_is_held(sandbox: Database, claimant: Register) -> None:
+    dead, alive = claimant("dead"), claimant("alive")
+    half_done(dead)
+    die(dead, "lease")
+    assert alive.bury(hold=True)["doubted"] == 1
+    assert state(sandbox)[0] == ("1", "in_doubt")
+    assert sandbox.events()[0]["scheduled_at"] is None
+    assert alive.bury()["due"] == alive.resend() == 0
+
+
+@pytest.mark.usefixtures("events")
+def test_in_doubt_for_the_second_time_it_is_held(sandbox: Database, claimant: Register) -> None:
+    first, second, third = claimant("first"), claimant("second"), claimant("third")
+    half_done(first)
+    die(first, "lease")
+    second.bury()
+    assert second.resend() == 1
+    assert {event["key"]: event["message"] for event in second.claim()}["1"] == b"bytes"
+    second.mark(sandbox.events()[0])
+    die(second, "lease")
+    assert third.bury()["doubted"] == 1
+    event = sandbox.events()[0]
+    assert (event["state"], event["doubts"], event["scheduled_at"], event["message"]) == ("in_doubt", 2, None, b"bytes")
+
+
+@pytest.mark.usefixtures("events")
+def test_a_second_sending_that_was_only_claimed_keeps_its_bytes(sandbox: Database, claimant: Register) -> None:
+    first, second, third = claimant("first"), claimant("second"), claimant("third")
+    half_done(first)
+    die(first, "lease")
+    second.bury()
+    second.resend()
+    second.claim()
+    die(second, "lease")
+    assert third.bury()["doubted"] == 0
+    event = sandbox.events()[0]
+    assert (event["state"], event["doubts"], event["message"]) == ("available", 1, b"bytes")
+
+
+@pytest.mark.parametrize("locked", [True, False], ids=["by its lock", "by its lease, through a pooler"])
+@pytest.mark.usefixtures("events")
+def test_a_live_workers_events_are_its_own(sandbox: Database, claimant: Register, locked: bool) -> None:
+    worker, other = claimant("worker", locked=locked), claimant("other")
+    taken = half_done(worker)
+    before = sandbox.events()
+    assert other.bury() == {"names": None, "freed": 0, "doubted": 0, "due": 0, "peers": 1}
+    assert sandbox.events() == before
+    assert worker.renew(locked=locked)
+    assert worker.settle(taken[0], "sent")
+    assert worker.settle(taken[1], "skipped", reason="no_consent")
+
+
+@pytest.mark.usefixtures("events")
+def test_a_lease_that_ran_out_is_over_even_with_its_lock(sandbox: Database, claimant: Register) -> None:
+    """A cut network: the server does not know yet that the session is gone. Whoever is buried learns it by `renew`."""
+    cut, other = claimant("cut", locked=True), claimant("other")
+    half_done(cut)
+    die(cut, "lease")
+    assert other.bury()["names"] == ["cut"]
+    assert not cut.renew(locked=True)
+    assert claimant("cut, again").id > other.id
+
+
+@pytest.mark.usefixtures("events")
+def test_nobody_buries_itself(claimant: Register) -> None:
+    worker = claimant("late", locked=True)
+    half_done(worker)
+    die(worker, "lease")
+    assert worker.bury() == {"names": None, "freed": 0, "doubted": 0, "due": 0, "peers": 0}
+    assert worker.renew(locked=True)
+
+
+@pytest.mark.usefixtures("events")
+def test_what_a_worker_left_behind_is_taken_over(sandbox: Database, claimant: Register) -> None:
+    """It has signed off, or been buried by somebody who could not reach all of its events."""
+    gone, alive = claimant("gone"), claimant("alive")
+    half_done(gone)
+    gone.leave()
+    assert alive.bury(lease=0) == {"names": None, "freed": 1, "doubted": 1, "due": 0, "peers": 0}
+    assert sandbox.events()[0]["history"][-1]["detail"] == "the worker is gone:"
+    assert alive.bury()["due"] == alive.resend() == 1
+
+
+@pytest.mark.usefixtures("events")
+def test_two_who_bury_at_once_do_not_wait_for_the_events(sandbox: Database, claimant: Register) -> None:
+    gone, one, other = claimant("gone"), claimant("one"), claimant("other")
+    half_done(gone, 4)
+    gone.leave()
+    other.conn.execute("SET lock_timeout = '1s'")
+    with one.conn.transaction():
+        assert one.bury()["freed"] == 3
+        assert other.bury()["freed"] == 0
+    assert [what for _, what in state(sandbox)] == ["in_doubt", "available", "available", "available"]
+    assert sandbox.events()[0]["doubts"] == 1
+
+
+@pytest.mark.usefixtures("events")
+def test_the_lock_that_tells_is_let_go_at_once(claimant: Register) -> None:
+    """It is the dead worker's number that was locked for a moment; the next who asks must get it."""
+    worker, other = claimant("worker", locked=True), claimant("other")
+    other.bury()
+    worker.conn.execute("SELECT pg_advisory_unlock(726355, %s)", (worker.id,))
+    assert other.conn.execute("SELECT pg_try_advisory_lock(726355, %s)", (worker.id,)).fetchone() == (True,)

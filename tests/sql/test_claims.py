@@ -1,0 +1,237 @@
+"""Claiming: every event once, oldest first, with a plan that stays; and which other event's mail covers it."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from listener.database import _PINNED_PLANS, opened, outbox_pool
+from tests.sql.claimant import QUERIES, RULE, Claimant
+from tests.support.database import Database
+
+Register = Callable[..., Claimant]
+
+
+def capture(database: Database, count: int, rule: str = RULE) -> None:
+    database.execute("INSERT INTO pgherald.outbox (rule, key) SELECT %s, generate_series(1, %s)::text", (rule, count))
+
+
+def keys(events: list[dict[str, Any]]) -> list[str]:
+    return [event["key"] for event in events]
+
+
+def test_what_a_claim_gives_and_writes(sandbox: Database, claimant: Register) -> None:
+    capture(sandbox, 2)
+    worker = claimant("host:1")
+    first, second = worker.claim()
+    assert first["claim"] == second["claim"] > 0
+    assert (first["attempt"], first["doubts"], first["recipient"], first["message"], first["covered"]) == (
+        0,
+        0,
+        None,
+        None,
+        None,
+    )
+    assert 0 <= first["age"] < 60
+    for event in sandbox.events():
+        assert (event["state"], event["claimed_by"], event["claim"]) == ("claimed", worker.id, first["claim"])
+        assert event["claimed_at"] is not None
+        [entry] = event["history"]
+        assert (entry["what"], entry["detail"]) == ("claimed", "host:1")
+    capture(sandbox, 1)
+    [third] = worker.claim()
+    assert third["claim"] > first["claim"]
+
+
+def test_two_sessions_claim_disjoint_events_without_waiting(sandbox: Database, claimant: Register) -> None:
+    capture(sandbox, 6)
+    one, other = claimant(), claimant()
+    other.conn.execute("SET lock_timeout = '1s'")
+    with one.conn.transaction():
+        mine = one.claim(3)
+        theirs = other.claim()
+    assert (keys(mine), keys(theirs)) == (["1", "2", "3"], ["4", "5", "6"])
+    assert one.claim() == other.claim() == []
+
+
+def test_a_claim_rolled_back_leaves_the_events_to_others(sandbox: Database, claimant: Register) -> None:
+    capture(sandbox, 1)
+    one, other = claimant(), claimant()
+    with one.conn.transaction(force_rollback=True):
+        assert keys(one.claim()) == ["1"]
+    assert keys(other.claim()) == ["1"]
+
+
+def test_only_what_is_due_and_asked_for(sandbox: Database, claimant: Register) -> None:
+    capture(sandbox, 4)
+    capture(sandbox, 2, rule="held")
+    sandbox.execute("UPDATE pgherald.outbox SET scheduled_at = now() + interval '1 hour' WHERE key = '1'")
+    sandbox.execute("UPDATE pgherald.outbox SET scheduled_at = now() - interval '1 hour' WHERE key = '4'")
+    worker = claimant()
+    assert worker.claim(rules=[]) == worker.claim(0) == []
+    assert keys(worker.claim(1)) == ["4"]
+    assert keys(worker.claim(1)) == ["2"]
+    assert keys(worker.claim()) == ["3"]
+    assert [(event["rule"], event["key"]) for event in worker.claim(rules=[RULE, "held"])] == [("held", "2")]
+
+
+def test_an_uncommitted_event_is_not_claimed_and_not_passed_over_for_good(
+    sandbox: Database, claimant: Register
+) -> None:
+    """Its number is smaller than those that were claimed before it."""
+    worker, application = claimant(), sandbox.connect()
+    with application.transaction():
+        application.execute("INSERT INTO pgherald.outbox (rule, key) VALUES (%s, 'early')", (RULE,))
+        capture(sandbox, 1)
+        assert keys(worker.claim()) == ["1"]
+    assert keys(worker.claim()) == ["early"]
+
+
+SETTLED = {"sent": None, "skipped": "no_consent", "failed": "bad_address"}
+
+
+@pytest.mark.parametrize("state", ["claimed", "transmitting", "sent", "skipped", "failed", "in_doubt", "available"])
+def test_covered_by_what_is_on_its_way_or_sent_and_was_claimed_after_the_change(
+    sandbox: Database, claimant: Register, state: str
+) -> None:
+    plan = sandbox.add_plan("Café", "jane@example.org")
+    sandbox.verify(plan)
+    sandbox.execute("UPDATE public.dateplan SET status = 'PE'")
+    sandbox.verify(plan)
+    one, other = claimant(), claimant()
+    [first] = one.claim(1)
+    bring(one, first, state)
+    assert {event["id"]: event["covered"] for event in other.claim()}[first["id"] + 1] == (
+        state if state in ("claimed", "transmitting", "sent") else None
+    )
+
+
+def bring(worker: Claimant, event: Any, state: str) -> None:
+    if state == "transmitting":
+        assert worker.mark(event)
+    elif state == "in_doubt":
+        assert worker.mark(event)
+        assert worker.settle(event, state, delay=60)
+    elif state != "claimed":
+        assert worker.settle(event, state, reason=SETTLED.get(state))
+
+
+def test_not_covered_by_what_was_claimed_before_the_change(sandbox: Database, claimant: Register) -> None:
+    plan = sandbox.add_plan("Café", "jane@example.org")
+    sandbox.verify(plan)
+    worker = claimant()
+    [first] = worker.claim()
+    sandbox.execute("UPDATE public.dateplan SET status = 'PE'")
+    sandbox.verify(plan)
+    assert worker.settle(first, "sent")
+    [second] = worker.claim()
+    assert second["covered"] is None
+
+
+def test_not_covered_by_what_was_claimed_while_the_change_was_uncommitted(
+    sandbox: Database, claimant: Register
+) -> None:
+    """Captured before that claim by the clock and by number, but its lookup could not see it."""
+    plan = sandbox.add_plan("Café", "jane@example.org")
+    sandbox.verify(plan)
+    worker, application = claimant(), sandbox.connect()
+    with application.transaction():
+        application.execute("UPDATE public.dateplan SET status = 'PE'")
+        application.execute("UPDATE public.dateplan SET status = 'VE'")
+        [first] = worker.claim()
+    assert worker.settle(first, "sent")
+    [second] = worker.claim()
+    assert second["covered"] is None
+
+
+def test_not_covered_by_a_second_sending(sandbox: Database, claimant: Register) -> None:
+    """It repeats the bytes of the first sending, which was before the change."""
+    plan = sandbox.add_plan("Café", "jane@example.org")
+    sandbox.verify(plan)
+    worker = claimant()
+    [first] = worker.claim()
+    worker.mark(first)
+    worker.settle(first, "in_doubt", delay=0)
+    sandbox.execute("UPDATE public.dateplan SET status = 'PE'")
+    sandbox.verify(plan)
+    assert worker.resend() == 1
+    [again] = worker.claim(1)
+    assert (again["id"], again["message"]) == (first["id"], b"bytes")
+    assert worker.settle(again, "sent")
+    [second] = worker.claim()
+    assert second["covered"] is None
+
+
+@pytest.mark.parametrize(
+    "change", ["key = 'x'", "rule = 'x'", "claimed_at = captured_at - interval '1 day'", "captured_xid = '9999999999'"]
+)
+def test_not_covered_by_another_row_nor_by_what_a_restored_dump_says(
+    sandbox: Database, claimant: Register, change: str
+) -> None:
+    plan = sandbox.add_plan("Café", "jane@example.org")
+    sandbox.verify(plan)
+    sandbox.execute("UPDATE public.dateplan SET status = 'PE'")
+    sandbox.verify(plan)
+    worker = claimant()
+    worker.settle(worker.claim(1)[0], "sent")
+    which = "state = 'available'" if "xid" in change else "state = 'sent'"
+    sandbox.execute(f"UPDATE pgherald.outbox SET {change} WHERE {which}")  # type: ignore[arg-type]
+    [second] = worker.claim()
+    assert second["covered"] is None
+
+
+PARAMETERS = {"worker": "bigint", "name": "text", "rules": "text[]", "limit": "bigint"}
+
+
+def prepared_claim(conn: psycopg.Connection[Any]) -> sql.Composable:
+    """How to call the daemon's claim, prepared in this session, for 500 events."""
+    text = QUERIES["claim"]
+    for number, name in enumerate(PARAMETERS, 1):
+        text = re.sub(rf"%\({name}\)s", f"${number}", text)
+    conn.execute(f"PREPARE claim ({', '.join(PARAMETERS.values())}) AS {text}")
+    return sql.SQL("EXECUTE claim (1, 'x', ARRAY[{}], 500)").format(RULE)
+
+
+@pytest.mark.parametrize("statistics", ["none", "of an empty table", "fresh"])
+@pytest.mark.parametrize("mode", ["auto", "force_generic_plan", "force_custom_plan"])
+def test_the_claims_plan_stays_when_the_table_grows(database: Database, statistics: str, mode: str) -> None:
+    """Without the pins, a plan made while the table was empty took 22 s a claim."""
+    conn = database.connect()
+    conn.execute(_PINNED_PLANS)
+    conn.execute("SELECT set_config('plan_cache_mode', %s, false)", (mode,))
+    database.execute("ALTER TABLE pgherald.outbox SET (autovacuum_enabled = off)")
+    if statistics == "of an empty table":
+        database.execute("VACUUM ANALYZE pgherald.outbox")
+    claim = prepared_claim(conn)
+    for _ in range(7):
+        assert conn.execute(claim).fetchall() == []
+    capture(database, 20_000)
+    database.execute("INSERT INTO pgherald.outbox (rule, key, state, settled_at) SELECT %s, g, 'sent', now() FROM generate_series(1, 2000) AS g", (RULE,))  # fmt: skip
+    if statistics == "fresh":
+        database.execute("ANALYZE pgherald.outbox")
+    plan = "\n".join(line for (line,) in conn.execute(sql.SQL("EXPLAIN {}").format(claim)))
+    assert "using outbox_available_idx" in plan
+    assert "using outbox_pkey" in plan
+    assert "using outbox_row_idx" in plan
+    assert not re.search("Seq Scan|Sort|Bitmap|Hash|Merge", plan), plan
+    conn.execute("SET statement_timeout = '5s'")
+    for _ in range(3):
+        assert len(conn.execute(claim).fetchall()) == 500
+
+
+def test_the_daemons_sessions_are_pinned_and_prepare_at_once(database: Database) -> None:
+    """What the test above sets by hand."""
+
+    async def settings() -> tuple[Any, ...]:
+        pool = outbox_pool(database.url)
+        async with opened(pool), pool.connection() as conn:
+            cursor = await conn.execute("SELECT " + ", ".join(f"current_setting('{name}')" for name in pinned))  # type: ignore[arg-type]
+            return (conn.prepare_threshold, *(await cursor.fetchone() or ()))
+
+    pinned = re.findall(r"SET (\w+) = off", _PINNED_PLANS)
+    assert len(pinned) >= 5
+    assert asyncio.run(settings()) == (0, *["off"] * len(pinned))

@@ -1,0 +1,218 @@
+"""Marks and outcomes: what each writes, and that nothing is written by who has lost the event."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.sql.claimant import RULE, Claimant
+from tests.support.database import Database
+
+Register = Callable[..., Claimant]
+
+
+@pytest.fixture
+def worker(sandbox: Database, claimant: Register) -> Claimant:
+    sandbox.execute("INSERT INTO pgherald.outbox (rule, key) VALUES (%s, '1')", (RULE,))
+    return claimant("first")
+
+
+@pytest.fixture
+def event(worker: Claimant) -> Any:
+    """Claimed by `worker`."""
+    [event] = worker.claim()
+    return event
+
+
+def now(database: Database) -> dict[str, Any]:
+    [row] = database.events()
+    return row
+
+
+def whats(database: Database) -> list[str]:
+    return [entry["what"] for entry in now(database)["history"]]
+
+
+def test_a_mark_keeps_what_a_second_sending_would_repeat(sandbox: Database, worker: Claimant, event: Any) -> None:
+    assert worker.mark(event, "jane@example.org", b"\x00bytes")
+    row = now(sandbox)
+    assert (row["state"], row["recipient"], row["message"], row["claim"]) == (
+        "transmitting", "jane@example.org", b"\x00bytes", event["claim"],
+    )  # fmt: skip
+    assert whats(sandbox) == ["claimed", "transmitting"]
+    assert not worker.mark(event, "other@example.org", b"other")
+    assert now(sandbox) == row
+
+
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize(
+    ("state", "reason", "counts"),
+    [
+        ("sent", None, True),
+        ("skipped", "no_consent", False),
+        ("failed", "bad_address", True),
+        ("failed", "rejected", False),
+    ],
+)
+def test_the_end_is_written_once_and_the_message_forgotten(
+    sandbox: Database, worker: Claimant, event: Any, marked: bool, state: str, reason: str | None, counts: bool
+) -> None:
+    if marked:
+        worker.mark(event)
+    assert worker.settle(event, state, reason=reason, counts=counts, detail="250 2.0.0 Ok")
+    row = now(sandbox)
+    assert row["settled_at"] is not None
+    assert {name: row[name] for name in ("state", "reason", "attempt", "doubts", "recipient", "message")} == {
+        "state": state, "reason": reason, "attempt": int(counts), "doubts": 0, "recipient": None, "message": None,
+    }  # fmt: skip
+    assert row["history"][-1]["detail"] == "250 2.0.0 Ok"
+    for again in ("sent", "available", "in_doubt"):
+        assert not worker.settle(event, again, reason="x", delay=0)
+    assert not worker.mark(event)
+    assert now(sandbox) == row
+
+
+def test_back_at_once_and_without_a_word(sandbox: Database, worker: Claimant, event: Any) -> None:
+    """What could not be begun: no attempt, no line in the history."""
+    before = now(sandbox)
+    assert worker.record([(event["id"], event["claim"], "available", None, 0, None, None, None)], [])
+    row = now(sandbox)
+    assert (row["state"], row["claim"], row["claimed_by"]) == ("available", None, None)
+    assert (row["scheduled_at"], row["history"], row["attempt"]) == (before["scheduled_at"], before["history"], 0)
+
+
+def test_back_later(sandbox: Database, worker: Claimant, event: Any) -> None:
+    worker.mark(event)
+    assert worker.settle(
+        event, "available", reason="greylisted", counts=True, delay=3600, what="deferred", detail="451 4.7.1 Later"
+    )
+    row = now(sandbox)
+    assert (row["state"], row["reason"], row["attempt"], row["settled_at"]) == ("available", "greylisted", 1, None)
+    assert (row["recipient"], row["message"]) == (None, None), "it was not sent: the next time it is written anew"
+    assert sandbox.value(
+        "SELECT scheduled_at - now() BETWEEN interval '59 minutes' AND interval '60 minutes' FROM pgherald.outbox"
+    )
+    assert whats(sandbox) == ["claimed", "transmitting", "deferred"]
+    assert worker.claim() == []
+
+
+def test_in_doubt_once_is_scheduled_twice_is_held(sandbox: Database, worker: Claimant, event: Any) -> None:
+    worker.mark(event)
+    assert worker.settle(event, "in_doubt", reason="no_reply", delay=0)
+    row = now(sandbox)
+    assert (row["state"], row["doubts"], row["attempt"], row["claim"]) == ("in_doubt", 1, 0, event["claim"])
+    assert (row["recipient"], row["message"]) == ("jane@example.org", b"bytes")
+    assert worker.resend() == 1
+    assert (now(sandbox)["state"], now(sandbox)["claim"], now(sandbox)["message"]) == ("available", None, b"bytes")
+    [again] = worker.claim()
+    assert (again["doubts"], again["recipient"], again["message"]) == (1, "jane@example.org", b"bytes")
+    worker.mark(again)
+    assert worker.settle(again, "in_doubt", reason="no_reply", delay=0)
+    row = now(sandbox)
+    assert (row["state"], row["doubts"], row["scheduled_at"], row["message"]) == ("in_doubt", 2, None, b"bytes")
+    assert worker.resend() == 0
+    assert worker.claim() == []
+    assert whats(sandbox) == ["claimed", "transmitting", "in_doubt", "resend", "claimed", "transmitting", "in_doubt"]
+
+
+def test_with_hold_the_first_doubt_is_held(sandbox: Database, worker: Claimant, event: Any) -> None:
+    worker.mark(event)
+    assert worker.settle(event, "in_doubt", reason="no_reply", delay=0, hold=True)
+    assert now(sandbox)["scheduled_at"] is None
+    assert worker.resend() == 0
+    assert worker.bury()["due"] == 0
+    assert worker.waiting() == (0, 1)
+
+
+def test_a_second_sending_put_off_keeps_its_bytes(sandbox: Database, worker: Claimant, event: Any) -> None:
+    worker.mark(event)
+    worker.settle(event, "in_doubt", delay=0)
+    worker.resend()
+    [again] = worker.claim()
+    worker.mark(again, "jane@example.org", b"bytes")
+    assert worker.settle(again, "available", reason="server", delay=0, what="not_sent")
+    row = now(sandbox)
+    assert (row["state"], row["recipient"], row["message"]) == ("available", "jane@example.org", b"bytes")
+
+
+def test_a_doubt_is_resent_when_its_time_has_come(sandbox: Database, worker: Claimant, event: Any) -> None:
+    worker.mark(event)
+    worker.settle(event, "in_doubt", delay=3600)
+    assert worker.bury()["due"] == worker.resend() == 0
+    sandbox.execute("UPDATE pgherald.outbox SET scheduled_at = now()")
+    assert worker.bury()["due"] == worker.resend() == 1
+    assert worker.waiting() == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("state", "what"), [("sent", "sent_late"), ("failed", "failed_late"), ("available", "deferred_late")]
+)
+def test_who_learns_the_outcome_late_may_settle_it(
+    sandbox: Database, worker: Claimant, event: Any, claimant: Register, state: str, what: str
+) -> None:
+    """The worker was declared dead while it waited for the reply; nobody has taken the event up again."""
+    worker.mark(event)
+    worker.leave()
+    assert claimant("other").bury()["doubted"] == 1
+    assert not worker.settle(event, "in_doubt", delay=0), "that is known already"
+    assert now(sandbox)["doubts"] == 1
+    assert worker.settle(event, state, reason="rejected", counts=True, delay=0, what=what.removesuffix("_late"))
+    row = now(sandbox)
+    assert (row["state"], row["attempt"], row["doubts"]) == (state, 1, 1)
+    assert (row["message"] is None) is (state != "available")
+    assert whats(sandbox) == ["claimed", "transmitting", "in_doubt", what]
+
+
+def test_too_late_once_it_is_taken_up_again(
+    sandbox: Database, worker: Claimant, event: Any, claimant: Register
+) -> None:
+    worker.mark(event)
+    worker.leave()
+    other = claimant("other")
+    other.bury(lease=0)
+    assert other.resend() == 1
+    assert not worker.settle(event, "sent", counts=True)
+    [again] = other.claim()
+    row = now(sandbox)
+    assert not worker.settle(event, "sent", counts=True)
+    assert now(sandbox) == row
+    assert other.settle(again, "sent", counts=True)
+
+
+@pytest.mark.parametrize("state", ["sent", "skipped", "failed", "available", "in_doubt"])
+def test_a_lost_claim_settles_nothing_and_marks_nothing(
+    sandbox: Database, worker: Claimant, event: Any, claimant: Register, state: str
+) -> None:
+    other = claimant("other")
+    worker.leave()
+    assert other.bury()["freed"] == 1
+    for stage in ("freed", "claimed", "marked"):
+        if stage == "claimed":
+            [taken] = other.claim()
+        elif stage == "marked":
+            assert other.mark(taken, "other@example.org", b"other's")
+        row = now(sandbox)
+        assert not worker.settle(event, state, reason="x", counts=True, delay=0)
+        assert not worker.mark(event)
+        assert now(sandbox) == row
+    assert other.settle(taken, "sent")
+
+
+def test_outcomes_and_marks_of_many_in_one_go(sandbox: Database, claimant: Register) -> None:
+    """Those that are lost are left out, the others are written, and the answer says which."""
+    sandbox.execute("INSERT INTO pgherald.outbox (rule, key) SELECT %s, g FROM generate_series(1, 4) AS g", (RULE,))
+    worker = claimant()
+    events = worker.claim()
+    sandbox.execute("UPDATE pgherald.outbox SET claim = claim + 1000 WHERE key IN ('2', '4')")
+    settled = [(event["id"], event["claim"], "sent", None, 1, None, "sent", None) for event in events[:2]]
+    marks = [(event["id"], event["claim"], "jane@example.org", b"bytes") for event in events[2:]]
+    assert worker.record(settled, marks) == {events[0]["id"], events[2]["id"]}
+    assert [row["state"] for row in sandbox.events()] == ["sent", "claimed", "transmitting", "claimed"]
+
+
+def test_a_history_keeps_its_beginning_and_its_end(sandbox: Database) -> None:
+    sandbox.execute("INSERT INTO pgherald.outbox (rule, key) VALUES ('x', '1')")
+    for number in range(120):
+        sandbox.execute("UPDATE pgherald.outbox SET history = pgherald.noted(history, 'deferred', %s)", (str(number),))
+    history = [int(entry["detail"]) for entry in now(sandbox)["history"]]
+    assert history == [*range(50), *range(70, 120)]
