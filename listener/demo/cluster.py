@@ -184,7 +184,18 @@ class Cluster:
         )  # fmt: skip
         self.binaries = reachable(self._wanted or embedded_binaries(), self._account, self._folder)
         self.port = _free_port()
-        password = self._folder / "password"
+        self._fill(self._folder)
+        settings = {
+            "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self._folder, **self._options,
+        }  # fmt: skip
+        with (self.data / "postgresql.conf").open("a", encoding="utf-8") as file:
+            file.writelines(
+                "{} = '{}'\n".format(name, str(value).replace("'", "''")) for name, value in settings.items()
+            )
+
+    def _fill(self, folder: Path) -> None:
+        """Make the data folder."""
+        password = folder / "password"
         password.touch(0o600)
         password.write_text(self._password)
         self._account.give(password)
@@ -197,13 +208,6 @@ class Cluster:
         if done.returncode != 0:
             said = (done.stderr or done.stdout).strip().splitlines()
             raise PgheraldError(f"initdb failed: {said[-1] if said else f'exit status {done.returncode}'}")
-        settings = {
-            "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self._folder, **self._options,
-        }  # fmt: skip
-        with (self.data / "postgresql.conf").open("a", encoding="utf-8") as file:
-            file.writelines(
-                "{} = '{}'\n".format(name, str(value).replace("'", "''")) for name, value in settings.items()
-            )
 
     def _started(self, end: float) -> bool:
         with self.log.open("ab") as log:

@@ -56,6 +56,10 @@ class MailServer:
     def forget_script(self) -> None:
         self._call(self._do(self._smtpd.forget_script))
 
+    def open(self, gate: asyncio.Event) -> None:
+        """Let go on what a script made wait for it."""
+        self._call(self._do(gate.set))
+
     def stop(self) -> None:
         """Refuse connections, and cut those there are."""
         self._call(self._smtpd.refuse_connections())

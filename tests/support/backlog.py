@@ -1,0 +1,63 @@
+"""Many events at once, and what became of them."""
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+
+from tests.support import wait_until
+from tests.support.command import Daemon
+from tests.support.database import Database
+from tests.support.mail import MailServer
+
+
+def add_plans(database: Database, number: int, name: str = "u") -> range:
+    """So many plans of so many users: ``u1@example.org``, and on."""
+    rows = database.execute(
+        """WITH u AS (INSERT INTO public.users (email, email_notifications_enabled)
+                      SELECT %(name)s || g || '@example.org', true FROM generate_series(1, %(n)s) AS g RETURNING id),
+                p AS (INSERT INTO public.plan (place) VALUES ('Café') RETURNING id)
+           INSERT INTO public.dateplan (user_id, plan_id) SELECT u.id, p.id FROM u, p ORDER BY u.id RETURNING id""",
+        {"n": number, "name": name},
+    )
+    ids = [row[0] for row in rows]
+    return range(min(ids), max(ids) + 1)
+
+
+def states(database: Database) -> Counter[str]:
+    return Counter(dict(database.execute("SELECT state, count(*) FROM pgherald.outbox GROUP BY state")))
+
+
+def doubted(database: Database) -> int:
+    """Events that were in doubt at any time."""
+    found = database.value('SELECT count(*) FROM pgherald.outbox WHERE history @> \'[{"what": "in_doubt"}]\'')
+    assert isinstance(found, int)
+    return found
+
+
+def wait_sent(database: Database, number: int, timeout: float = 30.0) -> None:
+    """Until all are sent, and nothing is anything else."""
+    try:
+        wait_until(lambda: states(database) == {"sent": number}, timeout)
+    except AssertionError:
+        raise AssertionError(f"not all {number} were sent within {timeout:g} s: {dict(states(database))}") from None
+
+
+def times_each(servers: Iterable[MailServer]) -> Counter[int]:
+    """How many recipients got one mail, how many two, and on."""
+    return Counter(Counter(recipient for server in servers for recipient in server.recipients).values())
+
+
+def most_lines_a_second(daemon: Daemon) -> int:
+    """The most that the daemon said within any one second, but for what it says once an event."""
+    moments = sorted(
+        datetime.fromisoformat(event["timestamp"]).timestamp()
+        for event in daemon.events
+        if "event_id" not in event
+    )  # fmt: skip
+    most = 0
+    first = 0
+    for last, _ in enumerate(moments):
+        while moments[last] - moments[first] > 1:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
