@@ -110,7 +110,6 @@ async def open_session(server: Server, tls: ssl.SSLContext) -> tuple[asyncio.Tra
         # Closing a TLS transport is a conversation of its own; this one has been broken off.
         if client.transport is not None:
             cast(asyncio.Transport, client.transport).abort()
-        client.close()
         raise
     return cast(asyncio.Transport, transport), dict(client.esmtp_extensions)
 

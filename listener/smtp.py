@@ -178,8 +178,6 @@ class Connection:
     async def _envelope(self, sender: Address, recipient: Address, size: int, key: str) -> Refused | NotSent | None:
         """Get as far as 354. Whatever ends otherwise is certainly not sent."""
         wire, timeouts = self._wire, self._timeouts
-        if wire.lost is not None:
-            return NotSent(Phase.mail, wire.lost, STALE)
         reused = self.used > 0 or self._loop.time() - self.idle_since > _FRESH
         self.used += 1
         steps = commands(sender, recipient, size, key, self.capabilities)
@@ -203,7 +201,7 @@ class Connection:
                 self.abort()
                 return refused or NotSent(step.phase, f"the server answered {step.phase} with {reply}", SERVER)
             refused = refused or self._refuse(step, reply, reused=reused)
-            if not pipelined or wire.lost is not None:
+            if not pipelined:
                 break
         else:
             if refused and reply.code < 400:

@@ -5,6 +5,7 @@ import socket
 import ssl
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -23,7 +24,7 @@ from tests.support.client import (
     server_of,
     trouble_of,
 )
-from tests.support.smtpd import Action, Smtpd, answer, close, drop, stall
+from tests.support.smtpd import Action, Smtpd, answer, close, drop, stall, wait
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ async def test_what_was_slipped_in_before_tls_is_thrown_away() -> None:
 @on_every_loop
 async def test_logging_in(security: Security, auth: str) -> None:
     async with Smtpd(security, users={"üser": "sécret"}, auth=auth) as smtpd:
-        login = {"username": "üser", "password": "sécret", "xoauth2": auth == "XOAUTH2"}
+        login: dict[str, Any] = {"username": "üser", "password": "sécret", "xoauth2": auth == "XOAUTH2"}
         async with connected(smtpd, **login) as connection:
             assert isinstance(await send(connection), Accepted)
         assert [line.split()[1] for line in smtpd.lines if line.startswith("AUTH")] == [auth.split()[0]]
@@ -231,3 +232,13 @@ async def test_cancelling_while_it_opens_leaves_nothing_behind() -> None:
         with pytest.raises(asyncio.CancelledError):
             await opening
         await smtpd.until(lambda: not smtpd.sessions)
+
+
+@on_every_loop
+async def test_each_step_has_a_deadline_of_its_own() -> None:
+    async with Smtpd() as smtpd:
+        smtpd.script("ehlo", wait(0.4))
+        async with connected(smtpd, replace(PATIENT, greeting=0.2)) as connection:
+            assert connection.usable
+        failure = await trouble_of(smtpd, replace(PATIENT, command=0.1))
+        assert failure.phase is Phase.ehlo

@@ -322,6 +322,8 @@ async def test_the_first_refusal_decides(extensions: tuple[str, ...]) -> None:
         outcome = await send(connection)
         assert isinstance(outcome, Refused)
         assert (outcome.phase, outcome.reply.code) == (Phase.rcpt, 550)
+        pipelined = "PIPELINING" in extensions
+        assert (smtpd.seen["rcpt"], smtpd.seen["data"]) == (1, 2 * pipelined)
 
 
 @on_every_loop
@@ -388,12 +390,14 @@ async def test_what_goes_wrong_before_354_is_not_sent(
         if used:
             assert isinstance(await send(connection), Accepted)
         if action.stalls:
-            connection._timeouts = SHORT
+            # Each step has its own deadline.
+            connection._timeouts = replace(PATIENT, **{"data" if phase == "data" else "command": 0.2})
         smtpd.script(phase, action)
         outcome = await send(connection)
         assert isinstance(outcome, NotSent)
         assert outcome.phase is Phase(phase)
         assert outcome.verdict.scope is (Scope.stale if used and phase == "mail" else Scope.server)
+        assert not action.stalls or "within 0.2 s" in outcome.detail
         assert not connection.usable
         await smtpd.until(lambda: not smtpd.sessions)
         assert len(smtpd.messages) == used
@@ -457,6 +461,66 @@ async def test_what_goes_wrong_before_the_dot_has_left_is_not_sent(security: Sec
         assert smtpd.messages == []
         assert len(smtpd.cut) == 1
         assert smtpd.cut[0] < len(huge)
+
+
+@pytest.mark.parametrize("said", ["250 2.0.0 thank you", "552 5.3.4 that is enough"])
+@SECURED
+@on_every_loop
+async def test_an_answer_to_half_a_message(security: Security, said: str) -> None:
+    gate = asyncio.Event()
+    huge = (b"x" * 76 + b"\r\n") * 500_000
+    async with Smtpd(security, extensions=("PIPELINING",)) as smtpd, connected(smtpd) as connection:
+        smtpd.script("body", Action(deaf=True, gate=gate, silent=True))
+        sending = asyncio.create_task(send(connection, message=huge))
+        await eventually(lambda: connection._wire.unsent)
+        (session,) = smtpd.sessions
+        session.transport.write(f"{said}\r\n".encode())
+        outcome = await sending
+        assert isinstance(outcome, NotSent if said.startswith("250") else Refused)
+        assert outcome.phase is Phase.dot
+        assert not connection.usable
+        gate.set()
+        await smtpd.until(lambda: not smtpd.sessions)
+        assert smtpd.messages == []
+
+
+@pytest.mark.parametrize("action", [Action(), swallow()], ids=["accepted", "reply lost"])
+@SECURED
+@on_every_loop
+async def test_what_was_held_up_and_then_left_has_left(security: Security, action: Action) -> None:
+    reading = asyncio.Event()
+    huge = (b"x" * 76 + b"\r\n") * 500_000
+    async with Smtpd(security, extensions=("PIPELINING",)) as smtpd, connected(smtpd) as connection:
+        smtpd.script("body", Action(deaf=True, gate=reading, silent=True))
+        smtpd.script("dot", action)
+        sending = asyncio.create_task(send(connection, message=huge))
+        await eventually(lambda: connection._wire.unsent)
+        reading.set()
+        assert isinstance(await sending, InDoubt if action.silent else Accepted)
+        assert len(smtpd.messages) == 1
+        assert smtpd.messages[0].data == huge
+
+
+@on_every_loop
+async def test_nothing_is_written_on_a_lost_connection() -> None:
+    async with Smtpd() as smtpd, connected(smtpd) as connection:
+        connection.abort()
+        connection._wire.send(b"NOOP\r\n")
+        assert connection._wire.unsent
+
+
+@pytest.mark.parametrize("line", [b"x" * 100, b"250-x\r\n"], ids=["line", "lines"])
+@on_every_loop
+async def test_a_reply_without_end_is_not_kept(line: bytes) -> None:
+    async with Smtpd() as smtpd, connected(smtpd) as connection:
+        smtpd.script("mail", stall())
+        sending = asyncio.create_task(send(connection))
+        await smtpd.reached("mail")
+        (session,) = smtpd.sessions
+        session.transport.write(line * 500)
+        outcome = await sending
+        assert isinstance(outcome, NotSent)
+        assert "no end" in outcome.detail
 
 
 @pytest.mark.parametrize("security", ["off", "starttls"])

@@ -35,7 +35,7 @@ SECURED = pytest.mark.parametrize("security", ["off", "starttls", "tls"])
 PIPELINED = pytest.mark.parametrize("extensions", [EXTENSIONS, PLAIN], ids=["pipelined", "one by one"])
 
 
-def on_every_loop(story: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+def on_every_loop(story: Callable[..., Coroutine[Any, Any, None]]) -> Any:
     """Run it on asyncio's loop, and on uvloop where that is installed."""
 
     @pytest.mark.parametrize("loop", LOOPS)
@@ -46,7 +46,7 @@ def on_every_loop(story: Callable[..., Coroutine[Any, Any, None]]) -> Callable[.
 
     parameters = inspect.signature(story).parameters.values()
     loop = inspect.Parameter("loop", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    test.__signature__ = inspect.Signature([loop, *parameters])  # type: ignore[attr-defined]
+    test.__signature__ = inspect.Signature([loop, *parameters])
     del test.__wrapped__
     return test
 

@@ -140,6 +140,17 @@ def test_failures_that_were_under_way_do_not_lengthen_the_pause(run: Run) -> Non
     run(story())
 
 
+def test_a_probe_that_fails_closes_nothing_whatever_had_opened_it(run: Run) -> None:
+    async def story() -> None:
+        breaker = Breaker()
+        breaker.failed(Scope.configuration, "535 no")
+        await breaker.wait()
+        fail(breaker, 1)
+        assert breaker.is_open
+
+    run(story())
+
+
 def test_one_probe_at_a_time(run: Run) -> None:
     async def story() -> None:
         breaker = Breaker()
