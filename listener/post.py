@@ -38,6 +38,7 @@ class Post:
         self._tls = tls
         self._free = asyncio.Semaphore(size)
         self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
         self._breaker = breaker
         self._denied = 0
         self._sweeper: asyncio.TimerHandle | None = None
@@ -65,11 +66,14 @@ class Post:
     async def _connection(self) -> AsyncIterator[Connection]:
         async with self._free:
             connection = self._reusable() or await Connection.open(self._server, self._tls)
+            self._busy.add(connection)
             try:
                 yield connection
             except BaseException:
                 connection.abort()
                 raise
+            finally:
+                self._busy.discard(connection)
             now = asyncio.get_running_loop().time()
             limit = AGE * random.uniform(0.9, 1.1)  # noqa: S311 - spreads reconnects, guards nothing
             if connection.usable and connection.used < MESSAGES and now - connection.opened_at < limit:
@@ -127,6 +131,11 @@ class Post:
             # It answered for this message: the server is well.
             self._denied = 0
             self._breaker.succeeded()
+
+    def abort(self) -> None:
+        """Cut what is on the wire: before the dot that is not sent, after it in doubt."""
+        for connection in self._busy:
+            connection.abort()
 
     async def close(self) -> None:
         if self._sweeper is not None:

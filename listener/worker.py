@@ -25,6 +25,7 @@ _AHEAD = 0.5
 _MOST = 500
 _HELD = 15.0
 _RING_PEERS = 0.1
+_LAST_WORDS = 2.0
 _LEVELS = {"sent": "info", "skipped": "info", "failed": "error", "in_doubt": "warning", "available": "info"}
 
 
@@ -287,10 +288,18 @@ class Worker:
         self._stopped.set()
         self._listener.wake.set()
         self._freed.set()
+        if not await self._empty_handed(grace):
+            # Nobody waits ten minutes for a reply at shutdown: what has no answer by now is in doubt, and told so.
+            log.error("grace_over", unsettled=self._in_hand)
+            self.post.abort()
+            await self._empty_handed(_LAST_WORDS)
+
+    async def _empty_handed(self, limit: float) -> bool:
         try:
-            async with asyncio.timeout(grace):
+            async with asyncio.timeout(limit):
                 while self._in_hand:
                     self._freed.clear()
                     await self._freed.wait()
         except TimeoutError:
-            log.error("grace_over", unsettled=self._in_hand)
+            return False
+        return True

@@ -269,6 +269,18 @@ def test_a_second_sigterm_ends_it_at_once(database: Database, mail: MailServer, 
     assert states(database) == {"transmitting": 1}
 
 
+def test_when_grace_is_over_what_has_no_reply_is_in_doubt(
+    database: Database, mail: MailServer, pgherald: Pgherald
+) -> None:
+    mail.script("dot", wait(60))
+    database.verify(database.add_plan("Café", "a@example.org"))
+    with pgherald.daemon(env={"PGHERALD_DELIVERY_GRACE": "1s"}) as daemon:
+        mail.wait_reached("dot")
+        assert daemon.stop(8) == 0
+        daemon.wait_event("grace_over")
+    assert states(database) == {"in_doubt": 1}
+
+
 @pytest.mark.parametrize("policy", ["resend", "hold"])
 def test_kill_9_in_a_backlog(database: Database, mail: MailServer, pgherald: Pgherald, policy: str) -> None:
     env = {"PGHERALD_DELIVERY_IN_DOUBT": policy, "PGHERALD_DELIVERY_LEASE": "1s"}
