@@ -9,6 +9,7 @@ from listener import __version__
 from listener.cli.database import install, uninstall
 from listener.cli.demo import demo
 from listener.cli.events import events
+from listener.cli.init import init
 from listener.cli.run import run
 from listener.cli.support import explain, preview, status
 from listener.cli.upkeep import backfill, forget, purge
@@ -33,7 +34,7 @@ def pgherald(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (demo, install, uninstall, run, status, explain, events, backfill, forget, purge, preview):
+for command in (demo, init, install, uninstall, run, status, explain, events, backfill, forget, purge, preview):
     pgherald.add_command(command)
 
 

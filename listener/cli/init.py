@@ -1,0 +1,61 @@
+"""init: a first configuration for a database that is there already."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from listener.catalog import read
+from listener.cli.options import configured, settings
+from listener.config import DEFAULT_FILE
+from listener.database import connect
+from listener.draft import CHANGE_ME, draft
+from listener.errors import PgheraldError
+from listener.guess import guess, the_table
+
+_STDOUT = Path("-")
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    default=DEFAULT_FILE,
+    show_default=True,
+    help="Where to write it; - for stdout.",
+)
+@click.option(
+    "--table", metavar="NAME", help="The table to watch; else the one called dateplan, or the only one that fits."
+)
+@click.option("--becomes", metavar="VALUE", help="The value to wait for; else 'VE', if the column can hold it.")
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@configured
+def init(out: Path, table: str | None, becomes: str | None, force: bool, config_file: Path | None) -> None:
+    """Look at a database and write the configuration: which table, whose address, whose consent.
+
+    Reads the catalog and no row, and changes nothing. What it cannot decide it says on stderr and marks in the file, and
+    then the exit status is 1: nothing is mailed on a guess.
+
+    \b
+    Example:  PGHERALD_DATABASE_URL=postgresql://dba@db/app pgherald init --table public.booking --becomes confirmed
+    """
+    if out != _STDOUT and out.exists() and not force:
+        raise PgheraldError(f"{out} is there already; write elsewhere with --out, or over it with --force")
+    with connect(settings(config_file).database.url) as conn:
+        found = guess(the_table(read(conn), table), becomes)
+    text = draft(found)
+    if out == _STDOUT:
+        click.echo(text, nl=False)
+    else:
+        try:
+            out.write_text(text, encoding="utf-8")
+        except OSError as exc:
+            raise PgheraldError(f"{out}: {exc.strerror}") from exc
+        click.echo(f"{out}: rule {found.name}, on {found.table.qualified}")
+    for what, why in found.notes:
+        click.echo(f"{what}: {why}", err=True)
+    for what, why in found.doubts:
+        click.echo(f"could not decide {what}: {why}", err=True)
+    if found.doubts:
+        click.echo(f"look for {CHANGE_ME} in {'what was written' if out == _STDOUT else out}", err=True)
+        sys.exit(1)
