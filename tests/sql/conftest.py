@@ -74,7 +74,7 @@ def application(sandbox: Database, role: str) -> psycopg.Connection[Any]:
 
 @dataclass(frozen=True)
 class Programs:
-    """psql and pg_dump, not older than the server."""
+    """psql and pg_dump, the dump's version not below the server's."""
 
     psql_program: Path
     dump_program: Path
@@ -90,12 +90,24 @@ class Programs:
         noise = re.compile(r"--|SET |SELECT pg_catalog\.set_config|\\(un)?restrict ")
         return "".join(line for line in done.stdout.splitlines(keepends=True) if line.strip() and not noise.match(line))
 
+    def copy(self, source: Database, target: Database) -> None:
+        """A dump, data and all, restored."""
+        done = self._run(self.dump_program, "--no-owner", source.url)
+        assert done.returncode == 0, done.stderr
+        # Which a pg_dump of 17 or later sets for servers that don't know it.
+        script = done.stdout.replace("SET transaction_timeout = 0;", "")
+        restored = self._run(self.psql_program, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.url, input=script)
+        assert (restored.returncode, restored.stderr) == (0, "")
+
     @staticmethod
-    def _run(program: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    def _run(
+        program: Path, *arguments: object, input: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         outside = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         return subprocess.run(
-            [program, *map(str, arguments)], env={**outside, **environment}, capture_output=True, text=True, timeout=60
-        )
+            [program, *map(str, arguments)], env={**outside, **environment}, input=input,
+            capture_output=True, encoding="utf-8", timeout=60,
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

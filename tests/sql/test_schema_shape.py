@@ -1,0 +1,112 @@
+"""What the schema looks like, and what it refuses to hold."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import errors
+
+from tests.sql.conftest import Programs
+from tests.support.database import Database
+
+GOLDEN = Path(__file__).with_name("schema.golden")
+
+
+def test_golden(database: Database, programs: Programs) -> None:
+    """Whoever changes the schema sees the whole change in the diff of this file."""
+    dump = programs.dump(database, "-n", "pgherald")
+    if os.environ.get("PGHERALD_UPDATE_GOLDEN"):
+        GOLDEN.write_text(dump, encoding="utf-8")
+    assert dump == GOLDEN.read_text(encoding="utf-8"), "as intended? Then run this test with PGHERALD_UPDATE_GOLDEN=1"
+
+
+ROWS: dict[str, dict[str, Any]] = {
+    "available": {},
+    "retry": {"attempt": 3, "reason": "greylisted"},
+    "claimed": {"claim": 1, "claimed_by": 1},
+    "transmitting": {"claim": 1, "claimed_by": 1, "recipient": "jane@example.org", "message": b"x"},
+    "in_doubt": {"claim": 1, "reason": "no_reply", "message": b"x", "scheduled_at": None},
+    "sent": {"settled_at": "now"},
+    "skipped": {"settled_at": "now", "reason": "no_consent"},
+    "failed": {"settled_at": "now", "reason": "bad_address"},
+}
+
+
+def insert(database: Database, like: str, **changes: Any) -> None:
+    values = {"rule": "x", "key": "1", "state": "available" if like == "retry" else like, **ROWS[like], **changes}
+    names, places = ", ".join(values), ", ".join(f"%({name})s" for name in values)
+    database.execute(f"INSERT INTO pgherald.outbox ({names}) VALUES ({places})", values)
+
+
+@pytest.mark.parametrize("state", ROWS)
+def test_every_state_can_be_held(sandbox: Database, state: str) -> None:
+    insert(sandbox, state)
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("available", {"state": "pending"}, "outbox_state_known"),
+    ("available", {"state": ""}, "outbox_state_known"),
+    ("claimed", {"claim": None}, "outbox_claim_named"),
+    ("transmitting", {"claim": None}, "outbox_claim_named"),
+    ("in_doubt", {"claim": None}, "outbox_claim_named"),
+    ("available", {"settled_at": "now"}, "outbox_settled_once"),
+    ("claimed", {"settled_at": "now"}, "outbox_settled_once"),
+    ("in_doubt", {"settled_at": "now", "message": None}, "outbox_settled_once"),
+    *((state, {"settled_at": None}, "outbox_settled_once") for state in ("sent", "skipped", "failed")),
+    ("skipped", {"reason": None}, "outbox_reason_given"),
+    ("failed", {"reason": None}, "outbox_reason_given"),
+    *((state, {"message": b"x"}, "outbox_message_forgotten") for state in ("sent", "skipped", "failed")),
+    *(
+        (state, {"recipient": "jane@example.org"}, "outbox_message_forgotten")
+        for state in ("sent", "skipped", "failed")
+    ),
+    ("available", {"scheduled_at": None}, "outbox_available_scheduled"),
+]
+
+
+@pytest.mark.parametrize(("state", "change", "constraint"), REFUSED)
+def test_what_an_event_cannot_be(sandbox: Database, state: str, change: dict[str, Any], constraint: str) -> None:
+    with pytest.raises(errors.CheckViolation) as caught:
+        insert(sandbox, state, **change)
+    assert caught.value.diag.constraint_name == constraint
+
+
+def test_every_check_is_tested(sandbox: Database) -> None:
+    checks = sandbox.execute(
+        "SELECT conname FROM pg_constraint WHERE conrelid = 'pgherald.outbox'::regclass AND contype = 'c'"
+    )
+    assert {name for (name,) in checks} == {constraint for _, _, constraint in REFUSED}
+
+
+@pytest.mark.parametrize(
+    "column", ["rule", "key", "state", "attempt", "doubts", "captured_at", "captured_xid", "history"]
+)
+def test_what_an_event_must_have(sandbox: Database, column: str) -> None:
+    with pytest.raises(errors.NotNullViolation) as caught:
+        insert(sandbox, "available", **{column: None})
+    assert caught.value.diag.column_name == column
+
+
+@pytest.mark.parametrize(
+    ("statement", "constraint"),
+    [
+        ("INSERT INTO pgherald.secret DEFAULT VALUES", "secret_pkey"),
+        ("INSERT INTO pgherald.secret (only_one) VALUES (false)", "secret_only_one"),
+        ("INSERT INTO pgherald.rule SELECT * FROM pgherald.rule", "rule_pkey"),
+        (
+            "INSERT INTO pgherald.handled (rule, key, why) VALUES ('x', '1', 'existing'), ('x', '1', 'purged')",
+            "handled_pkey",
+        ),
+        ("INSERT INTO pgherald.handled (rule, key, why) VALUES ('x', '1', 'whim')", "handled_why_known"),
+    ],
+)
+def test_the_other_tables(sandbox: Database, statement: Any, constraint: str) -> None:
+    with pytest.raises(errors.IntegrityError) as caught:
+        sandbox.execute(statement)
+    assert caught.value.diag.constraint_name == constraint
+
+
+def test_numbers_are_the_databases_to_give(sandbox: Database) -> None:
+    with pytest.raises(errors.GeneratedAlways):
+        insert(sandbox, "available", id=7)
