@@ -1,5 +1,6 @@
 """What is shipped: a wheel with the package and its files in it and nothing else, and an sdist that makes the same one."""
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,7 @@ DIST_INFO = f"pgherald-{__version__}.dist-info"
 
 @dataclass(frozen=True)
 class Built:
+    tree: Path
     wheel: Path
     sdist: Path
     wheel_of_sdist: Path
@@ -24,12 +26,19 @@ class Built:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    # A copy, so that whoever saves a file meanwhile does not make the two wheels differ.
+    tree = tmp_path_factory.mktemp("copy") / "pgherald"
+    shutil.copytree(ROOT, tree, ignore=hidden)
     from_tree = tmp_path_factory.mktemp("tree")
     from_sdist = tmp_path_factory.mktemp("sdist")
-    run("build", "--no-isolation", "--wheel", "--outdir", from_tree, ROOT)
+    run("build", "--no-isolation", "--wheel", "--outdir", from_tree, tree)
     # Without --wheel or --sdist, the wheel is made of the sdist.
-    run("build", "--no-isolation", "--outdir", from_sdist, ROOT)
-    return Built(only(from_tree, "*.whl"), only(from_sdist, "*.tar.gz"), only(from_sdist, "*.whl"))
+    run("build", "--no-isolation", "--outdir", from_sdist, tree)
+    return Built(tree, only(from_tree, "*.whl"), only(from_sdist, "*.tar.gz"), only(from_sdist, "*.whl"))
+
+
+def hidden(_: str, names: list[str]) -> set[str]:
+    return {name for name in names if name.startswith(".") and name != ".gitignore"}
 
 
 def test_the_wheel_holds_the_package_and_what_describes_it(built: Built) -> None:
@@ -37,10 +46,12 @@ def test_the_wheel_holds_the_package_and_what_describes_it(built: Built) -> None
     assert {name.partition("/")[0] for name in names} == {"listener", DIST_INFO}
     for folder, suffix in (("sql", ".sql"), ("templates", ".j2")):
         shipped = {name for name in names if name.startswith(f"listener/{folder}/")}
-        assert shipped == {f"listener/{file.relative_to(ROOT)}" for file in (ROOT / folder).rglob(f"*{suffix}")}
+        assert shipped == {
+            f"listener/{file.relative_to(built.tree)}" for file in (built.tree / folder).rglob(f"*{suffix}")
+        }
         assert shipped
     modules = {name for name in names if name.startswith("listener/") and name.endswith(".py")}
-    assert modules == {str(file.relative_to(ROOT)) for file in (ROOT / "listener").rglob("*.py")}
+    assert modules == {str(file.relative_to(built.tree)) for file in (built.tree / "listener").rglob("*.py")}
     assert {Path(name).suffix for name in names if not name.startswith(DIST_INFO)} == {".py", ".sql", ".j2", ".typed"}
     assert f"{DIST_INFO}/licenses/LICENSE" in names
 
