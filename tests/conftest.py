@@ -8,7 +8,7 @@ import pytest
 
 from listener.demo.cluster import Cluster
 from tests.support.command import Pgherald
-from tests.support.database import OPTIONS, Database, Databases, fill_with_story
+from tests.support.database import OPTIONS, Database, Databases, chosen_binaries, fill_with_story
 from tests.support.mail import MailServer
 from tests.support.run import RunServer, ask
 
@@ -63,8 +63,8 @@ def bare_database(databases: Databases) -> Iterator[Database]:
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    """An embedded server of the test's own, to be stopped, killed and started again."""
-    with Cluster(options=OPTIONS) as cluster:
+    """A server of the test's own, to be stopped, killed and started again."""
+    with Cluster(chosen_binaries(), OPTIONS) as cluster:
         yield cluster
 
 

@@ -43,13 +43,17 @@ def running_server() -> Iterator[str]:
         yield given
         return
     image = os.environ.get("PGHERALD_TEST_IMAGE", "postgres:17")
-    binaries = os.environ.get("PGHERALD_TEST_BINARIES")
-    if image and not binaries and _docker_answers():
+    if image and not chosen_binaries() and _docker_answers():
         with _container(image) as url:
             yield url
         return
-    with Cluster(Path(binaries) if binaries else None, OPTIONS) as cluster:
+    with Cluster(chosen_binaries(), OPTIONS) as cluster:
         yield cluster.dsn()
+
+
+def chosen_binaries() -> Path | None:
+    """The folder of the server's programs, where the environment names one."""
+    return Path(named) if (named := os.environ.get("PGHERALD_TEST_BINARIES")) else None
 
 
 def _docker_answers() -> bool:
