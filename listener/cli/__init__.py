@@ -8,6 +8,7 @@ import click
 from listener import __version__
 from listener.cli.database import install, uninstall
 from listener.cli.demo import demo
+from listener.cli.doctor import doctor
 from listener.cli.events import events
 from listener.cli.init import init
 from listener.cli.run import run
@@ -34,7 +35,7 @@ def pgherald(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (demo, init, install, uninstall, run, status, explain, events, backfill, forget, purge, preview):
+for command in (demo, init, install, uninstall, doctor, run, status, explain, events, backfill, forget, purge, preview):
     pgherald.add_command(command)
 
 

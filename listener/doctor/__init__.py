@@ -1,0 +1,70 @@
+"""Everything that keeps a mail from going out, looked for: one finding a check, and no check hides another."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+
+import psycopg
+
+from listener.config import Settings
+from listener.database import one_line
+from listener.doctor import bell, mailing, objects, server, triggers
+from listener.doctor.examination import Examination
+from listener.doctor.finding import Finding, NotChecked, Seen, State, fault, warn
+from listener.errors import PgheraldError
+
+__all__ = ["Finding", "State", "examine"]
+
+Check = Callable[[Examination], Awaitable[Seen]]
+
+
+async def examine(settings: Settings) -> AsyncIterator[Finding]:
+    """Run every check, in the order in which a fault explains those after it."""
+    examination = Examination(settings)
+    try:
+        for name, check in _checks(settings):
+            yield await _run(name, check, examination)
+    finally:
+        if examination.conn is not None:
+            await examination.conn.close()
+
+
+def _checks(settings: Settings) -> list[tuple[str, Check]]:
+    rules = settings.rules
+    return [
+        ("database", server.database),
+        ("server", server.release),
+        ("standby", server.standby),
+        ("clock", server.clock),
+        ("schema", objects.schema),
+        ("functions", objects.functions),
+        ("grants", objects.grants),
+        *((f"triggers {rule}", partial(triggers.definitions, rule=rule)) for rule in rules),
+        *((f"capture {rule}", partial(triggers.capture, rule=rule)) for rule in rules),
+        ("replication", triggers.replication_role),
+        *((f"lookup {rule}", partial(mailing.lookup, rule=rule)) for rule in rules),
+        *((f"template {rule}", partial(mailing.template, rule=rule)) for rule in rules),
+        ("listen", bell.listen),
+        ("queue", bell.queue),
+        ("transactions", server.transactions),
+        ("gate", bell.gate),
+        ("daemon", bell.daemon),
+        ("sender", mailing.sender),
+        ("smtp", mailing.smtp),
+    ]
+
+
+async def _run(name: str, check: Check, examination: Examination) -> Finding:
+    try:
+        seen = await check(examination)
+    except NotChecked as exc:
+        seen = warn(f"not checked: {exc}", exc.remedy)
+    except psycopg.errors.InsufficientPrivilege as exc:
+        seen = warn(f"not checked: {one_line(exc)}", "see the check grants; or run doctor as the schema's owner")
+    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as exc:
+        seen = warn(f"not checked: {one_line(exc)}", "run doctor again when the database is less busy")
+    except PgheraldError as exc:
+        seen = fault(str(exc), "")
+    except Exception as exc:
+        # Whatever it is, the other checks are not to be lost for it.
+        seen = warn(f"not checked: {type(exc).__name__}: {one_line(exc)}", "")
+    return Finding(name, seen.state, seen.seen, seen.remedy)

@@ -1,0 +1,95 @@
+"""Whether the daemon would be rung, and is there to hear it."""
+
+import secrets
+from typing import Any
+
+import psycopg
+
+from listener.database import connect_async, is_pooled, translated
+from listener.doctor.examination import QUERIES, Examination
+from listener.doctor.finding import NotChecked, Seen, fault, ok, warn
+from listener.queries import load
+
+HEARING = 2.0
+OVERDUE = 10.0
+
+
+async def listen(examination: Examination) -> Seen:
+    """Rings itself, as the daemon does at its start."""
+    if examination.conn is None:
+        raise NotChecked("there is no connection to the database")
+    if examination.standby:
+        raise NotChecked("a standby cannot LISTEN")
+    database = examination.settings.database
+    with translated():
+        async with await connect_async(database.listen_url or database.url) as ear:
+            row = await (await ear.execute("SELECT pg_is_in_recovery(), current_database()")).fetchone()
+            place = "[database] listen_url" if database.listen_url else "[database] url"
+            if row is None or row[0]:
+                return fault(f"{place} leads to a standby, which cannot LISTEN", f"point {place} at the primary")
+            pooled = await is_pooled(ear)
+            heard = await _hears(ear, database.url)
+    if heard:
+        return ok("rang and heard it" + (", through a pooler that keeps sessions" if pooled else ""))
+    remedy = "set [database] listen_url to a direct connection to the primary; until then the daemon polls"
+    if pooled:
+        return warn(f"rang, not heard: {place} goes through a transaction pooler", remedy)
+    return warn(f"rang, not heard: {place} leads to database {row[1]}, and not to where the events are", remedy)
+
+
+async def _hears(ear: psycopg.AsyncConnection[Any], url: str) -> bool:
+    token = secrets.token_hex(8)
+    ear.prepare_threshold = None
+    await ear.execute("LISTEN pgherald")
+    async with await connect_async(url) as bell:
+        await bell.execute("SELECT pg_notify('pgherald', %s)", (token,), prepare=False)
+    heard = False
+    async for notify in ear.notifies(timeout=HEARING, stop_after=1):
+        heard = heard or notify.payload == token
+    await ear.execute("UNLISTEN pgherald")
+    return heard
+
+
+async def queue(examination: Examination) -> Seen:
+    row = await examination.row(QUERIES["queue"])
+    used, shown = row["used"], f"{row['used']:.0%} full"
+    if used <= 0.1:
+        return ok(shown)
+    remedy = "end the session that LISTENs and sits in a transaction" + (
+        f": SELECT pg_terminate_backend({row['pid']})" if row["pid"] else "; pg_stat_activity, oldest xact_start first"
+    )
+    if used > 0.5:
+        return fault(f"{shown}; when it is full, every commit that notifies fails", remedy)
+    return warn(shown, remedy)
+
+
+async def gate(examination: Examination) -> Seen:
+    """Asleep with work to do is the one thing that no daemon may be."""
+    examination.need_schema()
+    settings = examination.settings
+    patience = max(OVERDUE, 2 * settings.delivery.poll)
+    row = await examination.row(QUERIES["gate"], {"seconds": patience, "rules": list(settings.rules)})
+    if row["pid"] is None:
+        return ok("open: nobody sleeps")
+    if not row["overdue"]:
+        return ok(f"closed by pid {row['pid']}, asleep with nothing overdue")
+    return fault(
+        f"closed by pid {row['pid']} ({row['holder']}) while {row['overdue']} events wait, the oldest for {row['oldest']:.0f} s",
+        f"see what that daemon's log says, restart it; if it is gone: SELECT pg_terminate_backend({row['pid']})",
+    )
+
+
+async def daemon(examination: Examination) -> Seen:
+    examination.need_schema()
+    workers = await examination.rows(load("admin")["workers"])
+    alive = [worker for worker in workers if worker["alive"]]
+    if not alive:
+        return warn("no daemon is at work; events wait", "start it: pgherald run")
+    for worker in alive:
+        if worker["breaker"]:
+            return warn(
+                f"{worker['name']} does not claim: {worker['breaker']}", "mend the mail server; see the check smtp"
+            )
+    if deaf := [worker["name"] for worker in alive if not worker["listening"]]:
+        return warn(f"{', '.join(deaf)} polls and does not listen", "see the check listen, then restart it")
+    return ok(", ".join(worker["name"] for worker in alive))

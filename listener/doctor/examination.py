@@ -1,0 +1,59 @@
+"""What the checks share: the settings, one connection that only reads, and what earlier checks have learned."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from listener.config import Settings
+from listener.doctor.finding import NotChecked
+from listener.queries import load
+
+QUERIES = load("doctor")
+_READING = "SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '5s'; SET LOCAL lock_timeout = '2s'"
+
+Query = LiteralString | sql.SQL | sql.Composed
+Rows = list[dict[str, Any]]
+
+
+@dataclass
+class Examination:
+    settings: Settings
+    conn: psycopg.AsyncConnection[Any] | None = None
+    standby: bool = False
+    installed: bool = True
+    version: int | None = None
+    # By rule: rows that its lookup gave. None where it gave none because it failed.
+    samples: dict[str, "Sample | None"] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        """A transaction of the check's own: what it sets stays behind in nobody's session, its failure in no other check."""
+        if self.conn is None:
+            raise NotChecked("there is no connection to the database")
+        async with self.conn.transaction():
+            await self.conn.execute(_READING, prepare=False)
+            yield self.conn
+
+    async def rows(self, query: Query, values: Mapping[str, Any] | None = None) -> Rows:
+        async with self.reading() as conn, conn.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(query, values)
+            return await cursor.fetchall()
+
+    async def row(self, query: Query, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        [row] = await self.rows(query, values)
+        return row
+
+    def need_schema(self) -> None:
+        if self.conn is not None and not self.installed:
+            raise NotChecked("this database has no pgherald in it")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    columns: frozenset[str]
+    rows: Mapping[str, list[dict[str, Any]]]

@@ -1,0 +1,190 @@
+"""From the row to the mail server: the lookup, the template, the sender, the server. No mail goes out."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from listener.address import Address, parse_address
+from listener.database import lookup_pool, opened
+from listener.doctor.examination import QUERIES, Examination, Sample
+from listener.doctor.finding import NotChecked, Seen, fault, ok, warn
+from listener.errors import BadData, ConfigError, RuleBroken
+from listener.lookup import Lookup, Mailing
+from listener.message import Stationery, build, message_key
+from listener.outbox import Event
+from listener.render import Templates
+from listener.replies import Phase, Scope
+from listener.rules import Rule
+from listener.smtp import Connection, Server, ServerTrouble, Timeouts, tls_context
+
+LARGE = 1000
+_SAMPLE = 100
+_PATIENCE = 20.0
+_TIMEOUTS = Timeouts(connect=5, greeting=10, command=10, quit=1)
+
+
+async def lookup(examination: Examination, rule: str) -> Seen:
+    configured = examination.settings.rules[rule]
+    examination.samples[rule] = None
+    query = Lookup(rule, configured)
+    try:
+        async with examination.reading() as conn:
+            columns = await query.check(conn)
+        keys = await _keys(examination, configured)
+        async with opened(pool := lookup_pool(examination.settings.database.url)):
+            rows = await query.rows(pool, keys) if keys else {}
+    except RuleBroken as exc:
+        denied = "permission denied" in str(exc)
+        return fault(
+            str(exc), "GRANT SELECT on it to the daemon's role" if denied else f"correct [rules.{rule}] lookup"
+        )
+    except BadData as exc:
+        return fault(
+            f"the lookup fails on data of the newest rows: {exc}", f"correct [rules.{rule}] lookup, or the rows"
+        )
+    examination.samples[rule] = Sample(columns, rows)
+    if not keys:
+        return ok(f"runs; {configured.table} has no row to try it with")
+    async for table, size, condition in _whole_tables(examination, configured, keys[0]):
+        return warn(
+            f"reads the whole of {table} (about {size:.0f} rows) for one key{condition}",
+            "CREATE INDEX on the column it looks by; cast the keys and not the column: = ANY (%(keys)s::bigint[])",
+        )
+    return ok(
+        f"runs, by index; {len(rows)} of the newest {len(keys)} rows found" if len(keys) > 1 else "runs, by index"
+    )
+
+
+async def _keys(examination: Examination, rule: Rule) -> list[str]:
+    """Of the newest rows, as the outbox would hold them; by the key's index."""
+    columns = [sql.Identifier(column) for column in rule.key]
+    parts = [sql.SQL("{}::text").format(column) for column in columns]
+    query = sql.SQL("SELECT {} AS key FROM {} ORDER BY {} LIMIT {}").format(
+        parts[0] if len(parts) == 1 else sql.SQL("ARRAY[{}]::text").format(sql.SQL(", ").join(parts)),
+        sql.SQL(rule.table),
+        sql.SQL(", ").join(sql.SQL("{} DESC").format(column) for column in columns),
+        sql.Literal(_SAMPLE),
+    )
+    return [row["key"] for row in await examination.rows(query)]
+
+
+async def _whole_tables(examination: Examination, rule: Rule, key: str) -> Any:
+    """Each large table that the lookup would read from end to end for one key: its name, its rows, what it filters by."""
+    async with examination.reading() as conn, conn.cursor(row_factory=dict_row) as cursor:
+        explain = f"EXPLAIN (VERBOSE, FORMAT JSON) {rule.lookup.strip().rstrip(';')}"
+        await cursor.execute(explain, {"keys": [key]})
+        [row] = await cursor.fetchall()
+    for node in _nodes(row["QUERY PLAN"][0]["Plan"]):
+        if node["Node Type"] != "Seq Scan":
+            continue
+        table = sql.Identifier(node["Schema"], node["Relation Name"]).as_string(None)
+        size = (await examination.row(QUERIES["table_size"], {"table": table}))["rows"]
+        if size > LARGE:
+            condition = node.get("Filter", "")
+            yield f"{node['Schema']}.{node['Relation Name']}", size, f": {condition[:120]}" if condition else ""
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from _nodes(part)
+
+
+async def template(examination: Examination, rule: str) -> Seen:
+    """Compiled, its variables against the lookup's columns, and made a message of for the newest rows."""
+    settings = examination.settings
+    name = settings.rules[rule].template
+    try:
+        templates = Templates({name}, settings.mail.templates)
+    except RuleBroken as exc:
+        return fault(str(exc), f"the file is {name}'s; see [mail] templates")
+    if (sample := examination.samples.get(rule)) is None:
+        raise NotChecked("compiles, but the lookup gives it no row")
+    if missing := sorted(templates.variables(name) - sample.columns):
+        return fault(
+            f"{name} takes {missing[0]!r}, which the lookup does not give",
+            f"name it in the SELECT of [rules.{rule}] lookup, or take it out of the template",
+        )
+    made, broken = 0, list[str]()
+    for key, recipient, row in _mailable(settings.rules[rule], rule, sample):
+        now = datetime.now(UTC)
+        try:
+            content = templates.render(name, row)
+            stationery = Stationery(sender=settings.mail.sender, key_header=settings.mail.key_header)
+            build(stationery, content, recipient, message_key(b"doctor", rule, 0, now), now)
+        except BadData as exc:
+            broken.append(f"key {key}: {exc}")
+        else:
+            made += 1
+    if broken:
+        seen = f"fails for {len(broken)} of {made + len(broken)} rows; {broken[0]}"
+        remedy = f"correct the template {name}; see it with pgherald preview {rule} --key KEY"
+        return warn(seen, remedy) if made else fault(seen, remedy)
+    return ok(f"{name} renders, tried with {made} rows" if made else f"{name} compiles; there is no row to try it with")
+
+
+def _mailable(rule: Rule, name: str, sample: Sample) -> Iterator[tuple[str, Address, dict[str, Any]]]:
+    """The rows that could be mailed, had they the value and consent: others never come to the template."""
+    judge = Lookup(name, rule).judge
+    for key, rows in sample.rows.items():
+        event = Event(0, name, key, 0, 0, datetime.now(UTC), 0.0, 0, None, None, None)
+        verdict = judge(event, [{**row, "current": rule.becomes, "consent": True} for row in rows])
+        if isinstance(verdict, Mailing):
+            yield key, parse_address(str(rows[0]["email"])), rows[0]
+
+
+async def sender(examination: Examination) -> Seen:
+    mail = examination.settings.mail
+    for key, mailbox in (("from", mail.sender), ("envelope_from", mail.envelope_from)):
+        if mailbox is not None and (domain := mailbox.address.domain) in ("localhost", "localhost.localdomain"):
+            return warn(
+                f"[mail] {key} is {mailbox.address.local}@{domain}: other servers refuse it",
+                f"set [mail] {key} to an address at your own domain (PGHERALD_MAIL_{key.upper()})",
+            )
+    return ok(f"mail goes out from {mail.sender.address}")
+
+
+_REMEDIES = {
+    Phase.connect: "start the mail server, correct [smtp] url, or open the firewall",
+    Phase.tls: "correct the server's certificate or name in [smtp] url; a private CA goes in [smtp] ca_file",
+    Phase.auth: "correct the user and password in [smtp] url",
+}
+
+
+async def smtp(examination: Examination) -> Seen:
+    """Connect, TLS, EHLO, AUTH, QUIT."""
+    settings = examination.settings.smtp
+    url = settings.server
+    place = f"{url.host}:{url.port}"
+    try:
+        server = Server(
+            host=url.host,
+            port=url.port,
+            security=url.security,
+            username=url.username,
+            password=url.password,
+            ehlo_name=settings.ehlo_name,
+            timeouts=_TIMEOUTS,
+        )
+        async with asyncio.timeout(_PATIENCE):
+            connection = await Connection.open(server, tls_context(settings.ca_file))
+            await connection.close()
+    except ConfigError as exc:
+        return fault(str(exc), "correct it in [smtp]")
+    except TimeoutError:
+        return fault(f"{place}: no session within {_PATIENCE:g} s", "see the mail server's load and log")
+    except ServerTrouble as exc:
+        waits = "" if exc.verdict.scope is Scope.configuration else "; events wait, none is lost"
+        remedy = _REMEDIES.get(exc.phase, "see the mail server's log")
+        return fault(f"{place}: {exc}{waits}", remedy)
+    secured = {"off": "in clear", "starttls": "STARTTLS, certificate good", "tls": "TLS, certificate good"}[
+        url.security
+    ]
+    seen = f"{place} answers, {secured}" + (f", logged in as {url.username}" if url.username else "")
+    if url.security == "off" and url.host not in ("localhost", "127.0.0.1", "::1"):
+        return warn(seen + ": addresses and places can be read on the way", "take ?starttls=off out of [smtp] url")
+    return ok(seen)

@@ -1,0 +1,155 @@
+"""The triggers: there, enabled, and what watch() makes."""
+
+import re
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from listener.doctor.examination import QUERIES, Examination
+from listener.doctor.finding import NotChecked, Seen, fault, ok
+from listener.queries import load
+from listener.rules import Rule
+from listener.schema import watch_values
+
+# pg_trigger.tgtype: https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_trigger.h
+_ROW, _INSERT, _DELETE, _UPDATE = 1, 4, 8, 16
+_ROW_TRIGGERS = {"update": _ROW | _UPDATE, "insert": _ROW | _INSERT}
+_PARTITIONED = {"delete": _ROW | _DELETE, "end": _UPDATE | _DELETE}
+_INSTALL = "run `pgherald install`"
+
+
+async def definitions(examination: Examination, rule: str) -> Seen:
+    watched = await _watched(examination, rule)
+    if isinstance(watched, Seen):
+        return watched
+    configured = examination.settings.rules[rule]
+    rows = await examination.rows(QUERIES["triggers"], {"rule": rule, "table": configured.table})
+    missed = f"; then see what was missed: pgherald backfill {rule} --dry-run"
+    wanted = _ROW_TRIGGERS | (_PARTITIONED if watched["partitioned"] else {})
+    own = {row["name"]: row for row in rows if row["parent"] is None}
+    if missing := [kind for kind in wanted if f"pgherald_{rule}_{kind}" not in own]:
+        return fault(f"{_names(rule, missing)} on {configured.table} is missing", _INSTALL + missed)
+    for row in rows:
+        name, table = row["name"], row["table"]
+        if row["enabled"] not in ("O", "A"):
+            how = "is disabled" if row["enabled"] == "D" else "fires for replication only"
+            return fault(f"{name} on {table} {how}", f"ALTER TABLE {table} ENABLE TRIGGER {name}{missed}")
+    conditions = await _conditions(examination, rule)
+    for row in own.values():
+        kind = row["name"].removeprefix(f"pgherald_{rule}_")
+        if kind not in wanted:
+            what = "was added by hand, and calls the capture function"
+        elif not row["captures"]:
+            what = "calls another function"
+        elif row["type"] != wanted[kind] or row["columns"] or row["constraint"]:
+            what = "fires at other times than watch() says"
+        elif _bare(row["condition"] or "") not in conditions[kind]:
+            what = f"has another condition: {row['condition']}"
+        else:
+            continue
+        return fault(f"{row['name']} on {row['table']} was changed: it {what}", _again(rule, configured, row) + missed)
+    return ok(f"on {configured.table}, enabled, as watch() makes them")
+
+
+async def _watched(examination: Examination, rule: str) -> Seen | dict[str, Any]:
+    examination.need_schema()
+    configured = examination.settings.rules[rule]
+    row = await examination.row(load("admin")["watched"], watch_values(rule, configured))
+    if not row["table_exists"]:
+        return fault(f"there is no table {configured.table}, or no right to see it", f"correct [rules.{rule}] table")
+    if row["watches"] is None:
+        return fault(f"{configured.table} is not watched under this name", _INSTALL)
+    if not row["as_configured"]:
+        return fault(
+            f"the database watches {row['watches']}, not what is configured", f"{_INSTALL}, or correct [rules.{rule}]"
+        )
+    more = await examination.row(QUERIES["watched_table"], {"table": configured.table, "column": configured.column})
+    return {**row, **more}
+
+
+def _names(rule: str, kinds: list[str]) -> str:
+    return " and ".join(f"pgherald_{rule}_{kind}" for kind in kinds)
+
+
+def _again(rule: str, configured: Rule, row: dict[str, Any]) -> str:
+    """watch() leaves alone what is there and enabled: the trigger has to go first, in the same transaction."""
+    watch = sql.SQL("SELECT pgherald.watch({}, {}, {}, {}, {})").format(
+        *map(sql.Literal, (rule, configured.table, list(configured.key), configured.column, configured.becomes))
+    )
+    return f"BEGIN; DROP TRIGGER {row['name']} ON {row['table']}; {watch.as_string(None)}; COMMIT"
+
+
+async def _conditions(examination: Examination, rule: str) -> dict[str, set[str]]:
+    """What the server may make of watch()'s WHEN: a constant is shown with quotes or without, by its type."""
+    configured = examination.settings.rules[rule]
+    facts = await examination.row(QUERIES["watched_table"], {"table": configured.table, "column": configured.column})
+    value = configured.becomes
+    try:
+        query = sql.SQL("SELECT {}::{}::text AS value").format(sql.Literal(value), sql.SQL(facts["type"] or "text"))
+        value = (await examination.row(query))["value"]
+    except psycopg.DataError:
+        pass
+    column = facts["column"]
+    quoted = sql.Literal(value).as_string(None).strip()
+    made: dict[str, set[str]] = {"update": set(), "insert": set(), "delete": set(), "end": {""}}
+    for constant in (quoted, value):
+        made["insert"].add(_bare(f"new.{column} = {constant}"))
+        made["delete"].add(_bare(f"old.{column} = {constant}"))
+        made["update"].add(_bare(f"new.{column} = {constant} AND old.{column} IS DISTINCT FROM new.{column}"))
+    return made
+
+
+_CAST = re.compile(
+    r'::(?:"[^"]+"|\w+)(?:\.(?:"[^"]+"|\w+))?(?: varying| precision| with(?:out)? time zone)?(?:\(\d+(?:,\d+)?\))?(?:\[\])?'
+)
+
+
+def _bare(condition: str) -> str:
+    """An expression without what depends on the column's type and the search path: casts, brackets, blanks."""
+    parts = re.split(r"(E?'(?:[^']|'')*')", condition)
+    for i in range(0, len(parts), 2):
+        part = re.sub(r"OPERATOR\((?:[^()]*\.)?([^()\w.]+)\)", r"\1", parts[i])
+        parts[i] = re.sub(r"[()\s]", "", _CAST.sub("", part))
+    return "".join(parts)
+
+
+async def capture(examination: Examination, rule: str) -> Seen:
+    """The rule's capture function against what this database's pgherald.capture_body() writes."""
+    examination.need_schema()
+    rows = await examination.rows(QUERIES["capture"], {"rule": rule})
+    if not rows:
+        raise NotChecked("the rule is not watched")
+    [row] = rows
+    name = f"pgherald.capture_{rule}()"
+    if row["body"] is None:
+        return fault(f"{name} is missing", _INSTALL)
+    if not row["may_compare"]:
+        raise NotChecked(
+            "this role may not call pgherald.capture_body()", "run doctor once as the owner of the schema pgherald"
+        )
+    expected = (await examination.row(QUERIES["capture_body"], {"rule": rule}))["body"]
+    if row["body"] != expected:
+        return fault(f"{name} was changed: its body is not what watch() writes", _INSTALL)
+    if not row["definer"]:
+        return fault(
+            f"{name} runs with the application's rights, so its writes fail", f"ALTER FUNCTION {name} SECURITY DEFINER"
+        )
+    if not row["owner_may_insert"]:
+        return fault(
+            f"{name} is owned by {row['owner']}, who may not write the outbox",
+            f"ALTER FUNCTION {name} OWNER TO {row['outbox_owner']}",
+        )
+    return ok("as watch() makes it")
+
+
+async def replication_role(examination: Examination) -> Seen:
+    """With session_replication_role = replica, triggers do not fire and rows change unseen."""
+    tables = [rule.table for rule in examination.settings.rules.values()]
+    rows = await examination.rows(QUERIES["replication_role"], {"tables": tables})
+    if not rows:
+        return ok("triggers fire for every role that may write the watched tables")
+    return fault(
+        f"session_replication_role = replica {rows[0]['place']}: triggers do not fire there",
+        f"{rows[0]['remedy']}, then end those sessions; see what was missed: pgherald backfill RULE --dry-run",
+    )

@@ -1,0 +1,170 @@
+-- What doctor asks. It only reads; sessions, locks and catalogs are looked at, nothing is locked.
+
+-- name: objects
+SELECT n.oid IS NOT NULL AS installed,
+       EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'version') AS version_function,
+       ARRAY (SELECT 'pgherald.' || wanted
+                FROM unnest(ARRAY['outbox', 'worker', 'rule', 'handled', 'secret', 'claim_id', 'outbox_pkey', 'outbox_available_idx',
+                                  'outbox_claimed_idx', 'outbox_in_doubt_idx', 'outbox_row_idx']) WITH ORDINALITY AS w(wanted, i)
+               WHERE NOT EXISTS (SELECT FROM pg_class AS c LEFT JOIN pg_index AS x ON x.indexrelid = c.oid
+                                  WHERE c.relnamespace = n.oid AND c.relname = wanted AND coalesce(x.indisvalid, true))
+               ORDER BY i)
+       || CASE WHEN EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'version')
+               THEN '{}' ELSE '{pgherald.version()}'::text[] END AS missing
+  FROM (SELECT) AS one LEFT JOIN pg_namespace AS n ON n.nspname = 'pgherald';
+
+-- name: functions
+SELECT proname::text AS name, prosrc AS body
+  FROM pg_proc JOIN pg_namespace AS n ON n.oid = pronamespace
+ WHERE n.nspname = 'pgherald' AND proname = ANY (%(names)s);
+
+-- name: grants
+-- The same as the GRANTs of roles.sql. By oid: a name cannot be resolved where the right on the schema is missing.
+WITH wanted (kind, name, privileges) AS (VALUES
+        ('schema',   'pgherald', '{USAGE}'::text[]),
+        ('table',    'outbox',   '{SELECT,UPDATE}'),
+        ('table',    'worker',   '{SELECT,INSERT,UPDATE,DELETE}'),
+        ('table',    'rule',     '{SELECT}'),
+        ('table',    'handled',  '{SELECT}'),
+        ('table',    'secret',   '{SELECT}'),
+        ('sequence', 'claim_id', '{USAGE}'),
+        ('function', 'version',  '{EXECUTE}'),
+        ('function', 'noted',    '{EXECUTE}')),
+had AS (
+    SELECT w.kind, w.name, privilege,
+           CASE w.kind
+               WHEN 'schema'   THEN has_schema_privilege(n.oid, privilege)
+               WHEN 'table'    THEN has_table_privilege(c.oid, privilege)
+               WHEN 'sequence' THEN has_sequence_privilege(c.oid, privilege)
+               WHEN 'function' THEN has_function_privilege(p.oid, privilege)
+           END AS has
+      FROM wanted AS w CROSS JOIN unnest(w.privileges) AS privilege
+      JOIN pg_namespace AS n ON n.nspname = 'pgherald'
+      LEFT JOIN pg_class AS c ON w.kind IN ('table', 'sequence') AND c.relnamespace = n.oid AND c.relname = w.name
+      LEFT JOIN pg_proc AS p ON w.kind = 'function' AND p.pronamespace = n.oid AND p.proname = w.name)
+SELECT quote_ident(current_user) AS role,
+       ARRAY (SELECT string_agg(privilege, ', ') || ' on '
+                     || CASE kind WHEN 'schema' THEN 'schema ' || name WHEN 'function' THEN 'pgherald.' || name || '()' ELSE 'pgherald.' || name END
+                FROM had WHERE NOT has GROUP BY kind, name ORDER BY kind, name) AS missing;
+
+-- name: watched_table
+-- With typmod -1 and not as a domain, as watch() writes it.
+SELECT c.relkind = 'p' AS partitioned,
+       quote_ident(%(column)s) AS "column",
+       (WITH RECURSIVE chain AS (
+            SELECT t.oid, typtype, typbasetype FROM pg_attribute JOIN pg_type AS t ON t.oid = atttypid
+             WHERE attrelid = c.oid AND attname = %(column)s
+             UNION ALL
+            SELECT t.oid, t.typtype, t.typbasetype FROM chain JOIN pg_type AS t ON t.oid = chain.typbasetype)
+        SELECT format_type(oid, -1) FROM chain WHERE typtype <> 'd') AS type
+  FROM pg_class AS c
+ WHERE c.oid = to_regclass(%(table)s);
+
+-- name: triggers
+-- Those with a name that watch() gives, and all that call the rule's capture function: a partition has its own copies,
+-- and one of them can be disabled by itself.
+SELECT t.tgname::text AS name, t.tgrelid::regclass::text AS "table", t.tgenabled::text AS enabled, t.tgtype::integer AS type,
+       t.tgattr::text AS columns, t.tgconstraint <> 0 AS constraint, nullif(t.tgparentid, 0) AS parent,
+       t.tgfoid IS NOT DISTINCT FROM capture.oid AS captures,
+       substring(pg_get_triggerdef(t.oid), ' WHEN \((.*)\) EXECUTE ') AS condition
+  FROM (SELECT) AS one
+  LEFT JOIN LATERAL (SELECT p.oid FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+                      WHERE n.nspname = 'pgherald' AND p.proname = 'capture_' || %(rule)s) AS capture ON true
+  JOIN pg_trigger AS t
+       ON t.tgfoid = capture.oid
+       OR t.tgrelid = to_regclass(%(table)s)
+          AND t.tgname = ANY (ARRAY(SELECT 'pgherald_' || %(rule)s || '_' || kind FROM unnest('{update,insert,delete,end}'::text[]) AS kind))
+ ORDER BY nullif(t.tgparentid, 0) NULLS FIRST, t.tgname;
+
+-- name: capture
+SELECT p.prosrc AS body, p.prosecdef AS definer,
+       p.proowner::regrole::text AS owner, o.relowner::regrole::text AS outbox_owner,
+       has_table_privilege(p.proowner, o.oid, 'INSERT') AS owner_may_insert,
+       (SELECT bool_and(has_function_privilege(f.oid, 'EXECUTE')) FROM pg_proc AS f
+         WHERE f.pronamespace = n.oid AND f.proname IN ('capture_body', 'key_expression', 'base_type')) AS may_compare
+  FROM pgherald.rule AS r
+  JOIN pg_namespace AS n ON n.nspname = 'pgherald'
+  JOIN pg_class AS o ON o.relnamespace = n.oid AND o.relname = 'outbox'
+  LEFT JOIN pg_proc AS p ON p.pronamespace = n.oid AND p.proname = 'capture_' || r.rule
+ WHERE r.rule = %(rule)s;
+
+-- name: capture_body
+-- The key that stays when a row moves to another partition is found as watch() finds it.
+SELECT pgherald.capture_body(r.rule, r."table", r.key,
+           CASE WHEN c.relkind = 'p' THEN coalesce((
+               SELECT array_agg(name ORDER BY i)
+                 FROM unnest(r.key) WITH ORDINALITY AS u(name, i)
+                WHERE name <> ALL (ARRAY(SELECT attname::text FROM pg_partition_tree(r."table") AS p
+                                           JOIN pg_partitioned_table ON partrelid = p.relid
+                                           JOIN pg_attribute ON attrelid = p.relid AND attnum = ANY (partattrs)))), r.key) END) AS body
+  FROM pgherald.rule AS r JOIN pg_class AS c ON c.oid = r."table"
+ WHERE r.rule = %(rule)s;
+
+-- name: replication_role
+-- This session's, and what is set for roles that may write a watched table: the application's is among them.
+SELECT place, remedy FROM (
+    SELECT 1 AS i, 'in the database''s or a role''s settings, and so in every session like this one' AS place,
+           'find it: SELECT source, sourcefile FROM pg_settings WHERE name = ''session_replication_role''' AS remedy
+      FROM pg_settings
+     WHERE name = 'session_replication_role' AND setting = 'replica' AND source NOT IN ('database', 'user', 'database user')
+     UNION ALL
+    SELECT 0,
+           CASE WHEN s.setrole = 0 THEN 'for every role in database ' || current_database()
+                WHEN s.setdatabase = 0 THEN 'for role ' || s.setrole::regrole
+                ELSE 'for role ' || s.setrole::regrole || ' in database ' || current_database() END,
+           CASE WHEN s.setrole = 0 THEN format('ALTER DATABASE %%I', current_database())
+                WHEN s.setdatabase = 0 THEN format('ALTER ROLE %%s', s.setrole::regrole)
+                ELSE format('ALTER ROLE %%s IN DATABASE %%I', s.setrole::regrole, current_database()) END
+           || ' RESET session_replication_role'
+      FROM pg_db_role_setting AS s CROSS JOIN unnest(s.setconfig) AS setting
+     WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+       AND lower(setting) = 'session_replication_role=replica'
+       AND (s.setrole = 0 OR EXISTS (
+               SELECT FROM unnest(%(tables)s::text[]) AS t(name)
+                WHERE to_regclass(name) IS NOT NULL
+                  AND (has_any_column_privilege(s.setrole, to_regclass(name), 'INSERT')
+                       OR has_any_column_privilege(s.setrole, to_regclass(name), 'UPDATE'))))) AS found
+ ORDER BY i;
+
+-- name: table_size
+-- Never analyzed: by its size, at a hundred rows a page.
+SELECT CASE WHEN reltuples < 0 THEN pg_relation_size(oid) / 8192.0 * 100 ELSE reltuples END::float8 AS rows
+  FROM pg_class WHERE oid = to_regclass(%(table)s);
+
+-- name: queue
+-- The oldest transaction is the likeliest to hold the queue's tail: a session reads what it is notified of between transactions.
+SELECT pg_notification_queue_usage() AS used,
+       (SELECT pid FROM pg_stat_activity
+         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND xact_start < now() - interval '5 s'
+         ORDER BY xact_start LIMIT 1) AS pid;
+
+-- name: transactions
+-- What runs in another database does not hold back vacuum here.
+SELECT held.what, held.age, held.remedy, quote_ident(current_user) AS role, pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all
+  FROM (SELECT) AS one
+  LEFT JOIN (
+      SELECT format('pid %%s (%%s, %%s, %%s)', pid, usename, coalesce(nullif(application_name, ''), 'unnamed'), state) AS what,
+             extract(epoch FROM clock_timestamp() - xact_start)::float8 AS age,
+             format('end it: SELECT pg_terminate_backend(%%s)', pid) AS remedy
+        FROM pg_stat_activity
+       WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+         AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
+         AND xact_start < clock_timestamp() - make_interval(secs => %(seconds)s)
+       UNION ALL
+      SELECT format('the prepared transaction %%L of %%s', gid, owner), extract(epoch FROM clock_timestamp() - prepared)::float8,
+             format('COMMIT PREPARED %%1$L, or ROLLBACK PREPARED %%1$L', gid)
+        FROM pg_prepared_xacts
+       WHERE database = current_database() AND prepared < clock_timestamp() - make_interval(secs => %(seconds)s)) AS held ON true
+ ORDER BY held.age DESC
+ LIMIT 1;
+
+-- name: gate
+SELECT closed.pid, closed.holder, waiting.overdue, waiting.oldest
+  FROM (SELECT count(*) AS overdue, extract(epoch FROM now() - min(scheduled_at))::float8 AS oldest
+          FROM pgherald.outbox
+         WHERE state = 'available' AND scheduled_at <= now() - make_interval(secs => %(seconds)s) AND rule = ANY (%(rules)s)) AS waiting
+  LEFT JOIN (
+      SELECT l.pid, concat_ws(', ', a.usename, nullif(a.application_name, ''), host(a.client_addr)) AS holder
+        FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a USING (pid)
+       WHERE l.locktype = 'advisory' AND l.classid = 726354 AND l.objid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
+         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS closed ON true;
