@@ -1,7 +1,6 @@
 """The composition root: settings in, a running daemon out; its signals and its clock."""
 
 import asyncio
-import math
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -14,6 +13,7 @@ from listener.config import Settings
 from listener.database import connect_async, lookup_pool, opened, outbox_pool, translated
 from listener.delivery import Delivery
 from listener.errors import DatabaseUnavailable, PgheraldError
+from listener.lease import Lease
 from listener.listen import Listener
 from listener.logs import log
 from listener.message import Stationery
@@ -21,14 +21,14 @@ from listener.outbox import Outbox
 from listener.post import Post
 from listener.recorder import Recorder
 from listener.render import Templates
-from listener.retry import backoff
+from listener.retry import Trouble
 from listener.smtp import Server, Timeouts, tls_context
 from listener.worker import Worker
 
 T = TypeVar("T")
 
-_TICK = 0.25
 _LISTEN_FIRST = 5.0
+_LOOK_FIRST = 2.0
 
 
 class Daemon:
@@ -37,7 +37,8 @@ class Daemon:
     def __init__(self, settings: Settings, reload: Callable[[], Settings] | None = None) -> None:
         self._settings = settings
         self._reload = reload
-        self._outbox_pool = outbox_pool(settings.database.url)
+        # A connection that hangs must be found out before the lease is over.
+        self._outbox_pool = outbox_pool(settings.database.url, patience=max(1.0, settings.delivery.lease / 2))
         self._lookup_pool = lookup_pool(settings.database.url)
         self._outbox = Outbox(
             self._outbox_pool, lease=settings.delivery.lease, hold=settings.delivery.in_doubt == "hold"
@@ -45,6 +46,7 @@ class Daemon:
         self._listener = Listener(settings.database.listen_url or settings.database.url, self._outbox.ring)
         self._recorder = Recorder(self._outbox)
         self._breaker = Breaker()
+        self._lease = Lease(self._outbox, self._listener, self._breaker, settings.delivery.lease)
         self._templates = templates(settings)
         self._secret = b""
         self._stop = asyncio.Event()
@@ -67,6 +69,8 @@ class Daemon:
     async def run_once(self) -> tuple[bool, int, int]:
         """Deliver what is due: whether the mail server could be reached, and what is left available and in doubt."""
         async with self._working(wait=False) as worker:
+            # What a dead worker had in hand is due, too.
+            await _set_within(_LOOK_FIRST, self._lease.looked)
             draining = self._in_background(worker.drain_all())
             draining.add_done_callback(lambda task: self._stop.set())
             await self._stop.wait()
@@ -78,16 +82,13 @@ class Daemon:
     @asynccontextmanager
     async def _working(self, *, wait: bool) -> AsyncIterator[Worker]:
         self._handle_stop()
-        delivery = await self._checked(wait=wait)
         async with opened(self._outbox_pool, self._lookup_pool):
-            await self._outbox.register()
-            worker = self._worker(delivery)
+            worker = self._worker(await self._checked(wait=wait))
+            self._listener.shows(self._outbox.worker)
             self._in_background(self._listener.keep())
+            self._in_background(self._lease.keep())
             self._in_background(self._recorder.run())
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LISTEN_FIRST):
-                    await self._listener.ready.wait()
-            self._in_background(self._tend(worker))
+            await _set_within(_LISTEN_FIRST, self._listener.ready)
             self._handle_reload(worker)
             log.info("ready", version=__version__, worker=self._outbox.name, listening=self._listener.hearing)
             worker.start(self._in_background)
@@ -119,8 +120,8 @@ class Daemon:
             self._stop.set()
 
     async def _checked(self, *, wait: bool) -> Delivery:
-        """Everything that can be known to be wrong before the first event is claimed."""
-        failures = 0
+        """Everything that can be known to be wrong before the first event is claimed; and the registration."""
+        trouble = Trouble("database_waits", first=0.1, longest=1.0)
         while True:
             try:
                 with translated():
@@ -129,14 +130,11 @@ class Daemon:
                         self._secret = await schema.secret(conn)
                         delivery = self._delivery(self._settings, self._templates)
                         await delivery.check(conn)
+                await self._outbox.register()
             except DatabaseUnavailable as exc:
                 if not wait:
                     raise
-                failures += 1
-                log.warning("database_waits", error=str(exc))
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(backoff(failures, first=0.2, longest=5.0)):
-                        await self._stop.wait()
+                await _set_within(trouble.met(exc), self._stop)
                 if self._stop.is_set():
                     raise SystemExit(0) from exc
             else:
@@ -167,46 +165,6 @@ class Daemon:
             connections=settings.smtp.connections,
             poll=settings.delivery.poll,
         )
-
-    async def _tend(self, worker: Worker) -> None:
-        """Renew the lease, hold the locks, take over from the dead; often enough for a take-over within a second."""
-        loop = asyncio.get_running_loop()
-        renewed, said, away = -math.inf, (False, False, ""), False
-        while True:
-            try:
-                await self._listener.lead()
-                await self._listener.show(self._outbox.worker)
-                # What it says of itself is written when it changes, not only when the lease is due: by `locked`
-                # the others know whether to look for this worker's lock.
-                state = (self._listener.locked, self._listener.hearing, self._breaker.reason or "")
-                if state != said or loop.time() - renewed > self._settings.delivery.lease / 4:
-                    renewed, said = loop.time(), state
-                    await self._renew()
-                await self._take_over(worker)
-                away = False
-            except PgheraldError as exc:
-                renewed = -math.inf
-                if not away:
-                    log.warning("lease_waits", error=str(exc))
-                away = True
-            await asyncio.sleep(_TICK)
-
-    async def _renew(self) -> None:
-        listener = self._listener
-        if not await self._outbox.renew(
-            locked=listener.locked, listening=listener.hearing, breaker=self._breaker.reason
-        ):
-            log.warning("declared_dead", worker=self._outbox.worker)
-            await self._outbox.register()
-            listener.locked = False
-
-    async def _take_over(self, worker: Worker) -> None:
-        burial = await self._outbox.bury()
-        worker.peers = burial.peers
-        if burial.names or burial.freed or burial.doubted:
-            log.warning("took_over", workers=burial.names, released=burial.freed, in_doubt=burial.doubted)
-        if burial.freed or burial.due:
-            self._listener.wake.set()
 
     def _handle_stop(self) -> None:
         def stop() -> None:
@@ -242,6 +200,12 @@ class Daemon:
         worker.sender = (settings.mail.envelope_from or settings.mail.sender).address
         await old.close()
         log.info("reloaded", rules=list(settings.rules))
+
+
+async def _set_within(seconds: float, event: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def templates(settings: Settings) -> Templates:

@@ -1,6 +1,5 @@
 """Connections to PostgreSQL, and what their errors mean here."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 import psycopg
 from psycopg import InterfaceError, InternalError, OperationalError, errors
 from psycopg.conninfo import conninfo_to_dict
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from listener.errors import ConfigError, DatabaseUnavailable, RuleBroken, SchemaError
+from listener.pool import Pool, limited
 
 # A plan made while the outbox is empty, kept until it is full, took 22 s a claim. These leave only the index scans.
 _PINNED_PLANS = (
@@ -23,9 +22,9 @@ KEEPALIVES = (
     "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; "
     "SET tcp_user_timeout = 10000"
 )
-_AWAY = (OperationalError, InterfaceError, InternalError)
-
-Pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]]
+_AWAY = (OperationalError, InterfaceError, InternalError, OSError)
+# A lookup is the operator's own query, and may take its time.
+_LOOKUP_PATIENCE = 30.0
 
 
 def parameters(url: str, **defaults: Any) -> dict[str, Any]:
@@ -75,13 +74,13 @@ def translated() -> Iterator[None]:
         raise SchemaError(one_line(exc)) from exc
     except errors.InsufficientPrivilege as exc:
         raise SchemaError(f"{one_line(exc)}; grant it (see sql/roles.sql)") from exc
-    except (*_AWAY, PoolTimeout, PoolClosed, OSError, TimeoutError) as exc:
+    except _AWAY as exc:
         raise DatabaseUnavailable(f"the database cannot be reached, or cannot serve: {one_line(exc)}") from exc
 
 
 def is_away(exc: BaseException) -> bool:
     """Whether the database, and not the statement, is the trouble."""
-    return isinstance(exc, (*_AWAY, PoolTimeout, PoolClosed, OSError, TimeoutError))
+    return isinstance(exc, _AWAY)
 
 
 def lookup_failure(rule: str, exc: psycopg.Error) -> RuleBroken:
@@ -90,12 +89,42 @@ def lookup_failure(rule: str, exc: psycopg.Error) -> RuleBroken:
 
 async def is_pooled(conn: psycopg.AsyncConnection[Any]) -> bool:
     """Whether a pooler stands between: it makes up the process id that it hands out at connect."""
-    cursor = await conn.execute("SELECT pg_backend_pid()")
+    return await _session(conn) != conn.info.backend_pid
+
+
+async def is_shared(conn: psycopg.AsyncConnection[Any], url: str) -> bool:
+    """Whether a pooler lends out the server's session behind `conn` to others, from one transaction to the next.
+
+    Asked in a way that leaves nothing behind there: while somebody else holds a session in a transaction, `conn` must
+    still have its own.
+    """
+    try:
+        async with await psycopg.AsyncConnection.connect(**parameters(url)) as other:
+            with limited(other, 2.0):
+                return (
+                    await _session(other) == await _session(conn) or len({await _session(conn) for _ in range(5)}) > 1
+                )
+    except _AWAY:
+        # No second session is to be had, so the first is not lent out.
+        return False
+
+
+async def _session(conn: psycopg.AsyncConnection[Any]) -> int:
+    cursor = await conn.execute("SELECT pg_backend_pid()", prepare=False)
     row = await cursor.fetchone()
-    return row is None or row[0] != conn.info.backend_pid
+    assert row is not None
+    return int(row[0])
+
+
+async def refuse_standby(conn: psycopg.AsyncConnection[Any]) -> None:
+    """Raises `OperationalError`, as libpq does for ``target_session_attrs=primary``."""
+    cursor = await conn.execute("SELECT pg_is_in_recovery()", prepare=False)
+    if await cursor.fetchone() == (True,):
+        raise OperationalError("connected to a standby; waiting for it to be promoted, or for a primary in its place")
 
 
 async def _outbox_session(conn: psycopg.AsyncConnection[Any]) -> None:
+    await refuse_standby(conn)
     if await is_pooled(conn):
         # Settings and prepared statements would stay behind in a server session that others use too.
         conn.prepare_threshold = None
@@ -111,34 +140,19 @@ async def _lookup_session(conn: psycopg.AsyncConnection[Any]) -> None:
         await conn.execute("SET default_transaction_read_only = on", prepare=False)
 
 
-def outbox_pool(url: str) -> Pool:
-    return _pool(url, _outbox_session, "outbox", 2, 4)
+def outbox_pool(url: str, patience: float = 5.0) -> Pool:
+    return Pool(parameters(url), _outbox_session, 4, patience=patience)
 
 
 def lookup_pool(url: str) -> Pool:
-    return _pool(url, _lookup_session, "lookup", 1, 2)
-
-
-def _pool(url: str, configure: Any, name: str, smallest: int, largest: int) -> Pool:
-    return AsyncConnectionPool(
-        kwargs={**parameters(url), "autocommit": True},
-        configure=configure,
-        name=name,
-        open=False,
-        timeout=5,
-        max_lifetime=3600,
-        reconnect_timeout=30,
-        min_size=smallest,
-        max_size=largest,
-    )
+    return Pool(parameters(url), _lookup_session, 2, patience=_LOOKUP_PATIENCE)
 
 
 @asynccontextmanager
 async def opened(*pools: Pool) -> AsyncIterator[None]:
-    """Pools that connect in the background; who needs one waits for it, with a time limit."""
-    for pool in pools:
-        await pool.open()
+    """Pools connect when they are needed; in the end, all that they have kept is closed."""
     try:
         yield
     finally:
-        await asyncio.gather(*(pool.close(timeout=2) for pool in pools))
+        for pool in pools:
+            await pool.close()

@@ -8,11 +8,11 @@ from typing import Any, assert_never
 from psycopg import AsyncConnection
 
 from listener.address import Address, mask, parse_address
-from listener.database import Pool
 from listener.errors import BadData, RuleBroken
 from listener.lookup import Lookup, Mailing, Unmailed
 from listener.message import Stationery, build, message_key
 from listener.outbox import Event, Settlement, State
+from listener.pool import Pool
 from listener.render import Templates
 from listener.replies import Verdict
 from listener.retry import backoff

@@ -8,9 +8,10 @@ import psycopg
 from psycopg.rows import dict_row
 
 from listener.address import Address, parse_address
-from listener.database import Pool, is_away, lookup_failure, one_line
+from listener.database import is_away, lookup_failure, one_line
 from listener.errors import BadData, DatabaseUnavailable, RuleBroken
 from listener.outbox import Event
+from listener.pool import Pool
 from listener.rules import OWN_COLUMNS, Rule, array_literal
 
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from psycopg.rows import class_row
 
 from listener import __version__
-from listener.database import Pool, translated
+from listener.database import translated
+from listener.pool import Pool
 from listener.queries import load
 
 _QUERIES = load("outbox")
@@ -65,10 +66,20 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """Another worker. `lease` in seconds; `gone`: it had a session with this server, and has it no more."""
+
+    id: int
+    seen_at: datetime
+    lease: float
+    gone: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Burial:
     """Workers found dead, and how many of their events went back or came into doubt.
 
-    `due`: events in doubt that are to be sent once more now. `peers`: the other workers that live.
+    `due`: events in doubt that are to be sent once more now. `peers`: the other workers, before the burial.
     """
 
     names: list[str] | None
@@ -89,13 +100,13 @@ class Outbox:
         self.worker = 0
         self._until = 0.0
 
-    @property
-    def leased(self) -> bool:
-        """Whether this worker's lease is still good, by a clock that runs while the machine or the process is stopped.
+    def leased(self, worker: int) -> bool:
+        """Whether the lease is still good under which `worker`, this one or what it was before, claimed an event.
 
-        Nothing may be sent once it is not: another worker may have taken the events over.
+        By a clock that runs while the machine or the process is stopped. Nothing may be sent once it is not: another
+        worker may have taken the event over, and a new registration does not bring it back.
         """
-        return time.clock_gettime(time.CLOCK_BOOTTIME) < self._until
+        return worker == self.worker and time.clock_gettime(time.CLOCK_BOOTTIME) < self._until
 
     async def register(self) -> int:
         begun = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -119,16 +130,41 @@ class Outbox:
     async def leave(self) -> None:
         await self._run("leave", worker=self.worker)
 
-    async def bury(self) -> Burial:
-        """Take over from workers that are dead."""
+    async def peers(self) -> list[Peer]:
+        with translated():
+            async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Peer)) as cursor:
+                await cursor.execute(_QUERIES["peers"], {"worker": self.worker})
+                return await cursor.fetchall()
+
+    async def bury(self, dead: Sequence[Peer]) -> Burial:
+        """Take over from these workers, but for one that has renewed its lease meanwhile, and from any that left."""
+        values = {
+            "worker": self.worker,
+            "lease": self._lease,
+            "hold": self.hold,
+            "dead": [peer.id for peer in dead],
+            "seen": [peer.seen_at for peer in dead],
+        }
         with translated():
             async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Burial)) as cursor:
-                await cursor.execute(_QUERIES["bury"], {"worker": self.worker, "lease": self._lease, "hold": self.hold})
+                await cursor.execute(_QUERIES["bury"], values)
                 burial = await cursor.fetchone()
                 assert burial is not None
                 if burial.due:
                     await conn.execute(_QUERIES["resend"])
         return burial
+
+    async def end_sessions(self, dead: Sequence[Peer]) -> None:
+        """End what sessions are left of buried workers, and with them the locks that they hold."""
+        await self._run("end_sessions", workers=[peer.id for peer in dead])
+
+    async def disown(self, claims: Sequence[int]) -> int:
+        """Give back what this worker claimed without hearing of it: all that it has claimed but `claims`. How many."""
+        return len(await self._run("disown", worker=self.worker, claims=list(claims)))
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before the next try; no longer than until another query has worked."""
+        await self._pool.pause(seconds)
 
     async def claim(self, limit: int, rules: Sequence[str]) -> list[Event]:
         """Up to `limit` due events, which no other worker can claim until they are settled or this worker is dead."""
@@ -140,15 +176,23 @@ class Outbox:
                 )
                 return sorted(await cursor.fetchall(), key=lambda event: event.id)
 
-    async def record(self, settlements: Iterable[Settlement], marks: Iterable[Mark]) -> set[int]:
-        """Write outcomes and marks durably; gives the ids that were still this worker's to write."""
+    async def record(
+        self, settlements: Iterable[Settlement], marks: Iterable[Mark], *, again: bool = False
+    ) -> set[int]:
+        """Write outcomes and marks durably; gives the ids that were still this worker's to write.
+
+        `again`: it was tried before, and may have been written although no answer came.
+        """
         settlements, marks = list(settlements), list(marks)
+        settled = {
+            "ids": [s.event.id for s in settlements],
+            "claims": [s.event.claim for s in settlements],
+            "states": [s.state for s in settlements],
+        }
         rows = await self._run(
             "record",
+            **settled,
             hold=self.hold,
-            ids=[s.event.id for s in settlements],
-            claims=[s.event.claim for s in settlements],
-            states=[s.state for s in settlements],
             reasons=[s.reason for s in settlements],
             counts=[int(s.counts) for s in settlements],
             delays=[s.delay for s in settlements],
@@ -159,6 +203,8 @@ class Outbox:
             recipients=[m.recipient for m in marks],
             messages=[zlib.compress(m.message, 1) for m in marks],
         )
+        if again:
+            rows += await self._run("recorded", **settled)
         return {row[0] for row in rows}
 
     async def waiting(self, rules: Sequence[str]) -> tuple[int, int]:

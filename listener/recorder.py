@@ -3,9 +3,8 @@
 import asyncio
 
 from listener.errors import PgheraldError
-from listener.logs import log
 from listener.outbox import Mark, Outbox, Settlement
-from listener.retry import backoff
+from listener.retry import Trouble
 
 
 class Recorder:
@@ -40,24 +39,25 @@ class Recorder:
         return len(self._settlements)
 
     async def run(self) -> None:
-        failures = 0
+        trouble = Trouble("settling_waits", first=0.1, longest=1.0)
+        again = False
         while True:
             await self._work.wait()
             self._work.clear()
             settlements, self._settlements = self._settlements, []
             marks, self._marks = self._marks, []
             try:
-                written = await self._outbox.record([s for s, _ in settlements], [m for m, _ in marks])
+                written = await self._outbox.record([s for s, _ in settlements], [m for m, _ in marks], again=again)
             except PgheraldError as exc:
                 # Whether the marks were written nobody knows; not sending is right either way.
                 _answer(marks, set())
                 self._settlements = settlements + self._settlements
-                failures += 1
-                log.warning("settling_waits", outcomes=len(self._settlements), error=str(exc))
-                await asyncio.sleep(backoff(failures, first=0.1, longest=2.0))
+                again = True
+                await self._outbox.pause(trouble.met(exc, outcomes=len(self._settlements)))
                 self._work.set()
                 continue
-            failures = 0
+            again = False
+            trouble.over()
             _answer(marks, written)
             _answer(settlements, written)
 

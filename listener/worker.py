@@ -8,16 +8,16 @@ from typing import Any
 
 from listener.address import Address
 from listener.breaker import Breaker
-from listener.database import Pool
 from listener.delivery import Delivery, Letter
 from listener.errors import DatabaseUnavailable, PgheraldError, RuleBroken
 from listener.listen import Listener
 from listener.logs import log
 from listener.lookup import Mailing
 from listener.outbox import Event, Mark, Outbox, Settlement
+from listener.pool import Pool
 from listener.post import Post
 from listener.recorder import Recorder
-from listener.retry import backoff
+from listener.retry import Trouble
 from listener.smtp import NotSent
 
 FRESH = 2.0
@@ -25,6 +25,7 @@ _AHEAD = 0.5
 _MOST = 500
 _HELD = 15.0
 _RING_PEERS = 0.1
+_SWEEP = 10.0
 _LAST_WORDS = 2.0
 _LEVELS = {"sent": "info", "skipped": "info", "failed": "error", "in_doubt": "warning", "available": "info"}
 
@@ -52,7 +53,6 @@ class Worker:
         self.delivery = delivery
         self.post = post
         self.sender = sender
-        self.peers = 0
         self._outbox = outbox
         self._lookups = lookups
         self._listener = listener
@@ -62,12 +62,16 @@ class Worker:
         self._poll = poll
         self._stopped = asyncio.Event()
         self._queue: asyncio.Queue[tuple[Mailing, float]] = asyncio.Queue()
-        self._in_hand = 0
+        # Claims under way, and the registration under which each was made.
+        self._hand: dict[int, int] = {}
+        self._astray = False
+        self._swept = 0.0
         self._freed = asyncio.Event()
         self._settled: deque[float] = deque(maxlen=4 * _MOST)
         self._held: dict[str, float] = {}
         self._rang = 0.0
         self._reached = True
+        self._trouble = Trouble("database_waits", first=0.1, longest=1.0)
 
     def start(self, in_background: Callable[[Coroutine[Any, Any, None]], object]) -> None:
         # Twice the connections: while one message is on the wire, the next has its mark written. No more than
@@ -81,15 +85,11 @@ class Worker:
 
     async def run(self) -> None:
         """Deliver until stopped."""
-        failures = 0
         while not self._stopping:
             try:
                 await self._until_rung()
-                failures = 0
             except PgheraldError as exc:
-                failures += 1
-                log.warning("database_waits", error=str(exc))
-                await self._pause(backoff(failures, first=0.1, longest=2.0))
+                await self._outbox.pause(self._trouble.met(exc))
 
     async def _until_rung(self) -> None:
         opening: asyncio.Task[None] | None = None
@@ -98,6 +98,7 @@ class Worker:
             # Before the drain, so that a ring during it is not lost.
             self._listener.wake.clear()
             await self._drain()
+            self._trouble.over()
             if opening is not None:
                 await opening
                 opening = None
@@ -131,11 +132,6 @@ class Worker:
         except TimeoutError:
             log.debug("poll")
 
-    async def _pause(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopped.wait()
-
     async def _breaker_or_stop(self) -> None:
         waits = [asyncio.create_task(self._breaker.wait()), asyncio.create_task(self._stopped.wait())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -146,7 +142,7 @@ class Worker:
         """Deliver what is due, to the last. False when the mail server was not there for it."""
         while True:
             claimed = await self._drain()
-            while self._in_hand:
+            while self._hand:
                 self._freed.clear()
                 await self._freed.wait()
             if self._breaker.is_open or not claimed:
@@ -158,13 +154,30 @@ class Worker:
         while not self._stopping and not self._breaker.is_open:
             limit = await self._room()
             rules = self._unheld()
-            events = await self._outbox.claim(limit, rules) if rules and limit else []
+            events = await self._claim(limit, rules) if rules and limit else []
             total += len(events)
             await self._take(events)
             if len(events) < limit or not limit:
                 break
             await self._ring_peers()
         return total
+
+    async def _claim(self, limit: int, rules: list[str]) -> list[Event]:
+        now = asyncio.get_running_loop().time()
+        if self._astray or now - self._swept > _SWEEP:
+            # A claim whose answer was lost with the connection may have been made, or be made yet: nobody else will
+            # touch those events while this worker lives, and this one does not know of them.
+            if strays := await self._outbox.disown(list(self._hand)):
+                log.warning("claims_disowned", events=strays)
+            self._astray, self._swept = False, now
+        worker = self._outbox.worker
+        try:
+            events = await self._outbox.claim(limit, rules)
+        except PgheraldError:
+            self._astray = True
+            raise
+        self._hand.update((event.claim, worker) for event in events)
+        return events
 
     async def _room(self) -> int:
         """Wait until there is room, and give how many events may be claimed: what can be handed over in half a second.
@@ -175,17 +188,21 @@ class Worker:
         while self._settled and self._settled[0] < now - 1.0:
             self._settled.popleft()
         reach = min(max(2 * self._connections, int(_AHEAD * len(self._settled))), _MOST)
-        while self._in_hand > (0 if self._breaker.is_probing else reach // 2):
+        while len(self._hand) > (0 if self._breaker.is_probing else reach // 2):
             if self._stopping or self._breaker.is_open:
                 return 0
             self._freed.clear()
-            await self._freed.wait()
-        return 1 if self._breaker.is_probing else reach - self._in_hand
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RING_PEERS):
+                    await self._freed.wait()
+            # With its hands full it is no use to those events that come now.
+            await self._ring_peers()
+        return 1 if self._breaker.is_probing else reach - len(self._hand)
 
     async def _ring_peers(self) -> None:
         """Tell the other daemons of a backlog: while this one is awake, the application rings nobody."""
         now = asyncio.get_running_loop().time()
-        if self.peers and now - self._rang > _RING_PEERS:
+        if self._listener.peers and now - self._rang > _RING_PEERS:
             self._rang = now
             await self._outbox.ring("")
 
@@ -202,7 +219,6 @@ class Worker:
 
     async def _take(self, events: list[Event]) -> None:
         """Decide about claimed events; queue those that are to be mailed, settle the others."""
-        self._in_hand += len(events)
         by_rule: dict[str, list[Event]] = defaultdict(list)
         for event in events:
             by_rule[event.rule].append(event)
@@ -244,9 +260,10 @@ class Worker:
     async def _send(self, letter: Letter) -> Settlement:
         # The mark is on its way to the disk while the envelope is on its way to the server.
         marked = self._recorder.mark(Mark(letter.event, str(letter.recipient), letter.message))
+        worker = self._hand[letter.event.claim]
 
         async def permission() -> bool:
-            return await marked and self._outbox.leased and not self._stopping
+            return await marked and self._outbox.leased(worker) and not self._stopping
 
         outcome = await self.post.hand_over(self.sender, letter.recipient, letter.message, permission, letter.key)
         # A mark still under way must not be written after what is settled now.
@@ -261,11 +278,11 @@ class Worker:
 
     def _reporter(self, settlement: Settlement) -> Callable[[asyncio.Future[bool]], None]:
         def report(settled: asyncio.Future[bool]) -> None:
-            self._in_hand -= 1
+            event = settlement.event
+            del self._hand[event.claim]
             self._freed.set()
             if settled.cancelled():
                 return
-            event = settlement.event
             if not settled.result():
                 log.warning(
                     "event_lost_to_another", event_id=event.id, rule=event.rule, outcome=settlement.what or "released"
@@ -290,14 +307,14 @@ class Worker:
         self._freed.set()
         if not await self._empty_handed(grace):
             # Nobody waits ten minutes for a reply at shutdown: what has no answer by now is in doubt, and told so.
-            log.error("grace_over", unsettled=self._in_hand)
+            log.error("grace_over", unsettled=len(self._hand))
             self.post.abort()
             await self._empty_handed(_LAST_WORDS)
 
     async def _empty_handed(self, limit: float) -> bool:
         try:
             async with asyncio.timeout(limit):
-                while self._in_hand:
+                while self._hand:
                     self._freed.clear()
                     await self._freed.wait()
         except TimeoutError:

@@ -65,6 +65,20 @@ marked AS (
     RETURNING o.id)
 SELECT id FROM settled UNION ALL SELECT id FROM marked;
 
+-- name: recorded
+-- What an earlier try has written whose answer was lost.
+SELECT o.id
+  FROM unnest(%(ids)s::bigint[], %(claims)s::bigint[], %(states)s::text[]) AS s (id, claim, state)
+  JOIN pgherald.outbox AS o ON o.id = s.id AND o.claim = s.claim AND o.state = s.state;
+
+-- name: disown
+-- What was claimed for this worker without its hearing of it, since the answer was lost with the connection.
+UPDATE pgherald.outbox AS o
+   SET state = 'available', claim = NULL, claimed_by = NULL,
+       history = pgherald.noted(o.history, 'released', 'the answer to the claim was lost')
+ WHERE o.claimed_by = %(worker)s AND o.state = 'claimed' AND o.claim <> ALL (%(claims)s::bigint[])
+RETURNING o.id;
+
 -- name: register
 INSERT INTO pgherald.worker (name, version, lease)
 VALUES (%(name)s, %(version)s, make_interval(secs => %(lease)s))
@@ -79,14 +93,23 @@ RETURNING id;
 -- name: leave
 DELETE FROM pgherald.worker WHERE id = %(worker)s;
 
+-- name: peers
+-- The other workers. Gone is one that had its advisory lock when it was last seen, and has it no more. Locks do not
+-- outlive a restart, and a standby never had them: there, a worker is believed once it has been seen again.
+SELECT w.id, w.seen_at, extract(epoch FROM w.lease)::float8 AS lease,
+       w.locked AND w.seen_at > greatest(pg_postmaster_start_time(), pg_last_xact_replay_timestamp())
+                AND pg_try_advisory_xact_lock_shared(726355, w.id) AS gone
+  FROM pgherald.worker AS w
+ WHERE w.id <> %(worker)s;
+
 -- name: bury
--- A worker is dead when its session is gone, and with it its advisory lock, or when its lease has run out.
--- What it had only claimed goes straight back. What it had marked may be on its way: in doubt, and not sent again before
--- the lease is over, because until then a worker that lost nothing but this session still may, and will, say how it ended.
+-- Ends the leases of workers found dead, unless they have been renewed since. What such a worker had only claimed goes
+-- straight back. What it had marked may be on its way: in doubt, and not sent again before the lease is over, because
+-- until then a worker that lost nothing but its session still may, and will, say how it ended.
 WITH buried AS (
     DELETE FROM pgherald.worker AS w
-     WHERE w.id <> %(worker)s
-       AND (w.seen_at + w.lease < now() OR w.locked AND pg_try_advisory_xact_lock_shared(726355, w.id))
+     USING unnest(%(dead)s::integer[], %(seen)s::timestamptz[]) AS d (id, seen_at)
+     WHERE w.id = d.id AND w.seen_at = d.seen_at AND w.id <> %(worker)s
     RETURNING w.id, w.name, w.seen_at + w.lease AS until),
 lost AS (
     SELECT o.id, b.name, coalesce(b.until, now() + make_interval(secs => %(lease)s)) AS until
@@ -110,6 +133,14 @@ doubted AS (
 SELECT (SELECT array_agg(name) FROM buried) AS names, (SELECT count(*) FROM freed) AS freed, (SELECT count(*) FROM doubted) AS doubted,
        (SELECT count(*) FROM pgherald.outbox WHERE state = 'in_doubt' AND scheduled_at <= now()) AS due,
        (SELECT count(*) FROM pgherald.worker WHERE id <> %(worker)s) AS peers;
+
+-- name: end_sessions
+-- Of this role alone: nobody else's may be ended.
+SELECT pg_terminate_backend(l.pid)
+  FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+ WHERE l.locktype = 'advisory' AND l.classid = 726355 AND l.objid::bigint = ANY (%(workers)s::bigint[]) AND l.granted
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+   AND a.usename = current_user;
 
 -- name: resend
 -- Events in doubt whose policy is to be sent once more, when their time has come.

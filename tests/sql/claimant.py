@@ -41,8 +41,17 @@ class Claimant:
         """Whether it was this claim's to mark."""
         return bool(self.record([], [(event["id"], event["claim"], recipient, message)]))
 
+    def peers(self) -> list[DictRow]:
+        return self._run("peers", worker=self.id)
+
     def bury(self, *, hold: bool = False, lease: float = 10.0) -> DictRow:
-        [row] = self._run("bury", worker=self.id, lease=lease, hold=hold)
+        """As one who has watched the others for long enough: whose session is gone or whose lease is over is dead."""
+        over = {row[0] for row in self.conn.execute("SELECT id FROM pgherald.worker WHERE seen_at + lease < now()")}
+        return self.bury_these([peer for peer in self.peers() if peer["gone"] or peer["id"] in over], hold, lease)
+
+    def bury_these(self, dead: Sequence[DictRow], hold: bool = False, lease: float = 10.0) -> DictRow:
+        values = {"dead": [peer["id"] for peer in dead], "seen": [peer["seen_at"] for peer in dead]}
+        [row] = self._run("bury", worker=self.id, lease=lease, hold=hold, **values)
         return row
 
     def resend(self) -> int:

@@ -1,0 +1,120 @@
+"""A worker's lease: its own kept, and those of dead workers ended.
+
+A worker is dead when its session is gone, and with it its advisory lock; or when it has not renewed its lease for as
+long as that lasts. Only what was seen counts: an outage that nobody could renew in, a clock that was set, a worker that
+slept itself are no proof of a death. So the time is measured here, from the first look at a lease that then stays as it
+is, and begins anew when the database could not be asked.
+"""
+
+import asyncio
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+
+from listener.breaker import Breaker
+from listener.errors import PgheraldError
+from listener.listen import Listener
+from listener.logs import log
+from listener.outbox import Outbox, Peer
+from listener.retry import Trouble
+
+_LOOK = 0.25
+_BURY = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """A peer as last seen, and since when its lease has been the same."""
+
+    peer: Peer
+    since: float
+
+
+class Lease:
+    """Looks often enough for a take-over within a second. `looked` is set once it is known who is dead at the start."""
+
+    def __init__(self, outbox: Outbox, listener: Listener, breaker: Breaker, seconds: float) -> None:
+        self.looked = asyncio.Event()
+        self._outbox = outbox
+        self._listener = listener
+        self._breaker = breaker
+        self._seconds = seconds
+        self._renewed = -math.inf
+        self._said = (False, False, "")
+        self._watched: dict[int, _Watched] = {}
+        self._last_look = -math.inf
+        self._buried = -math.inf
+
+    async def keep(self) -> None:
+        """Until cancelled."""
+        trouble = Trouble("lease_waits", first=_LOOK, longest=1.0)
+        while True:
+            try:
+                await self._renew()
+                await self._take_over()
+                trouble.over()
+            except PgheraldError as exc:
+                self._renewed = -math.inf
+                self._watched.clear()
+                await self._outbox.pause(trouble.met(exc))
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK):
+                        await self._listener.changed.wait()
+
+    async def _renew(self) -> None:
+        """When it is due, and when something has changed that the others act on.
+
+        By `locked` they know whether to look for this worker's lock: that it is lost must be said before they look.
+        """
+        self._listener.changed.clear()
+        state = (self._listener.locked, self._listener.hearing, self._breaker.reason or "")
+        now = asyncio.get_running_loop().time()
+        if state == self._said and now - self._renewed < self._seconds / 4:
+            return
+        if await self._outbox.renew(locked=state[0], listening=state[1], breaker=self._breaker.reason):
+            self._renewed, self._said = now, state
+            return
+        log.warning("declared_dead", worker=self._outbox.worker)
+        self._listener.shows(await self._outbox.register())
+        self._renewed = -math.inf
+
+    async def _take_over(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._last_look > self._seconds / 2:
+            # This worker itself was stopped, or had no answer.
+            self._watched.clear()
+        self._last_look = now
+        peers = await self._outbox.peers()
+        self._listener.peers = len(peers)
+        gone, silent = self._judge(peers, now)
+        if not gone and not silent and now - self._buried < _BURY:
+            return
+        burial = await self._outbox.bury(gone + silent)
+        if silent:
+            # The server may believe in a cut or stopped worker's session for hours, and in its locks.
+            await self._outbox.end_sessions(silent)
+        self._buried = now
+        if burial.names or burial.freed or burial.doubted:
+            log.warning("took_over", workers=burial.names, released=burial.freed, in_doubt=burial.doubted)
+        if burial.freed or burial.due:
+            self._listener.wake.set()
+        if not any(peer.gone for peer in peers if peer not in gone):
+            self.looked.set()
+
+    def _judge(self, peers: list[Peer], now: float) -> tuple[list[Peer], list[Peer]]:
+        """Who has no session any more, and who has been silent for its lease.
+
+        A session may be lost by a worker that lives, which then has it back, or says so, in no time: hence two looks.
+        """
+        before, self._watched = self._watched, {}
+        gone, silent = [], []
+        for peer in peers:
+            seen = before.get(peer.id)
+            same = seen is not None and seen.peer.seen_at == peer.seen_at
+            self._watched[peer.id] = watched = _Watched(peer, seen.since if seen is not None and same else now)
+            if peer.gone and seen is not None and seen.peer.gone and same:
+                gone.append(peer)
+            elif now - watched.since > peer.lease:
+                silent.append(peer)
+        return gone, silent
