@@ -53,6 +53,8 @@ def install_steps(rules: Mapping[str, Rule], *, roles: bool = False, daemon_role
             *map(sql.Literal, (name, rule.table, list(rule.key), rule.column, rule.becomes))
         )
         yield Step(f"rule {name}", _quoted(call), table=rule.table)
+    # After all that waits for locks: it may take its time, and the locks' time is short.
+    for name in rules:
         yield Step(
             f"rows that are in the value already; page by page, nothing held (rule {name})",
             f"DO $$ BEGIN WHILE pgherald.remember('{name}') LOOP COMMIT; END LOOP; END $$;",
@@ -72,13 +74,15 @@ def _quoted(part: sql.Composable) -> str:
     return part.as_string(None)
 
 
-def run(conn: psycopg.Connection[Any], step: Step, tell: Callable[[str], None]) -> None:
-    """Run one step, trying for 30 s to get its locks, each time for 2 s only, so that nobody queues behind it for longer.
+def run(conn: psycopg.Connection[Any], step: Step, tell: Callable[[str], None], end: float | None = None) -> None:
+    """Run one step, trying until `end` to get its locks, each time for 2 s only, so that nobody queues behind it for longer.
+
+    `end` is by `time.monotonic`; without it, 30 s from now.
 
     Raises:
         SchemaError: it cannot be done; names who is in the way.
     """
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + PATIENCE if end is None else end
     attempt = 0
     while True:
         try:
@@ -111,6 +115,11 @@ def _failure(step: Step, exc: psycopg.Error) -> SchemaError:
     message = exc.diag.message_primary or one_line(exc)
     hint = f" ({exc.diag.message_hint})" if exc.diag.message_hint else ""
     return SchemaError(message + hint if message.startswith("rule ") else f"{step.title}: {message}{hint}")
+
+
+def unconfigured(conn: psycopg.Connection[Any], rules: Mapping[str, Rule]) -> list[str]:
+    """Rules that this database watches and nobody delivers."""
+    return [name for (name,) in conn.execute(_QUERIES["rules"]) if name not in rules]
 
 
 def unsettled(conn: psycopg.Connection[Any]) -> int | None:

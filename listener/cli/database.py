@@ -1,5 +1,6 @@
 """install, uninstall: the database's side."""
 
+import time
 from pathlib import Path
 
 import click
@@ -27,11 +28,14 @@ def install(print_only: bool, with_roles: bool, daemon_role: str | None, config_
     if print_only:
         click.echo("\n".join(map(str, steps)))
         return
+    end = time.monotonic() + schema.PATIENCE
     with connect(loaded.database.url) as conn:
         for step in steps:
-            schema.run(conn, step, lambda text: click.echo(text, err=True))
+            schema.run(conn, step, lambda text: click.echo(text, err=True), end)
         for name, rule in loaded.rules.items():
             click.echo(f"{name}: watching {rule.table}.{rule.column} for {rule.becomes!r}")
+        for name in schema.unconfigured(conn, loaded.rules):
+            click.echo(f"{name}: watched, but not configured; to end it: SELECT pgherald.unwatch('{name}')", err=True)
 
 
 @click.command()
@@ -49,6 +53,7 @@ def uninstall(print_only: bool, force: bool, config_file: Path | None) -> None:
     if print_only:
         click.echo("\n".join(map(str, steps)))
         return
+    end = time.monotonic() + schema.PATIENCE
     with connect(loaded.database.url) as conn:
         waiting = schema.unsettled(conn)
         if waiting is None:
@@ -59,5 +64,5 @@ def uninstall(print_only: bool, force: bool, config_file: Path | None) -> None:
                 f"{waiting} events are not settled; deliver them (pgherald run --once), or --force to lose them"
             )
         for step in steps:
-            schema.run(conn, step, lambda text: click.echo(text, err=True))
+            schema.run(conn, step, lambda text: click.echo(text, err=True), end)
     click.echo("removed")
