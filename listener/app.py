@@ -11,12 +11,11 @@ from listener import __version__, schema
 from listener.breaker import Breaker
 from listener.config import Settings
 from listener.database import connect_async, lookup_pool, opened, outbox_pool, translated
-from listener.delivery import Delivery
+from listener.delivery import Delivery, stationery
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.lease import Lease
 from listener.listen import Listener
 from listener.logs import log
-from listener.message import Stationery
 from listener.outbox import Outbox
 from listener.post import Post
 from listener.recorder import Recorder
@@ -141,11 +140,10 @@ class Daemon:
                 return delivery
 
     def _delivery(self, settings: Settings, templates: Templates) -> Delivery:
-        stationery = Stationery(sender=settings.mail.sender, key_header=settings.mail.key_header)
         return Delivery(
             settings.rules,
             templates,
-            stationery,
+            stationery(settings.mail),
             self._secret,
             max_attempts=settings.delivery.max_attempts,
             max_age=settings.delivery.max_age,

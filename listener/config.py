@@ -32,8 +32,6 @@ def parse_duration(value: object) -> object:
         if match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", value):
             return float(match[1]) * _UNITS[match[2]]
         raise ValueError(f"{value!r} is no duration; write 10s, 5m, 12h or 30d")
-    if isinstance(value, float):
-        return value
     raise ValueError("write a duration with its unit: 10s, 5m, 12h or 30d")
 
 
@@ -171,12 +169,26 @@ class _Environment(EnvSettingsSource):
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         variables = dict(super()._load_env_vars())
+        for name in variables:
+            self._check_section(name)
         for name, path in list(variables.items()):
             bare = name.removesuffix("_file")
             if bare != name and name.startswith("pgherald_") and path and not self._is_key(name):
                 variables[bare] = _read_secret(name.upper(), path)
                 del variables[name]
         return variables
+
+    def _check_section(self, name: str) -> None:
+        """Other programs may use the prefix, so only what is nearly a section is taken for one misspelt."""
+        prefix, _, rest = name.partition("_")
+        section = rest.partition("_")[0]
+        sections = list(self.settings_cls.model_fields)
+        if (
+            prefix == "pgherald"
+            and section not in sections
+            and (close := difflib.get_close_matches(section, sections, n=1, cutoff=0.75))
+        ):
+            raise ConfigError(f"environment, {name.upper()}: unknown section; did you mean {close[0].upper()!r}?")
 
     def _is_key(self, name: str) -> bool:
         section, _, key = name.removeprefix("pgherald_").partition("_")
@@ -196,7 +208,13 @@ def parse_smtp_url(url: str) -> SmtpServer:
     parts = urlsplit(url)
     query = parse_qs(parts.query, keep_blank_values=True)
     starttls = query.pop("starttls", ["required"])[-1]
-    if parts.scheme not in ("smtp", "smtps") or not parts.hostname or parts.path not in ("", "/") or query:
+    if (
+        parts.scheme not in ("smtp", "smtps")
+        or not parts.hostname
+        or parts.path not in ("", "/")
+        or query
+        or parts.fragment
+    ):
         raise ValueError("write smtp://user:secret@host:587 or smtps://user:secret@host:465")
     if starttls not in ("required", "off"):
         raise ValueError("starttls is required or off")
@@ -204,6 +222,10 @@ def parse_smtp_url(url: str) -> SmtpServer:
         port = parts.port
     except ValueError as exc:
         raise ValueError(f"the port is wrong: {exc}") from exc
+    if port == 0:
+        raise ValueError("the port is wrong: 0")
+    if parts.scheme == "smtps" and "starttls" in parts.query:
+        raise ValueError("smtps:// is TLS from the start; starttls goes with smtp://")
     security: Literal["starttls", "tls", "off"]
     if parts.scheme == "smtps":
         security = "tls"

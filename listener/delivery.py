@@ -8,7 +8,8 @@ from typing import Any, assert_never
 from psycopg import AsyncConnection
 
 from listener.address import Address, mask, parse_address
-from listener.errors import BadData, RuleBroken
+from listener.config import Mail
+from listener.errors import BadData, ConfigError, RuleBroken
 from listener.lookup import Lookup, Mailing, Unmailed
 from listener.message import Stationery, build, message_key
 from listener.outbox import Event, Settlement, State
@@ -20,6 +21,13 @@ from listener.rules import OWN_COLUMNS, Rule
 from listener.smtp import Accepted, HandOver, InDoubt, NotSent, Refused, Withheld
 
 _COVERED_AGAIN = 1.0
+
+
+def stationery(mail: Mail) -> Stationery:
+    try:
+        return Stationery(sender=mail.sender, key_header=mail.key_header)
+    except ValueError as exc:
+        raise ConfigError(f"[mail] key_header: {exc}") from exc
 
 
 @dataclass(frozen=True, slots=True)

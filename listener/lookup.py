@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -75,11 +76,13 @@ class Lookup:
             raise BadData("lookup_error", f"{type(exc).__name__} (SQLSTATE {exc.sqlstate})") from exc
         except (psycopg.Error, OSError, TimeoutError) as exc:
             raise self._failure(exc) from exc
-        by_key: dict[str, list[dict[str, Any]]] = {}
+        by_key: dict[str, list[dict[str, Any]]] = {key: [] for key in keys}
         for row in found:
             if missing := [column for column in OWN_COLUMNS if column not in row]:
                 raise RuleBroken(f"the lookup of rule {self.name} gives no column {missing[0]!r}")
-            by_key.setdefault(_key_text(row["key"]), []).append(row)
+            key = _key_text(row["key"])
+            # As for the value: a char(n) key is captured without the blanks behind it.
+            by_key.setdefault(key if key in by_key else key.rstrip(" "), []).append(row)
         return by_key
 
     def judge(self, event: Event, rows: Sequence[dict[str, Any]]) -> Mailing | Unmailed:
@@ -89,7 +92,8 @@ class Lookup:
         if len(rows) > 1:
             return Unmailed(event, "ambiguous", f"the lookup gives {len(rows)} rows for this key", failed=True)
         row = rows[0]
-        if _value_text(row["current"]) != self.rule.becomes:
+        # A char(n) comes with blanks behind, which mean nothing in it.
+        if _value_text(row["current"]).rstrip(" ") != self.rule.becomes.rstrip(" "):
             return Unmailed(event, "reverted", f"{self.rule.column} is {_shown(row['current'])} by now")
         email = row["email"]
         if email is None or not str(email).strip():
@@ -114,13 +118,14 @@ class Lookup:
 
 def _key_text(key: object) -> str:
     """A composite key comes as a text[]; the outbox holds it as the array's literal."""
-    return array_literal([str(part) for part in key]) if isinstance(key, list) else str(key)
+    return array_literal([_value_text(part) for part in key]) if isinstance(key, list) else _value_text(key)
 
 
 def _value_text(value: object) -> str:
+    """As PostgreSQL writes it, for what a lookup gives without a cast."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value).rstrip(" ") if isinstance(value, str) else str(value)
+    return format(value, "f") if isinstance(value, Decimal) else str(value)
 
 
 def _shown(value: object) -> str:

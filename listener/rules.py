@@ -11,6 +11,7 @@ SELECT d.id AS key, d.status AS current, u.email, u.email_notifications_enabled 
   FROM public.dateplan d LEFT JOIN public.users u ON u.id = d.user_id LEFT JOIN public.plan p ON p.id = d.plan_id
  WHERE d.id = ANY (%(keys)s::bigint[])
 """
+_NAME = r'(?:[A-Za-z_\u0080-\U0010ffff][\w$]*|"(?:[^"\x00]|"")+")'
 # What the daemon itself reads of a lookup's row; every other column is the template's.
 OWN_COLUMNS = ("key", "current", "email", "consent")
 
@@ -24,7 +25,8 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    table: str = Field(min_length=1)
+    # As SQL writes a name; it goes into queries as it stands.
+    table: str = Field(pattern=rf"^{_NAME}(\.{_NAME})?$")
     key: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ("id",)
     column: str = "status"
     becomes: str
@@ -82,7 +84,8 @@ def array_literal(parts: list[str]) -> str:
 
 
 def _element(part: str) -> str:
-    if part and part.upper() != "NULL" and not re.search(r'[{},"\\\s]', part):
+    # PostgreSQL's own idea of white space, which is ASCII's.
+    if part and part.upper() != "NULL" and not re.search(r'[{},"\\\s]', part, re.ASCII):
         return part
     return '"' + part.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

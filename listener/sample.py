@@ -8,9 +8,10 @@ from psycopg import sql
 from listener.address import Address, parse_address
 from listener.config import Settings
 from listener.database import connect_async, lookup_pool, opened, translated
+from listener.delivery import stationery
 from listener.errors import BadData, PgheraldError
 from listener.lookup import Lookup, Mailing
-from listener.message import Stationery, build, message_key
+from listener.message import build, message_key
 from listener.outbox import Event
 from listener.render import Content, Templates
 
@@ -70,8 +71,7 @@ async def make(settings: Settings, templates: Templates, name: str, key: str | N
         )
     try:
         content = templates.render(rule.template, rows[0])
-        stationery = Stationery(sender=settings.mail.sender, key_header=settings.mail.key_header)
-        message = build(stationery, content, recipient, message_key(b"preview", name, 0, now), now)
+        message = build(stationery(settings.mail), content, recipient, message_key(b"preview", name, 0, now), now)
     except BadData as exc:
         raise PgheraldError(f"the message for key {key} cannot be made: {exc}") from exc
     return Sample(recipient, content, message, note)

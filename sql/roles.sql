@@ -1,4 +1,4 @@
--- pgherald: who may do what. Run after triggers.sql, by a superuser or by one who may create roles.
+-- pgherald: who may do what. Run after triggers.sql, by a superuser.
 --
 --   pgherald_owner   owns the schema and with it the capture functions, which run with its rights
 --   pgherald_daemon  works the outbox; give it to the role that the daemon logs in with

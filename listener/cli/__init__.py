@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import click
+import psycopg
 
 from listener import __version__
 from listener.cli.database import install, uninstall
@@ -14,6 +15,7 @@ from listener.cli.init import init
 from listener.cli.run import run
 from listener.cli.support import explain, preview, status
 from listener.cli.upkeep import backfill, forget, purge
+from listener.database import one_line
 from listener.errors import PgheraldError
 
 
@@ -43,6 +45,6 @@ def main() -> None:
     """Exit status 0 fine, 1 a fault was found or met, 2 usage."""
     try:
         pgherald(prog_name="pgherald", auto_envvar_prefix="PGHERALD")
-    except PgheraldError as exc:
-        click.echo(f"Error: {exc}", err=True)
+    except (PgheraldError, psycopg.Error) as exc:
+        click.echo(f"Error: {one_line(exc)}", err=True)
         sys.exit(1)

@@ -52,7 +52,10 @@ def status(as_json: bool, config_file: Path | None) -> None:
     for rule, counts in rules.items():
         table.add_row(rule, *(str(counts[state]) for state in _STATES))
     screen.print(table)
-    screen.print("nothing waits" if oldest is None else f"the oldest waits for {oldest:.0f} s")
+    doubtful = sum(counts["in_doubt"] for counts in rules.values())
+    screen.print("nothing waits to be sent" if oldest is None else f"the oldest waits for {oldest:.0f} s")
+    if doubtful:
+        screen.print(f"{doubtful} in doubt: pgherald events list --state in_doubt")
     for worker in workers:
         parts = [
             "listening" if worker["listening"] else "polling",

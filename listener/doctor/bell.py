@@ -1,6 +1,7 @@
 """Whether the daemon would be rung, and is there to hear it."""
 
 import secrets
+from contextlib import aclosing
 from typing import Any
 
 import psycopg
@@ -8,6 +9,7 @@ import psycopg
 from listener.database import connect_async, is_pooled, translated
 from listener.doctor.examination import QUERIES, Examination
 from listener.doctor.finding import NotChecked, Seen, fault, ok, warn
+from listener.errors import DatabaseUnavailable
 from listener.queries import load
 
 HEARING = 2.0
@@ -21,14 +23,21 @@ async def listen(examination: Examination) -> Seen:
     if examination.standby:
         raise NotChecked("a standby cannot LISTEN")
     database = examination.settings.database
+    place = "[database] listen_url" if database.listen_url else "[database] url"
+    try:
+        return await _listen(database.listen_url or database.url, database.url, place)
+    except DatabaseUnavailable as exc:
+        return fault(f"{place}: {exc}", f"correct {place}")
+
+
+async def _listen(listen_url: str, url: str, place: str) -> Seen:
     with translated():
-        async with await connect_async(database.listen_url or database.url) as ear:
+        async with await connect_async(listen_url) as ear:
             row = await (await ear.execute("SELECT pg_is_in_recovery(), current_database()")).fetchone()
-            place = "[database] listen_url" if database.listen_url else "[database] url"
             if row is None or row[0]:
                 return fault(f"{place} leads to a standby, which cannot LISTEN", f"point {place} at the primary")
             pooled = await is_pooled(ear)
-            heard = await _hears(ear, database.url)
+            heard = await _hears(ear, url)
     if heard:
         return ok("rang and heard it" + (", through a pooler that keeps sessions" if pooled else ""))
     remedy = "set [database] listen_url to a direct connection to the primary; until then the daemon polls"
@@ -44,8 +53,12 @@ async def _hears(ear: psycopg.AsyncConnection[Any], url: str) -> bool:
     async with await connect_async(url) as bell:
         await bell.execute("SELECT pg_notify('pgherald', %s)", (token,), prepare=False)
     heard = False
-    async for notify in ear.notifies(timeout=HEARING, stop_after=1):
-        heard = heard or notify.payload == token
+    # The application rings the same bell, and so others' rings come first.
+    async with aclosing(ear.notifies(timeout=HEARING)) as rings:
+        async for ring in rings:
+            if ring.payload == token:
+                heard = True
+                break
     await ear.execute("UNLISTEN pgherald")
     return heard
 

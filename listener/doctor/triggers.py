@@ -8,7 +8,6 @@ from psycopg import sql
 
 from listener.doctor.examination import QUERIES, Examination
 from listener.doctor.finding import NotChecked, Seen, fault, ok
-from listener.queries import load
 from listener.rules import Rule
 from listener.schema import watch_values
 
@@ -35,7 +34,7 @@ async def definitions(examination: Examination, rule: str) -> Seen:
         if row["enabled"] not in ("O", "A"):
             how = "is disabled" if row["enabled"] == "D" else "fires for replication only"
             return fault(f"{name} on {table} {how}", f"ALTER TABLE {table} ENABLE TRIGGER {name}{missed}")
-    conditions = await _conditions(examination, rule)
+    conditions = await _conditions(examination, configured.becomes, watched)
     for row in own.values():
         kind = row["name"].removeprefix(f"pgherald_{rule}_")
         if kind not in wanted:
@@ -55,7 +54,7 @@ async def definitions(examination: Examination, rule: str) -> Seen:
 async def _watched(examination: Examination, rule: str) -> Seen | dict[str, Any]:
     examination.need_schema()
     configured = examination.settings.rules[rule]
-    row = await examination.row(load("admin")["watched"], watch_values(rule, configured))
+    row = await examination.row(QUERIES["watched"], watch_values(rule, configured))
     if not row["table_exists"]:
         return fault(f"there is no table {configured.table}, or no right to see it", f"correct [rules.{rule}] table")
     if row["watches"] is None:
@@ -64,8 +63,7 @@ async def _watched(examination: Examination, rule: str) -> Seen | dict[str, Any]
         return fault(
             f"the database watches {row['watches']}, not what is configured", f"{_INSTALL}, or correct [rules.{rule}]"
         )
-    more = await examination.row(QUERIES["watched_table"], {"table": configured.table, "column": configured.column})
-    return {**row, **more}
+    return row
 
 
 def _names(rule: str, kinds: list[str]) -> str:
@@ -80,18 +78,16 @@ def _again(rule: str, configured: Rule, row: dict[str, Any]) -> str:
     return f"BEGIN; DROP TRIGGER {row['name']} ON {row['table']}; {watch.as_string(None)}; COMMIT"
 
 
-async def _conditions(examination: Examination, rule: str) -> dict[str, set[str]]:
+async def _conditions(examination: Examination, value: str, watched: dict[str, Any]) -> dict[str, set[str]]:
     """What the server may make of watch()'s WHEN: a constant is shown with quotes or without, by its type."""
-    configured = examination.settings.rules[rule]
-    facts = await examination.row(QUERIES["watched_table"], {"table": configured.table, "column": configured.column})
-    value = configured.becomes
     try:
-        query = sql.SQL("SELECT {}::{}::text AS value").format(sql.Literal(value), sql.SQL(facts["type"] or "text"))
+        query = sql.SQL("SELECT {}::{}::text AS value").format(sql.Literal(value), sql.SQL(watched["type"] or "text"))
         value = (await examination.row(query))["value"]
     except psycopg.DataError:
         pass
-    column = facts["column"]
-    quoted = sql.Literal(value).as_string(None).strip()
+    column = watched["column"]
+    # As the server shows a constant: with standard_conforming_strings, a backslash is itself.
+    quoted = "'" + value.replace("'", "''") + "'"
     made: dict[str, set[str]] = {"update": set(), "insert": set(), "delete": set(), "end": {""}}
     for constant in (quoted, value):
         made["insert"].add(_bare(f"new.{column} = {constant}"))
@@ -107,7 +103,7 @@ _CAST = re.compile(
 
 def _bare(condition: str) -> str:
     """An expression without what depends on the column's type and the search path: casts, brackets, blanks."""
-    parts = re.split(r"(E?'(?:[^']|'')*')", condition)
+    parts = re.split(r"('(?:[^']|'')*')", condition)
     for i in range(0, len(parts), 2):
         part = re.sub(r"OPERATOR\((?:[^()]*\.)?([^()\w.]+)\)", r"\1", parts[i])
         parts[i] = re.sub(r"[()\s]", "", _CAST.sub("", part))

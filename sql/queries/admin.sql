@@ -7,12 +7,15 @@ SELECT pgherald.version();
 -- What the database watches under this name, and whether it still does. One row at most.
 SELECT r."table"::oid = to_regclass(%(table)s)::oid AND r.key = %(key)s AND r."column" = %(column)s AND r.value = %(value)s AS as_configured,
        to_regclass(%(table)s) IS NOT NULL AS table_exists,
-       format('%%s.%%I = %%L', r."table", r."column", r.value) AS watches,
+       CASE WHEN r.rule IS NOT NULL THEN format('%%s.%%I = %%L', r."table", r."column", r.value) END AS watches,
        r.watched_at,
        (SELECT count(*) FROM pg_trigger AS t
          WHERE t.tgrelid = r."table" AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
            AND t.tgname = ANY (ARRAY['pgherald_' || r.rule || '_update', 'pgherald_' || r.rule || '_insert'])) AS triggers
   FROM (SELECT) AS one LEFT JOIN pgherald.rule AS r ON r.rule = %(rule)s;
+
+-- name: rules
+SELECT rule FROM pgherald.rule ORDER BY rule;
 
 -- name: secret
 SELECT value FROM pgherald.secret;

@@ -47,18 +47,20 @@ SELECT quote_ident(current_user) AS role,
                      || CASE kind WHEN 'schema' THEN 'schema ' || name WHEN 'function' THEN 'pgherald.' || name || '()' ELSE 'pgherald.' || name END
                 FROM had WHERE NOT has GROUP BY kind, name ORDER BY kind, name) AS missing;
 
--- name: watched_table
--- With typmod -1 and not as a domain, as watch() writes it.
-SELECT c.relkind = 'p' AS partitioned,
-       quote_ident(%(column)s) AS "column",
+-- name: watched
+-- The type with typmod -1 and not as a domain, as watch() writes it.
+SELECT c.oid IS NOT NULL AS table_exists, c.relkind = 'p' AS partitioned, quote_ident(%(column)s) AS "column",
+       CASE WHEN r.rule IS NOT NULL THEN format('%%s.%%I = %%L', r."table", r."column", r.value) END AS watches,
+       r."table"::oid = c.oid AND r.key = %(key)s AND r."column" = %(column)s AND r.value = %(value)s AS as_configured,
        (WITH RECURSIVE chain AS (
             SELECT t.oid, typtype, typbasetype FROM pg_attribute JOIN pg_type AS t ON t.oid = atttypid
              WHERE attrelid = c.oid AND attname = %(column)s
              UNION ALL
             SELECT t.oid, t.typtype, t.typbasetype FROM chain JOIN pg_type AS t ON t.oid = chain.typbasetype)
         SELECT format_type(oid, -1) FROM chain WHERE typtype <> 'd') AS type
-  FROM pg_class AS c
- WHERE c.oid = to_regclass(%(table)s);
+  FROM (SELECT) AS one
+  LEFT JOIN pgherald.rule AS r ON r.rule = %(rule)s
+  LEFT JOIN pg_class AS c ON c.oid = to_regclass(%(table)s);
 
 -- name: triggers
 -- Those with a name that watch() gives, and all that call the rule's capture function: a partition has its own copies,

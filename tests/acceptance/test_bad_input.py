@@ -143,3 +143,16 @@ def test_a_missing_file(pgherald: Pgherald, tmp_path: Path) -> None:
     refuses(pgherald, "--config", tmp_path / "none.toml", "status", says=("none.toml", "No such file"))
     (tmp_path / "broken.toml").write_text("[smtp\n")
     refuses(pgherald, "--config", tmp_path / "broken.toml", "status", says=("broken.toml", "line 1"))
+
+
+def test_a_rule_that_is_not_installed(database: Database, pgherald: Pgherald, tmp_path: Path) -> None:
+    file = configuration(tmp_path)
+    file.write_text(file.read_text() + file.read_text().replace("dateplan_verified]", "other]"))
+    refuses(pgherald, "--config", file, "run", "--once", says=("rule other is not watched", "pgherald install"))
+    plan = database.add_plan("Café", "a@example.org")
+    assert "not watched" in pgherald("--config", file, "explain", "other", plan).stdout
+
+
+def test_a_table_that_is_no_name(pgherald: Pgherald, tmp_path: Path) -> None:
+    file = configuration(tmp_path, table="dateplan; DROP TABLE users")
+    refuses(pgherald, "--config", file, "status", says=("[rules.dateplan_verified] table",))

@@ -346,7 +346,8 @@ def read_array(literal: str) -> list[str | None]:
                 at += literal[at] == "\\"
                 text, at = text + literal[at], at + 1
         elif char in ",}":
-            parts.append(text if quoted else None if text.strip().upper() == "NULL" else text.strip())
+            bare = text.strip(" \t\n\v\f\r")
+            parts.append(text if quoted else None if bare.upper() == "NULL" else bare)
             text, quoted = "", False
             if char == "}":
                 assert at == len(literal) - 1
