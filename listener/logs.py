@@ -28,6 +28,5 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    # psycopg's pool reports every failed connection; the daemon says it once, in its own words.
-    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
+    # What the driver notices, the daemon says once, in its own words.
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)

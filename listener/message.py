@@ -10,6 +10,7 @@ from binascii import b2a_qp
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import blake2b
 
 from listener.address import Address, Mailbox
@@ -185,6 +186,8 @@ def _is_plain(text: str) -> bool:
     return text.isascii() and "=?" not in text
 
 
+# A rule's subject is mostly the same on each of its mails.
+@lru_cache(maxsize=256)
 def _unstructured(header: str, value: str) -> str:
     value = _one_line(value)
     return _folded(header, value if _is_plain(value) else _encoded_words(header, value))
