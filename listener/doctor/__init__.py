@@ -63,8 +63,8 @@ async def _run(name: str, check: Check, examination: Examination) -> Finding:
     except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as exc:
         seen = warn(f"not checked: {one_line(exc)}", "run doctor again when the database is less busy")
     except PgheraldError as exc:
-        seen = fault(str(exc), "")
+        seen = fault(str(exc), "see the server's log, then run doctor again")
     except Exception as exc:
         # Whatever it is, the other checks are not to be lost for it.
-        seen = warn(f"not checked: {type(exc).__name__}: {one_line(exc)}", "")
+        seen = warn(f"not checked: {type(exc).__name__}: {one_line(exc)}", "a fault of doctor's own: report it")
     return Finding(name, seen.state, seen.seen, seen.remedy)

@@ -87,7 +87,7 @@ async def gate(examination: Examination) -> Seen:
     if not row["overdue"]:
         return ok(f"closed by pid {row['pid']}, asleep with nothing overdue")
     return fault(
-        f"closed by pid {row['pid']} ({row['holder']}) while {row['overdue']} events wait, the oldest for {row['oldest']:.0f} s",
+        f"closed by pid {row['pid']} ({row['holder']}) with {row['overdue']} events overdue, the oldest for {row['oldest']:.0f} s",
         f"see what that daemon's log says, restart it; if it is gone: SELECT pg_terminate_backend({row['pid']})",
     )
 

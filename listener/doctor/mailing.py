@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,8 +36,8 @@ async def lookup(examination: Examination, rule: str) -> Seen:
         async with examination.reading() as conn:
             columns = await query.check(conn)
         keys = await _keys(examination, configured)
-        async with opened(pool := lookup_pool(examination.settings.database.url)):
-            rows = await query.rows(pool, keys) if keys else {}
+        whole = await _whole_table(examination, configured, keys[0]) if keys else None
+        rows = await _rows(examination, query, keys)
     except RuleBroken as exc:
         denied = "permission denied" in str(exc)
         return fault(
@@ -46,17 +47,28 @@ async def lookup(examination: Examination, rule: str) -> Seen:
         return fault(
             f"the lookup fails on data of the newest rows: {exc}", f"correct [rules.{rule}] lookup, or the rows"
         )
-    examination.samples[rule] = Sample(columns, rows)
+    if rows is not None:
+        examination.samples[rule] = Sample(columns, rows)
     if not keys:
         return ok(f"runs; {configured.table} has no row to try it with")
-    async for table, size, condition in _whole_tables(examination, configured, keys[0]):
+    if whole is not None:
         return warn(
-            f"reads the whole of {table} (about {size:.0f} rows) for one key{condition}",
+            f"reads the whole of {whole}, for one key",
             "CREATE INDEX on the column it looks by; cast the keys and not the column: = ANY (%(keys)s::bigint[])",
         )
-    return ok(
-        f"runs, by index; {len(rows)} of the newest {len(keys)} rows found" if len(keys) > 1 else "runs, by index"
-    )
+    if rows is None:
+        return warn(f"no answer for {len(keys)} keys in {_PATIENCE:g} s", "look at it with EXPLAIN (ANALYZE, BUFFERS)")
+    return ok(f"runs, by index; finds {len(rows)} of the newest {len(keys)} rows")
+
+
+async def _rows(examination: Examination, query: Lookup, keys: list[str]) -> dict[str, list[dict[str, Any]]] | None:
+    """None where it takes too long."""
+    if not keys:
+        return {}
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE), opened(pool := lookup_pool(examination.settings.database.url)):
+            return await query.rows(pool, keys)
+    return None
 
 
 async def _keys(examination: Examination, rule: Rule) -> list[str]:
@@ -72,8 +84,8 @@ async def _keys(examination: Examination, rule: Rule) -> list[str]:
     return [row["key"] for row in await examination.rows(query)]
 
 
-async def _whole_tables(examination: Examination, rule: Rule, key: str) -> Any:
-    """Each large table that the lookup would read from end to end for one key: its name, its rows, what it filters by."""
+async def _whole_table(examination: Examination, rule: Rule, key: str) -> str | None:
+    """A large table that the lookup would read from end to end for one key, and what it looks for there."""
     async with examination.reading() as conn, conn.cursor(row_factory=dict_row) as cursor:
         explain = f"EXPLAIN (VERBOSE, FORMAT JSON) {rule.lookup.strip().rstrip(';')}"
         await cursor.execute(explain, {"keys": [key]})
@@ -84,8 +96,9 @@ async def _whole_tables(examination: Examination, rule: Rule, key: str) -> Any:
         table = sql.Identifier(node["Schema"], node["Relation Name"]).as_string(None)
         size = (await examination.row(QUERIES["table_size"], {"table": table}))["rows"]
         if size > LARGE:
-            condition = node.get("Filter", "")
-            yield f"{node['Schema']}.{node['Relation Name']}", size, f": {condition[:120]}" if condition else ""
+            condition = f" by {node['Filter'][:120]}" if "Filter" in node else ""
+            return f"{node['Schema']}.{node['Relation Name']} (about {size:.0f} rows){condition}"
+    return None
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

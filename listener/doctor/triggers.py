@@ -96,9 +96,7 @@ async def _conditions(examination: Examination, value: str, watched: dict[str, A
     return made
 
 
-_CAST = re.compile(
-    r'::(?:"[^"]+"|\w+)(?:\.(?:"[^"]+"|\w+))?(?: varying| precision| with(?:out)? time zone)?(?:\(\d+(?:,\d+)?\))?(?:\[\])?'
-)
+_CAST = re.compile(r'::(?:"[^"]+"|\w+)(?:\.(?:"[^"]+"|\w+))?(?: varying| precision| with(?:out)? time zone)?')
 
 
 def _bare(condition: str) -> str:

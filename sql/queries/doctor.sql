@@ -65,7 +65,7 @@ SELECT c.oid IS NOT NULL AS table_exists, c.relkind = 'p' AS partitioned, quote_
 -- name: triggers
 -- Those with a name that watch() gives, and all that call the rule's capture function: a partition has its own copies,
 -- and one of them can be disabled by itself.
-SELECT t.tgname::text AS name, t.tgrelid::regclass::text AS "table", t.tgenabled::text AS enabled, t.tgtype::integer AS type,
+SELECT t.tgname::text AS name, format('%%I.%%I', r.relnamespace::regnamespace::name, r.relname) AS "table", t.tgenabled::text AS enabled, t.tgtype::integer AS type,
        t.tgattr::text AS columns, t.tgconstraint <> 0 AS constraint, nullif(t.tgparentid, 0) AS parent,
        t.tgfoid IS NOT DISTINCT FROM capture.oid AS captures,
        substring(pg_get_triggerdef(t.oid), ' WHEN \((.*)\) EXECUTE ') AS condition
@@ -76,6 +76,7 @@ SELECT t.tgname::text AS name, t.tgrelid::regclass::text AS "table", t.tgenabled
        ON t.tgfoid = capture.oid
        OR t.tgrelid = to_regclass(%(table)s)
           AND t.tgname = ANY (ARRAY(SELECT 'pgherald_' || %(rule)s || '_' || kind FROM unnest('{update,insert,delete,end}'::text[]) AS kind))
+  JOIN pg_class AS r ON r.oid = t.tgrelid
  ORDER BY nullif(t.tgparentid, 0) NULLS FIRST, t.tgname;
 
 -- name: capture
