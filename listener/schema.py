@@ -18,7 +18,8 @@ from listener.rules import Rule
 
 VERSION = 1
 LOCK_TIMEOUT = 2.0
-PATIENCE = 30.0
+# Of the 30 s within which `install` gives up; the rest is for its start and for what waits for nobody.
+PATIENCE = 28.0
 _QUERIES = load("admin")
 
 
@@ -77,7 +78,7 @@ def _quoted(part: sql.Composable) -> str:
 def run(conn: psycopg.Connection[Any], step: Step, tell: Callable[[str], None], end: float | None = None) -> None:
     """Run one step, trying until `end` to get its locks, each time for 2 s only, so that nobody queues behind it for longer.
 
-    `end` is by `time.monotonic`; without it, 30 s from now.
+    `end` is by `time.monotonic`; without it, `PATIENCE` from now.
 
     Raises:
         SchemaError: it cannot be done; names who is in the way.

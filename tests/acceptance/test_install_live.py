@@ -1,0 +1,310 @@
+"""`install` into a database at work: who is held up and for how long, whatever the names, and who may do what."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+
+from listener import config
+from listener.rules import parse_key
+from listener.schema import LOCK_TIMEOUT, PATIENCE
+from listener.story import tell
+from tests.support import wait_until
+from tests.support.command import Pgherald
+from tests.support.database import STORY, Database, Databases
+from tests.support.mail import MailServer
+
+RULE = "dateplan_verified"
+# The lock's time-out, and what a loaded machine adds.
+LONGEST = LOCK_TIMEOUT + 0.5
+
+
+@pytest.fixture
+def story(bare_database: Database) -> Database:
+    """The application's tables, and nothing of ours."""
+    bare_database.execute(STORY)
+    return bare_database
+
+
+class Writer:
+    """An application that changes its row, again and again, each time in a transaction of its own."""
+
+    def __init__(self, database: Database, plan: int) -> None:
+        self.longest = 0.0
+        self.writes = 0
+        self._conn = database.connect(application_name="writer")
+        self._plan = plan
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _write(self) -> None:
+        while not self._over.wait(0.002):
+            begin = time.monotonic()
+            self._conn.execute("UPDATE public.dateplan SET status = 'PE' WHERE id = %s", (self._plan,))
+            self.longest = max(self.longest, time.monotonic() - begin)
+            self.writes += 1
+
+
+@contextmanager
+def writing(database: Database, plan: int) -> Iterator[Writer]:
+    writer = Writer(database, plan)
+    try:
+        yield writer
+    finally:
+        writer.stop()
+
+
+@pytest.fixture
+def role(databases: Databases, bare_database: Database) -> Iterator[Callable[[str], tuple[str, str]]]:
+    """``role("daemon")`` makes a login role of the run's own; its name, and its URL of the test's database."""
+    made: list[sql.Identifier] = []
+
+    def make(purpose: str) -> tuple[str, str]:
+        name = f'{bare_database.value("SELECT current_database()")} "{purpose}"'[:60]
+        made.append(sql.Identifier(name))
+        bare_database.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'geheim'").format(made[-1]))
+        url = psycopg.conninfo.make_conninfo(bare_database.url, user=name, password="geheim")
+        return name, url
+
+    yield make
+    bare_database.close()
+    with bare_database.connect(options="-c client_min_messages=warning") as conn:
+        for name in made:
+            conn.execute(sql.SQL("DROP OWNED BY {0} CASCADE").format(name))
+            conn.execute(sql.SQL("DROP ROLE {0}").format(name))
+
+
+@pytest.fixture
+def roles(databases: Databases) -> Iterator[None]:
+    """pgherald's own roles are the whole server's: one test at a time."""
+    with psycopg.connect(databases.url, autocommit=True) as conn:
+        conn.execute("SELECT pg_advisory_lock(hashtext('pgherald roles'))")
+        yield
+
+
+def test_it_waits_for_a_transaction_and_names_it(
+    story: Database, pgherald: Pgherald, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held, free = story.add_plan("Café", "a@example.org"), story.add_plan("Bar", "b@example.org")
+    holder = story.connect()
+    holder.execute("BEGIN")
+    holder.execute("UPDATE public.dateplan SET status = 'XX' WHERE id = %s", (held,))
+    done: list[Any] = []
+    with writing(story, free) as writer:
+        install = threading.Thread(target=lambda: done.append(pgherald("install")))
+        install.start()
+        wanted = "SELECT pid, query_start FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE NOT granted AND mode = 'ShareRowExclusiveLock'"
+        first = wait_until(lambda: story.execute(wanted))
+        # Its second try stands in the way of the writer again; then the transaction ends.
+        wait_until(lambda: story.execute(wanted) not in ([], first))
+        holder.execute("COMMIT")
+        install.join()
+    assert done[0].returncode == 0
+    said = done[0].stderr
+    assert f"waiting for a lock on public.dateplan, held by pid {holder.info.backend_pid} (user postgres)" in said
+    assert "UPDATE public.dateplan" in said
+    with capsys.disabled():
+        print(f"\nlongest block of {writer.writes} writes: {writer.longest:.3f} s")
+    assert writer.longest < LONGEST
+    assert story.events() == []
+    story.verify(held)
+    assert [event["key"] for event in story.events()] == [str(held)]
+
+
+@pytest.mark.slow
+def test_it_gives_up_and_names_who_is_in_the_way(
+    story: Database, pgherald: Pgherald, role: Callable[[str], tuple[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    held, free = story.add_plan("Café", "a@example.org"), story.add_plan("Bar", "b@example.org")
+    name, url = role("report")
+    story.execute(sql.SQL("GRANT SELECT, UPDATE ON public.dateplan TO {}").format(sql.Identifier(name)))
+    with psycopg.connect(url) as holder, writing(story, free) as writer:
+        holder.execute("UPDATE public.dateplan SET status = 'XX' WHERE id = %s", (held,))
+        begin = time.monotonic()
+        done = pgherald("install")
+        elapsed = time.monotonic() - begin
+        holder.rollback()
+        pid = holder.info.backend_pid
+    with capsys.disabled():
+        print(f"\ngave up after {elapsed:.1f} s; longest block of {writer.writes} writes: {writer.longest:.3f} s")
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1
+    # It says how long it waited; to start takes seconds too where all cores are busy.
+    assert elapsed < PATIENCE + 15
+    assert last.startswith(
+        f"Error: rule {RULE}: gave up after {PATIENCE:g} s waiting for a lock on public.dateplan, held by pid {pid}"
+    )
+    assert f"(user {name}): UPDATE public.dateplan SET status" in last
+    assert writer.longest < LONGEST
+    # Nothing is half there.
+    assert story.value("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal") == 0
+    pgherald("install", check=True)
+
+
+# A schema, tables and columns whose names must be quoted, with what TOML, Python and SQL would each take for their own.
+ODD = r"""
+    CREATE SCHEMA "The ""App";
+    SET search_path = "The ""App";
+    CREATE TYPE "State" AS ENUM ('it''s on', 'off');
+    CREATE TABLE "user" (id uuid PRIMARY KEY, "E-Mail" text, "wants 100%" boolean);
+    CREATE TABLE "Date Plan" ("the id" text, "No." smallint, owner uuid REFERENCES "user", "The State" "State", "order" text,
+                              PRIMARY KEY ("the id", "No."));
+    CREATE TABLE "Coupon" (code varchar(20) PRIMARY KEY, owner uuid REFERENCES "user", "The State" "State");
+    INSERT INTO "user" VALUES ('c7b61e22-8f1b-4b71-9a4d-0c6b8de9a1f3', 'anna@example.org', true);
+"""
+ODD_FILE = r"""
+[rules.plan_on]
+table = '"The ""App"."Date Plan"'
+key = ["the id", "No."]
+column = "The State"
+becomes = "it's on"
+template = "dateplan_verified"
+lookup = '''
+  SELECT ARRAY[d."the id", d."No."::text] AS key, d."The State" AS current, u."E-Mail" AS email, u."wants 100%%" AS consent,
+         d."order" AS place
+    FROM "The ""App"."Date Plan" d JOIN "The ""App"."user" u ON u.id = d.owner
+   WHERE (d."the id", d."No.") IN (SELECT (k::text[])[1], (k::text[])[2]::smallint FROM unnest(%(keys)s::text[]) AS k)
+'''
+[rules.coupon_on]
+table = '"The ""App"."Coupon"'
+key = "code"
+column = "The State"
+becomes = "it's on"
+template = "dateplan_verified"
+lookup = '''
+  SELECT d.code AS key, d."The State" AS current, u."E-Mail" AS email, u."wants 100%%" AS consent, d.code AS place
+    FROM "The ""App"."Coupon" d JOIN "The ""App"."user" u ON u.id = d.owner
+   WHERE d.code = ANY (%(keys)s)
+'''
+"""
+ODD_KEYS = ["plain", "a,b", 'say "hi"', "back\\slash", "{brace}", "two words", "", "NULL", "ünï", "it's", "50%"]
+
+
+def test_names_that_need_quoting_and_keys_of_any_text(
+    bare_database: Database, mail: MailServer, pgherald: Pgherald
+) -> None:
+    with bare_database.connect() as conn:
+        conn.execute(ODD)
+        (pgherald.folder / "pgherald.toml").write_text(ODD_FILE, encoding="utf-8")
+        pgherald("install", check=True)
+        for key in ODD_KEYS:
+            conn.execute("""INSERT INTO "Date Plan" SELECT %s, 7, id, 'off', %s FROM "user" """, (key, f"<{key}>"))
+            conn.execute("""INSERT INTO "Coupon" SELECT %s, id, 'it''s on' FROM "user" """, (key,))
+        conn.execute("""UPDATE "Date Plan" SET "The State" = 'it''s on'""")
+        literals = dict(
+            conn.execute("""SELECT "the id", ARRAY["the id", "No."::text]::text FROM "Date Plan" """).fetchall()
+        )
+    pgherald("run", "--once", check=True)
+    assert {(event["state"], event["reason"]) for event in bare_database.events()} == {("sent", None)}
+    assert len(mail.messages) == 2 * len(ODD_KEYS)
+    rules = config.load(pgherald.folder / "pgherald.toml").rules
+    with bare_database.connect() as conn:
+        for key in ODD_KEYS:
+            for rule, named in (("plan_on", literals[key]), ("coupon_on", key)):
+                told = tell(conn, rule, rules[rule], parse_key(rules[rule], named))
+                assert [event["state"] for event in told.events] == ["sent"], (rule, named)
+    assert json.loads(pgherald("explain", "plan_on", "plain,7", "--json", check=True).stdout)["events"]
+    unknown = pgherald("explain", "plan_on", "nobody,7")
+    assert unknown.returncode == 1
+    pgherald("uninstall", check=True)
+    assert bare_database.value("SELECT to_regnamespace('pgherald')") is None
+
+
+def test_row_level_security(
+    story: Database, mail: MailServer, pgherald: Pgherald, role: Callable[[str], tuple[str, str]]
+) -> None:
+    """The application's role sees its rows alone, and none of ours; each of its changes is captured."""
+    name, url = role("tenant")
+    with story.connect() as conn:
+        conn.execute(sql.SQL("GRANT SELECT, UPDATE ON public.dateplan TO {}").format(sql.Identifier(name)))
+        conn.execute("ALTER TABLE public.dateplan ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+        conn.execute("CREATE POLICY own ON public.dateplan USING (plan_id % 2 = 1)")
+    plans = [story.add_plan("Café", f"{i}@example.org") for i in range(4)]
+    pgherald("install", check=True)
+    with psycopg.connect(url, autocommit=True) as tenant:
+        changed = tenant.execute("UPDATE public.dateplan SET status = 'VE' RETURNING id::text").fetchall()
+        assert 0 < len(changed) < len(plans)
+    assert [(event["key"],) for event in story.events()] == changed
+    pgherald("run", "--once", check=True)
+    assert len(mail.messages) == len(changed)
+
+
+@pytest.mark.parametrize("way", ["--with-roles", "--daemon-role"])
+def test_the_daemon_as_a_role_of_its_own(
+    story: Database,
+    mail: MailServer,
+    pgherald: Pgherald,
+    role: Callable[[str], tuple[str, str]],
+    roles: None,
+    way: str,
+) -> None:
+    name, url = role("daemon")
+    if way == "--daemon-role":
+        pgherald("install", "--daemon-role", name, check=True)
+    else:
+        pgherald("install", "--with-roles", check=True)
+        story.execute(sql.SQL("GRANT pgherald_daemon TO {}").format(sql.Identifier(name)))
+    plans = [story.add_plan("Café", f"{i}@example.org") for i in range(3)]
+    as_daemon = {"PGHERALD_DATABASE_URL": url}
+
+    refused = pgherald("run", "--once", env=as_daemon)
+    assert refused.returncode == 1
+    assert "permission denied for table" in refused.stderr
+
+    story.execute(
+        sql.SQL("GRANT SELECT ON public.dateplan, public.users, public.plan TO {}").format(sql.Identifier(name))
+    )
+    with pgherald.daemon(env=as_daemon) as daemon:
+        assert daemon.wait_event("ready")["listening"] is True
+        story.verify(*plans)
+        mail.wait_for(3)
+        wait_until(lambda: {event["state"] for event in story.events()} == {"sent"})
+        told = json.loads(pgherald("explain", RULE, plans[0], "--json", env=as_daemon, check=True).stdout)
+        assert told["events"][0]["state"] == "sent"
+        counts = json.loads(pgherald("status", "--json", env=as_daemon, check=True).stdout)
+        assert counts["rules"][RULE]["sent"] == 3
+
+    with psycopg.connect(url, autocommit=True) as conn:
+        for statement in (
+            "INSERT INTO public.dateplan DEFAULT VALUES",
+            "UPDATE public.dateplan SET status = 'PE'",
+            "UPDATE public.users SET email_notifications_enabled = true",
+            "DELETE FROM public.plan",
+            "TRUNCATE public.plan",
+            "SELECT pgherald.unwatch('dateplan_verified')",
+            "INSERT INTO pgherald.outbox (rule, key) VALUES ('dateplan_verified', '1')",
+            "DELETE FROM pgherald.outbox",
+        ):
+            with pytest.raises(errors.InsufficientPrivilege):
+                conn.execute(statement)
+
+
+def test_a_daemons_role_that_does_not_exist(story: Database, pgherald: Pgherald) -> None:
+    done = pgherald("install", "--daemon-role", "nobody at all")
+    assert done.returncode == 1
+    assert 'role "nobody at all" does not exist' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_two_installs_at_once(story: Database, pgherald: Pgherald) -> None:
+    """As when two containers of one deployment start."""
+    story.add_plan("Café", "a@example.org", status="VE")
+    outcomes: list[Any] = []
+    threads = [threading.Thread(target=lambda: outcomes.append(pgherald("install"))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [(done.returncode, done.stderr) for done in outcomes if done.returncode] == []
+    assert story.execute("SELECT key, why FROM pgherald.handled") == [("1", "existing")]
