@@ -57,7 +57,7 @@ async def _run(name: str, check: Check, examination: Examination) -> Finding:
     try:
         seen = await check(examination)
     except NotChecked as exc:
-        seen = warn(f"not checked: {exc}", exc.remedy)
+        seen = warn(f"not checked: {exc}", exc.remedy or "mend what is said above, then run doctor again")
     except psycopg.errors.InsufficientPrivilege as exc:
         seen = warn(f"not checked: {one_line(exc)}", "see the check grants; or run doctor as the schema's owner")
     except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as exc:

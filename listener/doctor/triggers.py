@@ -29,11 +29,11 @@ async def definitions(examination: Examination, rule: str) -> Seen:
     own = {row["name"]: row for row in rows if row["parent"] is None}
     if missing := [kind for kind in wanted if f"pgherald_{rule}_{kind}" not in own]:
         return fault(f"{_names(rule, missing)} on {configured.table} is missing", _INSTALL + missed)
-    for row in rows:
-        name, table = row["name"], row["table"]
-        if row["enabled"] not in ("O", "A"):
-            how = "is disabled" if row["enabled"] == "D" else "fires for replication only"
-            return fault(f"{name} on {table} {how}", f"ALTER TABLE {table} ENABLE TRIGGER {name}{missed}")
+    if silent := [row for row in rows if row["enabled"] not in ("O", "A")]:
+        which = " and ".join(f"{row['name']} on {row['table']}" for row in silent)
+        how = "disabled" if any(row["enabled"] == "D" for row in silent) else "enabled for replication only"
+        mend = "; ".join(f"ALTER TABLE {row['table']} ENABLE TRIGGER {row['name']}" for row in silent)
+        return fault(f"{which} {'is' if len(silent) == 1 else 'are'} {how}", mend + missed)
     conditions = await _conditions(examination, configured.becomes, watched)
     for row in own.values():
         kind = row["name"].removeprefix(f"pgherald_{rule}_")

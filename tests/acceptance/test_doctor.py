@@ -103,6 +103,7 @@ def without(text: str, part: str, other: str = "") -> str:
 def test_healthy(plan: int, pgherald: Pgherald, mail: MailServer) -> None:
     done = pgherald("doctor", "--json", check=True)
     findings = json.loads(done.stdout)
+    assert all(finding["seen"] and bool(finding["remedy"]) == (finding["state"] != "ok") for finding in findings)
     assert all(set(finding) == {"check", "state", "seen", "remedy"} for finding in findings)
     assert {finding["check"] for finding in findings if finding["state"] != "ok"} == HEALTHY
     assert len(findings) == 19
@@ -152,6 +153,7 @@ def test_no_database_hides_no_other_fault(doctor: Examine, mail: MailServer) -> 
     findings = doctor(PGHERALD_DATABASE_URL="postgresql://127.0.0.1:1/x", PGHERALD_MAIL_FROM="a@localhost")
     assert ill(findings) == {"database", "sender", "smtp"}
     assert "refused" in findings["database"].seen
+    assert all(bool(finding.remedy) == (finding.state is not State.ok) for finding in findings.values())
     assert len(findings) == 19
 
 
@@ -235,7 +237,8 @@ def test_not_installed(bare_database: Database, doctor: Examine) -> None:
         ("DROP FUNCTION pgherald.remember", "functions", "fault", ("remember",)),
         ("DROP TRIGGER pgherald_dateplan_verified_update ON public.dateplan", TRIGGERS, "fault",
          ("pgherald_dateplan_verified_update", "missing", "pgherald backfill dateplan_verified --dry-run")),
-        ("ALTER TABLE public.dateplan DISABLE TRIGGER USER", TRIGGERS, "fault", ("disabled", "ENABLE TRIGGER")),
+        ("ALTER TABLE public.dateplan DISABLE TRIGGER USER", TRIGGERS, "fault",
+         ("_insert on public.dateplan and", "are disabled", "ENABLE TRIGGER pgherald_dateplan_verified_update", "ENABLE TRIGGER pgherald_dateplan_verified_insert")),
         ("ALTER TABLE public.dateplan ENABLE REPLICA TRIGGER pgherald_dateplan_verified_update", TRIGGERS, "fault",
          ("replication only", "ENABLE TRIGGER")),
         ("DELETE FROM pgherald.rule", TRIGGERS, "fault", ("not watched", "pgherald install")),
