@@ -10,6 +10,7 @@ import asyncio
 import math
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from listener.breaker import Breaker
 from listener.errors import PgheraldError
@@ -20,14 +21,17 @@ from listener.retry import Trouble
 
 _LOOK = 0.25
 _BURY = 1.0
+# A worker that lives may lose its session. It says so, or has another, in no time; on a busy machine in a little more.
+_GONE = 0.5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Watched:
-    """A peer as last seen, and since when its lease has been the same."""
+    """Since when a peer's lease has not been renewed, and since when its session has been gone, as seen from here."""
 
-    peer: Peer
+    seen_at: datetime
     since: float
+    gone_since: float = math.inf
 
 
 class Lease:
@@ -103,18 +107,17 @@ class Lease:
             self.looked.set()
 
     def _judge(self, peers: list[Peer], now: float) -> tuple[list[Peer], list[Peer]]:
-        """Who has no session any more, and who has been silent for its lease.
-
-        A session may be lost by a worker that lives, which then has it back, or says so, in no time: hence two looks.
-        """
+        """Who has had no session for a while, and who has been silent for as long as its lease lasts."""
         before, self._watched = self._watched, {}
         gone, silent = [], []
         for peer in peers:
-            seen = before.get(peer.id)
-            same = seen is not None and seen.peer.seen_at == peer.seen_at
-            self._watched[peer.id] = watched = _Watched(peer, seen.since if seen is not None and same else now)
-            if peer.gone and seen is not None and seen.peer.gone and same:
+            known = before.get(peer.id)
+            if known is None or known.seen_at != peer.seen_at:
+                known = _Watched(peer.seen_at, now)
+            known.gone_since = min(known.gone_since, now) if peer.gone else math.inf
+            self._watched[peer.id] = known
+            if now - known.gone_since >= _GONE:
                 gone.append(peer)
-            elif now - watched.since > peer.lease:
+            elif now - known.since > peer.lease:
                 silent.append(peer)
         return gone, silent

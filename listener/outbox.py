@@ -4,7 +4,7 @@ import os
 import socket
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -36,6 +36,10 @@ class Event:
     recipient: str | None
     message: bytes | None
     covered: str | None
+
+    @property
+    def fence(self) -> tuple[int, int]:
+        return self.id, self.claim
 
     @property
     def kept(self) -> bytes | None:
@@ -158,9 +162,10 @@ class Outbox:
         """End what sessions are left of buried workers, and with them the locks that they hold."""
         await self._run("end_sessions", workers=[peer.id for peer in dead])
 
-    async def disown(self, claims: Sequence[int]) -> int:
-        """Give back what this worker claimed without hearing of it: all that it has claimed but `claims`. How many."""
-        return len(await self._run("disown", worker=self.worker, claims=list(claims)))
+    async def disown(self, known: Collection[tuple[int, int]]) -> int:
+        """Give back what this worker claimed without hearing of it: all but what has one of these fences. How many."""
+        fences = {"ids": [number for number, _ in known], "claims": [claim for _, claim in known]}
+        return len(await self._run("disown", worker=self.worker, **fences))
 
     async def pause(self, seconds: float) -> None:
         """Wait before the next try; no longer than until another query has worked."""

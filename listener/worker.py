@@ -62,8 +62,8 @@ class Worker:
         self._poll = poll
         self._stopped = asyncio.Event()
         self._queue: asyncio.Queue[tuple[Mailing, float]] = asyncio.Queue()
-        # Claims under way, and the registration under which each was made.
-        self._hand: dict[int, int] = {}
+        # The events under way, by number and claim, and the registration under which each was claimed.
+        self._hand: dict[tuple[int, int], int] = {}
         self._astray = False
         self._swept = 0.0
         self._freed = asyncio.Event()
@@ -167,7 +167,7 @@ class Worker:
         if self._astray or now - self._swept > _SWEEP:
             # A claim whose answer was lost with the connection may have been made, or be made yet: nobody else will
             # touch those events while this worker lives, and this one does not know of them.
-            if strays := await self._outbox.disown(list(self._hand)):
+            if strays := await self._outbox.disown(self._hand):
                 log.warning("claims_disowned", events=strays)
             self._astray, self._swept = False, now
         worker = self._outbox.worker
@@ -176,7 +176,7 @@ class Worker:
         except PgheraldError:
             self._astray = True
             raise
-        self._hand.update((event.claim, worker) for event in events)
+        self._hand.update((event.fence, worker) for event in events)
         return events
 
     async def _room(self) -> int:
@@ -260,7 +260,7 @@ class Worker:
     async def _send(self, letter: Letter) -> Settlement:
         # The mark is on its way to the disk while the envelope is on its way to the server.
         marked = self._recorder.mark(Mark(letter.event, str(letter.recipient), letter.message))
-        worker = self._hand[letter.event.claim]
+        worker = self._hand[letter.event.fence]
 
         async def permission() -> bool:
             return await marked and self._outbox.leased(worker) and not self._stopping
@@ -279,7 +279,7 @@ class Worker:
     def _reporter(self, settlement: Settlement) -> Callable[[asyncio.Future[bool]], None]:
         def report(settled: asyncio.Future[bool]) -> None:
             event = settlement.event
-            del self._hand[event.claim]
+            del self._hand[event.fence]
             self._freed.set()
             if settled.cancelled():
                 return

@@ -76,7 +76,9 @@ SELECT o.id
 UPDATE pgherald.outbox AS o
    SET state = 'available', claim = NULL, claimed_by = NULL,
        history = pgherald.noted(o.history, 'released', 'the answer to the claim was lost')
- WHERE o.claimed_by = %(worker)s AND o.state = 'claimed' AND o.claim <> ALL (%(claims)s::bigint[])
+ WHERE o.claimed_by = %(worker)s AND o.state = 'claimed'
+   AND NOT EXISTS (SELECT FROM unnest(%(ids)s::bigint[], %(claims)s::bigint[]) AS known (id, claim)
+                    WHERE known.id = o.id AND known.claim = o.claim)
 RETURNING o.id;
 
 -- name: register

@@ -125,6 +125,7 @@ class Pgherald:
             if process.poll() is None:
                 status = daemon.stop()
                 assert status == 0, f"exit status {status} after SIGTERM; it said: {daemon.tail()}"
+            assert not any("Traceback" in line for line in daemon.lines), "\n".join(daemon.lines)
         finally:
             if process.poll() is None:
                 process.kill()
