@@ -54,6 +54,12 @@ class Claimant:
         [row] = self._run("bury", worker=self.id, lease=lease, hold=hold, **values)
         return row
 
+    def recorded(self, event: DictRow, state: str) -> bool:
+        return bool(self._run("recorded", ids=[event["id"]], claims=[event["claim"]], states=[state]))
+
+    def disown(self, *heard_of: DictRow) -> int:
+        return len(self._run("disown", worker=self.id, claims=[event["claim"] for event in heard_of]))
+
     def resend(self) -> int:
         return self.conn.execute(QUERIES["resend"]).rowcount
 

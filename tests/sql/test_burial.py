@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 
-from tests.sql.claimant import RULE, Claimant
+from tests.sql.claimant import QUERIES, RULE, Claimant
 from tests.support import wait_until
 from tests.support.database import Database
 
@@ -173,3 +174,40 @@ def test_the_lock_that_tells_is_let_go_at_once(claimant: Register) -> None:
     other.bury()
     worker.conn.execute("SELECT pg_advisory_unlock(726355, %s)", (worker.id,))
     assert other.conn.execute("SELECT pg_try_advisory_lock(726355, %s)", (worker.id,)).fetchone() == (True,)
+
+
+@pytest.mark.usefixtures("events")
+def test_who_has_renewed_since_it_was_looked_at_is_not_buried(sandbox: Database, claimant: Register) -> None:
+    worker, other = claimant("worker"), claimant("other")
+    half_done(worker)
+    seen = other.peers()
+    assert worker.renew()
+    before = sandbox.events()
+    assert other.bury_these(seen)["names"] is None
+    assert sandbox.events() == before
+    assert worker.renew()
+
+
+def test_gone_is_who_had_its_lock_and_has_it_no_more(claimant: Register) -> None:
+    locked, pooled, other = claimant("locked", locked=True), claimant("pooled"), claimant("other")
+    assert {peer["id"]: peer["gone"] for peer in other.peers()} == {locked.id: False, pooled.id: False}
+    locked.conn.close()
+    pooled.conn.close()
+    wait_until(lambda: {peer["id"]: peer["gone"] for peer in other.peers()} == {locked.id: True, pooled.id: False})
+
+
+def test_before_the_servers_start_nobody_has_gone(sandbox: Database, claimant: Register) -> None:
+    """Locks do not outlive a restart: who has not been seen since may be alive, and on its way back."""
+    worker, other = claimant("worker", locked=True), claimant("other")
+    worker.conn.close()
+    wait_until(lambda: other.peers()[0]["gone"])
+    sandbox.execute("UPDATE pgherald.worker SET seen_at = pg_postmaster_start_time() WHERE id = %s", (worker.id,))
+    assert not other.peers()[0]["gone"]
+
+
+def test_the_sessions_of_the_buried_are_ended_and_no_others(sandbox: Database, claimant: Register) -> None:
+    buried, alive, other = claimant("buried", locked=True), claimant("alive", locked=True), claimant("other")
+    assert other.conn.execute(QUERIES["end_sessions"], {"workers": [buried.id]}).fetchall() == [(True,)]
+    with pytest.raises(psycopg.OperationalError):
+        wait_until(lambda: buried.conn.execute("SELECT false").fetchone() == (True,))
+    assert alive.renew(locked=True)

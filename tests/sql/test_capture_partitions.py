@@ -154,6 +154,16 @@ def test_a_move_rolled_back_leaves_no_note(sandbox: Database) -> None:
     assert captured(sandbox) == ["{2,north,1}"]
 
 
+def test_a_partition_named_itself_leaves_its_note_to_the_clients_next_statement(sandbox: Database) -> None:
+    """No trigger of the whole table's is there at that statement's end to take the note away; but the next statement is another."""
+    sandbox.execute(PLANS)
+    conn = sandbox.connect()
+    with conn.transaction():
+        conn.execute("DELETE FROM app.north WHERE id = 2")
+        conn.execute("INSERT INTO app.plans VALUES (2, 'south', 1, 'VE')")
+    assert captured(sandbox) == ["{2,south,1}"]
+
+
 def test_two_rules_on_one_table(sandbox: Database) -> None:
     """A move that leaves one rule's value for the other's is news to the other."""
     sandbox.execute(PLANS)

@@ -142,6 +142,7 @@ def test_not_covered_by_what_was_claimed_while_the_change_was_uncommitted(
     with application.transaction():
         application.execute("UPDATE public.dateplan SET status = 'PE'")
         application.execute("UPDATE public.dateplan SET status = 'VE'")
+        sandbox.execute("SELECT pg_current_xact_id()")  # a later transaction that is over
         [first] = worker.claim()
     assert worker.settle(first, "sent")
     [second] = worker.claim()

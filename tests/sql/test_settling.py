@@ -216,3 +216,35 @@ def test_a_history_keeps_its_beginning_and_its_end(sandbox: Database) -> None:
         sandbox.execute("UPDATE pgherald.outbox SET history = pgherald.noted(history, 'deferred', %s)", (str(number),))
     history = [int(entry["detail"]) for entry in now(sandbox)["history"]]
     assert history == [*range(50), *range(70, 120)]
+
+
+def test_what_was_written_although_no_answer_came(
+    sandbox: Database, worker: Claimant, event: Any, claimant: Register
+) -> None:
+    worker.mark(event)
+    assert worker.recorded(event, "transmitting")
+    assert not worker.recorded(event, "sent")
+    worker.settle(event, "sent")
+    assert not worker.settle(event, "sent")
+    assert worker.recorded(event, "sent")
+    assert not worker.recorded({**event, "claim": event["claim"] + 1}, "sent"), "by another"
+
+
+def test_claims_whose_answer_was_lost_go_back(sandbox: Database, claimant: Register) -> None:
+    """All that this worker has claimed and does not know of; not what it has marked, nor what is another's."""
+    sandbox.execute("INSERT INTO pgherald.outbox (rule, key) SELECT %s, g FROM generate_series(1, 5) AS g", (RULE,))
+    worker, other = claimant("worker"), claimant("other")
+    [marked], [known], [_], [others] = worker.claim(1), worker.claim(1), worker.claim(1), other.claim(1)
+    worker.mark(marked)
+    assert worker.disown(known) == 1
+    assert [row["state"] for row in sandbox.events()] == [
+        "transmitting",
+        "claimed",
+        "available",
+        "claimed",
+        "available",
+    ]
+    assert sandbox.events()[2]["history"][-1]["what"] == "released"
+    assert worker.settle(known, "sent")
+    assert other.settle(others, "sent")
+    assert worker.disown() == 0
