@@ -58,7 +58,8 @@ class Claimant:
         return bool(self._run("recorded", ids=[event["id"]], claims=[event["claim"]], states=[state]))
 
     def disown(self, *heard_of: DictRow) -> int:
-        return len(self._run("disown", worker=self.id, claims=[event["claim"] for event in heard_of]))
+        fences = {"ids": [event["id"] for event in heard_of], "claims": [event["claim"] for event in heard_of]}
+        return len(self._run("disown", worker=self.id, **fences))
 
     def resend(self) -> int:
         return self.conn.execute(QUERIES["resend"]).rowcount
