@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 4
+SECONDS ?= 60
+DAEMONS ?= 3
+POLICY ?= both
 PINNED = --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-once test test-slow test-matrix check lint types imports lock wheel image clean
+.PHONY: help demo demo-once test test-slow test-matrix check lint types imports lock wheel image clean chaos
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -35,6 +38,9 @@ test-slow: .venv/ready  ## the tests that take minutes
 
 test-matrix: .venv-matrix/ready  ## the tests on PostgreSQL 15, 16, 17 and 18; needs Debian's postgresql-15
 	$(BIN)/python tests/matrix.py --numprocesses $(JOBS)
+
+chaos: .venv/ready  ## everything breaks at random, for SECONDS; POLICY, DAEMONS; SEED repeats a schedule
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --daemons $(DAEMONS) --policy $(POLICY) $(if $(SEED),--seed $(SEED))
 
 check: lint types imports  ## what CI checks before it tests
 

@@ -97,6 +97,8 @@ async def test_delay_counts_both_ways() -> None:
         begun = time.monotonic()
         assert await says(streams, b"b") == b"B"
         assert time.monotonic() - begun >= 0.19
+        proxy.delay, proxy.spared = 60.0, proxy.ports
+        assert await says(streams, b"c") == b"C"
 
 
 async def test_a_cut_says_nothing_and_loses_nothing() -> None:

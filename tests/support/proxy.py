@@ -11,12 +11,14 @@ _CHUNK = 65536
 class Proxy:
     """``async with Proxy(port) as proxy`` forwards connections to `proxy.port` on loopback to the target's `port`.
 
-    `delay`: seconds that everything takes in each direction. `ports`: of the connections to the target, this end's.
+    `delay`: seconds that everything takes in each direction, but on connections whose port, of those in `ports`, is
+    in `spared`. `ports`: of the connections to the target, this end's.
     """
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self.port = 0
         self.delay = 0.0
+        self.spared: set[int] = set()
         self._target = (host, port)
         self._open = asyncio.Event()
         self._open.set()
@@ -79,8 +81,8 @@ class Proxy:
             incoming, link.target = await asyncio.open_connection(*self._target)
             link.port = link.target.get_extra_info("sockname")[1]
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._forward(reader, link.target))
-                both.create_task(self._forward(incoming, writer))
+                both.create_task(self._forward(reader, link.target, link.port))
+                both.create_task(self._forward(incoming, writer, link.port))
         except (OSError, ExceptionGroup):
             # Whatever was wrong at one end: the other learns of it by a reset.
             pass
@@ -91,20 +93,23 @@ class Proxy:
             self._links.discard(link)
             link.close()
 
-    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, port: int) -> None:
         line: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         async with asyncio.TaskGroup() as both:
-            both.create_task(self._arrive(source, line))
+            both.create_task(self._arrive(source, line, port))
             both.create_task(self._leave(line, sink))
 
-    async def _arrive(self, source: asyncio.StreamReader, line: "asyncio.Queue[tuple[float, bytes]]") -> None:
+    async def _arrive(
+        self, source: asyncio.StreamReader, line: "asyncio.Queue[tuple[float, bytes]]", port: int
+    ) -> None:
         data = b"more"
         while data:
             try:
                 data = await source.read(_CHUNK)
             except ConnectionError:
                 data = b""
-            line.put_nowait((asyncio.get_running_loop().time() + self.delay, data))
+            delay = 0.0 if port in self.spared else self.delay
+            line.put_nowait((asyncio.get_running_loop().time() + delay, data))
 
     async def _leave(self, line: "asyncio.Queue[tuple[float, bytes]]", sink: asyncio.StreamWriter) -> None:
         while True:
