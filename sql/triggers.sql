@@ -4,7 +4,7 @@
 --
 -- Then, for every rule:  SELECT pgherald.watch('dateplan_verified', 'public.dateplan');
 -- Running the file again changes nothing; running a later version's file upgrades. No table of yours is touched here;
--- watch() adds two triggers to the table that it is given, unwatch() takes them away.
+-- watch() adds two triggers to the table that it is given, four to a partitioned one, unwatch() takes them away.
 -- The application's role needs no right on any of this: the capture functions run with their owner's.
 
 SET client_min_messages = warning;

@@ -136,10 +136,12 @@ def test_a_lease_that_ran_out_is_over_even_with_its_lock(sandbox: Database, clai
 
 @pytest.mark.usefixtures("events")
 def test_nobody_buries_itself(claimant: Register) -> None:
-    worker = claimant("late", locked=True)
+    other, worker = claimant("other"), claimant("late", locked=True)
+    other.leave()
     half_done(worker)
     die(worker, "lease")
     assert worker.bury() == {"names": None, "freed": 0, "doubted": 0, "due": 0, "peers": 0}
+    assert worker.bury_these(other.peers())["names"] is None
     assert worker.renew(locked=True)
 
 
@@ -167,13 +169,12 @@ def test_two_who_bury_at_once_do_not_wait_for_the_events(sandbox: Database, clai
     assert sandbox.events()[0]["doubts"] == 1
 
 
-@pytest.mark.usefixtures("events")
 def test_the_lock_that_tells_is_let_go_at_once(claimant: Register) -> None:
-    """It is the dead worker's number that was locked for a moment; the next who asks must get it."""
+    """Who has lost its session, and looks for a moment as if it were gone, must get its lock again."""
     worker, other = claimant("worker", locked=True), claimant("other")
-    other.bury()
     worker.conn.execute("SELECT pg_advisory_unlock(726355, %s)", (worker.id,))
-    assert other.conn.execute("SELECT pg_try_advisory_lock(726355, %s)", (worker.id,)).fetchone() == (True,)
+    assert other.peers()[0]["gone"]
+    assert worker.conn.execute("SELECT pg_try_advisory_lock(726355, %s)", (worker.id,)).fetchone() == (True,)
 
 
 @pytest.mark.usefixtures("events")

@@ -249,3 +249,5 @@ def test_claims_whose_answer_was_lost_go_back(sandbox: Database, claimant: Regis
     assert worker.settle(known, "sent")
     assert other.settle(others, "sent")
     assert worker.disown() == 0
+    [again] = worker.claim(1)
+    assert worker.disown({**again, "claim": again["claim"] - 1}) == 1, "known by an earlier claim is not known"
