@@ -229,7 +229,7 @@ BEGIN
         RAISE EXCEPTION 'rule "%": no key column is named', rule USING ERRCODE = 'invalid_parameter_value';
     END IF;
     FOREACH name IN ARRAY key || "column" LOOP
-        SELECT attnotnull, t.typcategory, t.oid AS type, pgherald.base_type(t.oid) AS base INTO attribute
+        SELECT attnotnull, attgenerated, t.typcategory, t.oid AS type, pgherald.base_type(t.oid) AS base INTO attribute
           FROM pg_attribute JOIN pg_type AS t ON t.oid = atttypid
          WHERE attrelid = "table" AND attname = name AND attnum > 0 AND NOT attisdropped;
         IF NOT FOUND THEN
@@ -238,6 +238,9 @@ BEGIN
             CONTINUE;
         ELSIF NOT attribute.attnotnull THEN
             RAISE EXCEPTION 'rule "%": key column "%" of % may be NULL', rule, name, "table"
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Name the primary key''s columns.';
+        ELSIF attribute.attgenerated = 'v' THEN
+            RAISE EXCEPTION 'rule "%": key column "%" of % is a virtual generated one, which no trigger sees', rule, name, "table"
                 USING ERRCODE = 'invalid_parameter_value', HINT = 'Name the primary key''s columns.';
         ELSIF attribute.base IN ('float4'::regtype, 'float8'::regtype, 'money'::regtype)
               OR attribute.typcategory NOT IN ('N', 'S', 'E', 'B') AND attribute.base <> 'uuid'::regtype THEN

@@ -4,7 +4,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
+from psycopg import errors, sql
 
 from listener.rules import array_literal
 from tests.support.database import Database
@@ -127,16 +127,31 @@ def test_a_value_that_a_domain_forbids_breaks_no_write(typed: Database) -> None:
     assert captured(typed) == []
 
 
-def test_a_generated_status(sandbox: Database) -> None:
+@pytest.mark.parametrize("kind", ["STORED", "VIRTUAL"])
+def test_a_generated_status(sandbox: Database, kind: str) -> None:
+    needs_virtual_columns(sandbox, kind)
     sandbox.execute(
-        """CREATE TABLE app.plans (id int PRIMARY KEY, votes int,
-                                   status text GENERATED ALWAYS AS (CASE WHEN votes > 2 THEN 'VE' ELSE 'PE' END) STORED);
-           SELECT pgherald.watch('typed', 'app.plans');
-           INSERT INTO app.plans VALUES (1, 1), (2, 3)"""
+        f"""CREATE TABLE app.plans (id int PRIMARY KEY, votes int,
+                                    status text GENERATED ALWAYS AS (CASE WHEN votes > 2 THEN 'VE' ELSE 'PE' END) {kind});
+            SELECT pgherald.watch('typed', 'app.plans');
+            INSERT INTO app.plans VALUES (1, 1), (2, 3)"""
     )
     assert captured(sandbox) == ["2"]
     sandbox.execute("UPDATE app.plans SET votes = votes + 2")
     assert captured(sandbox) == ["2", "1"]
+
+
+def needs_virtual_columns(database: Database, kind: str = "VIRTUAL") -> None:
+    if kind == "VIRTUAL" and int(database.value("SHOW server_version_num")) < 180000:
+        pytest.skip("virtual generated columns came with PostgreSQL 18")
+
+
+def test_a_virtual_key_is_refused(sandbox: Database) -> None:
+    """A trigger finds NULL in it (manual, 37.1)."""
+    needs_virtual_columns(sandbox)
+    sandbox.execute("CREATE TABLE app.plans (n int, id int GENERATED ALWAYS AS (n * 2) VIRTUAL NOT NULL, status text)")
+    with pytest.raises(errors.InvalidParameterValue, match="which no trigger sees"):
+        sandbox.execute("SELECT pgherald.watch('typed', 'app.plans')")
 
 
 @pytest.mark.parametrize(
