@@ -1,0 +1,363 @@
+/* The hand-over: one event, from its capture to its settling, in the hands of two daemons that may die at any point.
+ *
+ * The promise: when nothing moves any more, the event is settled, or held in doubt for a person. The mail server has
+ * accepted it once, and once more only where the outbox tells of the doubt; under the policy `hold`, never twice.
+ *
+ *   spin -a [-DHOLD] handover.pml && gcc -O1 -DSAFETY -DNOREDUCE -o pan pan.c && ./pan -m1000000
+ *
+ * Mutants, each by -D: SETTLE_UNFENCED, MARK_UNFENCED, MARK_AFTER_DOT, NO_LEASE_CHECK, LEASE_OF_NEXT_LIFE, RESEND_EARLY,
+ * UNTOLD, SECOND_DOUBT_RESENT, NO_REPLY_IS_NO, ANSWER_BY_EVENT, CLAIM_UNSWEPT; and NEVER_TWICE, a promise that cannot be kept.
+ * README.md says what each stands for, and which line of the code each step is.
+ */
+
+#ifndef FAULTS
+#define FAULTS 1              /* 1 or 2 */
+#endif
+#ifndef CARRIERS
+#define CARRIERS 3            /* 2 or 3: with 3, one event may come into the first daemon's hands twice */
+#endif
+#define LIVES (3 + FAULTS)    /* a fault begins one life at most; pan tells when an index is out of range */
+#define D (c & 1)             /* a carrier's daemon */
+
+/* The event's row in pgherald.outbox. */
+mtype:state = { available, claimed, transmitting, in_doubt, sent, failed };  /* `failed` stands for `skipped`, too */
+mtype:state state = available;
+byte claim;                   /* 1 + the carrier that made it, which has one at a time; 0 is NULL */
+byte claimed_by;              /* a life */
+byte doubts;                  /* 2: two or more */
+bool held;                    /* scheduled_at is NULL: for a person */
+byte until;                   /* scheduled_at is the end of this life's lease; of life 0: now */
+
+/* pgherald.worker. A daemon that starts again, or is declared dead, registers anew: a life is one registration. */
+bool registered[LIVES];       /* the row exists */
+bool over[LIVES];             /* the lease has run out: by the daemon's clock, to be safe ahead of the database's */
+byte lives;
+
+/* Two daemons. */
+byte life[2];
+bool cut[2];                  /* cannot reach the database; or is stopped, and notices nothing */
+bool session[2];              /* its LISTEN session, which holds the advisory lock by which others see it alive */
+
+/* Three carriers: what each has asked of its daemon's recorder, and the answer. */
+mtype:wish = { nothing, mark, settle };
+mtype:wish wish[CARRIERS] = nothing;
+mtype:state outcome[CARRIERS] = available;
+bool yes[CARRIERS];
+bool in_hand[CARRIERS];       /* knows of its claim */
+byte claimed_in[CARRIERS];    /* the life it was made in */
+bool killed[CARRIERS];
+
+/* For the promise alone. */
+bool marked[CARRIERS];        /* the mark of this claim was written */
+byte accepted;                /* copies that the mail server has taken */
+byte faults = FAULTS;
+
+#define ASKED(d, what) ((D == d) && wish[c] == what)
+#if CARRIERS == 3
+#define ASKS(d, what) (wish[d] what || d == 0 && wish[2] what)
+#define IN_LIFE(l) (claimed_in[0] == l || claimed_in[1] == l || claimed_in[2] == l)
+#define BUSY (in_hand[0] || in_hand[1] || in_hand[2])
+#else
+#define ASKS(d, what) (wish[d] what)
+#define IN_LIFE(l) (claimed_in[0] == l || claimed_in[1] == l)
+#define BUSY (in_hand[0] || in_hand[1])
+#endif
+#define MINE (claim == c + 1)
+#define CLAIMED (state == claimed || state == transmitting)
+#define SETTLED (state == sent || state == failed)
+#define HAS_LOCK(d, l) (life[d] == l && session[d])
+#define GONE(l) (registered[l] && (over[l] || !HAS_LOCK(0, l) && !HAS_LOCK(1, l)))
+
+inline release() {
+    state = available; claim = 0; claimed_by = 0; held = false; until = 0
+}
+
+/* A first doubt is sent once more, if the policy is `resend`; a second one never. */
+inline come_into_doubt(when) {
+    state = in_doubt; until = when;
+#ifdef HOLD
+    held = true;
+#else
+#ifndef SECOND_DOUBT_RESENT
+    held = doubts > 0;
+#endif
+#endif
+    if
+    :: doubts < 2 -> doubts++
+    :: else
+    fi
+}
+
+#ifdef MARK_UNFENCED
+#define MARK_FENCE true
+#else
+#define MARK_FENCE MINE
+#endif
+#ifdef SETTLE_UNFENCED
+#define SETTLE_FENCE true
+#else
+#define SETTLE_FENCE MINE
+#endif
+
+/* record: marks and outcomes of one daemon, in one transaction. Each names its claim. */
+inline record(d) {
+    any = false;
+    for (c : 0 .. CARRIERS - 1) {
+        if
+        :: ASKED(d, mark) && MARK_FENCE && state == claimed ->
+            state = transmitting; marked[c] = true; yes[c] = true; any = true
+        :: ASKED(d, settle) && SETTLE_FENCE && (CLAIMED || state == in_doubt && outcome[c] != in_doubt) ->
+            if
+            :: outcome[c] == available -> release()
+            :: outcome[c] == in_doubt -> come_into_doubt(0)
+            :: else -> release(); state = outcome[c]
+            fi;
+            yes[c] = true; any = true
+        :: else -> yes[c] = false
+        fi
+    }
+    c = 0
+}
+
+/* The recorder's answers. Not having heard from the database, it answers no mark with yes, and settles again. */
+inline answer(d, heard) {
+    for (c : 0 .. CARRIERS - 1) {
+        if
+        :: ASKED(d, mark) || ASKED(d, settle) && heard ->
+#ifdef ANSWER_BY_EVENT
+            yes[c] = any && heard;
+#else
+            yes[c] = yes[c] && heard;
+#endif
+            wish[c] = nothing
+        :: else -> yes[c] = false
+        fi
+    }
+    c = 0
+}
+
+inline register(d) {
+    lives++;
+    life[d] = lives;
+    registered[lives] = true
+}
+
+/* bury: what becomes of an event whose daemon has no row any more. */
+inline take_over() {
+    if
+    :: state == claimed -> release()
+#ifdef UNTOLD
+    :: state == transmitting -> release()
+#else
+    :: state == transmitting -> come_into_doubt(claimed_by)
+#endif
+    :: else
+    fi
+}
+
+#define BURY(d, l) d_step { !cut[d] && life[d] != l && GONE(l) -> \
+    registered[l] = false; if :: claimed_by == l -> take_over() :: else fi; skip }
+
+/* Recorder.run, Lease.keep, and the sweep before a claim. */
+proctype Daemon(byte d) {
+    byte c;
+    bool any;
+
+end_nothing_to_do:
+    do
+    :: atomic {
+        !cut[d] && ASKS(d, != nothing) ->
+        d_step { record(d) };
+        if
+        :: d_step { answer(d, true) }
+        :: d_step { faults > 0 -> faults--; answer(d, false) }
+        fi
+       }
+    :: d_step { cut[d] && ASKS(d, == mark) -> any = false; answer(d, false) }
+
+    /* Renew; or register anew, where others have declared this life dead. */
+    :: d_step { !cut[d] && registered[life[d]] && over[life[d]] -> over[life[d]] = false }
+    :: d_step { !cut[d] && !registered[life[d]] && session[d] -> register(d) }
+    :: d_step { !cut[d] && !session[d] -> session[d] = true }
+
+    :: BURY(d, 1)
+    :: BURY(d, 2)
+    :: BURY(d, 3)
+#if FAULTS > 1
+    :: BURY(d, 4)
+#endif
+    :: d_step { !cut[d] && CLAIMED && !registered[claimed_by] -> take_over(); skip }
+#ifndef CLAIM_UNSWEPT
+    /* A claim of its own that it does not know of, because the answer was lost. */
+    :: d_step { !cut[d] && state == claimed && claimed_by == life[d] && !in_hand[claim - 1] -> release() }
+#endif
+    /* resend: not before the lease is over of a daemon that may have lost nothing but its session. */
+#ifdef RESEND_EARLY
+    :: d_step { !cut[d] && state == in_doubt && !held -> release() }
+#else
+    :: d_step { !cut[d] && state == in_doubt && !held && over[until] -> release() }
+#endif
+    od
+}
+
+/* The permission asked for after 354. Nothing comes between it and the write of the body and the dot. */
+#ifdef LEASE_OF_NEXT_LIFE
+#define LEASED (!over[life[D]])
+#else
+#define LEASED (!over[life[D]] && life[D] == claimed_in[c])
+#endif
+#ifdef NO_LEASE_CHECK
+#define PERMITTED yes[c]
+#else
+#define PERMITTED (yes[c] && LEASED)
+#endif
+
+/* The dot is written: what the server makes of the message, and whether its reply comes through. */
+inline dot() {
+    if
+    :: accepted++;
+       assert(accepted <= 2 && accepted <= 1 + doubts);
+#if defined(HOLD) || defined(NEVER_TWICE)
+       assert(accepted <= 1);
+#endif
+       if
+       :: outcome[c] = sent
+#ifdef NO_REPLY_IS_NO
+       :: outcome[c] = available
+#else
+       :: outcome[c] = in_doubt
+#endif
+       fi
+    :: outcome[c] = failed
+    :: outcome[c] = available
+    :: outcome[c] = in_doubt
+    fi
+}
+
+inline forget() {
+    wish[c] = nothing; outcome[c] = available; in_hand[c] = false; claimed_in[c] = 0; yes[c] = false; marked[c] = false
+}
+
+/* Worker._carry: claim, look up, mark, hand over, settle. */
+proctype Carrier(byte c) {
+end_idle:
+    do
+    :: {
+        atomic {
+            !cut[D] && state == available ->
+            state = claimed; claim = c + 1; claimed_by = life[D];
+            if
+            :: in_hand[c] = true; claimed_in[c] = life[D]
+            :: faults > 0 -> faults--; goto end_idle  /* the answer is lost, and nobody knows of the claim */
+            fi
+        };
+        if
+#ifndef MARK_AFTER_DOT
+        :: wish[c] = mark;
+           atomic {
+            wish[c] == nothing ->
+            if
+            :: outcome[c] = available  /* lost before the body; or withheld: no permission, or stopping */
+            :: outcome[c] = failed     /* refused before the body */
+            :: PERMITTED ->
+                /* The mark is this claim's own, and nobody has taken the event up again since. */
+                assert(marked[c] && MINE && (state == transmitting || state == in_doubt));
+                dot()
+            fi;
+            wish[c] = settle
+           }
+#else
+        :: atomic { LEASED -> dot(); wish[c] = mark };
+           atomic { wish[c] == nothing -> wish[c] = settle }
+#endif
+        :: atomic { outcome[c] = failed; wish[c] = settle }  /* looked up, and not to be mailed */
+        fi;
+        atomic { wish[c] == nothing -> forget() }
+       } unless {
+        atomic { killed[c] -> killed[c] = false }
+       }
+    od
+}
+
+/* What befalls the daemons, `faults` times in all; after the end it would tell nothing new. */
+#define OPEN (!SETTLED || BUSY)
+
+inline kill(carrier) {
+    c = carrier;
+    if
+    :: claimed_in[c] -> forget(); killed[c] = true
+    :: else
+    fi
+}
+
+proctype Fate(byte d) {
+    byte c;
+
+end_enough:
+    do
+    /* kill -9, and started again: what it did goes on without it, until somebody buries it. */
+    :: d_step {
+        faults > 0 && OPEN -> faults--;
+        kill(d);
+#if CARRIERS == 3
+        if
+        :: d == 0 -> kill(2)
+        :: else
+        fi;
+#endif
+        c = 0; cut[d] = false; session[d] = true; register(d)
+       }
+    :: d_step { faults > 0 && OPEN && !cut[d] -> faults--; cut[d] = true }
+    :: d_step { cut[d] && session[d] -> session[d] = false }
+    :: d_step { cut[d] -> cut[d] = false }
+    :: d_step { faults > 0 && OPEN && !cut[d] && session[d] -> faults--; session[d] = false }
+    od
+}
+
+/* The time passes that a lease lasts, unless somebody renews it. */
+#define RENEWED(d, l) (!cut[d] && life[d] == l && registered[l])
+#define MATTERS(l) (registered[l] || until == l || claimed_by == l || IN_LIFE(l))
+#define PASS(l) d_step { l <= lives && !over[l] && MATTERS(l) && !RENEWED(0, l) && !RENEWED(1, l) -> over[l] = true }
+
+active proctype Time() {
+end_of_time:
+    do
+    :: PASS(1)
+    :: PASS(2)
+    :: PASS(3)
+#if FAULTS > 1
+    :: PASS(4)
+#endif
+    od
+}
+
+/* When nothing moves any more. */
+active proctype Rest() {
+    timeout;
+    assert(SETTLED || state == in_doubt && held);
+    assert(state != sent || accepted > 0);
+    assert(state == sent || accepted <= doubts)
+}
+
+/* That the model gets where it is meant to get: a state that must be met. */
+#ifdef WITNESS
+active proctype Witness() {
+end_unseen:
+    WITNESS;
+    assert(false)
+}
+#endif
+
+init {
+    atomic {
+        over[0] = true;
+        register(0); register(1);
+        session[0] = true; session[1] = true;
+        run Daemon(0); run Daemon(1);
+        run Fate(0); run Fate(1);
+        run Carrier(0); run Carrier(1);
+#if CARRIERS == 3
+        run Carrier(2)
+#endif
+    }
+}
