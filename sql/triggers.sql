@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS pgherald.outbox (
     claim        bigint,
     claimed_by   bigint,
     claimed_at   timestamptz,
-    claimed_xmin xid8,                                  -- transactions below it were finished when the row was claimed
+    snapshot     pg_snapshot,                           -- which transactions' changes the claim could see, and its lookup after it
     -- Kept from the mark to the settling only, so that a second sending is the same to the byte.
     recipient    text,
     message      bytea,                                 -- zlib

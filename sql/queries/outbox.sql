@@ -7,7 +7,7 @@ UPDATE pgherald.outbox AS o
        claim = (SELECT nextval('pgherald.claim_id')),
        claimed_by = %(worker)s,
        claimed_at = now(),
-       claimed_xmin = (SELECT pg_snapshot_xmin(pg_current_snapshot())),
+       snapshot = (SELECT pg_current_snapshot()),
        history = pgherald.noted(o.history, 'claimed', %(name)s)
  WHERE o.id = ANY (ARRAY (
            SELECT a.id
@@ -26,7 +26,7 @@ RETURNING o.id, o.rule, o.key, o.attempt, o.doubts, o.captured_at,
             WHERE s.rule = o.rule AND s.key = o.key AND s.id <> o.id AND s.state <> 'available'
               AND s.state IN ('claimed', 'transmitting', 'sent')
               AND s.doubts = 0      -- a second sending repeats the bytes of the first, older than its claim
-              AND s.claimed_xmin > o.captured_xid AND s.claimed_at >= o.captured_at) AS covered;
+              AND pg_visible_in_snapshot(o.captured_xid, s.snapshot) AND s.claimed_at >= o.captured_at) AS covered;
 
 -- name: record
 -- Outcomes and marks in one transaction: one flush of the WAL for all that has gathered since the last.

@@ -73,9 +73,9 @@ def test_it_may_use_nothing(app: Session, sandbox: Database, role: str) -> None:
     )
     assert relations == []
     functions = "FROM pg_proc WHERE pronamespace = 'pgherald'::regnamespace"
-    allowed = sandbox.execute(f"SELECT oid::regprocedure::text {functions} AND has_function_privilege(%s, oid, 'EXECUTE')", (role,))  # type: ignore[arg-type]  # fmt: skip
+    allowed = sandbox.execute(f"SELECT oid::regprocedure::text {functions} AND has_function_privilege(%s, oid, 'EXECUTE')", (role,))  # fmt: skip
     assert allowed == []
-    assert sandbox.value(f"SELECT count(*) {functions}") > 10  # type: ignore[arg-type]
+    assert sandbox.value(f"SELECT count(*) {functions}") > 10
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def set_traps(conn: Session) -> None:
             f"CREATE OPERATOR app.{operator} (LEFTARG = {name}, RIGHTARG = {name}, FUNCTION = app.trap_{number})"
             for operator in ("=", "<>")
         )
-    conn.execute("; ".join(statements))  # type: ignore[arg-type]
+    conn.execute("; ".join(statements))
 
 
 @pytest.mark.parametrize("asleep", [False, True], ids=["gate open", "gate closed"])
@@ -169,7 +169,7 @@ def test_names_early_in_its_search_path_are_not_used(app: Session, sandbox: Data
     if asleep:
         sandbox.execute("SELECT pg_advisory_lock(726354, 1)")
     for write in WRITES.split(";\n"):
-        app.execute(write)  # type: ignore[arg-type]
+        app.execute(write)
     assert captured(sandbox) == CAPTURED
 
 
@@ -197,7 +197,7 @@ def test_its_casts_are_not_used(app: Session, sandbox: Database, table: str, key
         )
     with pytest.raises(errors.RaiseException, match="trapped as"):
         app.execute("SELECT 'one'::app.kind::text")
-    names = {"table": sql.SQL(table), "key": sql.SQL(key), "insert": sql.SQL(insert)}  # type: ignore[arg-type]
+    names = {"table": sql.SQL(table), "key": sql.SQL(key), "insert": sql.SQL(insert)}
     app.execute(sql.SQL("ALTER TABLE {table} ALTER {key} TYPE app.kind USING 'one'").format(**names))
     app.execute(sql.SQL("INSERT INTO {table} {insert}").format(**names))
     assert "one" in captured(sandbox)[0][1]

@@ -110,6 +110,21 @@ def test_covered_by_what_is_on_its_way_or_sent_and_was_claimed_after_the_change(
     )
 
 
+def test_covered_whatever_other_transaction_is_open(sandbox: Database, claimant: Register) -> None:
+    """One that began before the changes and goes on for hours has nothing to do with them."""
+    long = sandbox.connect()
+    with long.transaction():
+        long.execute("SELECT pg_current_xact_id()")
+        plan = sandbox.add_plan("Café", "jane@example.org")
+        sandbox.verify(plan)
+        sandbox.execute("UPDATE public.dateplan SET status = 'PE'")
+        sandbox.verify(plan)
+        worker = claimant()
+        worker.settle(worker.claim(1)[0], "sent")
+        [second] = worker.claim()
+    assert second["covered"] == "sent"
+
+
 def bring(worker: Claimant, event: Any, state: str) -> None:
     if state == "transmitting":
         assert worker.mark(event)
@@ -180,7 +195,7 @@ def test_not_covered_by_another_row_nor_by_what_a_restored_dump_says(
     worker = claimant()
     worker.settle(worker.claim(1)[0], "sent")
     which = "state = 'available'" if "xid" in change else "state = 'sent'"
-    sandbox.execute(f"UPDATE pgherald.outbox SET {change} WHERE {which}")  # type: ignore[arg-type]
+    sandbox.execute(f"UPDATE pgherald.outbox SET {change} WHERE {which}")
     [second] = worker.claim()
     assert second["covered"] is None
 
@@ -230,7 +245,7 @@ def test_the_daemons_sessions_are_pinned_and_prepare_at_once(database: Database)
     async def settings() -> tuple[Any, ...]:
         pool = outbox_pool(database.url)
         async with opened(pool), pool.connection() as conn:
-            cursor = await conn.execute("SELECT " + ", ".join(f"current_setting('{name}')" for name in pinned))  # type: ignore[arg-type]
+            cursor = await conn.execute("SELECT " + ", ".join(f"current_setting('{name}')" for name in pinned))
             return (conn.prepare_threshold, *(await cursor.fetchone() or ()))
 
     pinned = re.findall(r"SET (\w+) = off", _PINNED_PLANS)
