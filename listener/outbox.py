@@ -183,8 +183,10 @@ class Outbox:
 
     async def record(
         self, settlements: Iterable[Settlement], marks: Iterable[Mark], *, again: bool = False
-    ) -> set[int]:
-        """Write outcomes and marks durably; gives the ids that were still this worker's to write.
+    ) -> set[tuple[int, int]]:
+        """Write outcomes and marks durably; gives the fences of those that were still this worker's to write.
+
+        Not the ids: a worker that was declared dead unawares may have one event in hand under two claims.
 
         `again`: it was tried before, and may have been written although no answer came.
         """
@@ -210,7 +212,7 @@ class Outbox:
         )
         if again:
             rows += await self._run("recorded", **settled)
-        return {row[0] for row in rows}
+        return {(row[0], row[1]) for row in rows}
 
     async def waiting(self, rules: Sequence[str]) -> tuple[int, int]:
         """How many events are available, due or not, and how many in doubt."""

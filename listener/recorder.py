@@ -63,8 +63,9 @@ class Recorder:
 
 
 def _answer(
-    asked: list[tuple[Mark, asyncio.Future[bool]]] | list[tuple[Settlement, asyncio.Future[bool]]], written: set[int]
+    asked: list[tuple[Mark, asyncio.Future[bool]]] | list[tuple[Settlement, asyncio.Future[bool]]],
+    written: set[tuple[int, int]],
 ) -> None:
     for subject, future in asked:
         if not future.done():
-            future.set_result(subject.event.id in written)
+            future.set_result(subject.event.fence in written)

@@ -29,7 +29,10 @@ WITH wanted (kind, name, privileges) AS (VALUES
         ('table',    'secret',   '{SELECT}'),
         ('sequence', 'claim_id', '{USAGE}'),
         ('function', 'version',  '{EXECUTE}'),
-        ('function', 'noted',    '{EXECUTE}')),
+        ('function', 'noted',    '{EXECUTE}'),
+        ('function', 'capture_body',   '{EXECUTE}'),
+        ('function', 'key_expression', '{EXECUTE}'),
+        ('function', 'base_type',      '{EXECUTE}')),
 had AS (
     SELECT w.kind, w.name, privilege,
            CASE w.kind

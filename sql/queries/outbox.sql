@@ -52,7 +52,7 @@ WITH settled AS (
            AS s (id, claim, state, reason, counts, delay, what, detail)
      WHERE o.id = s.id AND o.claim = s.claim
        AND (o.state IN ('claimed', 'transmitting') OR o.state = 'in_doubt' AND s.state <> 'in_doubt')
-    RETURNING o.id),
+    RETURNING s.id, s.claim),
 marked AS (
     UPDATE pgherald.outbox AS o
        SET state = 'transmitting',
@@ -62,12 +62,12 @@ marked AS (
       FROM unnest(%(mark_ids)s::bigint[], %(mark_claims)s::bigint[], %(recipients)s::text[], %(messages)b::bytea[])
            AS m (id, claim, recipient, message)
      WHERE o.id = m.id AND o.claim = m.claim AND o.state = 'claimed'
-    RETURNING o.id)
-SELECT id FROM settled UNION ALL SELECT id FROM marked;
+    RETURNING m.id, m.claim)
+SELECT id, claim FROM settled UNION ALL SELECT id, claim FROM marked;
 
 -- name: recorded
 -- What an earlier try has written whose answer was lost.
-SELECT o.id
+SELECT s.id, s.claim
   FROM unnest(%(ids)s::bigint[], %(claims)s::bigint[], %(states)s::text[]) AS s (id, claim, state)
   JOIN pgherald.outbox AS o ON o.id = s.id AND o.claim = s.claim AND o.state = s.state;
 
