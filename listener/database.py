@@ -27,6 +27,7 @@ KEEPALIVES = (
 _AWAY = (OperationalError, InterfaceError, InternalError, OSError)
 # A lookup is the operator's own query, and may take its time.
 _LOOKUP_PATIENCE = 30.0
+_TIMES = 20
 
 
 def parameters(url: str, **defaults: Any) -> dict[str, Any]:
@@ -100,18 +101,21 @@ async def is_pooled(conn: psycopg.AsyncConnection[Any]) -> bool:
 async def is_shared(conn: psycopg.AsyncConnection[Any], url: str) -> bool:
     """Whether a pooler lends out the server's session behind `conn` to others, from one transaction to the next.
 
-    Asked in a way that leaves nothing behind there: while somebody else holds a session in a transaction, `conn` must
-    still have its own.
+    Asked in a way that leaves nothing behind there: a second client must not get that session, and while it holds one in
+    a transaction, `conn` must still have its own. More than once, because a third may come in between.
     """
+    own = await _session(conn)
     try:
         async with await psycopg.AsyncConnection.connect(**parameters(url)) as other:
-            with limited(other, 2.0):
-                return (
-                    await _session(other) == await _session(conn) or len({await _session(conn) for _ in range(5)}) > 1
-                )
+            for _ in range(_TIMES):
+                with limited(other, 2.0):
+                    if await _session(other) == own or await _session(conn) != own:
+                        return True
+                    await other.rollback()
     except _AWAY:
-        # No second session is to be had, so the first is not lent out.
-        return False
+        # No second session is to be had: the first is not lent out.
+        pass
+    return False
 
 
 async def _session(conn: psycopg.AsyncConnection[Any]) -> int:

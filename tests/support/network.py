@@ -33,7 +33,12 @@ class Network:
     def heal(self) -> None:
         self._do(self._proxy.heal)
 
+    def delay(self, seconds: float) -> None:
+        """How long everything takes from now on, in each direction."""
+        self._proxy.delay = seconds
+
     def reset(self) -> None:
+        """End all connections, and lose what is on its way."""
         self._do(self._proxy.reset)
 
     def __enter__(self) -> Self:

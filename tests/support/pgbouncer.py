@@ -21,7 +21,10 @@ _PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sb
 
 
 class PgBouncer:
-    """Runs while entered. `url` is the same database as the given one, through it; `size`, its server sessions at most."""
+    """Runs while entered. `url` is the same database as the given one, through it; `size`, its server sessions at most.
+
+    `stop` and `start` as often as wanted, at the same port.
+    """
 
     def __init__(self, url: str, mode: Literal["transaction", "session"] = "transaction", size: int = 8) -> None:
         program = shutil.which("pgbouncer", path=_PATH)
@@ -47,10 +50,18 @@ class PgBouncer:
         return connections
 
     def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self._port = sock.getsockname()[1]
+        if not self._port:
+            with socket.socket() as sock:
+                sock.bind(("127.0.0.1", 0))
+                self._port = sock.getsockname()[1]
         # It does not run as root either.
         account = server_account()
         config = self._folder / "pgbouncer.ini"
@@ -64,11 +75,10 @@ class PgBouncer:
         try:
             wait_until(self._answers, 10)
         except BaseException:
-            self.__exit__()
+            self.stop()
             raise
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
         if self._process is not None:
             # SIGINT and SIGTERM wait for the clients; this is "immediate shutdown".
             self._process.send_signal(signal.SIGQUIT)
@@ -77,6 +87,7 @@ class PgBouncer:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+            self._process = None
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _answers(self) -> bool:

@@ -12,7 +12,7 @@ class Standby(Cluster):
     """Copies the primary's data when it starts for the first time, and follows it until it is promoted."""
 
     def __init__(self, primary: Cluster) -> None:
-        super().__init__()
+        super().__init__(primary._wanted)
         self._primary = primary
         self._password = primary._password
 

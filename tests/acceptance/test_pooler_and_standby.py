@@ -1,0 +1,219 @@
+"""What stands between the daemon and the primary: a pooler that lends out sessions, a standby that takes no writes."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Literal
+
+import pytest
+
+from listener.database import connect_async, is_shared
+from listener.demo.cluster import Cluster
+from tests.support import wait_until
+from tests.support.backlog import add_plans, doubted, most_lines_a_second, times_each, wait_sent
+from tests.support.command import Pgherald
+from tests.support.database import Database, fill_with_story
+from tests.support.mail import MailServer
+from tests.support.pgbouncer import PgBouncer
+from tests.support.smtpd import wait
+from tests.support.standby import Standby
+
+NO_POLL = {"PGHERALD_DELIVERY_POLL": "60s"}
+_ADVISORY = """
+    SELECT classid::int, objid::int FROM pg_locks
+     WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted
+       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+     ORDER BY 1, 2"""
+
+
+@pytest.fixture
+def bouncer(database: Database) -> Iterator[PgBouncer]:
+    with PgBouncer(database.url) as bouncer:
+        yield bouncer
+
+
+def left_behind(bouncer: PgBouncer) -> list[tuple[str, ...]]:
+    """What a daemon has left in the server's sessions for the next who is lent one."""
+    found: list[tuple[str, ...]] = []
+    connections = bouncer.sessions()
+    assert len({conn.execute("SELECT pg_backend_pid()").fetchone() for conn in connections}) == bouncer.size
+    for conn in connections:
+        found += conn.execute(
+            """SELECT 'setting', name FROM pg_settings WHERE source = 'session' AND name <> 'application_name'
+                UNION ALL SELECT 'prepared', name FROM pg_prepared_statements
+                UNION ALL SELECT 'listens', channel FROM pg_listening_channels() AS channel"""
+        ).fetchall()
+        conn.close()
+    return found
+
+
+def test_through_a_pooler_alone_it_says_so_and_polls(
+    database: Database, mail: MailServer, pgherald: Pgherald, bouncer: PgBouncer
+) -> None:
+    before = left_behind(bouncer)
+    with pgherald.daemon(env={**NO_POLL, "PGHERALD_DATABASE_URL": bouncer.url}) as daemon:
+        said = daemon.wait_event("not_listening", pooled=True)
+        assert "database.listen_url" in said["remedy"]
+        assert daemon.wait_event("ready")["listening"] is False
+        for turn in range(1, 4):
+            database.verify(database.add_plan("Café", f"a{turn}@example.org"))
+            mail.wait_for(turn, timeout=5)
+        assert database.execute(_ADVISORY) == []
+        database.verify(*add_plans(database, 2000))
+        wait_sent(database, 2003, 60)
+        assert database.execute("SELECT locked, listening FROM pgherald.worker") == [(False, False)]
+        # It looks again whether it can listen, and need not say again that it cannot.
+        tried = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+        assert database.value(tried) == 0
+        assert left_behind(bouncer) == before
+        assert most_lines_a_second(daemon) <= 10
+    assert times_each([mail]) == {1: 2003}
+    assert left_behind(bouncer) == before
+    assert database.execute(_ADVISORY) == []
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+async def test_whether_sessions_are_lent_out_is_known_however_busy_the_pooler_is(
+    database: Database, mode: Literal["transaction", "session"]
+) -> None:
+    with PgBouncer(database.url, mode) as bouncer:
+
+        async def work() -> None:
+            async with await connect_async(bouncer.url) as conn:
+                conn.prepare_threshold = None
+                while True:
+                    await conn.execute("SELECT 1")
+
+        async with asyncio.TaskGroup() as tasks:
+            others = [tasks.create_task(work()) for _ in range(5)]
+            answers = set()
+            for _ in range(30):
+                async with await connect_async(bouncer.url) as conn:
+                    conn.prepare_threshold = None
+                    answers.add(await is_shared(conn, bouncer.url))
+            for other in others:
+                other.cancel()
+    assert answers == {mode == "transaction"}
+
+
+def test_with_a_direct_connection_for_listen_it_works_in_full(
+    database: Database, mail: MailServer, pgherald: Pgherald, bouncer: PgBouncer
+) -> None:
+    before = left_behind(bouncer)
+    env = {**NO_POLL, "PGHERALD_DATABASE_URL": bouncer.url, "PGHERALD_DATABASE_LISTEN_URL": database.url}
+    with pgherald.daemon(env=env) as daemon:
+        assert daemon.wait_event("ready")["listening"] is True
+        daemon.wait_event("leading")
+        for turn in range(1, 4):
+            # It sleeps behind the gate, and shows that it lives.
+            wait_until(lambda: [kind for kind, _ in database.execute(_ADVISORY)] == [726354, 726354, 726355])
+            database.verify(database.add_plan("Café", f"a{turn}@example.org"))
+            mail.wait_for(turn, timeout=5)
+        database.verify(*add_plans(database, 2000))
+        wait_sent(database, 2003, 60)
+        assert left_behind(bouncer) == before
+    assert times_each([mail]) == {1: 2003}
+    assert [event for event in daemon.events if event["event"] == "not_listening"] == []
+
+
+def test_through_a_pooler_that_lends_nothing_out_it_works_in_full(
+    database: Database, mail: MailServer, pgherald: Pgherald
+) -> None:
+    with (
+        PgBouncer(database.url, "session") as bouncer,
+        pgherald.daemon(env={**NO_POLL, "PGHERALD_DATABASE_URL": bouncer.url}) as daemon,
+    ):
+        assert daemon.wait_event("ready")["listening"] is True
+        for turn in range(1, 4):
+            wait_until(lambda: [kind for kind, _ in database.execute(_ADVISORY)] == [726354, 726354, 726355])
+            database.verify(database.add_plan("Café", f"a{turn}@example.org"))
+            mail.wait_for(turn, timeout=5)
+
+
+def test_two_behind_a_pooler_share_and_one_takes_over_when_the_others_lease_is_over(
+    database: Database, mail: MailServer, pgherald: Pgherald, bouncer: PgBouncer
+) -> None:
+    mail.script("dot", wait(0.02))
+    env = {"PGHERALD_DATABASE_URL": bouncer.url, "PGHERALD_DELIVERY_LEASE": "2s"}
+    with pgherald.daemon(env=env) as dying, pgherald.daemon(env=env) as other:
+        database.verify(*add_plans(database, 1000))
+        wait_until(lambda: len(mail.messages) > 100)
+        dying.kill()
+        dead = time.time()
+        other.wait_event("took_over", 10)
+        print(f"taken over {time.time() - dead:.2f} s after the death")
+        assert time.time() - dead < 4.5
+        wait_sent(database, 1000)
+        claimed = dict(database.execute("SELECT claimed_by, count(*) FROM pgherald.outbox GROUP BY 1"))
+        assert len(claimed) == 2
+    # Those it had marked came into doubt with it, and were sent once more.
+    sent = times_each([mail])
+    assert set(sent) <= {1, 2}
+    assert sent[2] <= doubted(database) <= 16
+
+
+def test_a_pooler_that_is_restarted(
+    database: Database, mail: MailServer, pgherald: Pgherald, bouncer: PgBouncer
+) -> None:
+    env = {**NO_POLL, "PGHERALD_DATABASE_URL": bouncer.url, "PGHERALD_DATABASE_LISTEN_URL": database.url}
+    with pgherald.daemon(env=env) as daemon:
+        bouncer.stop()
+        database.verify(database.add_plan("Café", "a@example.org"))
+        for name in ("lease_waits", "database_waits"):
+            daemon.wait_event(name)
+        bouncer.start()
+        mail.wait_for(1, timeout=5)
+        wait_sent(database, 1)
+
+
+def test_on_a_standby_it_says_so_and_goes_on_when_that_is_promoted(
+    cluster: Cluster, mail: MailServer, pgherald: Pgherald
+) -> None:
+    fill_with_story(cluster.dsn())
+    primary = Database(cluster.dsn())
+    primary.verify(primary.add_plan("Café", "a@example.org"))
+    with Standby(cluster) as standby:
+        with pgherald.daemon(ready=False, env={**NO_POLL, "PGHERALD_DATABASE_URL": standby.dsn()}) as daemon:
+            error = daemon.wait_event("database_waits")["error"]
+            assert "standby" in error
+            assert "promoted" in error
+            primary.close()
+            cluster.stop()
+            assert mail.messages == []
+            standby.promote()
+            promoted = time.time()
+            assert daemon.wait_event("ready")["listening"] is True
+            [received] = mail.wait_for(1)
+            print(f"first mail {received.at - promoted:.2f} s after the promotion")
+            there = Database(standby.dsn())
+            there.verify(there.add_plan("Café", "b@example.org"))
+            mail.wait_for(2, timeout=5)
+            assert most_lines_a_second(daemon) <= 10
+            there.close()
+        done = pgherald("run", "--once", env={"PGHERALD_DATABASE_URL": standby.dsn()})
+        assert done.returncode == 0
+
+
+def test_once_on_a_standby_is_an_error_that_says_so(cluster: Cluster, pgherald: Pgherald) -> None:
+    fill_with_story(cluster.dsn())
+    with Standby(cluster) as standby:
+        done = pgherald("run", "--once", env={"PGHERALD_DATABASE_URL": standby.dsn()})
+    assert done.returncode == 1
+    assert "connected to a standby" in done.stderr.splitlines()[-1]
+
+
+def test_where_listen_leads_to_a_standby_it_polls_the_primary(
+    cluster: Cluster, mail: MailServer, pgherald: Pgherald
+) -> None:
+    fill_with_story(cluster.dsn())
+    primary = Database(cluster.dsn())
+    with Standby(cluster) as standby:
+        env = {**NO_POLL, "PGHERALD_DATABASE_URL": primary.url, "PGHERALD_DATABASE_LISTEN_URL": standby.dsn()}
+        with pgherald.daemon(env=env) as daemon:
+            assert "standby" in daemon.wait_event("listen_waits")["error"]
+            for turn in range(1, 3):
+                primary.verify(primary.add_plan("Café", f"a{turn}@example.org"))
+                mail.wait_for(turn, timeout=5)
+            wait_sent(primary, 2)
+            assert most_lines_a_second(daemon) <= 10
+    primary.close()
