@@ -29,7 +29,7 @@ demo-once: .venv/ready  ## the same, ending by itself
 test: .venv/ready  ## the tests, in parallel, on a real PostgreSQL and a real SMTP server
 	$(BIN)/pytest --numprocesses $(JOBS) -m "not slow"
 
-test-slow: .venv/ready  ## the tests that take minutes
+test-slow: .venv/ready  ## the tests that take minutes, or PgBouncer or Spin
 	$(BIN)/pytest --numprocesses 2 -m slow
 
 .venv-matrix/ready: requirements-matrix.lock .venv/ready

@@ -496,6 +496,7 @@ def test_a_template_that_fails(
 # The bell.
 
 
+@pytest.mark.slow
 def test_a_transaction_pooler(plan: int, database: Database, doctor: Examine) -> None:
     with PgBouncer(database.url) as pooler:
         names(doctor(PGHERALD_DATABASE_URL=pooler.url), "listen", "warn", "transaction pooler", "listen_url")

@@ -47,6 +47,7 @@ def left_behind(bouncer: PgBouncer) -> list[tuple[str, ...]]:
     return found
 
 
+@pytest.mark.slow
 def test_through_a_pooler_alone_it_says_so_and_polls(
     database: Database, mail: MailServer, pgherald: Pgherald, bouncer: PgBouncer
 ) -> None:
@@ -73,6 +74,7 @@ def test_through_a_pooler_alone_it_says_so_and_polls(
 
 
 @pytest.mark.parametrize("mode", ["transaction", "session"])
+@pytest.mark.slow
 async def test_whether_sessions_are_lent_out_is_known_however_busy_the_pooler_is(
     database: Database, mode: Literal["transaction", "session"]
 ) -> None:
@@ -96,6 +98,7 @@ async def test_whether_sessions_are_lent_out_is_known_however_busy_the_pooler_is
     assert answers == {mode == "transaction"}
 
 
+@pytest.mark.slow
 def test_with_a_direct_connection_for_listen_it_works_in_full(
     database: Database, mail: MailServer, pgherald: Pgherald, bouncer: PgBouncer
 ) -> None:
@@ -116,6 +119,7 @@ def test_with_a_direct_connection_for_listen_it_works_in_full(
     assert [event for event in daemon.events if event["event"] == "not_listening"] == []
 
 
+@pytest.mark.slow
 def test_through_a_pooler_that_lends_nothing_out_it_works_in_full(
     database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:
@@ -130,6 +134,7 @@ def test_through_a_pooler_that_lends_nothing_out_it_works_in_full(
             mail.wait_for(turn, timeout=5)
 
 
+@pytest.mark.slow
 def test_two_behind_a_pooler_share_and_one_takes_over_when_the_others_lease_is_over(
     database: Database, mail: MailServer, pgherald: Pgherald, bouncer: PgBouncer
 ) -> None:
@@ -152,6 +157,7 @@ def test_two_behind_a_pooler_share_and_one_takes_over_when_the_others_lease_is_o
     assert sent[2] <= doubted(database) <= 16
 
 
+@pytest.mark.slow
 def test_a_pooler_that_is_restarted(
     database: Database, mail: MailServer, pgherald: Pgherald, bouncer: PgBouncer
 ) -> None:
