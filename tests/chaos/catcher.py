@@ -38,6 +38,7 @@ TROUBLES: dict[str, tuple[str, Callable[[asyncio.Event], Action]]] = {
     "rcpt: drop": ("rcpt", lambda _: drop()),
     "data: 451": ("data", lambda _: answer("451 4.3.0 out of order")),
     "data: stall": ("data", _stall),
+    "data: 354, drop": ("data", lambda _: answer("354 go ahead", then="reset")),
     "body: drop": ("body", lambda _: drop()),
     "dot: 451": ("dot", lambda _: answer("451 4.3.0 out of order")),
     "dot: 421": ("dot", lambda _: answer("421 4.3.2 going down", then="close")),

@@ -40,6 +40,7 @@ def report(outcome: Outcome) -> Iterator[str]:
             after = max(_next(outcome, done.over) for done in lines)
             yield f"{kind:10} {len(lines):5} {silence:14.2f} s {after:28.2f} s"
     yield f"{'all':10} {len(outcome.done):5} {_silence(outcome, *outcome.storm):14.2f} s"
+    yield "(faults overlap: a silence counts for each that it touches)"
     yield ""
     yield from _verdict(outcome)
 
