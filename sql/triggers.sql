@@ -9,6 +9,9 @@
 
 SET client_min_messages = warning;
 
+-- One at a time: IF NOT EXISTS looks first and makes then, and two that look at once both make.
+DO $$ BEGIN PERFORM pg_catalog.pg_advisory_xact_lock(726354, 3); END $$;
+
 CREATE SCHEMA IF NOT EXISTS pgherald;
 REVOKE ALL ON SCHEMA pgherald FROM PUBLIC;
 
