@@ -28,6 +28,7 @@ _AWAY = (OperationalError, InterfaceError, InternalError, OSError)
 # A lookup is the operator's own query, and may take its time.
 _LOOKUP_PATIENCE = 30.0
 _TIMES = 20
+_PATIENCE = 5.0
 
 
 def parameters(url: str, **defaults: Any) -> dict[str, Any]:
@@ -102,19 +103,19 @@ async def is_shared(conn: psycopg.AsyncConnection[Any], url: str) -> bool:
     """Whether a pooler lends out the server's session behind `conn` to others, from one transaction to the next.
 
     Asked in a way that leaves nothing behind there: a second client must not get that session, and while it holds one in
-    a transaction, `conn` must still have its own. More than once, because a third may come in between.
+    a transaction, and when it has given it back, `conn` must still have its own. Again and again, because others may
+    come in between.
     """
     own = await _session(conn)
-    try:
-        async with await psycopg.AsyncConnection.connect(**parameters(url)) as other:
+    async with await psycopg.AsyncConnection.connect(**parameters(url)) as other:
+        with limited(other, _PATIENCE):
             for _ in range(_TIMES):
-                with limited(other, 2.0):
-                    if await _session(other) == own or await _session(conn) != own:
-                        return True
-                    await other.rollback()
-    except _AWAY:
-        # No second session is to be had: the first is not lent out.
-        pass
+                if await _session(other) == own or await _session(conn) != own:
+                    return True
+                await other.rollback()
+                # The session that was given back last is the one that is lent out next.
+                if await _session(conn) != own:
+                    return True
     return False
 
 
