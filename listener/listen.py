@@ -52,7 +52,6 @@ class Listener:
         self.leading = False
         self.locked = False
         self.gate_closed = False
-        self._stands = True
         self.reconnects = -1
         self.peers = 0
         self._url = url
@@ -217,23 +216,12 @@ class Listener:
 
     async def lead(self) -> bool:
         """Become the one that works the gate, if nobody else is."""
-        if self.hearing and self._stands and not self.leading:
+        if self.hearing and not self.leading:
             self.leading = await self._got(f"SELECT pg_try_advisory_lock({_LEADER})")
             if self.leading:
                 log.info("leading")
                 self.wake.set()
         return self.leading
-
-    async def resign(self) -> None:
-        """Let somebody else work the gate, until `stand`."""
-        self._stands = False
-        await self.open_gate()
-        if self.leading:
-            await self._got(f"SELECT pg_advisory_unlock({_LEADER})")
-            self.leading = False
-
-    def stand(self) -> None:
-        self._stands = True
 
     def shows(self, worker: int) -> None:
         """From now on it is this worker's lock that is to be held."""

@@ -133,13 +133,10 @@ class Worker:
             log.debug("poll")
 
     async def _breaker_or_stop(self) -> None:
-        # Awake and claiming nothing, this one would keep the application from ringing those who can send.
-        await self._listener.resign()
         waits = [asyncio.create_task(self._breaker.wait()), asyncio.create_task(self._stopped.wait())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in waits:
             task.cancel()
-        self._listener.stand()
 
     async def drain_all(self) -> bool:
         """Deliver what is due, to the last. False when the mail server was not there for it."""
