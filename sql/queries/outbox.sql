@@ -36,22 +36,26 @@ WITH settled AS (
        SET state = s.state,
            reason = s.reason,
            attempt = o.attempt + s.counts,
-           doubts = o.doubts + (s.state = 'in_doubt')::integer,
+           doubts = CASE WHEN s.state = 'in_doubt' THEN o.doubts + 1
+                         WHEN s.state = 'available' AND o.state = 'in_doubt' THEN o.doubts - 1    -- it was not sent, as is known now
+                         ELSE o.doubts END,
            scheduled_at = CASE WHEN s.state = 'in_doubt' AND (%(hold)s OR o.doubts > 0) THEN NULL
                                WHEN s.delay IS NULL THEN coalesce(o.scheduled_at, now())
                                ELSE now() + make_interval(secs => s.delay) END,
            settled_at = CASE WHEN s.state IN ('sent', 'skipped', 'failed') THEN now() END,
            claim = CASE WHEN s.state <> 'available' THEN o.claim END,
            claimed_by = CASE WHEN s.state <> 'available' THEN o.claimed_by END,
-           recipient = CASE WHEN s.state = 'in_doubt' OR s.state = 'available' AND o.doubts > 0 THEN o.recipient END,
-           message = CASE WHEN s.state = 'in_doubt' OR s.state = 'available' AND o.doubts > 0 THEN o.message END,
+           recipient = CASE WHEN s.state = 'in_doubt' OR s.state = 'available' AND o.doubts > (o.state = 'in_doubt')::integer THEN o.recipient END,
+           message = CASE WHEN s.state = 'in_doubt' OR s.state = 'available' AND o.doubts > (o.state = 'in_doubt')::integer THEN o.message END,
            history = CASE WHEN s.what IS NULL THEN o.history
-                          ELSE pgherald.noted(o.history, s.what || CASE o.state WHEN 'in_doubt' THEN '_late' ELSE '' END, s.detail) END
+                          ELSE pgherald.noted(o.history, s.what || CASE WHEN o.state IN ('in_doubt', 'available') THEN '_late' ELSE '' END, s.detail) END
       FROM unnest(%(ids)s::bigint[], %(claims)s::bigint[], %(states)s::text[], %(reasons)s::text[], %(counts)s::integer[],
                   %(delays)s::float8[], %(whats)s::text[], %(details)s::text[])
            AS s (id, claim, state, reason, counts, delay, what, detail)
      WHERE o.id = s.id AND o.claim = s.claim
-       AND (o.state IN ('claimed', 'transmitting') OR o.state = 'in_doubt' AND s.state <> 'in_doubt')
+       AND (o.state IN ('claimed', 'transmitting') OR o.state = 'in_doubt' AND s.state <> 'in_doubt'
+            -- To be sent once more, and not yet taken up for that.
+            OR o.state = 'available' AND s.state IN ('sent', 'failed'))
     RETURNING s.id, s.claim),
 marked AS (
     UPDATE pgherald.outbox AS o
@@ -145,9 +149,10 @@ SELECT pg_terminate_backend(l.pid)
    AND a.usename = current_user;
 
 -- name: resend
--- Events in doubt whose policy is to be sent once more, when their time has come.
+-- Events in doubt whose policy is to be sent once more, when their time has come. They keep their claim until the next:
+-- a late reply to the first sending still settles them.
 UPDATE pgherald.outbox AS o
-   SET state = 'available', claim = NULL, claimed_by = NULL, history = pgherald.noted(o.history, 'resend', NULL)
+   SET state = 'available', claimed_by = NULL, history = pgherald.noted(o.history, 'resend', NULL)
  WHERE o.id = ANY (ARRAY (
            SELECT a.id FROM pgherald.outbox AS a
             WHERE a.state = 'in_doubt' AND a.scheduled_at <= now() LIMIT 100 FOR UPDATE SKIP LOCKED));

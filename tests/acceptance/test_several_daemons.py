@@ -16,7 +16,7 @@ from tests.support.command import Daemon, Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer
 from tests.support.network import Network
-from tests.support.smtpd import wait, wait_for
+from tests.support.smtpd import answer, wait, wait_for
 
 # A daemon that is not told of an event would find it by its poll. Here it has to be told.
 NO_POLL = {"PGHERALD_DELIVERY_POLL": "60s"}
@@ -255,6 +255,8 @@ def test_stopped_for_longer_than_the_lease(
         wait_leads(database, stopped)
         database.verify(*add_plans(database, 8))
         wait_until(lambda: states(database) == {"transmitting": 8})
+        # The marks may be there before the envelopes are.
+        other_mail.wait_reached("data", 8)
         stopped.signal(signal.SIGSTOP)
         with pgherald.daemon(env=SHORT) as other:
             other.wait_event("took_over", 10)
@@ -330,3 +332,21 @@ def test_the_others_are_rung_while_the_leader_has_its_hands_full(
                 wait_until(lambda recipient=recipient: recipient in mail.recipients, 3)
             other_mail.forget_script()
         one.kill()
+
+
+def test_the_others_are_rung_while_the_leader_finds_no_mail_server(
+    database: Database, mail: MailServer, other_mail: MailServer, pgherald: Pgherald
+) -> None:
+    other_mail.script("greeting", answer("554 5.3.2 closed", then="close"))
+    with pgherald.daemon(env={**NO_POLL, "PGHERALD_SMTP_URL": other_mail.url}) as one:
+        wait_leads(database, one)
+        database.verify(database.add_plan("Café", "first@example.org"))
+        one.wait_event("breaker_open")
+        with pgherald.daemon(env=NO_POLL) as two:
+            wait_until(lambda: number(database, two))
+            for turn in range(5):
+                recipient = f"quick{turn}@example.org"
+                database.verify(database.add_plan("Café", recipient))
+                # What the first has tried again meanwhile, it does not take at once.
+                wait_until(lambda recipient=recipient: recipient in mail.recipients, 10)
+            assert leader(database) == number(database, one)

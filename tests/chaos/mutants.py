@@ -67,7 +67,7 @@ def provoking(options: Options, mutant: str) -> Options:
             return replace(options, kinds=("kill",), gap=(0.5, 1.5), dot=(0.0, 0.1), pairs=0)
         case "wake_cleared_after_drain":
             # Alone, since what one daemon does not hear another does.
-            return replace(options, kinds=("backend",), daemons=1, pairs=100)
+            return replace(options, kinds=("backend",), daemons=1, pairs=60)
     raise ValueError(mutant)
 
 

@@ -2,26 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import psycopg
 from psycopg.rows import class_row
 
 from listener import schema
+from tests.chaos.calm import listen
 from tests.chaos.faults import Done, Faults
 from tests.chaos.judge import Event, Findings, judge
 from tests.chaos.plan import plan
 from tests.chaos.stage import LEASE, Options, Stage, staged
-from tests.chaos.writers import Ledger, Writer
+from tests.chaos.writers import Ledger
 
-# Far below the poll behind the bell (5 s), which would hide that a ring was lost.
-LATE = 3.0
-_ENOUGH = 3
-_SLOW = 0.05
 _WRITERS = 4
 _SETTLE = 60.0
 _LEFT = {
@@ -56,7 +52,7 @@ async def run(options: Options, folder: Path, say: Callable[[str], None]) -> Out
         say("healed")
         calm: list[float] = []
         if not (wrong := await _settled(stage)):
-            calm, wrong = await _calm(stage)
+            calm, wrong = await listen(stage)
             wrong += await _settled(stage)
         wrong += await _ended(stage)
         findings = await _judged(stage)
@@ -109,62 +105,6 @@ async def _unsettled(conn: psycopg.AsyncConnection[Any]) -> dict[str, int]:
 async def _registered(conn: psycopg.AsyncConnection[Any]) -> Any:
     cursor = await conn.execute("SELECT count(*), bool_and(locked AND listening) FROM pgherald.worker")
     return await cursor.fetchone()
-
-
-async def _calm(stage: Stage) -> tuple[list[float], list[tuple[str, str]]]:
-    """Two changes at a time, the second while the first is worked on: whether none of them is late.
-
-    One half of them while the database is quick to ring and slow to answer, which gives a ring time to be lost in.
-    """
-    writer, dice = stage.writer(_WRITERS), Random(f"{stage.options.seed} calm")
-    took: list[float] = []
-    wrong: list[tuple[str, str]] = []
-    listening = await _listening(stage)
-    for number in range(stage.options.pairs):
-        for proxy in stage.proxies:
-            proxy.delay, proxy.spared = _SLOW if number % 2 else 0.0, listening
-        changed = await _pair(stage, writer, dice)
-        came = stage.catcher.recipients
-        if not await _came(stage, changed):
-            wrong.append(("late", f"in the calm, no mail within {LATE:g} s for {sorted(changed.keys() - came.keys())}"))
-        took += [max(0.0, came[email] - at) for email, at in changed.items() if email in came]
-        if len(wrong) >= _ENOUGH:
-            break
-    await writer.close()
-    for proxy in stage.proxies:
-        proxy.delay = 0.0
-    return took, wrong
-
-
-async def _listening(stage: Stage) -> set[int]:
-    """The ports of the sessions that hear the bell: those that hold a worker's lock."""
-    async with await stage.connect() as conn:
-        cursor = await conn.execute(
-            """SELECT client_port FROM pg_stat_activity JOIN pg_locks USING (pid)
-                WHERE locktype = 'advisory' AND classid = 726355 AND objsubid = 2 AND granted"""
-        )
-        return {row[0] for row in await cursor.fetchall()}
-
-
-async def _pair(stage: Stage, writer: Writer, dice: Random) -> dict[str, float]:
-    """Who is to get a mail now, and since when."""
-    changed: dict[str, float] = {}
-    keys = await writer.rows(2)
-    await asyncio.sleep(dice.uniform(0.0, 0.2))
-    for key in keys:
-        await writer.verify([key])
-        if (email := stage.ledger.emails[key]).startswith("u"):
-            changed[email] = time.time()
-        await asyncio.sleep(dice.uniform(0.0, 8 * _SLOW))
-    return changed
-
-
-async def _came(stage: Stage, changed: Mapping[str, float]) -> bool:
-    try:
-        await stage.catcher.until(lambda: changed.keys() <= stage.catcher.recipients.keys(), LATE)
-    except TimeoutError:
-        return False
-    return True
 
 
 async def _ended(stage: Stage) -> list[tuple[str, str]]:

@@ -103,7 +103,11 @@ def test_in_doubt_once_is_scheduled_twice_is_held(sandbox: Database, worker: Cla
     assert (row["state"], row["doubts"], row["attempt"], row["claim"]) == ("in_doubt", 1, 0, event["claim"])
     assert (row["recipient"], row["message"]) == ("jane@example.org", b"bytes")
     assert worker.resend() == 1
-    assert (now(sandbox)["state"], now(sandbox)["claim"], now(sandbox)["message"]) == ("available", None, b"bytes")
+    assert (now(sandbox)["state"], now(sandbox)["claim"], now(sandbox)["message"]) == (
+        "available",
+        event["claim"],
+        b"bytes",
+    )
     [again] = worker.claim()
     assert (again["doubts"], again["recipient"], again["message"]) == (1, "jane@example.org", b"bytes")
     worker.mark(again)
@@ -158,9 +162,27 @@ def test_who_learns_the_outcome_late_may_settle_it(
     assert now(sandbox)["doubts"] == 1
     assert worker.settle(event, state, reason="rejected", counts=True, delay=0, what=what.removesuffix("_late"))
     row = now(sandbox)
-    assert (row["state"], row["attempt"], row["doubts"]) == (state, 1, 1)
-    assert (row["message"] is None) is (state != "available")
+    # What was not sent after all was no doubt, and its bytes need not be sent again.
+    assert (row["state"], row["attempt"], row["doubts"]) == (state, 1, 0 if state == "available" else 1)
+    assert (row["recipient"], row["message"]) == (None, None)
     assert whats(sandbox) == ["claimed", "transmitting", "in_doubt", what]
+
+
+@pytest.mark.parametrize(("state", "what"), [("sent", "sent_late"), ("failed", "failed_late")])
+def test_it_may_still_when_the_event_waits_to_be_sent_once_more(
+    sandbox: Database, worker: Claimant, event: Any, claimant: Register, state: str, what: str
+) -> None:
+    worker.mark(event)
+    worker.leave()
+    other = claimant("other")
+    other.bury(lease=0)
+    assert other.resend() == 1
+    assert not worker.settle(event, "available", delay=0), "it waits already, with the bytes to repeat"
+    assert worker.settle(event, state, reason="rejected", counts=True, what=state)
+    row = now(sandbox)
+    assert (row["state"], row["recipient"], row["message"]) == (state, None, None)
+    assert whats(sandbox) == ["claimed", "transmitting", "in_doubt", "resend", what]
+    assert other.claim() == []
 
 
 def test_too_late_once_it_is_taken_up_again(
@@ -171,7 +193,6 @@ def test_too_late_once_it_is_taken_up_again(
     other = claimant("other")
     other.bury(lease=0)
     assert other.resend() == 1
-    assert not worker.settle(event, "sent", counts=True)
     [again] = other.claim()
     row = now(sandbox)
     assert not worker.settle(event, "sent", counts=True)

@@ -1,6 +1,7 @@
 """Many events at once, and what became of them."""
 
-from collections import Counter
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -48,16 +49,16 @@ def times_each(servers: Iterable[MailServer]) -> Counter[int]:
 
 
 def most_lines_a_second(daemon: Daemon) -> int:
-    """The most that the daemon said within any one second, but for what it says once an event."""
-    moments = sorted(
-        datetime.fromisoformat(event["timestamp"]).timestamp()
-        for event in daemon.events
-        if "event_id" not in event
-    )  # fmt: skip
-    most = 0
-    first = 0
-    for last, _ in enumerate(moments):
-        while moments[last] - moments[first] > 1:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
+    """The most that the daemon gave the same warning within any one second, but for those about an event."""
+    said: dict[str, list[float]] = defaultdict(list)
+    for event in daemon.events:
+        if event["level"] == "warning" and "event_id" not in event:
+            said[event["event"]].append(datetime.fromisoformat(event["timestamp"]).timestamp())
+    return max(
+        (
+            bisect_left(moments, moment + 1) - number
+            for moments in said.values()
+            for number, moment in enumerate(moments)
+        ),
+        default=0,
+    )
