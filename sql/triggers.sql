@@ -18,7 +18,7 @@ REVOKE ALL ON SCHEMA pgherald FROM PUBLIC;
 -- A function and not a comment, because dumps and restores keep functions whole.
 CREATE OR REPLACE FUNCTION pgherald.version() RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN 1;
+    RETURN 2;
 
 
 ---------------------------------------------------------------------------------------------------------------------
@@ -119,8 +119,19 @@ CREATE TABLE IF NOT EXISTS pgherald.rule (
     value         text        NOT NULL,
     watched_at    timestamptz NOT NULL DEFAULT pg_catalog.now(),
     remembered    boolean     NOT NULL DEFAULT false,   -- remember() has seen the whole table
-    remembered_to text[]                                -- and until then, how far it has come
+    remembered_to text[],                               -- and until then, how far it has come
+    -- Since when its events wait for a person to let them go, NULL: they don't. Here and not in a daemon's memory, so that
+    -- a pause holds for all daemons, and for one that is started during it. Capture goes on.
+    paused_at     timestamptz
 );
+
+-- From version 1. Not ADD COLUMN IF NOT EXISTS: that locks the daemons out before it finds the column there.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = 'pgherald.rule'::regclass AND attname = 'paused_at') THEN
+        ALTER TABLE pgherald.rule ADD COLUMN paused_at timestamptz;
+    END IF;
+END $$;
 
 -- Rows that need no event any more: backfill leaves them out.
 CREATE TABLE IF NOT EXISTS pgherald.handled (
@@ -138,6 +149,14 @@ CREATE TABLE IF NOT EXISTS pgherald.secret (
     value    text    NOT NULL DEFAULT pg_catalog.gen_random_uuid()
 );
 INSERT INTO pgherald.secret DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+-- What all daemons together may send: a server that throttles counts them as one.
+CREATE TABLE IF NOT EXISTS pgherald.pace (
+    only_one boolean          NOT NULL DEFAULT true CONSTRAINT pace_pkey PRIMARY KEY CONSTRAINT pace_only_one CHECK (only_one),
+    rate     double precision CONSTRAINT pace_rate_positive CHECK (rate > 0),   -- mails a second; NULL: as many as go
+    next_at  timestamptz      NOT NULL DEFAULT pg_catalog.now()                 -- from when on the next may be sent
+);
+INSERT INTO pgherald.pace DEFAULT VALUES ON CONFLICT DO NOTHING;
 
 
 ---------------------------------------------------------------------------------------------------------------------

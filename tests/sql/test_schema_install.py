@@ -8,6 +8,7 @@ import pytest
 from psycopg import errors
 
 from listener.resources import resource
+from listener.schema import VERSION
 from tests.sql.claimant import Claimant
 from tests.sql.conftest import Programs
 from tests.support.command import Pgherald
@@ -41,7 +42,7 @@ def test_psql_runs_it_and_again(story: Database, programs: Programs, together: t
     before = programs.dump(story, "-n", "public")
     run(programs, story, *together, "-f", TRIGGERS)
     assert programs.dump(story, "-n", "public") == before, "no table of the application's is touched"
-    assert story.value("SELECT pgherald.version()") == 1
+    assert story.value("SELECT pgherald.version()") == VERSION
     story.execute(WATCH)
     plan = story.add_plan("Café", "jane@example.org")
     story.verify(plan)
@@ -57,7 +58,7 @@ def everything(database: Database) -> list[Any]:
     names = database.execute(
         "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'pgherald'::regnamespace AND relkind = 'r'"
     )
-    assert {"pgherald.outbox", "pgherald.rule", "pgherald.secret"} <= {name for (name,) in names}
+    assert {"pgherald.outbox", "pgherald.rule", "pgherald.secret", "pgherald.pace"} <= {name for (name,) in names}
     return [database.execute(f"SELECT * FROM {name} ORDER BY 1") for (name,) in sorted(names)]
 
 
@@ -175,6 +176,8 @@ def test_the_roles(story: Database, programs: Programs, roles: None) -> None:
         "SELECT value FROM pgherald.secret",
         "TABLE pgherald.rule",
         "TABLE pgherald.handled",
+        "UPDATE pgherald.rule SET paused_at = now() RETURNING rule",
+        "UPDATE pgherald.pace SET rate = 5, next_at = now() RETURNING rate",
     ):
         assert len(daemon.execute(query).fetchall()) <= 1
     for statement in (
@@ -182,6 +185,8 @@ def test_the_roles(story: Database, programs: Programs, roles: None) -> None:
         "SELECT pgherald.unwatch('dateplan_verified')",
         "UPDATE pgherald.rule SET value = 'XX'",
         "UPDATE pgherald.secret SET value = 'known'",
+        "INSERT INTO pgherald.pace DEFAULT VALUES",
+        "DELETE FROM pgherald.pace",
         "INSERT INTO pgherald.outbox (rule, key) VALUES ('dateplan_verified', '7')",
         "TRUNCATE pgherald.outbox",
         "CREATE TABLE pgherald.mine ()",
@@ -228,7 +233,7 @@ def test_a_dump_restored_captures_no_event_and_goes_on(
     with databases.fresh() as other:
         programs.copy(story, other)
         assert [event["key"] for event in other.events()] == [str(plan)]
-        assert other.value("SELECT pgherald.version()") == 1
+        assert other.value("SELECT pgherald.version()") == VERSION
         assert other.value("SELECT value FROM pgherald.secret") == story.value("SELECT value FROM pgherald.secret")
         other.execute("UPDATE public.dateplan SET status = 'PE'; UPDATE public.dateplan SET status = 'VE'")
         assert [event["key"] for event in other.events()] == [str(plan)] * 2

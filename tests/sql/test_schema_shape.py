@@ -93,6 +93,9 @@ def test_what_an_event_must_have(sandbox: Database, column: str) -> None:
     [
         ("INSERT INTO pgherald.secret DEFAULT VALUES", "secret_pkey"),
         ("INSERT INTO pgherald.secret (only_one) VALUES (false)", "secret_only_one"),
+        ("INSERT INTO pgherald.pace DEFAULT VALUES", "pace_pkey"),
+        ("INSERT INTO pgherald.pace (only_one) VALUES (false)", "pace_only_one"),
+        ("UPDATE pgherald.pace SET rate = 0", "pace_rate_positive"),
         ("INSERT INTO pgherald.rule SELECT * FROM pgherald.rule", "rule_pkey"),
         (
             "INSERT INTO pgherald.handled (rule, key, why) VALUES ('x', '1', 'existing'), ('x', '1', 'purged')",
