@@ -47,6 +47,25 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
+def _base_url(value: object) -> object:
+    if not isinstance(value, str) or not value:
+        return value
+    parts = urlsplit(value)
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.username is not None
+        or not re.fullmatch(r"[!-~]{1,200}", value)
+        or re.search(r"[?#<>\"'\\]", value)
+    ):
+        raise ValueError("write https://app.example.org, or with a path: https://example.org/app")
+    return value.rstrip("/")
+
+
+# With a path or without, never with a / at its end.
+BaseUrl = Annotated[str, BeforeValidator(_base_url)]
+
+
 class Database(Section):
     url: str = ""
     listen_url: str = ""
@@ -124,6 +143,7 @@ class Delivery(Section):
 
 class Http(Section):
     listen: str = "127.0.0.1:9599"
+    public_url: BaseUrl = ""
 
 
 class Log(Section):

@@ -150,12 +150,22 @@ async def _lookup_session(conn: psycopg.AsyncConnection[Any]) -> None:
         await conn.execute("SET default_transaction_read_only = on", prepare=False)
 
 
+async def _plain_session(conn: psycopg.AsyncConnection[Any]) -> None:
+    await refuse_standby(conn)
+    # Its statements come by the day, and may come through a pooler.
+    conn.prepare_threshold = None
+
+
 def outbox_pool(url: str, patience: float = 5.0) -> Pool:
     return Pool(parameters(url), _outbox_session, 4, patience=patience)
 
 
 def lookup_pool(url: str) -> Pool:
     return Pool(parameters(url), _lookup_session, 2, patience=_LOOKUP_PATIENCE)
+
+
+def unsubscribe_pool(url: str) -> Pool:
+    return Pool(parameters(url), _plain_session, 1, patience=_PATIENCE)
 
 
 @asynccontextmanager

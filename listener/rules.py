@@ -14,6 +14,8 @@ SELECT d.id AS key, d.status AS current, u.email, u.email_notifications_enabled 
 _NAME = r'(?:[A-Za-z_\u0080-\U0010ffff][\w$]*|"(?:[^"\x00]|"")+")'
 # What the daemon itself reads of a lookup's row; every other column is the template's.
 OWN_COLUMNS = ("key", "current", "email", "consent")
+# Of `unsubscribe`: the application takes the tokens itself.
+APPLICATION = "application"
 
 
 def _as_tuple(value: object) -> object:
@@ -34,6 +36,7 @@ class Rule(BaseModel):
     require: tuple[str, ...] = ()
     changed_at: str = ""
     lookup: str
+    unsubscribe: str = ""
 
     @field_validator("becomes", mode="before")
     @classmethod
@@ -47,9 +50,11 @@ class Rule(BaseModel):
             raise ValueError("names no column")
         return value
 
-    @field_validator("lookup")
+    @field_validator("lookup", "unsubscribe")
     @classmethod
     def _takes_keys(cls, value: str) -> str:
+        if value in ("", APPLICATION):
+            return value
         bare = value.replace("%%", "")
         if "%(keys)s" not in bare:
             raise ValueError("must take the keys of a batch: … = ANY (%(keys)s::bigint[])")

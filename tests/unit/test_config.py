@@ -356,3 +356,45 @@ def read_array(literal: str) -> list[str | None]:
             assert char not in "{\\"
             text += char
         at += 1
+
+
+class TestBaseUrls:
+    @pytest.mark.parametrize(
+        ("value", "read"),
+        [
+            ("https://app.example.org", "https://app.example.org"),
+            ("https://app.example.org/", "https://app.example.org"),
+            ("http://localhost:8000/app//", "http://localhost:8000/app"),
+            ("", ""),
+        ],
+    )
+    def test_is_kept_without_its_last_slash(self, value: str, read: str) -> None:
+        assert loaded(f"[http]\npublic_url = '{value}'").http.public_url == read
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "app.example.org",
+            "ftp://app.example.org",
+            "javascript:alert(1)",
+            "https://",
+            "https://user:secret@app.example.org",
+            "https://app.example.org/?a=b",
+            "https://app.example.org/#a",
+            "https://app.example.org/a b",
+            "https://bücher.example",
+            'https://app.example.org/"x',
+            "https://app.example.org/<x>",
+        ],
+    )
+    def test_what_could_not_stand_before_a_path_is_refused(self, value: str) -> None:
+        assert "[http] public_url: write https://app.example.org" in refused(f"[http]\npublic_url = '{value}'")
+
+
+class TestUnsubscribe:
+    def test_is_nothing_the_word_or_a_statement_that_takes_the_keys(self) -> None:
+        rule = f"{RULE}{LOOKUP}"
+        assert loaded(rule).rules["plan_verified"].unsubscribe == ""
+        assert loaded(f"{rule}unsubscribe = 'application'").rules["plan_verified"].unsubscribe == "application"
+        assert "[rules.plan_verified] unsubscribe: must take the keys" in refused(f"{rule}unsubscribe = 'DELETE'")
+        assert "write a literal % as %%" in refused(f"{rule}unsubscribe = 'x %(keys)s 5%'")
