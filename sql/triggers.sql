@@ -150,11 +150,13 @@ CREATE TABLE IF NOT EXISTS pgherald.secret (
 );
 INSERT INTO pgherald.secret DEFAULT VALUES ON CONFLICT DO NOTHING;
 
--- What all daemons together may send: a server that throttles counts them as one.
+-- What all daemons together may send: a server that throttles counts them as one. A throttled daemon halves the rate; how
+-- far it has risen again follows from the time since.
 CREATE TABLE IF NOT EXISTS pgherald.pace (
-    only_one boolean          NOT NULL DEFAULT true CONSTRAINT pace_pkey PRIMARY KEY CONSTRAINT pace_only_one CHECK (only_one),
-    rate     double precision CONSTRAINT pace_rate_positive CHECK (rate > 0),   -- mails a second; NULL: as many as go
-    next_at  timestamptz      NOT NULL DEFAULT pg_catalog.now()                 -- from when on the next may be sent
+    only_one     boolean          NOT NULL DEFAULT true CONSTRAINT pace_pkey PRIMARY KEY CONSTRAINT pace_only_one CHECK (only_one),
+    rate         double precision CONSTRAINT pace_rate_positive CHECK (rate > 0),   -- mails a second when last throttled; NULL: never was
+    throttled_at timestamptz,                                                       -- when that was
+    next_at      timestamptz      NOT NULL DEFAULT pg_catalog.now()                 -- from when on the next may be sent
 );
 INSERT INTO pgherald.pace DEFAULT VALUES ON CONFLICT DO NOTHING;
 

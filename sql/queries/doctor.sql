@@ -30,6 +30,7 @@ WITH wanted (kind, name, privileges) AS (VALUES
         ('table',    'pace',     '{SELECT}'),
         ('column',   'rule.paused_at', '{UPDATE}'),
         ('column',   'pace.rate',      '{UPDATE}'),
+        ('column',   'pace.throttled_at', '{UPDATE}'),
         ('column',   'pace.next_at',   '{UPDATE}'),
         ('sequence', 'claim_id', '{USAGE}'),
         ('function', 'version',  '{EXECUTE}'),

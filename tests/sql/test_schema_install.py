@@ -177,7 +177,7 @@ def test_the_roles(story: Database, programs: Programs, roles: None) -> None:
         "TABLE pgherald.rule",
         "TABLE pgherald.handled",
         "UPDATE pgherald.rule SET paused_at = now() RETURNING rule",
-        "UPDATE pgherald.pace SET rate = 5, next_at = now() RETURNING rate",
+        "UPDATE pgherald.pace SET rate = 5, throttled_at = now(), next_at = now() RETURNING rate",
     ):
         assert len(daemon.execute(query).fetchall()) <= 1
     for statement in (
