@@ -12,6 +12,16 @@ SET client_min_messages = warning;
 -- One at a time: IF NOT EXISTS looks first and makes then, and two that look at once both make.
 DO $$ BEGIN PERFORM pg_catalog.pg_advisory_xact_lock(726354, 3); END $$;
 
+-- What a newer version's daemon works with is not to be taken from under it.
+DO $$
+BEGIN
+    IF pg_catalog.to_regprocedure('pgherald.version()') IS NOT NULL THEN
+        IF pgherald.version() > 2 THEN
+            RAISE EXCEPTION 'the database''s pgherald is version %, newer than this file''s 2; run the newer one''s', pgherald.version();
+        END IF;
+    END IF;
+END $$;
+
 CREATE SCHEMA IF NOT EXISTS pgherald;
 REVOKE ALL ON SCHEMA pgherald FROM PUBLIC;
 
