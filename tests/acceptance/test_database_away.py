@@ -71,7 +71,7 @@ def test_a_restart_in_a_backlog(
     cluster: Cluster, database: Database, mail: MailServer, pgherald: Pgherald, mode: Literal["fast", "immediate"]
 ) -> None:
     mail.script("dot", wait(0.01))
-    plans = add_plans(database, 3000)
+    plans = add_plans(database, 5000)
     with pgherald.daemon(env=NO_POLL) as daemon:
         database.verify(*plans)
         for share in (300, 1500):
@@ -83,9 +83,9 @@ def test_a_restart_in_a_backlog(
             took = first_mail(mail, time.time())
             print(f"first mail {took:.2f} s after the database was back ({mode})")
             assert took < 2
-        wait_sent(database, 3000, 60)
+        wait_sent(database, 5000, 60)
         assert_calm(daemon)
-    assert times_each([mail]) == {1: 3000}
+    assert times_each([mail]) == {1: 5000}
     assert doubted(database) == 0
 
 

@@ -63,6 +63,8 @@ HANDOVER_WITNESSES = {
     "in hand since an earlier life": "wish[0] == mark && claimed_in[0] != life[0]",
     "in doubt, and about to be sent by who marked it": "state == in_doubt && claim == 1 && yes[0] && !over[until]",
     "in doubt, and a late reply about to settle it": "state == in_doubt && claim == 1 && outcome[0] == sent",
+    "to be sent once more, and a late reply about to settle it": "state == available && claim == 1 && outcome[0] == sent",
+    "refused for now, when it was in doubt": "state == in_doubt && claim == 1 && wish[0] == settle && outcome[0] == available",
 }
 GATE_WITNESSES = {
     "a sleeper about to be rung": "asleep && closed && row[0] == committed && rings[0]",
