@@ -1,27 +1,33 @@
-# Any image with Python 3.11 or later and glibc will do; a compiler is not needed.
+# Any image with Python 3.11 or later, glibc and useradd will do; no compiler is needed, and none is in the result.
 ARG PYTHON_IMAGE=python:3.13-slim
 
 FROM ${PYTHON_IMAGE} AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
+RUN python3 -m venv pip && python3 -m venv --without-pip /opt/pgherald
 COPY requirements-build.lock requirements-run.lock ./
-RUN pip install --require-hashes --only-binary :all: --requirement requirements-build.lock \
- && python -m venv --without-pip /opt/pgherald \
- && pip --python /opt/pgherald/bin/python install --require-hashes --only-binary :all: --requirement requirements-run.lock
+# A package mirror and its certificates, where there is one, are the builder's secrets `pip` (a pip.conf) and `ca` (PEM).
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/secrets/ca \
+    pip/bin/pip install --require-hashes --only-binary :all: --requirement requirements-build.lock \
+ && pip/bin/pip --python /opt/pgherald/bin/python install --no-compile --require-hashes --only-binary :all: \
+    --requirement requirements-run.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY listener listener
 COPY sql sql
 COPY templates templates
-RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
- && pip --python /opt/pgherald/bin/python install --no-deps --no-index dist/*.whl
+RUN pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
+ && pip/bin/pip --python /opt/pgherald/bin/python install --no-compile --no-deps --no-index dist/*.whl
 
 FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin pgherald
 COPY --from=build /opt/pgherald /opt/pgherald
-ENV PATH=/opt/pgherald/bin:$PATH PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/pgherald/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 # pgherald.toml is looked for here.
 WORKDIR /etc/pgherald
 USER 10001
+EXPOSE 9599
 STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
+    CMD ["python3", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ.get('PGHERALD_HTTP_LISTEN', '127.0.0.1:9599').rpartition(':')[2] + '/livez', timeout=4)"]
 ENTRYPOINT ["pgherald"]
 CMD ["run"]

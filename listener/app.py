@@ -16,6 +16,7 @@ from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.lease import Lease
 from listener.listen import Listener
 from listener.logs import log
+from listener.notify import ServiceManager
 from listener.outbox import Outbox
 from listener.post import Post
 from listener.recorder import Recorder
@@ -47,6 +48,7 @@ class Daemon:
         self._breaker = Breaker()
         self._lease = Lease(self._outbox, self._listener, self._breaker, settings.delivery.lease)
         self._templates = templates(settings)
+        self._manager = ServiceManager()
         self._secret = b""
         self._stop = asyncio.Event()
         self._background: list[asyncio.Task[Any]] = []
@@ -60,8 +62,10 @@ class Daemon:
         """
         async with self._working(wait=True) as worker:
             self._in_background(worker.run())
+            self._in_background(self._manager.watch(lambda seconds: self._turns(worker, seconds)))
             await self._stop.wait()
             log.info("stopping")
+            self._manager.stopping()
             await worker.stop(self._settings.delivery.grace)
         log.info("stopped")
 
@@ -90,6 +94,7 @@ class Daemon:
             await _set_within(_LISTEN_FIRST, self._listener.ready)
             self._handle_reload(worker)
             log.info("ready", version=__version__, worker=self._outbox.name, listening=self._listener.hearing)
+            self._manager.ready(self._status)
             worker.start(self._in_background)
             try:
                 yield worker
@@ -133,6 +138,7 @@ class Daemon:
             except DatabaseUnavailable as exc:
                 if not wait:
                     raise
+                self._manager.waiting(f"waits for the database: {exc}")
                 await _set_within(trouble.met(exc), self._stop)
                 if self._stop.is_set():
                     raise SystemExit(0) from exc
@@ -179,8 +185,27 @@ class Daemon:
             signal.SIGHUP, lambda: self._in_background(self._read_again(worker))
         )
 
+    def _turns(self, worker: Worker, seconds: float) -> bool:
+        """Whether the loops that nothing goes out without went round lately; also over a database that is away.
+
+        A restart would bring that back no sooner.
+        """
+        oldest = min(worker.turned, self._lease.turned)
+        return asyncio.get_running_loop().time() - oldest < seconds + self._settings.delivery.poll
+
+    @property
+    def _status(self) -> str:
+        return f"{self._outbox.name}, {'listening' if self._listener.hearing else 'polling'}"
+
     async def _read_again(self, worker: Worker) -> None:
         """Configuration and templates anew; all of it or nothing. The database's address takes a restart."""
+        self._manager.reloading()
+        try:
+            await self._replace(worker)
+        finally:
+            self._manager.ready(self._status)
+
+    async def _replace(self, worker: Worker) -> None:
         try:
             settings = self._reload() if self._reload is not None else self._settings
             delivery = self._delivery(settings, templates(settings))

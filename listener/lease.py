@@ -39,6 +39,8 @@ class Lease:
 
     def __init__(self, outbox: Outbox, listener: Listener, breaker: Breaker, seconds: float) -> None:
         self.looked = asyncio.Event()
+        # When it was last seen to, whatever came of it.
+        self.turned = -math.inf
         self._outbox = outbox
         self._listener = listener
         self._breaker = breaker
@@ -53,6 +55,7 @@ class Lease:
         """Until cancelled."""
         trouble = Trouble("lease_waits", first=_LOOK, longest=1.0)
         while True:
+            self.turned = asyncio.get_running_loop().time()
             try:
                 await self._renew()
                 await self._take_over()

@@ -1,6 +1,7 @@
 """The loop: wake, drain, close the gate, drain again, sleep; and the carriers that take each event to its end."""
 
 import asyncio
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -54,6 +55,8 @@ class Worker:
         self.delivery = delivery
         self.post = post
         self.sender = sender
+        # When the loop last went round, whatever came of it.
+        self.turned = -math.inf
         self._outbox = outbox
         self._lookups = lookups
         self._listener = listener
@@ -90,7 +93,11 @@ class Worker:
             try:
                 await self._until_rung()
             except PgheraldError as exc:
+                self._turn()
                 await self._outbox.pause(self._trouble.met(exc))
+
+    def _turn(self) -> None:
+        self.turned = asyncio.get_running_loop().time()
 
     async def _until_rung(self) -> None:
         opening: asyncio.Task[None] | None = None
@@ -98,6 +105,7 @@ class Worker:
         while not self._stopping:
             # Before the drain, so that a ring during it is not lost.
             self._listener.wake.clear()
+            self._turn()
             await self._drain()
             self._trouble.over()
             if opening is not None:
@@ -137,6 +145,7 @@ class Worker:
         waits = [asyncio.create_task(self._breaker.wait()), asyncio.create_task(self._stopped.wait())]
         try:
             while not any(task.done() for task in waits):
+                self._turn()
                 # A leader that is awake keeps the application from ringing, and this one delivers nothing itself.
                 await self._ring_peers()
                 await asyncio.wait(waits, timeout=_RING_WAITING, return_when=asyncio.FIRST_COMPLETED)
@@ -197,6 +206,7 @@ class Worker:
         while len(self._hand) > (0 if self._breaker.is_probing else reach // 2):
             if self._stopping or self._breaker.is_open:
                 return 0
+            self._turn()
             self._freed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_RING_PEERS):
