@@ -18,6 +18,7 @@ from listener.listen import Listener
 from listener.logs import log
 from listener.notify import ServiceManager
 from listener.outbox import Outbox
+from listener.pace import Pace
 from listener.post import Post
 from listener.recorder import Recorder
 from listener.render import Templates
@@ -165,6 +166,7 @@ class Daemon:
             delivery,
             post(settings, self._breaker),
             self._breaker,
+            Pace(self._outbox_pool, settings.smtp.rate),
             sender=(settings.mail.envelope_from or settings.mail.sender).address,
             connections=settings.smtp.connections,
             poll=settings.delivery.poll,
@@ -220,6 +222,7 @@ class Daemon:
             return
         old = worker.post
         worker.delivery, worker.post = delivery, post(settings, self._breaker)
+        worker.pace.ceiling = settings.smtp.rate
         worker.sender = (settings.mail.envelope_from or settings.mail.sender).address
         await old.close()
         log.info("reloaded", rules=list(settings.rules))
@@ -244,6 +247,7 @@ def post(settings: Settings, breaker: Breaker) -> Post:
         security=url.security,
         username=url.username,
         password=url.password,
+        xoauth2=smtp.auth == "xoauth2",
         ehlo_name=smtp.ehlo_name,
         timeouts=Timeouts(
             connect=smtp.connect_timeout, command=smtp.command_timeout, data=smtp.data_timeout, dot=smtp.dot_timeout

@@ -41,6 +41,10 @@ def _off(value: object) -> object:
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 DurationOrOff = Annotated[float | None, BeforeValidator(_off)]
+RateOrOff = Annotated[
+    Annotated[float, Field(ge=0.001, le=100_000)] | None,
+    BeforeValidator(lambda value: None if value == "off" else value),
+]
 
 
 class Section(BaseModel):
@@ -83,6 +87,8 @@ class SmtpServer(Section):
 
 class Smtp(Section):
     url: str = "smtp://127.0.0.1:25"
+    auth: Literal["password", "xoauth2"] = "password"
+    rate: RateOrOff = None
     connections: int = Field(8, ge=1, le=200)
     ca_file: Path | None = None
     ehlo_name: str | None = Field(None, pattern=r"^[A-Za-z0-9.\-\[\]:]{1,255}$")

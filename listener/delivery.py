@@ -154,8 +154,9 @@ class Delivery:
         if verdict.counts:
             return self._retry(event, verdict.reason, detail, verdict.delay)
         # The server's trouble, not this message's. A little later, so that if it is the message after all, others go first.
-        pause = random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, guards nothing
-        return Settlement(event, "available", "not_sent", verdict.reason, detail, delay=verdict.delay or pause)
+        # Never before the server wants it.
+        jitter = random.uniform(1.0, 1.5)  # noqa: S311 - spreads load, guards nothing
+        return Settlement(event, "available", "not_sent", verdict.reason, detail, delay=jitter * (verdict.delay or 0.7))
 
     def _retry(self, event: Event, reason: str, detail: str, delay: float | None) -> Settlement:
         attempt = event.attempt + 1
