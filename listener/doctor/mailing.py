@@ -180,6 +180,7 @@ async def smtp(examination: Examination) -> Seen:
             security=url.security,
             username=url.username,
             password=url.password,
+            xoauth2=settings.auth == "xoauth2",
             ehlo_name=settings.ehlo_name,
             timeouts=_TIMEOUTS,
         )
