@@ -17,11 +17,11 @@ from listener.lookup import Mailing
 from listener.outbox import Event, Mark, Outbox, Settlement
 from listener.pace import Pace, Slots
 from listener.pool import Pool
-from listener.post import Post
 from listener.recorder import Recorder
 from listener.replies import Scope
 from listener.retry import Trouble
 from listener.smtp import Accepted, NotSent, Refused
+from listener.transport import Transport
 
 FRESH = 2.0
 _AHEAD = 0.5
@@ -47,7 +47,7 @@ class Worker:
         listener: Listener,
         recorder: Recorder,
         delivery: Delivery,
-        post: Post,
+        post: Transport,
         breaker: Breaker,
         pace: Pace,
         *,
