@@ -5,27 +5,28 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar, assert_never
+from typing import Any, TypeVar
 
-from listener import __version__, schema
+from listener import __version__, metrics, schema
 from listener.breaker import Breaker
-from listener.composer import Composer
 from listener.config import Settings
-from listener.database import connect_async, lookup_pool, opened, outbox_pool, translated
-from listener.delivery import Delivery
+from listener.database import connect_async, lookup_pool, opened, outbox_pool, overview_pool, translated
+from listener.delivery import Delivery, stationery
 from listener.errors import DatabaseUnavailable, PgheraldError
+from listener.health import Health
 from listener.lease import Lease
 from listener.listen import Listener
 from listener.logs import log
 from listener.notify import ServiceManager
 from listener.outbox import Outbox
-from listener.pace import Pace
+from listener.overview import Glance
 from listener.post import Post
+from listener.pulse import Pulse
 from listener.recorder import Recorder
 from listener.render import Templates
 from listener.retry import Trouble
 from listener.smtp import Server, Timeouts, tls_context
-from listener.transport import Console, Maildir, Transport
+from listener.web.site import Site
 from listener.worker import Worker
 
 T = TypeVar("T")
@@ -50,6 +51,8 @@ class Daemon:
         self._recorder = Recorder(self._outbox)
         self._breaker = Breaker()
         self._lease = Lease(self._outbox, self._listener, self._breaker, settings.delivery.lease)
+        self._pulse = Pulse(self._outbox)
+        self._health = Health(settings, self._listener, self._breaker)
         self._templates = templates(settings)
         self._manager = ServiceManager()
         self._secret = b""
@@ -63,12 +66,13 @@ class Daemon:
         Raises:
             SchemaError, RuleBroken: what no waiting would mend.
         """
-        async with self._working(wait=True) as worker:
+        async with self._site(), self._working(wait=True) as worker:
             self._in_background(worker.run())
             self._in_background(self._manager.watch(lambda seconds: self._turns(worker, seconds)))
             await self._stop.wait()
             log.info("stopping")
             self._manager.stopping()
+            self._health.stopping = True
             await worker.stop(self._settings.delivery.grace)
         log.info("stopped")
 
@@ -86,8 +90,24 @@ class Daemon:
             return await draining, *await self._outbox.waiting(list(self._settings.rules))
 
     @asynccontextmanager
+    async def _site(self) -> AsyncIterator[None]:
+        """There before the database is, so that somebody can be told that it is not."""
+        pool = overview_pool(self._settings.database.url)
+        glance = Glance(pool)
+        site = Site(self._settings, self._health, glance, self._listener, self._breaker)
+        try:
+            await site.open()
+            yield
+        finally:
+            await site.close()
+            await glance.close()
+            await pool.close()
+
+    @asynccontextmanager
     async def _working(self, *, wait: bool) -> AsyncIterator[Worker]:
         self._handle_stop()
+        for rule in self._settings.rules:
+            metrics.known(rule)
         async with opened(self._outbox_pool, self._lookup_pool):
             worker = self._worker(await self._checked(wait=wait))
             self._listener.shows(self._outbox.worker)
@@ -96,9 +116,10 @@ class Daemon:
             self._in_background(self._recorder.run())
             await _set_within(_LISTEN_FIRST, self._listener.ready)
             self._handle_reload(worker)
-            _tell_staging(self._settings)
             log.info("ready", version=__version__, worker=self._outbox.name, listening=self._listener.hearing)
             self._manager.ready(self._status)
+            self._in_background(self._pulse.run())
+            self._health.worker = worker
             worker.start(self._in_background)
             try:
                 yield worker
@@ -107,6 +128,7 @@ class Daemon:
                 for task in self._background:
                     task.cancel()
                 await asyncio.gather(*self._background, return_exceptions=True)
+                await self._pulse.beat()
                 with suppress(PgheraldError):
                     await self._outbox.leave()
         if self._crash is not None:
@@ -152,7 +174,8 @@ class Daemon:
     def _delivery(self, settings: Settings, templates: Templates) -> Delivery:
         return Delivery(
             settings.rules,
-            Composer(settings, templates, self._secret),
+            templates,
+            stationery(settings.mail),
             self._secret,
             max_attempts=settings.delivery.max_attempts,
             max_age=settings.delivery.max_age,
@@ -166,9 +189,8 @@ class Daemon:
             self._listener,
             self._recorder,
             delivery,
-            transport(settings, self._breaker),
+            post(settings, self._breaker),
             self._breaker,
-            Pace(self._outbox_pool, settings.smtp.rate),
             sender=(settings.mail.envelope_from or settings.mail.sender).address,
             connections=settings.smtp.connections,
             poll=settings.delivery.poll,
@@ -223,12 +245,12 @@ class Daemon:
             )
             return
         old = worker.post
-        worker.delivery, worker.post = delivery, transport(settings, self._breaker)
-        worker.pace.ceiling = settings.smtp.rate
+        worker.delivery, worker.post = delivery, post(settings, self._breaker)
         worker.sender = (settings.mail.envelope_from or settings.mail.sender).address
         await old.close()
+        for rule in settings.rules:
+            metrics.known(rule)
         log.info("reloaded", rules=list(settings.rules))
-        _tell_staging(settings)
 
 
 async def _set_within(seconds: float, event: asyncio.Event) -> None:
@@ -241,31 +263,6 @@ def templates(settings: Settings) -> Templates:
     return Templates({rule.template for rule in settings.rules.values()}, settings.mail.templates)
 
 
-def _tell_staging(settings: Settings) -> None:
-    """Said aloud, because in production it would be a mistake."""
-    mail = settings.mail
-    if mail.transport != "smtp" or mail.allow is not None or mail.redirect_to is not None:
-        log.warning(
-            "staging",
-            transport=mail.transport,
-            **({"allow": list(mail.allow)} if mail.allow is not None else {}),
-            **({"redirect_to": mail.redirect_to.masked} if mail.redirect_to is not None else {}),
-        )
-
-
-def transport(settings: Settings, breaker: Breaker) -> Transport:
-    match settings.mail.transport:
-        case "smtp":
-            return post(settings, breaker)
-        case "file":
-            assert settings.mail.directory is not None
-            return Maildir(settings.mail.directory, breaker)
-        case "console":
-            return Console(breaker)
-        case _:
-            assert_never(settings.mail.transport)
-
-
 def post(settings: Settings, breaker: Breaker) -> Post:
     smtp = settings.smtp
     url = smtp.server
@@ -275,7 +272,6 @@ def post(settings: Settings, breaker: Breaker) -> Post:
         security=url.security,
         username=url.username,
         password=url.password,
-        xoauth2=smtp.auth == "xoauth2",
         ehlo_name=smtp.ehlo_name,
         timeouts=Timeouts(
             connect=smtp.connect_timeout, command=smtp.command_timeout, data=smtp.data_timeout, dot=smtp.dot_timeout

@@ -168,6 +168,18 @@ def unsubscribe_pool(url: str) -> Pool:
     return Pool(parameters(url), _plain_session, 1, patience=_PATIENCE)
 
 
+async def _overview_session(conn: psycopg.AsyncConnection[Any]) -> None:
+    if await is_pooled(conn):
+        conn.prepare_threshold = None
+    else:
+        # As with the outbox's: whatever the statistics say, no look at it reads the whole of it.
+        await conn.execute(f"SET enable_seqscan = off; SET jit = off; {KEEPALIVES}", prepare=False)
+
+
+def overview_pool(url: str) -> Pool:
+    return Pool(parameters(url), _overview_session, 1, patience=5.0)
+
+
 @asynccontextmanager
 async def opened(*pools: Pool) -> AsyncIterator[None]:
     """Pools connect when they are needed; in the end, all that they have kept is closed."""

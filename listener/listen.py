@@ -13,6 +13,7 @@ between the first drain and the lock is heard of by nobody.
 """
 
 import asyncio
+import math
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -20,6 +21,7 @@ from typing import Any
 
 import psycopg
 
+from listener import metrics
 from listener.database import KEEPALIVES, connect_async, is_pooled, is_shared, one_line, refuse_standby, translated
 from listener.direct import Direct
 from listener.errors import DatabaseUnavailable, PgheraldError
@@ -31,6 +33,7 @@ _GATE = "726354, 1"
 _LEADER = "726354, 2"
 _HEARING = 1.0
 _HEAR_AGAIN = 10.0
+_PROVE = 5.0
 _TICK = 0.25
 _BEAT = 2.5
 _PATIENCE = 5.0
@@ -42,6 +45,7 @@ class Listener:
     """Keeps one direct connection to the primary. `wake` is set whenever there may be work.
 
     `changed` is set with `hearing` and `locked`. `peers`: the other workers, as last counted by who looks for them.
+    `heard_at`: when it last heard its own ring, on the loop's clock. `deaf`: connected, and found not to hear it.
     """
 
     def __init__(self, url: str, ring: Callable[[str], Awaitable[None]]) -> None:
@@ -64,7 +68,8 @@ class Listener:
         self._heard = asyncio.Event()
         self._token = ""
         self._tried = 0.0
-        self._deaf = False
+        self.deaf = False
+        self.heard_at = -math.inf
         self._session: tuple[int, Any] | None = None
 
     async def keep(self) -> None:
@@ -113,6 +118,8 @@ class Listener:
         self._lost.clear()
         self._direct = Direct(conn, self._on_notify, self._gone)
         self.reconnects += 1
+        if self.reconnects:
+            metrics.reconnected()
         await self._hear(self._direct, pooled=pooled)
         return True
 
@@ -131,7 +138,7 @@ class Listener:
         # Locks and settings of the session only now: through a pooler they could stay behind in somebody else's.
         await direct.execute(KEEPALIVES)
         await self._end_previous(direct)
-        self.hearing, self._deaf = True, False
+        self.hearing, self.deaf = True, False
         await self.lead()
         await self.show()
         self.changed.set()
@@ -147,11 +154,12 @@ class Listener:
                 await self._heard.wait()
         except TimeoutError:
             return False
+        self.heard_at = asyncio.get_running_loop().time()
         return True
 
     def _say_deaf(self, *, pooled: bool) -> None:
-        if not self._deaf:
-            self._deaf = True
+        if not self.deaf:
+            self.deaf = True
             log.warning(
                 "not_listening",
                 pooled=pooled,
@@ -172,6 +180,22 @@ class Listener:
 
     async def _tend(self) -> None:
         """Hold what there is to hold, until the connection is lost. Raises `_Lost`."""
+        # Beside the rest, since a ring goes another way, which may be slow while this one needs tending.
+        proving = asyncio.create_task(self._prove())
+        try:
+            await self._hold()
+        finally:
+            proving.cancel()
+
+    async def _prove(self) -> None:
+        """Ring and listen for it, again and again: a connection that seems well may hear nothing any more."""
+        while True:
+            await asyncio.sleep(_PROVE)
+            if self.hearing:
+                with suppress(PgheraldError):
+                    await self._hears_itself()
+
+    async def _hold(self) -> None:
         clock = asyncio.get_running_loop().time
         while not self._lost.is_set() and self._direct is not None:
             if not self.hearing and clock() - self._tried > _HEAR_AGAIN:
@@ -187,9 +211,14 @@ class Listener:
         raise _Lost("the LISTEN connection was lost")
 
     def _on_notify(self, payload: str) -> None:
-        # The payload is anybody's. It means something only when it is the token that we have just sent.
-        if self._token and payload == self._token:
-            self._heard.set()
+        # A payload is anybody's: a daemon's own ring, by which it finds out that it hears, and ours if it is the token
+        # that we have just sent. Who has captured an event sends none.
+        if payload:
+            if payload == self._token:
+                self._heard.set()
+            return
+        if not self.wake.is_set():
+            metrics.woken("ring")
         self.wake.set()
 
     def _gone(self) -> None:

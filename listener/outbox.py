@@ -93,6 +93,29 @@ class Burial:
     peers: int
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many events of a rule were settled. `delivery`: mails, by which of `DELIVERY_BUCKETS` they took."""
+
+    rule: str
+    sent: int
+    skipped: int
+    failed: int
+    delivery: tuple[int, ...]
+
+    def __sub__(self, before: "Tally") -> "Tally":
+        return Tally(
+            self.rule,
+            self.sent - before.sent,
+            self.skipped - before.skipped,
+            self.failed - before.failed,
+            tuple(new - old for new, old in zip(self.delivery, before.delivery, strict=True)),
+        )
+
+    def __bool__(self) -> bool:
+        return any((self.sent, self.skipped, self.failed, *self.delivery))
+
+
 class Outbox:
     """Queries of one worker. Every method raises `DatabaseUnavailable` or `SchemaError`."""
 
@@ -218,6 +241,17 @@ class Outbox:
         """How many events are available, due or not, and how many in doubt."""
         (row,) = await self._run("waiting", rules=list(rules))
         return row[0], row[1]
+
+    async def tally(self, news: Sequence[Tally]) -> None:
+        """Add to this minute's counts."""
+        await self._run(
+            "tally",
+            rules=[tally.rule for tally in news],
+            sent=[tally.sent for tally in news],
+            skipped=[tally.skipped for tally in news],
+            failed=[tally.failed for tally in news],
+            delivery=["{" + ",".join(map(str, tally.delivery)) + "}" for tally in news],
+        )
 
     async def ring(self, payload: str) -> None:
         with translated():

@@ -2,13 +2,15 @@
 
 import asyncio
 import random
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from listener import metrics
 from listener.address import Address
 from listener.breaker import Breaker
-from listener.replies import Scope, Verdict
+from listener.replies import Phase, Scope, Verdict
 from listener.smtp import (
     Accepted,
     Connection,
@@ -47,6 +49,7 @@ class Post:
         self, sender: Address, recipient: Address, message: bytes, permission: Callable[[], Awaitable[bool]], key: str
     ) -> HandOver:
         """One message, once. A connection that turns out stale, or cannot do what it announced, is tried anew at once."""
+        begun = asyncio.get_running_loop().time()
         for again in (True, True, False):
             try:
                 async with self._connection() as connection:
@@ -60,6 +63,8 @@ class Post:
             ):
                 break
         self._judge(outcome)
+        _count(outcome)
+        metrics.handed_over(asyncio.get_running_loop().time() - begun)
         return outcome
 
     @asynccontextmanager
@@ -119,8 +124,8 @@ class Post:
                 pass
 
     def _blame(self, verdict: Verdict, detail: str) -> None:
-        if verdict.scope is Scope.quota:
-            self._breaker.hold(verdict.delay or 600.0, detail)
+        if verdict.scope is Scope.quota or verdict.scope is Scope.throttle:
+            self._breaker.hold(verdict.delay or 5.0, detail)
         elif verdict.scope in (Scope.server, Scope.configuration, Scope.stale, Scope.capability):
             self._breaker.failed(verdict.scope, detail)
         elif verdict.reason == "relay_denied":
@@ -128,7 +133,7 @@ class Post:
             if self._denied >= _RELAY_DENIED:
                 self._breaker.failed(Scope.configuration, detail)
         else:
-            # It answered for this message, or about the rate, which is not the breaker's: the server is well.
+            # It answered for this message: the server is well.
             self._denied = 0
             self._breaker.succeeded()
 
@@ -142,6 +147,20 @@ class Post:
             self._sweeper.cancel()
         idle, self._idle = self._idle, []
         await asyncio.gather(*(connection.close() for connection in idle), return_exceptions=True)
+
+
+def _count(outcome: HandOver) -> None:
+    match outcome:
+        case Accepted(reply):
+            metrics.replied(Phase.dot, reply.code)
+        case Refused(phase, reply, _):
+            metrics.replied(phase, reply.code)
+        case NotSent(phase, detail, _):
+            # Where no session came about, the reply is only in the words.
+            code = re.match(r"[2-5]\d\d ", detail)
+            metrics.replied(phase, int(code[0]) if code else None)
+        case InDoubt():
+            metrics.replied(Phase.dot, None)
 
 
 def _words(outcome: Refused | NotSent) -> str:

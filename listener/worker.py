@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+from listener import metrics
 from listener.address import Address
 from listener.breaker import Breaker
 from listener.delivery import Delivery, Letter
@@ -15,13 +16,11 @@ from listener.listen import Listener
 from listener.logs import log
 from listener.lookup import Mailing
 from listener.outbox import Event, Mark, Outbox, Settlement
-from listener.pace import Pace, Slots
 from listener.pool import Pool
+from listener.post import Post
 from listener.recorder import Recorder
-from listener.replies import Scope
 from listener.retry import Trouble
-from listener.smtp import Accepted, NotSent, Refused
-from listener.transport import Transport
+from listener.smtp import Accepted, NotSent
 
 FRESH = 2.0
 _AHEAD = 0.5
@@ -37,7 +36,8 @@ _LEVELS = {"sent": "info", "skipped": "info", "failed": "error", "in_doubt": "wa
 class Worker:
     """One daemon's work on the outbox.
 
-    `stop` lets what is past the final dot come to its end and gives everything else back.
+    `stop` lets what is past the final dot come to its end and gives everything else back. `progress`: when a claim was
+    last answered or an event settled, on the loop's clock.
     """
 
     def __init__(
@@ -47,9 +47,8 @@ class Worker:
         listener: Listener,
         recorder: Recorder,
         delivery: Delivery,
-        post: Transport,
+        post: Post,
         breaker: Breaker,
-        pace: Pace,
         *,
         sender: Address,
         connections: int,
@@ -57,7 +56,6 @@ class Worker:
     ) -> None:
         self.delivery = delivery
         self.post = post
-        self.pace = pace
         self.sender = sender
         # When the loop last went round, whatever came of it.
         self.turned = -math.inf
@@ -69,8 +67,7 @@ class Worker:
         self._connections = connections
         self._poll = poll
         self._stopped = asyncio.Event()
-        # With the time of the lookup, and that of the sending slot, if there are slots.
-        self._queue: asyncio.Queue[tuple[Mailing, float, float | None]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[Mailing, float]] = asyncio.Queue()
         # The events under way, by number and claim, and the registration under which each was claimed.
         self._hand: dict[tuple[int, int], int] = {}
         self._astray = False
@@ -80,6 +77,9 @@ class Worker:
         self._held: dict[str, float] = {}
         self._rang = 0.0
         self._reached = True
+        # The loop's clock less the database's.
+        self._clock = 0.0
+        self.progress = -math.inf
         self._trouble = Trouble("database_waits", first=0.1, longest=1.0)
 
     def start(self, in_background: Callable[[Coroutine[Any, Any, None]], object]) -> None:
@@ -87,6 +87,11 @@ class Worker:
         # these are `transmitting` at a time, so no more can come into doubt by one death.
         for _ in range(2 * self._connections):
             in_background(self._carry())
+
+    @property
+    def in_hand(self) -> int:
+        """Events claimed and not yet settled."""
+        return len(self._hand)
 
     @property
     def _stopping(self) -> bool:
@@ -128,8 +133,10 @@ class Worker:
                     doze = min(1.5 * doze, 0.02)
                     continue
                 doze = 0.001
-                if await self._drain_behind_gate() or self._breaker.is_open:
+                if (found := await self._drain_behind_gate()) or self._breaker.is_open:
                     await self._listener.open_gate()
+                    if found:
+                        metrics.woken("gate")
                     continue
             await self._sleep()
             opening = asyncio.create_task(self._listener.open_gate())
@@ -144,6 +151,7 @@ class Worker:
             async with asyncio.timeout(limit):
                 await self._listener.wake.wait()
         except TimeoutError:
+            metrics.woken("poll")
             log.debug("poll")
 
     async def _breaker_or_stop(self) -> None:
@@ -172,12 +180,12 @@ class Worker:
         """Claim until nothing is left to claim; gives how many events that were."""
         total = 0
         while not self._stopping and not self._breaker.is_open:
-            slots = await self._slots(await self._room())
+            limit = await self._room()
             rules = self._unheld()
-            events = await self._claim(slots.number, rules) if rules and slots.number else []
+            events = await self._claim(limit, rules) if rules and limit else []
             total += len(events)
-            await self.pace.refund(slots, await self._take(events, slots))
-            if len(events) < slots.number or not slots.number:
+            await self._take(events)
+            if len(events) < limit or not limit:
                 break
             await self._ring_peers()
         return total
@@ -196,6 +204,10 @@ class Worker:
         except PgheraldError:
             self._astray = True
             raise
+        self.progress = asyncio.get_running_loop().time()
+        metrics.claimed(len(events))
+        if events:
+            self._clock = now - events[0].captured_at.timestamp() - events[0].age
         self._hand.update((event.fence, worker) for event in events)
         return events
 
@@ -212,26 +224,13 @@ class Worker:
             if self._stopping or self._breaker.is_open:
                 return 0
             self._turn()
-            await self._wait_freed(_RING_PEERS)
+            self._freed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RING_PEERS):
+                    await self._freed.wait()
             # With its hands full it is no use to those events that come now.
             await self._ring_peers()
         return 1 if self._breaker.is_probing else reach - len(self._hand)
-
-    async def _slots(self, limit: int) -> Slots:
-        """Wait until there is a sending slot, and give those that come now: no more than these are claimed."""
-        while limit and not (self._stopping or self._breaker.is_open):
-            slots = await self.pace.reserve(limit)
-            if slots.number:
-                return slots
-            self._turn()
-            await self._wait_freed(min(slots.wait, 1.0))
-        return Slots(0)
-
-    async def _wait_freed(self, seconds: float) -> None:
-        self._freed.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._freed.wait()
 
     async def _ring_peers(self) -> None:
         """Tell the other daemons of a backlog: while this one is awake, the application rings nobody."""
@@ -251,10 +250,8 @@ class Worker:
             log.error("rule_held", rule=rule, error=str(exc), remedy="mend it; it is tried again every 15 s")
         self._held[rule] = asyncio.get_running_loop().time() + _HELD
 
-    async def _take(self, events: list[Event], slots: Slots) -> int:
-        """Decide about claimed events; queue those that are to be mailed, settle the others. How many were queued."""
-        slot = asyncio.get_running_loop().time() + slots.wait
-        queued = 0
+    async def _take(self, events: list[Event]) -> None:
+        """Decide about claimed events; queue those that are to be mailed, settle the others."""
         by_rule: dict[str, list[Event]] = defaultdict(list)
         for event in events:
             by_rule[event.rule].append(event)
@@ -271,25 +268,18 @@ class Worker:
             looked_up = asyncio.get_running_loop().time()
             for decision in decided:
                 if isinstance(decision, Mailing):
-                    at = slot + queued * slots.interval if slots.interval else None
-                    self._queue.put_nowait((decision, looked_up, at))
-                    queued += 1
+                    self._queue.put_nowait((decision, looked_up))
                 else:
                     self._recorder.settle(decision).add_done_callback(self._reporter(decision))
         if away is not None:
             raise away
-        return queued
 
     async def _carry(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            mailing, looked_up, at = await self._queue.get()
-            if at is not None:
-                await asyncio.sleep(at - loop.time())
-            unpaced = at is None and self.pace.limited
-            if self._stopping or self._breaker.is_open or unpaced or loop.time() - looked_up > FRESH:
-                # The answer about consent has grown old, or nobody is there to take the mail, or not that much of it:
-                # back, for whoever can.
+            mailing, looked_up = await self._queue.get()
+            if self._stopping or self._breaker.is_open or loop.time() - looked_up > FRESH:
+                # The answer about consent has grown old, or nobody is there to take the mail: back, for whoever can.
                 await self._settle(Settlement(mailing.event, "available"))
                 continue
             try:
@@ -313,9 +303,8 @@ class Worker:
         await marked
         self._reached = not isinstance(outcome, NotSent)
         if isinstance(outcome, Accepted):
-            self.pace.sent()
-        elif isinstance(outcome, Refused) and outcome.verdict.scope is Scope.throttle:
-            await self.pace.throttled(str(outcome.reply))
+            now = asyncio.get_running_loop().time()
+            metrics.accepted(letter.event.rule, now - self._clock - letter.event.captured_at.timestamp())
         return self.delivery.settlement(letter.event, outcome)
 
     async def _settle(self, settlement: Settlement) -> None:
@@ -339,7 +328,9 @@ class Worker:
                 # It rings nobody.
                 asyncio.get_running_loop().call_later(delay, self._listener.wake.set)
             if settlement.what is not None:
-                self._settled.append(asyncio.get_running_loop().time())
+                self.progress = asyncio.get_running_loop().time()
+                self._settled.append(self.progress)
+                metrics.settled(event.rule, settlement.state, settlement.reason)
                 getattr(log, _LEVELS[settlement.state])(
                     f"event_{settlement.what}",
                     event_id=event.id,

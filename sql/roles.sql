@@ -40,7 +40,7 @@ END $$;
 
 GRANT USAGE ON SCHEMA pgherald TO pgherald_daemon;
 GRANT SELECT, UPDATE ON pgherald.outbox TO pgherald_daemon;
-GRANT SELECT, INSERT, UPDATE, DELETE ON pgherald.worker TO pgherald_daemon;
+GRANT SELECT, INSERT, UPDATE, DELETE ON pgherald.worker, pgherald.minute TO pgherald_daemon;
 GRANT SELECT ON pgherald.rule, pgherald.handled, pgherald.secret, pgherald.pace TO pgherald_daemon;
 -- Who may retry and discard events may also pause a rule. What it watches is the owner's to change.
 GRANT UPDATE (paused_at) ON pgherald.rule TO pgherald_daemon;

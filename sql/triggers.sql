@@ -82,6 +82,7 @@ BEGIN
         -- The rest hold only what the daemon writes, so that capture does not pay for them.
         ('outbox_claimed_idx', $index$ (claimed_by) WHERE state IN ('claimed', 'transmitting') $index$),
         ('outbox_in_doubt_idx', $index$ (scheduled_at) WHERE state = 'in_doubt' $index$),
+        ('outbox_failed_idx', $index$ (id) WHERE state = 'failed' $index$),
         ('outbox_row_idx', $index$ (rule, key) WHERE state <> 'available' $index$)
     LOOP
         IF to_regclass('pgherald.' || name) IS NULL THEN
@@ -169,6 +170,18 @@ CREATE TABLE IF NOT EXISTS pgherald.pace (
     next_at      timestamptz      NOT NULL DEFAULT pg_catalog.now()                 -- from when on the next may be sent
 );
 INSERT INTO pgherald.pace DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+
+-- What the daemons settled, a row a minute and rule, for a day: for who watches them. No event is in it.
+CREATE TABLE IF NOT EXISTS pgherald.minute (
+    minute   timestamptz NOT NULL,
+    rule     text        NOT NULL,
+    sent     integer     NOT NULL,
+    skipped  integer     NOT NULL,
+    failed   integer     NOT NULL,
+    delivery integer[]   NOT NULL,                      -- mails by how long they took, in steps that the daemon knows
+    CONSTRAINT minute_pkey PRIMARY KEY (minute, rule)
+);
 
 
 ---------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""What a daemon shows over HTTP: health, metrics, and a page for people."""
