@@ -76,8 +76,8 @@ class Daemon:
             await worker.stop(self._settings.delivery.grace)
         log.info("stopped")
 
-    async def run_once(self) -> tuple[bool, int, int]:
-        """Deliver what is due: whether the mail server could be reached, and what is left available and in doubt."""
+    async def run_once(self) -> tuple[bool, int, int, int]:
+        """Deliver what is due: whether the mail server could be reached; what is left available, in doubt, paused."""
         async with self._working(wait=False) as worker:
             # What a dead worker had in hand is due, too.
             await _set_within(_LOOK_FIRST, self._lease.looked)

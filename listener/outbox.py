@@ -237,10 +237,10 @@ class Outbox:
             rows += await self._run("recorded", **settled)
         return {(row[0], row[1]) for row in rows}
 
-    async def waiting(self, rules: Sequence[str]) -> tuple[int, int]:
-        """How many events are available, due or not, and how many in doubt."""
+    async def waiting(self, rules: Sequence[str]) -> tuple[int, int, int]:
+        """How many events are available, due or not; how many in doubt; how many wait because their rule is paused."""
         (row,) = await self._run("waiting", rules=list(rules))
-        return row[0], row[1]
+        return row[0], row[1], row[2]
 
     async def tally(self, news: Sequence[Tally]) -> None:
         """Add to this minute's counts."""

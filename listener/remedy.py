@@ -9,6 +9,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from listener.database import translated
+from listener.errors import SchemaError
 from listener.queries import load
 
 _QUERIES = load("admin")
@@ -68,6 +69,32 @@ def apply(conn: psycopg.Connection[Any], remedy: Remedy, ids: list[int]) -> int:
         if done:
             conn.execute(_QUERIES["ring"])
     return done
+
+
+def pause(conn: psycopg.Connection[Any], rule: str) -> datetime:
+    """Let a rule's events wait, for all daemons. Since when: a second pause changes nothing.
+
+    Raises:
+        SchemaError: the rule is not watched in this database.
+    """
+    with translated():
+        row = conn.execute(_QUERIES["pause"], {"rule": rule}).fetchone()
+    if row is None:
+        raise _unwatched(rule)
+    paused_at: datetime = row[0]
+    return paused_at
+
+
+def resume(conn: psycopg.Connection[Any], rule: str) -> None:
+    """Let them go on, and ring. Raises as `pause`."""
+    with translated():
+        if conn.execute(_QUERIES["resume"], {"rule": rule}).fetchone() is None:
+            raise _unwatched(rule)
+        conn.execute(_QUERIES["ring"])
+
+
+def _unwatched(rule: str) -> SchemaError:
+    return SchemaError(f"rule {rule} is not watched in this database; run `pgherald install`")
 
 
 def _who() -> str:

@@ -19,11 +19,15 @@ _QUERIES = load("admin")
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """`events` as `explain --json` gives them; `why` where there are none; `exists` says whether the row does."""
+    """`events` as `explain --json` gives them; `why` where there are none; `exists` says whether the row does.
+
+    `paused_at`: since when those that wait do so because a person has paused the rule.
+    """
 
     events: list[dict[str, Any]]
     exists: bool
     why: str | None
+    paused_at: datetime | None
 
 
 def tell(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> Story:
@@ -40,7 +44,9 @@ def tell(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> Stor
             for column in ("captured_at", "settled_at", "scheduled_at"):
                 event[column] = _iso(event[column])
         why = _why(conn, name, rule, key, row) if not events else None
-    return Story(events, row is not None, why)
+        waits = any(event["state"] == "available" for event in events)
+        paused = dict(conn.execute(_QUERIES["paused"]).fetchall()) if waits else {}
+    return Story(events, row is not None, why, paused.get(name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from listener.cli.demo import demo
 from listener.cli.doctor import doctor
 from listener.cli.events import events
 from listener.cli.init import init
+from listener.cli.rules import pause, resume
 from listener.cli.run import run
 from listener.cli.support import explain, preview, status
 from listener.cli.upkeep import backfill, forget, purge
@@ -37,7 +38,9 @@ def pgherald(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (demo, init, install, uninstall, doctor, run, status, explain, events, backfill, forget, purge, preview):
+for command in (
+    demo, init, install, uninstall, doctor, run, status, explain, events, pause, resume, backfill, forget, purge, preview,
+):  # fmt: skip
     pgherald.add_command(command)
 
 

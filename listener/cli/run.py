@@ -44,9 +44,11 @@ def run(once: bool, log_format: str | None, log_level: str | None, config_file: 
     if not once:
         _asyncio_run(daemon.run())
         return
-    reached, available, in_doubt = _asyncio_run(daemon.run_once())
+    reached, available, in_doubt, paused = _asyncio_run(daemon.run_once())
     if available or in_doubt:
         click.echo(f"{available} events wait for a later try, {in_doubt} are in doubt", err=True)
+    if paused:
+        click.echo(f"{paused} events wait because their rule is paused: pgherald resume RULE", err=True)
     if not reached:
         raise click.ClickException("the mail server could not be reached; the events are kept")
 

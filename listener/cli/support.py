@@ -36,6 +36,7 @@ def status(as_json: bool, config_file: Path | None) -> None:
             rules.setdefault(rule, dict.fromkeys(_STATES, 0))[state] = count
         (oldest,) = conn.execute(queries["oldest"]).fetchone() or (None,)
         workers = conn.cursor(row_factory=dict_row).execute(queries["workers"]).fetchall()
+        paused = dict(conn.execute(queries["paused"]).fetchall())
         (asleep,) = conn.execute(queries["gate"]).fetchone() or (False,)
     answer: dict[str, Any] = {
         "rules": rules,
@@ -43,6 +44,7 @@ def status(as_json: bool, config_file: Path | None) -> None:
         "workers": [{**worker, "started_at": worker["started_at"].isoformat()} for worker in workers],
         "listening": any(worker["listening"] and worker["alive"] for worker in workers),
         "gate": "asleep" if asleep else "open",
+        "paused": {rule: since.isoformat() for rule, since in paused.items()},
     }
     if as_json:
         click.echo(json.dumps(answer, indent=2))
@@ -54,6 +56,8 @@ def status(as_json: bool, config_file: Path | None) -> None:
     screen.print(table)
     doubtful = sum(counts["in_doubt"] for counts in rules.values())
     screen.print("nothing waits to be sent" if oldest is None else f"the oldest waits for {oldest:.0f} s")
+    for rule, since in paused.items():
+        screen.print(f"{rule} is paused since {since:%Y-%m-%d %H:%M}: pgherald resume {rule}", markup=False)
     if doubtful:
         screen.print(f"{doubtful} in doubt: pgherald events list --state in_doubt")
     for worker in workers:
@@ -96,9 +100,13 @@ def explain(rule: str, key: str, as_json: bool, config_file: Path | None) -> Non
         answer: dict[str, Any] = {"rule": rule, "key": show_key(watched, stored), "events": told.events}
         if told.why is not None:
             answer["why"] = told.why
+        if told.paused_at is not None:
+            answer["paused_at"] = told.paused_at.isoformat()
         click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
     else:
         _tell(told, f"{rule} {key}")
+        if told.paused_at is not None:
+            click.echo(f"it waits: the rule is paused since {told.paused_at:%Y-%m-%d %H:%M}; pgherald resume {rule}")
     if not told.events and not told.exists:
         sys.exit(1)
 

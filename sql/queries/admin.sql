@@ -107,6 +107,15 @@ UPDATE pgherald.outbox
  WHERE id = ANY (%(ids)s) AND state = ANY (%(states)s)
 RETURNING id;
 
+-- name: paused
+SELECT rule, paused_at FROM pgherald.rule WHERE paused_at IS NOT NULL ORDER BY rule;
+
+-- name: pause
+UPDATE pgherald.rule SET paused_at = coalesce(paused_at, now()) WHERE rule = %(rule)s RETURNING paused_at;
+
+-- name: resume
+UPDATE pgherald.rule SET paused_at = NULL WHERE rule = %(rule)s RETURNING rule;
+
 -- name: ring
 SELECT pg_notify('pgherald', '');
 

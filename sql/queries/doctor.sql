@@ -4,8 +4,8 @@
 SELECT n.oid IS NOT NULL AS installed,
        EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'version') AS version_function,
        ARRAY (SELECT 'pgherald.' || wanted
-                FROM unnest(ARRAY['outbox', 'worker', 'rule', 'handled', 'secret', 'pace', 'claim_id', 'outbox_pkey', 'outbox_available_idx',
-                                  'outbox_claimed_idx', 'outbox_in_doubt_idx', 'outbox_row_idx']) WITH ORDINALITY AS w(wanted, i)
+                FROM unnest(ARRAY['outbox', 'worker', 'rule', 'handled', 'secret', 'minute', 'pace', 'claim_id', 'outbox_pkey', 'outbox_available_idx',
+                                  'outbox_claimed_idx', 'outbox_in_doubt_idx', 'outbox_failed_idx', 'outbox_row_idx']) WITH ORDINALITY AS w(wanted, i)
                WHERE NOT EXISTS (SELECT FROM pg_class AS c LEFT JOIN pg_index AS x ON x.indexrelid = c.oid
                                   WHERE c.relnamespace = n.oid AND c.relname = wanted AND coalesce(x.indisvalid, true))
                ORDER BY i)
@@ -24,6 +24,7 @@ WITH wanted (kind, name, privileges) AS (VALUES
         ('schema',   'pgherald', '{USAGE}'::text[]),
         ('table',    'outbox',   '{SELECT,UPDATE}'),
         ('table',    'worker',   '{SELECT,INSERT,UPDATE,DELETE}'),
+        ('table',    'minute',   '{SELECT,INSERT,UPDATE,DELETE}'),
         ('table',    'rule',     '{SELECT}'),
         ('table',    'handled',  '{SELECT}'),
         ('table',    'secret',   '{SELECT}'),

@@ -13,6 +13,8 @@ UPDATE pgherald.outbox AS o
            SELECT a.id
              FROM pgherald.outbox AS a
             WHERE a.state = 'available' AND a.scheduled_at <= now() AND a.rule = ANY (%(rules)s)
+              -- Once a claim, not once an event.
+              AND a.rule <> ALL (ARRAY (SELECT r.rule FROM pgherald.rule AS r WHERE r.rule = ANY (%(rules)s) AND r.paused_at IS NOT NULL))
             ORDER BY a.scheduled_at, a.id
             LIMIT %(limit)s
               FOR UPDATE SKIP LOCKED))
@@ -158,8 +160,10 @@ UPDATE pgherald.outbox AS o
             WHERE a.state = 'in_doubt' AND a.scheduled_at <= now() LIMIT 100 FOR UPDATE SKIP LOCKED));
 
 -- name: waiting
-SELECT count(*) FILTER (WHERE state = 'available') AS available, count(*) FILTER (WHERE state = 'in_doubt') AS in_doubt
-  FROM pgherald.outbox
+SELECT count(*) FILTER (WHERE state = 'available' AND paused_at IS NULL) AS available,
+       count(*) FILTER (WHERE state = 'in_doubt') AS in_doubt,
+       count(*) FILTER (WHERE state = 'available' AND paused_at IS NOT NULL) AS paused
+  FROM pgherald.outbox LEFT JOIN pgherald.rule USING (rule)
  WHERE state IN ('available', 'in_doubt') AND rule = ANY (%(rules)s);
 
 -- name: tally

@@ -182,6 +182,17 @@ def test_not_covered_by_a_second_sending(sandbox: Database, claimant: Register) 
     assert second["covered"] is None
 
 
+def test_a_paused_rule_is_left_out(sandbox: Database, claimant: Register) -> None:
+    capture(sandbox, 3)
+    capture(sandbox, 1, rule="held")
+    worker = claimant()
+    assert len(worker.claim(1)) == 1
+    sandbox.execute("UPDATE pgherald.rule SET paused_at = now()")
+    assert [event["rule"] for event in worker.claim(rules=[RULE, "held"])] == ["held"]
+    sandbox.execute("UPDATE pgherald.rule SET paused_at = NULL")
+    assert len(worker.claim()) == 2
+
+
 @pytest.mark.parametrize(
     "change", ["key = 'x'", "rule = 'x'", "claimed_at = captured_at - interval '1 day'", "captured_xid = '9999999999'"]
 )
@@ -232,6 +243,7 @@ def test_the_claims_plan_stays_when_the_table_grows(database: Database, statisti
     plan = "\n".join(line for (line,) in conn.execute(sql.SQL("EXPLAIN {}").format(claim)))
     assert "using outbox_available_idx" in plan
     assert "using outbox_pkey" in plan
+    assert re.search(r"InitPlan [\s\S]*using rule_pkey", plan), plan
     assert re.search(r"using outbox_row_idx .*\n +Index Cond: \(\(rule = o.rule\) AND \(key = o.key\)\)", plan), plan
     assert not re.search("Seq Scan|Sort|Bitmap|Hash|Merge", plan), plan
     conn.execute("SET statement_timeout = '5s'")
