@@ -5,13 +5,14 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, TypeVar, assert_never
 
 from listener import __version__, metrics, schema
 from listener.breaker import Breaker
+from listener.composer import Composer
 from listener.config import Settings
 from listener.database import connect_async, lookup_pool, opened, outbox_pool, overview_pool, translated
-from listener.delivery import Delivery, stationery
+from listener.delivery import Delivery
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.health import Health
 from listener.lease import Lease
@@ -20,12 +21,14 @@ from listener.logs import log
 from listener.notify import ServiceManager
 from listener.outbox import Outbox
 from listener.overview import Glance
+from listener.pace import Pace
 from listener.post import Post
 from listener.pulse import Pulse
 from listener.recorder import Recorder
 from listener.render import Templates
 from listener.retry import Trouble
 from listener.smtp import Server, Timeouts, tls_context
+from listener.transport import Console, Maildir, Transport
 from listener.web.site import Site
 from listener.worker import Worker
 
@@ -116,6 +119,7 @@ class Daemon:
             self._in_background(self._recorder.run())
             await _set_within(_LISTEN_FIRST, self._listener.ready)
             self._handle_reload(worker)
+            _tell_staging(self._settings)
             log.info("ready", version=__version__, worker=self._outbox.name, listening=self._listener.hearing)
             self._manager.ready(self._status)
             self._in_background(self._pulse.run())
@@ -174,8 +178,7 @@ class Daemon:
     def _delivery(self, settings: Settings, templates: Templates) -> Delivery:
         return Delivery(
             settings.rules,
-            templates,
-            stationery(settings.mail),
+            Composer(settings, templates, self._secret),
             self._secret,
             max_attempts=settings.delivery.max_attempts,
             max_age=settings.delivery.max_age,
@@ -189,8 +192,9 @@ class Daemon:
             self._listener,
             self._recorder,
             delivery,
-            post(settings, self._breaker),
+            transport(settings, self._breaker),
             self._breaker,
+            Pace(self._outbox_pool, settings.smtp.rate),
             sender=(settings.mail.envelope_from or settings.mail.sender).address,
             connections=settings.smtp.connections,
             poll=settings.delivery.poll,
@@ -245,12 +249,14 @@ class Daemon:
             )
             return
         old = worker.post
-        worker.delivery, worker.post = delivery, post(settings, self._breaker)
+        worker.delivery, worker.post = delivery, transport(settings, self._breaker)
+        worker.pace.ceiling = settings.smtp.rate
         worker.sender = (settings.mail.envelope_from or settings.mail.sender).address
         await old.close()
         for rule in settings.rules:
             metrics.known(rule)
         log.info("reloaded", rules=list(settings.rules))
+        _tell_staging(settings)
 
 
 async def _set_within(seconds: float, event: asyncio.Event) -> None:
@@ -263,6 +269,31 @@ def templates(settings: Settings) -> Templates:
     return Templates({rule.template for rule in settings.rules.values()}, settings.mail.templates)
 
 
+def _tell_staging(settings: Settings) -> None:
+    """Said aloud, because in production it would be a mistake."""
+    mail = settings.mail
+    if mail.transport != "smtp" or mail.allow is not None or mail.redirect_to is not None:
+        log.warning(
+            "staging",
+            transport=mail.transport,
+            **({"allow": list(mail.allow)} if mail.allow is not None else {}),
+            **({"redirect_to": mail.redirect_to.masked} if mail.redirect_to is not None else {}),
+        )
+
+
+def transport(settings: Settings, breaker: Breaker) -> Transport:
+    match settings.mail.transport:
+        case "smtp":
+            return post(settings, breaker)
+        case "file":
+            assert settings.mail.directory is not None
+            return Maildir(settings.mail.directory, breaker)
+        case "console":
+            return Console(breaker)
+        case _:
+            assert_never(settings.mail.transport)
+
+
 def post(settings: Settings, breaker: Breaker) -> Post:
     smtp = settings.smtp
     url = smtp.server
@@ -272,6 +303,7 @@ def post(settings: Settings, breaker: Breaker) -> Post:
         security=url.security,
         username=url.username,
         password=url.password,
+        xoauth2=smtp.auth == "xoauth2",
         ehlo_name=smtp.ehlo_name,
         timeouts=Timeouts(
             connect=smtp.connect_timeout, command=smtp.command_timeout, data=smtp.data_timeout, dot=smtp.dot_timeout

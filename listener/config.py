@@ -11,14 +11,15 @@ import ssl
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from listener.address import Mailbox, parse_mailbox
-from listener.errors import ConfigError
+from listener.address import Address, Mailbox, parse_address, parse_mailbox
+from listener.errors import BadData, ConfigError
+from listener.guard import parse_allowed
 from listener.rules import Rule, default_rules
 
 DEFAULT_FILE = Path("pgherald.toml")
@@ -41,6 +42,10 @@ def _off(value: object) -> object:
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 DurationOrOff = Annotated[float | None, BeforeValidator(_off)]
+RateOrOff = Annotated[
+    Annotated[float, Field(ge=0.001, le=100_000)] | None,
+    BeforeValidator(lambda value: None if value == "off" else value),
+]
 
 
 class Section(BaseModel):
@@ -83,6 +88,8 @@ class SmtpServer(Section):
 
 class Smtp(Section):
     url: str = "smtp://127.0.0.1:25"
+    auth: Literal["password", "xoauth2"] = "password"
+    rate: RateOrOff = None
     connections: int = Field(8, ge=1, le=200)
     ca_file: Path | None = None
     ehlo_name: str | None = Field(None, pattern=r"^[A-Za-z0-9.\-\[\]:]{1,255}$")
@@ -116,6 +123,26 @@ def _mailbox(value: object) -> object:
     return parse_mailbox(value) if isinstance(value, str) else value
 
 
+def _address(value: object) -> object:
+    try:
+        return parse_address(value) if isinstance(value, str) else value
+    except BadData as exc:
+        raise ValueError(f"{value!r}: {exc}") from None
+
+
+def _allowed(value: object) -> object:
+    """A list; in the environment, with commas between."""
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        return items
+    if not items or not all(isinstance(item, str) for item in items):
+        raise ValueError('write addresses and domains: ["@example.org", "jane@example.com"]')
+    try:
+        return tuple(parse_allowed(item) for item in items)
+    except BadData as exc:
+        raise ValueError(f"{', '.join(items)!r}: {exc}; write @example.org or jane@example.com") from None
+
+
 class Mail(Section):
     sender: Annotated[Mailbox, BeforeValidator(_mailbox)] = Field(
         default_factory=lambda: parse_mailbox("pgherald <no-reply@localhost>"), alias="from"
@@ -123,6 +150,12 @@ class Mail(Section):
     envelope_from: Annotated[Mailbox | None, BeforeValidator(_mailbox)] = None
     key_header: str = Field("X-Pgherald-Key", pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")
     templates: Path | None = None
+    base_url: BaseUrl = ""
+    feedback_id: str = Field("", pattern=r"^[!-~]{0,200}$")
+    transport: Literal["smtp", "file", "console"] = "smtp"
+    directory: Path | None = None
+    allow: Annotated[tuple[str, ...] | None, BeforeValidator(_allowed)] = Field(None, min_length=1)
+    redirect_to: Annotated[Address | None, BeforeValidator(_address)] = None
 
     @field_validator("templates")
     @classmethod
@@ -130,6 +163,12 @@ class Mail(Section):
         if value is not None and not value.is_dir():
             raise ValueError(f"{value} is no folder")
         return value
+
+    @model_validator(mode="after")
+    def _file_has_folder(self) -> Self:
+        if self.transport == "file" and self.directory is None:
+            raise ValueError('transport = "file" needs a directory to write to')
+        return self
 
 
 class Delivery(Section):

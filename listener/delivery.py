@@ -8,26 +8,18 @@ from typing import Any, assert_never
 from psycopg import AsyncConnection
 
 from listener.address import Address, mask, parse_address
-from listener.config import Mail
-from listener.errors import BadData, ConfigError, RuleBroken
+from listener.composer import Composer
+from listener.errors import BadData
 from listener.lookup import Lookup, Mailing, Unmailed
-from listener.message import Stationery, build, message_key
+from listener.message import message_key
 from listener.outbox import Event, Settlement, State
 from listener.pool import Pool
-from listener.render import Templates
 from listener.replies import Verdict
 from listener.retry import backoff
-from listener.rules import OWN_COLUMNS, Rule
+from listener.rules import Rule
 from listener.smtp import Accepted, HandOver, InDoubt, NotSent, Refused, Withheld
 
 _COVERED_AGAIN = 1.0
-
-
-def stationery(mail: Mail) -> Stationery:
-    try:
-        return Stationery(sender=mail.sender, key_header=mail.key_header)
-    except ValueError as exc:
-        raise ConfigError(f"[mail] key_header: {exc}") from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +36,7 @@ class Delivery:
     def __init__(
         self,
         rules: Mapping[str, Rule],
-        templates: Templates,
-        stationery: Stationery,
+        composer: Composer,
         secret: bytes,
         *,
         max_attempts: int,
@@ -53,8 +44,7 @@ class Delivery:
     ) -> None:
         self.rules = rules
         self._lookups = {name: Lookup(name, rule) for name, rule in rules.items()}
-        self._templates = templates
-        self._stationery = stationery
+        self._composer = composer
         self._secret = secret
         self._max_attempts = max_attempts
         self._max_age = max_age
@@ -66,13 +56,7 @@ class Delivery:
             RuleBroken: a lookup fails, or a template takes what its lookup does not give.
         """
         for name, lookup in self._lookups.items():
-            columns = await lookup.check(conn)
-            wanted = self._templates.variables(lookup.rule.template)
-            if missing := sorted(wanted - columns):
-                raise RuleBroken(
-                    f"template {lookup.rule.template} of rule {name} takes {missing[0]!r}, which the lookup does not give; "
-                    f"it gives {', '.join(sorted(columns - set(OWN_COLUMNS))) or 'nothing of its own'}"
-                )
+            self._composer.check(name, await lookup.check(conn))
 
     async def sort(self, rule: str, events: Iterable[Event], pool: Pool) -> list[Mailing | Settlement]:
         """Decide for each event of one rule whether it is to be mailed, with one query for all.
@@ -115,8 +99,13 @@ class Delivery:
             # One row spoils the query for all: find it by halves.
             half = len(events) // 2
             return await self._judged(lookup, events[:half], pool) + await self._judged(lookup, events[half:], pool)
-        verdicts = [lookup.judge(event, rows.get(event.key, ())) for event in events]
+        verdicts = [self._guarded(lookup.judge(event, rows.get(event.key, ()))) for event in events]
         return [verdict if isinstance(verdict, Mailing) else _unmailed(verdict) for verdict in verdicts]
+
+    def _guarded(self, verdict: Mailing | Unmailed) -> Mailing | Unmailed:
+        if isinstance(verdict, Mailing) and not self._composer.guard.admits(verdict.recipient):
+            return _not_allowed(verdict.event, verdict.recipient)
+        return verdict
 
     def write(self, mailing: Mailing) -> Letter | Settlement:
         """The bytes to send. After a sending in doubt: the very same as then."""
@@ -124,12 +113,17 @@ class Delivery:
         key = message_key(self._secret, event.rule, event.id, event.captured_at)
         try:
             if event.recipient is not None and (kept := event.kept) is not None:
-                return Letter(event, parse_address(event.recipient), kept, key)
-            content = self._templates.render(self.rules[event.rule].template, mailing.context)
-            message = build(self._stationery, content, mailing.recipient, key, event.captured_at)
+                recipient = parse_address(event.recipient)
+                # The dump of a database comes with the mail that was in doubt there.
+                if not self._composer.guard.admits(recipient):
+                    return _unmailed(_not_allowed(event, recipient))
+                return Letter(event, self._composer.guard.divert(recipient), kept, key)
+            message = self._composer.compose(
+                event.rule, event.key, mailing.context, mailing.recipient, key, event.captured_at
+            )
         except BadData as exc:
             return Settlement(event, "failed", "failed", exc.reason, mask(str(exc)), counts=True)
-        return Letter(event, mailing.recipient, message, key)
+        return Letter(event, message.recipient, message.octets, key)
 
     def settlement(self, event: Event, outcome: HandOver) -> Settlement:
         """What is written in the outbox after a hand-over."""
@@ -154,8 +148,9 @@ class Delivery:
         if verdict.counts:
             return self._retry(event, verdict.reason, detail, verdict.delay)
         # The server's trouble, not this message's. A little later, so that if it is the message after all, others go first.
-        pause = random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, guards nothing
-        return Settlement(event, "available", "not_sent", verdict.reason, detail, delay=verdict.delay or pause)
+        # Never before the server wants it.
+        jitter = random.uniform(1.0, 1.5)  # noqa: S311 - spreads load, guards nothing
+        return Settlement(event, "available", "not_sent", verdict.reason, detail, delay=jitter * (verdict.delay or 0.7))
 
     def _retry(self, event: Event, reason: str, detail: str, delay: float | None) -> Settlement:
         attempt = event.attempt + 1
@@ -165,6 +160,10 @@ class Delivery:
         return Settlement(
             event, "available", "deferred", reason, detail, counts=True, delay=backoff(attempt, first=first)
         )
+
+
+def _not_allowed(event: Event, recipient: Address) -> Unmailed:
+    return Unmailed(event, "not_allowed", f"{recipient.masked} is not in mail.allow")
 
 
 def _unmailed(verdict: Unmailed) -> Settlement:

@@ -84,11 +84,12 @@ def build(
     date: datetime,
     *,
     unsubscribe: str | None = None,
+    instead_of: Address | None = None,
 ) -> bytes:
     """Make the whole message (RFC 5322), ended by CRLF and not dot-stuffed.
 
     `date` is the change's, not the sending's, so that a second sending has the same bytes. `unsubscribe` is
-    the URL of RFC 8058. Raises `BadData` (``too_large``) for the content, `ValueError` for anything else.
+    the URL of RFC 8058; `instead_of`, whom a staging system did not write to. Raises `BadData` (``too_large``) for the content, `ValueError` for anything else.
     """
     # Before the work: encoded it is never much smaller, and what was made of one row's text may be gigabytes.
     _check_size(len(content.text) + len(content.html or ""))
@@ -103,6 +104,7 @@ def build(
         stationery._rest,
         f"{stationery.key_header}: {key}",
         *_unsubscribe(unsubscribe),
+        *([] if instead_of is None else [_unstructured("X-Original-To", instead_of.masked)]),
     ]
     head = "".join(f"{line}\r\n" for line in lines).encode()
     body = _part("plain", content.text)
@@ -117,7 +119,7 @@ _URL = re.compile(r"https?://[!#-;=?-~]{1,900}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,40}")
 _RESERVED = re.compile(
     r"from|sender|reply-to|to|cc|bcc|subject|date|message-id|mime-version|content-.*"
-    r"|return-path|received|list-unsubscribe|list-unsubscribe-post",
+    r"|return-path|received|x-original-to|list-unsubscribe|list-unsubscribe-post",
     re.IGNORECASE,
 )
 # RFC 3834 5, and what Exchange looks at. Not "All": that would suppress reports of failed deliveries too.

@@ -124,8 +124,8 @@ class Post:
                 pass
 
     def _blame(self, verdict: Verdict, detail: str) -> None:
-        if verdict.scope is Scope.quota or verdict.scope is Scope.throttle:
-            self._breaker.hold(verdict.delay or 5.0, detail)
+        if verdict.scope is Scope.quota:
+            self._breaker.hold(verdict.delay or 600.0, detail)
         elif verdict.scope in (Scope.server, Scope.configuration, Scope.stale, Scope.capability):
             self._breaker.failed(verdict.scope, detail)
         elif verdict.reason == "relay_denied":
@@ -133,7 +133,7 @@ class Post:
             if self._denied >= _RELAY_DENIED:
                 self._breaker.failed(Scope.configuration, detail)
         else:
-            # It answered for this message: the server is well.
+            # It answered for this message, or about the rate, which is not the breaker's: the server is well.
             self._denied = 0
             self._breaker.succeeded()
 

@@ -14,6 +14,9 @@ SELECT d.id AS key, d.status AS current, u.email, u.email_notifications_enabled 
 _NAME = r'(?:[A-Za-z_\u0080-\U0010ffff][\w$]*|"(?:[^"\x00]|"")+")'
 # What the daemon itself reads of a lookup's row; every other column is the template's.
 OWN_COLUMNS = ("key", "current", "email", "consent")
+# What is made for the template besides; no column may be called so.
+MADE = ("link", "unsubscribe")
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
 # Of `unsubscribe`: the application takes the tokens itself.
 APPLICATION = "application"
 
@@ -36,6 +39,7 @@ class Rule(BaseModel):
     require: tuple[str, ...] = ()
     changed_at: str = ""
     lookup: str
+    link: str = ""
     unsubscribe: str = ""
 
     @field_validator("becomes", mode="before")
@@ -48,6 +52,14 @@ class Rule(BaseModel):
     def _key_named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or not all(value):
             raise ValueError("names no column")
+        return value
+
+    @field_validator("link")
+    @classmethod
+    def _is_path(cls, value: str) -> str:
+        bare = PLACEHOLDER.sub("x", value)
+        if value and not re.fullmatch(r"/(?!/)[!#-;=?-Z_a-z~%&\[\]]{0,500}", bare):
+            raise ValueError("write a path below mail.base_url, columns of the lookup in braces: /dateplans/{key}")
         return value
 
     @field_validator("lookup", "unsubscribe")

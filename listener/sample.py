@@ -1,19 +1,20 @@
-"""One message of a rule, made as the daemon makes it, for eyes only."""
+"""One message of a rule, made as the daemon makes it, for eyes only: its Message-ID and its link to unsubscribe are none."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from secrets import token_bytes
 
 from psycopg import sql
 
 from listener.address import Address, parse_address
+from listener.composer import Composer, Message
 from listener.config import Settings
 from listener.database import connect_async, lookup_pool, opened, translated
-from listener.delivery import stationery
 from listener.errors import BadData, PgheraldError
 from listener.lookup import Lookup, Mailing
-from listener.message import build, message_key
+from listener.message import message_key
 from listener.outbox import Event
-from listener.render import Content, Templates
+from listener.render import Templates
 
 _NOBODY = "nobody@example.org"
 
@@ -22,14 +23,14 @@ _NOBODY = "nobody@example.org"
 class Sample:
     """`note` says why this row's mail would not really go out, if it would not."""
 
-    recipient: Address
-    content: Content
-    message: bytes
+    message: Message
     note: str | None
 
 
-async def make(settings: Settings, templates: Templates, name: str, key: str | None) -> Sample:
-    """The message for the row of this key, or for one that is in the value.
+async def make(
+    settings: Settings, templates: Templates, name: str, key: str | None, to: Address | None = None
+) -> Sample:
+    """The message for the row of this key, or for one that is in the value; to its owner, or to `to`.
 
     Raises:
         PgheraldError: there is no such row, or its message cannot be made.
@@ -39,7 +40,8 @@ async def make(settings: Settings, templates: Templates, name: str, key: str | N
     pool = lookup_pool(settings.database.url)
     with translated():
         async with await connect_async(settings.database.url) as conn:
-            await lookup.check(conn)
+            composer = Composer(settings, templates, token_bytes(32))
+            composer.check(name, await lookup.check(conn))
         async with opened(pool):
             if key is None:
                 parts = [sql.SQL("{}::text").format(sql.Identifier(column)) for column in rule.key]
@@ -65,13 +67,14 @@ async def make(settings: Settings, templates: Templates, name: str, key: str | N
     recipient = parse_address(_NOBODY)
     if isinstance(verdict, Mailing):
         recipient = verdict.recipient
+        if not composer.guard.admits(recipient):
+            note = "this row's mail would not go out: not_allowed"
     else:
         note = f"this row's mail would not go out: {verdict.reason}" + (
             f" ({verdict.detail})" if verdict.detail else ""
         )
     try:
-        content = templates.render(rule.template, rows[0])
-        message = build(stationery(settings.mail), content, recipient, message_key(b"preview", name, 0, now), now)
+        message = composer.compose(name, key, rows[0], to or recipient, message_key(token_bytes(32), name, 0, now), now)
     except BadData as exc:
         raise PgheraldError(f"the message for key {key} cannot be made: {exc}") from exc
-    return Sample(recipient, content, message, note)
+    return Sample(message, note)

@@ -22,7 +22,7 @@ from listener.rules import APPLICATION, Rule
 
 _VERSION = "v1"
 # More than any key needs, and less than what a header or a request may hold.
-_MOST = 800
+_MOST = 600
 
 
 @dataclass(frozen=True, slots=True)

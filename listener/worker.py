@@ -16,11 +16,13 @@ from listener.listen import Listener
 from listener.logs import log
 from listener.lookup import Mailing
 from listener.outbox import Event, Mark, Outbox, Settlement
+from listener.pace import Pace, Slots
 from listener.pool import Pool
-from listener.post import Post
 from listener.recorder import Recorder
+from listener.replies import Scope
 from listener.retry import Trouble
-from listener.smtp import Accepted, NotSent
+from listener.smtp import Accepted, NotSent, Refused
+from listener.transport import Transport
 
 FRESH = 2.0
 _AHEAD = 0.5
@@ -47,8 +49,9 @@ class Worker:
         listener: Listener,
         recorder: Recorder,
         delivery: Delivery,
-        post: Post,
+        post: Transport,
         breaker: Breaker,
+        pace: Pace,
         *,
         sender: Address,
         connections: int,
@@ -56,6 +59,7 @@ class Worker:
     ) -> None:
         self.delivery = delivery
         self.post = post
+        self.pace = pace
         self.sender = sender
         # When the loop last went round, whatever came of it.
         self.turned = -math.inf
@@ -67,7 +71,8 @@ class Worker:
         self._connections = connections
         self._poll = poll
         self._stopped = asyncio.Event()
-        self._queue: asyncio.Queue[tuple[Mailing, float]] = asyncio.Queue()
+        # With the time of the lookup, and that of the sending slot, if there are slots.
+        self._queue: asyncio.Queue[tuple[Mailing, float, float | None]] = asyncio.Queue()
         # The events under way, by number and claim, and the registration under which each was claimed.
         self._hand: dict[tuple[int, int], int] = {}
         self._astray = False
@@ -180,12 +185,12 @@ class Worker:
         """Claim until nothing is left to claim; gives how many events that were."""
         total = 0
         while not self._stopping and not self._breaker.is_open:
-            limit = await self._room()
+            slots = await self._slots(await self._room())
             rules = self._unheld()
-            events = await self._claim(limit, rules) if rules and limit else []
+            events = await self._claim(slots.number, rules) if rules and slots.number else []
             total += len(events)
-            await self._take(events)
-            if len(events) < limit or not limit:
+            await self.pace.refund(slots, await self._take(events, slots))
+            if len(events) < slots.number or not slots.number:
                 break
             await self._ring_peers()
         return total
@@ -224,13 +229,26 @@ class Worker:
             if self._stopping or self._breaker.is_open:
                 return 0
             self._turn()
-            self._freed.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_RING_PEERS):
-                    await self._freed.wait()
+            await self._wait_freed(_RING_PEERS)
             # With its hands full it is no use to those events that come now.
             await self._ring_peers()
         return 1 if self._breaker.is_probing else reach - len(self._hand)
+
+    async def _slots(self, limit: int) -> Slots:
+        """Wait until there is a sending slot, and give those that come now: no more than these are claimed."""
+        while limit and not (self._stopping or self._breaker.is_open):
+            slots = await self.pace.reserve(limit)
+            if slots.number:
+                return slots
+            self._turn()
+            await self._wait_freed(min(slots.wait, 1.0))
+        return Slots(0)
+
+    async def _wait_freed(self, seconds: float) -> None:
+        self._freed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._freed.wait()
 
     async def _ring_peers(self) -> None:
         """Tell the other daemons of a backlog: while this one is awake, the application rings nobody."""
@@ -250,8 +268,10 @@ class Worker:
             log.error("rule_held", rule=rule, error=str(exc), remedy="mend it; it is tried again every 15 s")
         self._held[rule] = asyncio.get_running_loop().time() + _HELD
 
-    async def _take(self, events: list[Event]) -> None:
-        """Decide about claimed events; queue those that are to be mailed, settle the others."""
+    async def _take(self, events: list[Event], slots: Slots) -> int:
+        """Decide about claimed events; queue those that are to be mailed, settle the others. How many were queued."""
+        slot = asyncio.get_running_loop().time() + slots.wait
+        queued = 0
         by_rule: dict[str, list[Event]] = defaultdict(list)
         for event in events:
             by_rule[event.rule].append(event)
@@ -268,18 +288,25 @@ class Worker:
             looked_up = asyncio.get_running_loop().time()
             for decision in decided:
                 if isinstance(decision, Mailing):
-                    self._queue.put_nowait((decision, looked_up))
+                    at = slot + queued * slots.interval if slots.interval else None
+                    self._queue.put_nowait((decision, looked_up, at))
+                    queued += 1
                 else:
                     self._recorder.settle(decision).add_done_callback(self._reporter(decision))
         if away is not None:
             raise away
+        return queued
 
     async def _carry(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            mailing, looked_up = await self._queue.get()
-            if self._stopping or self._breaker.is_open or loop.time() - looked_up > FRESH:
-                # The answer about consent has grown old, or nobody is there to take the mail: back, for whoever can.
+            mailing, looked_up, at = await self._queue.get()
+            if at is not None:
+                await asyncio.sleep(at - loop.time())
+            unpaced = at is None and self.pace.limited
+            if self._stopping or self._breaker.is_open or unpaced or loop.time() - looked_up > FRESH:
+                # The answer about consent has grown old, or nobody is there to take the mail, or not that much of it:
+                # back, for whoever can.
                 await self._settle(Settlement(mailing.event, "available"))
                 continue
             try:
@@ -303,8 +330,11 @@ class Worker:
         await marked
         self._reached = not isinstance(outcome, NotSent)
         if isinstance(outcome, Accepted):
+            self.pace.sent()
             now = asyncio.get_running_loop().time()
             metrics.accepted(letter.event.rule, now - self._clock - letter.event.captured_at.timestamp())
+        elif isinstance(outcome, Refused) and outcome.verdict.scope is Scope.throttle:
+            await self.pace.throttled(str(outcome.reply))
         return self.delivery.settlement(letter.event, outcome)
 
     async def _settle(self, settlement: Settlement) -> None:

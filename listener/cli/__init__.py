@@ -12,9 +12,10 @@ from listener.cli.demo import demo
 from listener.cli.doctor import doctor
 from listener.cli.events import events
 from listener.cli.init import init
+from listener.cli.mail import preview, send_test
 from listener.cli.rules import pause, resume
 from listener.cli.run import run
-from listener.cli.support import explain, preview, status
+from listener.cli.support import explain, status
 from listener.cli.upkeep import backfill, forget, purge
 from listener.database import one_line
 from listener.errors import PgheraldError
@@ -40,6 +41,7 @@ def pgherald(context: click.Context, config: Path | None) -> None:
 
 for command in (
     demo, init, install, uninstall, doctor, run, status, explain, events, pause, resume, backfill, forget, purge, preview,
+    send_test,
 ):  # fmt: skip
     pgherald.add_command(command)
 

@@ -1,6 +1,5 @@
-"""status, explain, preview: for whoever asks what happened, or what will."""
+"""status, explain: for whoever asks what happened."""
 
-import asyncio
 import json
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import click
 from psycopg.rows import dict_row
 from rich.table import Table
 
-from listener import app, sample, story
+from listener import story
 from listener.cli.options import configured, console, settings, the_rule
 from listener.database import connect, translated
 from listener.queries import load
@@ -124,39 +123,3 @@ def _tell(told: story.Story, subject: str) -> None:
                 markup=False,
                 soft_wrap=True,
             )
-
-
-@click.command()
-@click.argument("rule")
-@click.option("--key", help="Of the row to show; else the one with the greatest key that is in the value.")
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), help="Write RULE.eml, .html and .txt into this folder."
-)
-@configured
-def preview(rule: str, key: str | None, out: Path | None, config_file: Path | None) -> None:
-    """Show the message as it would be sent. No mail goes out, and nothing is written to the database.
-
-    \b
-    Example:  pgherald preview dateplan_verified --key 4711 --out /tmp
-    """
-    loaded = settings(config_file)
-    watched = the_rule(loaded, rule)
-    try:
-        stored = parse_key(watched, key) if key is not None else None
-    except ValueError as exc:
-        raise click.BadParameter(str(exc), param_hint="--key") from exc
-    shown = asyncio.run(sample.make(loaded, app.templates(loaded), rule, stored))
-    if shown.note:
-        click.echo(f"note: {shown.note}", err=True)
-    if out is None:
-        click.echo(f"To: {shown.recipient}\nSubject: {shown.content.subject}\n\n{shown.content.text}")
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    for suffix, data in (
-        ("eml", shown.message),
-        ("html", (shown.content.html or "").encode()),
-        ("txt", shown.content.text.encode()),
-    ):
-        file = out / f"{rule}.{suffix}"
-        file.write_bytes(data)
-        click.echo(file)

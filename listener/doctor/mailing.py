@@ -10,6 +10,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from listener.address import Address, parse_address
+from listener.advice import advice
 from listener.database import lookup_pool, opened
 from listener.doctor.examination import QUERIES, Examination, Sample
 from listener.doctor.finding import NotChecked, Seen, fault, ok, warn
@@ -18,7 +19,7 @@ from listener.lookup import Lookup, Mailing
 from listener.message import Stationery, build, message_key
 from listener.outbox import Event
 from listener.render import Templates
-from listener.replies import Phase, Scope
+from listener.replies import Scope
 from listener.rules import Rule
 from listener.smtp import Connection, Server, ServerTrouble, Timeouts, tls_context
 
@@ -161,13 +162,6 @@ async def sender(examination: Examination) -> Seen:
     return ok(f"mail goes out from {mail.sender.address}")
 
 
-_REMEDIES = {
-    Phase.connect: "start the mail server, correct [smtp] url, or open the firewall",
-    Phase.tls: "correct the server's certificate or name in [smtp] url; a private CA goes in [smtp] ca_file",
-    Phase.auth: "correct the user and password in [smtp] url",
-}
-
-
 async def smtp(examination: Examination) -> Seen:
     """Connect, TLS, EHLO, AUTH, QUIT."""
     settings = examination.settings.smtp
@@ -180,6 +174,7 @@ async def smtp(examination: Examination) -> Seen:
             security=url.security,
             username=url.username,
             password=url.password,
+            xoauth2=settings.auth == "xoauth2",
             ehlo_name=settings.ehlo_name,
             timeouts=_TIMEOUTS,
         )
@@ -192,8 +187,7 @@ async def smtp(examination: Examination) -> Seen:
         return fault(f"{place}: no session within {_PATIENCE:g} s", "see the mail server's load and log")
     except ServerTrouble as exc:
         waits = "" if exc.verdict.scope is Scope.configuration else "; events wait, none is lost"
-        remedy = _REMEDIES.get(exc.phase, "see the mail server's log")
-        return fault(f"{place}: {exc}{waits}", remedy)
+        return fault(f"{place}: {exc}{waits}", advice(exc.phase, exc.verdict))
     secured = {"off": "in clear", "starttls": "STARTTLS, certificate good", "tls": "TLS, certificate good"}[
         url.security
     ]

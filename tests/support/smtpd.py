@@ -120,7 +120,8 @@ class Smtpd:
     each connection that ended between 354 and the dot, how many bytes of the body had arrived. `early`: what had
     arrived when 354 was about to be said. `pipelined`: commands that came before the reply to the one before.
     `lines`: every command.
-    `in_clear`: the AUTH commands that came without TLS.
+    `in_clear`: the AUTH commands that came without TLS. `throttled`: how often it was said that `most_per_second` messages
+    had been accepted.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Smtpd:
         auth: str = "PLAIN LOGIN XOAUTH2",
         names: Sequence[str] = ("localhost", "127.0.0.1"),
         messages_per_connection: int | None = None,
+        most_per_second: int | None = None,
         latency: float = 0.0,
         receive_buffer: int | None = None,
         port: int = 0,
@@ -143,6 +145,8 @@ class Smtpd:
         self.users = users
         self.auth = auth
         self.messages_per_connection = messages_per_connection
+        self.most_per_second = most_per_second
+        self.throttled = 0
         self.latency = latency
         self.receive_buffer = receive_buffer
         self.host = "127.0.0.1"
@@ -162,6 +166,7 @@ class Smtpd:
         self.progress = asyncio.Event()
         self.context: ssl.SSLContext | None = None
         self._names = names
+        self._recent: list[float] = []
         self._directory = tempfile.TemporaryDirectory()
         self._server: asyncio.Server | None = None
 
@@ -234,6 +239,15 @@ class Smtpd:
 
     async def reached(self, phase: str, times: int = 1) -> None:
         await self.until(lambda: self.seen[phase] >= times)
+
+    def throttles(self) -> bool:
+        now = time.monotonic()
+        self._recent = [at for at in self._recent if at > now - 1.0]
+        if self.most_per_second is None or len(self._recent) < self.most_per_second:
+            self._recent.append(now)
+            return False
+        self.throttled += 1
+        return True
 
     def rule(self, phase: str, message: int, recipient: str | None, body: int = 0) -> Action | None:
         for rule in self.rules:
@@ -379,6 +393,9 @@ class Session(asyncio.Protocol):
             await self._say("421 4.7.0 too many messages on this connection")
             self.transport.close()
             raise _Gone
+        if self.server.throttles():
+            await self._say("454 Throttling failure: Maximum sending rate exceeded.")
+            return
         path, *parameters = rest.split(" ")
         if self.sender is not None:
             await self._say("503 5.5.1 nested MAIL")

@@ -398,3 +398,16 @@ class TestUnsubscribe:
         assert loaded(f"{rule}unsubscribe = 'application'").rules["plan_verified"].unsubscribe == "application"
         assert "[rules.plan_verified] unsubscribe: must take the keys" in refused(f"{rule}unsubscribe = 'DELETE'")
         assert "write a literal % as %%" in refused(f"{rule}unsubscribe = 'x %(keys)s 5%'")
+
+
+@pytest.mark.parametrize(("said", "rate"), [("off", None), ("2.5", 2.5), ("10", 10.0)])
+def test_a_rate(monkeypatch: pytest.MonkeyPatch, said: str, rate: float | None) -> None:
+    monkeypatch.setenv("PGHERALD_SMTP_RATE", said)
+    assert load().smtp.rate == rate
+
+
+@pytest.mark.parametrize("said", ["0", "-1", "nan", "inf", "10/s", ""])
+def test_no_rate(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setenv("PGHERALD_SMTP_RATE", said)
+    with pytest.raises(ConfigError, match="PGHERALD_SMTP_RATE"):
+        load()

@@ -1,0 +1,66 @@
+"""Not faster than the server wants, or the operator: two daemons together, nothing lost, nobody blamed."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import wait_until
+from tests.support.backlog import add_plans, states, times_each, wait_sent
+from tests.support.command import Pgherald
+from tests.support.database import Database
+from tests.support.mail import MailServer
+
+
+@pytest.fixture
+def slow_mail() -> Iterator[MailServer]:
+    with MailServer(most_per_second=40) as mail:
+        yield mail
+
+
+def longest_wait(database: Database) -> float:
+    """From the last claim, and so the question for consent, to the mark, in seconds."""
+    ((seconds,),) = database.execute("""
+        SELECT max(extract(epoch FROM (m ->> 'at')::timestamptz - claimed_at))::float8
+          FROM pgherald.outbox, jsonb_array_elements(history) AS m WHERE m ->> 'what' = 'transmitting'""")
+    return seconds
+
+
+def most_in_a_second(mail: MailServer) -> int:
+    times = [message.at for message in mail.messages]
+    return max(sum(start <= at < start + 1 for at in times) for start in times)
+
+
+def test_two_daemons_find_the_rate_of_a_server_that_throttles(
+    database: Database, slow_mail: MailServer, pgherald: Pgherald
+) -> None:
+    env = {"PGHERALD_SMTP_URL": slow_mail.url}
+    plans = add_plans(database, 200)
+    with pgherald.daemon(env=env) as one, pgherald.daemon(env=env) as other:
+        database.verify(*plans)
+        wait_sent(database, 200, 30)
+        took = slow_mail.messages[-1].at - slow_mail.messages[0].at
+        lowered = [event for daemon in (one, other) for event in daemon.events if event["event"] == "rate_lowered"]
+    assert times_each([slow_mail]) == {1: 200}
+    assert database.execute("SELECT DISTINCT attempt FROM pgherald.outbox") == [(1,)]
+    print(f"{200 / took:.0f} a second at a server that takes 40, throttled {slow_mail.smtpd.throttled} times")
+    assert 200 / took > 10
+    # Once for each time that it was found, not for each reply.
+    assert 1 <= len(lowered) <= 5
+    assert slow_mail.smtpd.throttled < 100
+
+
+def test_a_configured_rate_holds_for_all_daemons_and_consent_is_asked_within_it(
+    database: Database, mail: MailServer, pgherald: Pgherald
+) -> None:
+    env = {"PGHERALD_SMTP_RATE": "10"}
+    plans = add_plans(database, 40)
+    with pgherald.daemon(env=env), pgherald.daemon(env=env):
+        database.verify(*plans)
+        wait_until(lambda: len(mail.messages) >= 10)
+        database.execute("UPDATE public.users SET email_notifications_enabled = false")
+        wait_until(lambda: set(states(database)) == {"sent", "skipped"}, 15)
+    sent = states(database)["sent"]
+    # Those within the next half second, and what came while it was looked.
+    assert 10 <= sent <= 22
+    assert most_in_a_second(mail) <= 12
+    assert longest_wait(database) < 2

@@ -1,0 +1,147 @@
+"""The rate that daemons share: what it grants, on a clock that is put back in the database instead of waited for."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+
+import pytest
+import structlog
+
+from listener.database import outbox_pool
+from listener.errors import SchemaError
+from listener.pace import Pace, Slots
+from listener.pool import Pool
+from tests.support.database import Database
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture
+async def pool(database: Database) -> AsyncIterator[Pool]:
+    pool = outbox_pool(database.url)
+    yield pool
+    await pool.close()
+
+
+def row(database: Database) -> tuple[float | None, float]:
+    """The rate, and in how many seconds the next slot is."""
+    ((rate, wait),) = database.execute(
+        "SELECT rate, extract(epoch FROM next_at - clock_timestamp())::float8 FROM pgherald.pace"
+    )
+    return rate, wait
+
+
+def let_pass(database: Database, seconds: float) -> None:
+    database.execute(
+        "UPDATE pgherald.pace SET next_at = next_at - make_interval(secs => %(s)s), "
+        "throttled_at = throttled_at - make_interval(secs => %(s)s)",
+        {"s": seconds},
+    )
+
+
+async def test_without_a_limit_the_database_is_asked_once(database: Database, pool: Pool) -> None:
+    pace = Pace(pool, None)
+    assert pace.limited
+    assert await pace.reserve(500) == Slots(500)
+    assert not pace.limited
+    database.execute("DELETE FROM pgherald.pace")
+    assert await pace.reserve(500) == Slots(500)
+    with pytest.raises(SchemaError, match="pgherald install"):
+        await Pace(pool, None).reserve(1)
+
+
+async def test_two_share_one_rate(database: Database, pool: Pool) -> None:
+    one, other = Pace(pool, 20.0), Pace(pool, 20.0)
+    first, second = await one.reserve(4), await other.reserve(500)
+    assert (first.number, first.interval) == (4, 0.05)
+    assert first.wait == pytest.approx(0, abs=0.02)
+    # What begins within half a second, after the other's.
+    assert second.wait == pytest.approx(0.2, abs=0.1)
+    assert second.number == pytest.approx((0.5 - second.wait) * 20, abs=1)
+    database.execute("UPDATE pgherald.pace SET next_at = now() + interval '0.7 s'")
+    third = await one.reserve(4)
+    assert third.number == 0
+    assert 0.5 < third.wait <= 0.7
+    let_pass(database, third.wait)
+    assert (await one.reserve(4)).number == 4
+
+
+async def test_the_slots_of_a_second_are_no_more_than_the_rate(pool: Pool) -> None:
+    """From many tasks, as they come."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + 1.0
+    granted: list[float] = []
+
+    async def take(pace: Pace) -> None:
+        while (now := loop.time()) < until:
+            slots = await pace.reserve(3)
+            granted.extend(now + slots.wait + i * slots.interval for i in range(slots.number))
+            await pace.refund(slots, slots.number)
+            await asyncio.sleep(0 if slots.number else min(slots.wait, 0.05))
+
+    await asyncio.gather(*(take(Pace(pool, 100.0)) for _ in range(3)))
+    # A second, and the half that is looked ahead.
+    assert 100 <= len(granted) <= 155
+
+
+async def test_a_slow_rate_gives_one_at_a_time(database: Database, pool: Pool) -> None:
+    pace = Pace(pool, 0.5)
+    assert (await pace.reserve(16)).number == 1
+    assert (await pace.reserve(16)).wait == pytest.approx(2, abs=0.2)
+    # Configured anew, it need not sit out what was reserved by the old rate.
+    database.execute("UPDATE pgherald.pace SET next_at = now() + interval '1 day'")
+    pace.ceiling = 10.0
+    assert (await pace.reserve(16)).wait < 2
+
+
+async def test_what_was_not_needed_is_given_back(database: Database, pool: Pool) -> None:
+    pace = Pace(pool, 10.0)
+    slots = await pace.reserve(5)
+    await pace.refund(slots, 1)
+    assert row(database)[1] == pytest.approx(0.1, abs=0.05)
+
+
+async def test_a_throttled_daemon_halves_what_all_sent_and_time_raises_it_again(database: Database, pool: Pool) -> None:
+    database.execute("INSERT INTO pgherald.worker (name, version, lease) VALUES ('a', '', '10 s'), ('b', '', '10 s')")
+    pace, other = Pace(pool, None), Pace(pool, None)
+    await pace.reserve(1)
+    await other.reserve(1)
+    for _ in range(40):
+        pace.sent()
+    with structlog.testing.capture_logs() as logs:
+        await pace.throttled("454 slower")
+        # What else was on its way.
+        await pace.throttled("454 slower")
+        await other.throttled("454 slower")
+    assert [(entry["event"], entry["per_second"], entry["was"]) for entry in logs] == [("rate_lowered", 40, 80)]
+    assert row(database) == (40, pytest.approx(1, abs=0.1))
+    assert pace.limited
+    assert other.limited
+    assert (await other.reserve(1)).number == 0
+    for seconds, rate in [(5, 60), (5, 80), (10, 120)]:
+        let_pass(database, seconds)
+        assert 1 / (await other.reserve(1)).interval == pytest.approx(rate, rel=0.05)
+    # The configured rate stays the upper limit.
+    assert 1 / (await Pace(pool, 50.0).reserve(1)).interval == pytest.approx(50)
+    await Pace(pool, None).throttled("454 slower")
+    assert row(database)[0] == pytest.approx(60, rel=0.05)
+    let_pass(database, 300)
+    with structlog.testing.capture_logs() as logs:
+        assert await pace.reserve(7) == Slots(7)
+    assert [entry["event"] for entry in logs] == ["rate_free"]
+    assert not pace.limited
+
+
+async def test_it_never_stops_altogether(database: Database, pool: Pool) -> None:
+    pace = Pace(pool, None)
+    for _ in range(8):
+        pace._lowered_at = -math.inf
+        await pace.throttled("454 slower")
+        let_pass(database, 3)
+    assert row(database)[0] == pytest.approx(0.1)
+
+
+async def test_a_database_that_is_away_lowers_nothing_and_breaks_nothing(pool: Pool) -> None:
+    pace = Pace(outbox_pool("postgresql://127.0.0.1:1/none"), None)
+    await pace.throttled("454 slower")
+    assert pace.limited

@@ -1,0 +1,74 @@
+"""Who gets mail on a staging system."""
+
+from pathlib import Path
+
+import pytest
+
+from listener.address import parse_address
+from listener.config import Mail, load
+from listener.errors import ConfigError
+from listener.guard import Guard
+
+
+@pytest.mark.parametrize(
+    ("allow", "address", "admitted"),
+    [
+        ("@example.org", "jane@example.org", True),
+        ("@Example.ORG", "jane@EXAMPLE.org", True),
+        ("@example.org", "jane@mail.example.org", False),
+        ("@example.org", "jane@notexample.org", False),
+        ("@example.org", "jane@example.org.evil.example", False),
+        ("jane@example.com", "jane@example.com", True),
+        ("Jane@example.com", "jANE@example.com", True),
+        ("jane@example.com", "john@example.com", False),
+        ("jane@example.com", "jane@example.org", False),
+        ("@bücher.example", "jane@xn--bcher-kva.example", True),
+        (" @example.org , jane@example.com", "jane@example.com", True),
+    ],
+)
+def test_who_is_admitted(allow: str, address: str, admitted: bool) -> None:
+    mail = Mail.model_validate({"allow": allow})
+    assert Guard(mail.allow, mail.redirect_to).admits(parse_address(address)) is admitted
+
+
+def test_without_a_guard_everybody_is() -> None:
+    guard = Guard()
+    jane = parse_address("jane@example.org")
+    assert guard.admits(jane)
+    assert guard.divert(jane) == jane
+
+
+def test_whom_all_mail_is_redirected_to_needs_not_be_allowed() -> None:
+    mail = Mail.model_validate({"allow": ["@example.org"], "redirect_to": "qa@example.net"})
+    guard = Guard(mail.allow, mail.redirect_to)
+    assert guard.admits(parse_address("qa@example.net"))
+    assert str(guard.divert(parse_address("jane@example.org"))) == "qa@example.net"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("allow = []", "allow: write addresses and domains"),
+        ('allow = ""', "has no @; write @example.org"),
+        ('allow = ["example.org"]', "has no @"),
+        ('allow = ["@"]', "allow"),
+        ('allow = ["*@example.org", "a b@example.org"]', "allow"),
+        ("allow = 5", "allow"),
+        ('redirect_to = "qa"', "redirect_to: 'qa': the address has no @"),
+        ('transport = "file"', "needs a directory"),
+        ('transport = "pigeon"', "transport"),
+        ('feedback_id = "a b"', "feedback_id"),
+    ],
+)
+def test_what_is_none_is_refused_and_never_taken_for_everybody(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "pgherald.toml").write_text(f"[mail]\n{text}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "pgherald.toml")
+    assert told in str(caught.value)
+
+
+def test_an_empty_variable_allows_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PGHERALD_MAIL_ALLOW", "")
+    with pytest.raises(ConfigError, match="PGHERALD_MAIL_ALLOW"):
+        load()
