@@ -57,7 +57,7 @@ class Composer:
             raise RuleBroken(
                 f"the lookup of rule {name} gives a column {taken[0]!r}, which pgherald makes itself; call it otherwise"
             )
-        wanted = self._templates.variables(rule.template) - set(MADE)
+        wanted = self._templates.variables(rule.template, translated="language" in columns)
         if missing := sorted(wanted - columns):
             raise RuleBroken(
                 f"template {rule.template} of rule {name} takes {missing[0]!r}, which the lookup does not give; "

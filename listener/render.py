@@ -1,6 +1,7 @@
 """A row becomes words: templates, compiled and checked at the start, and what they make of one row.
 
-A mail has ``NAME/subject.txt.j2``, ``NAME/body.txt.j2`` and, unless it is a text mail, ``NAME/body.html.j2``.
+A mail has ``NAME/subject.txt.j2``, ``NAME/body.txt.j2`` and, unless it is a text mail, ``NAME/body.html.j2``; and the
+same in a folder for each language it is translated to: ``NAME/de/body.txt.j2``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,8 +23,10 @@ from jinja2 import (
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from listener.errors import BadData, RuleBroken
+from listener.language import PARTS, choose, translations, wider
 from listener.message import MAX_OCTETS, Content
 from listener.resources import resource
+from listener.rules import MADE
 
 __all__ = ["Content", "Templates"]
 
@@ -58,20 +61,31 @@ class Templates:
             cache_size=-1,
         )
         self._environment.filters["oneline"] = _oneline
-        self._mails = {name: self._mail(name) for name in names}
+        # What is made besides the row's own; not all of it always.
+        self._environment.globals.update(dict.fromkeys(MADE))
+        self._mails = {name: self._translated(name) for name in names}
 
-    def variables(self, name: str) -> frozenset[str]:
-        """What a mail must be given. What it asks for with ``is defined`` or ``default`` is not among it."""
-        return self._mails[name].takes
+    def languages(self, name: str) -> list[str]:
+        """What a mail can be rendered in; first ``""``, the default."""
+        return list(self._mails[name])
+
+    def variables(self, name: str, *, translated: bool) -> frozenset[str]:
+        """What a mail must be given; with `translated`, in any language.
+
+        What it asks for with ``is defined`` or ``default`` is not among it.
+        """
+        mails = self._mails[name]
+        return frozenset().union(*(mail.takes for language, mail in mails.items() if translated or not language))
 
     def render(self, name: str, context: Mapping[str, object]) -> Content:
-        """Make the mail for one row.
+        """Make the mail for one row, in the language that its column `language` asks for, if there is that translation.
 
         Raises:
             BadData: ``render_error`` or ``too_large``; the fault is in this row.
             RuleBroken: the context lacks a variable, as it would for every row.
         """
-        mail = self._mails[name]
+        mails = self._mails[name]
+        mail = mails[choose(mails.keys(), context.get("language"))]
         if missing := sorted(mail.takes - context.keys()):
             raise RuleBroken(f"the template {name} takes {missing[0]!r}, which the lookup does not give")
         for variable in mail.may_take & context.keys():
@@ -89,11 +103,32 @@ class Templates:
             raise BadData("render_error", f"{type(error).__name__} in {_place(error)}") from None
         return Content(subject, text, html)
 
-    def _mail(self, name: str) -> _Mail:
+    def _translated(self, name: str) -> dict[str, _Mail]:
+        mails = {"": self._mail([name])}
+        for language in sorted(self._translations(name)):
+            mails[language] = mail = self._mail([f"{name}/{tag}" for tag in wider(language)])
+            if mail.html is None and mails[""].html is not None:
+                raise RuleBroken(f"there is no template {name}/{language}/body.html.j2, while {name} has one; write it")
+        return mails
+
+    def _translations(self, name: str) -> set[str]:
+        *own, shipped = (folder / name for folder in self._folders)
+        # Who has written other words has not translated these.
+        rewritten = any((folder / part).exists() for folder in own for part in PARTS[1:])
+        try:
+            return set().union(*(translations(folder) for folder in (own if rewritten else [*own, shipped])))
+        except OSError as error:
+            raise RuleBroken(f"the template {name} cannot be read ({error}); correct its permissions") from None
+
+    def _mail(self, folders: list[str]) -> _Mail:
+        """Each of its files from the first of `folders` that has it."""
         trees: dict[str, nodes.Template] = {}
-        subject = self._compile(f"{name}/subject.txt.j2", trees)
-        text = self._compile(f"{name}/body.txt.j2", trees)
-        html_file = f"{name}/body.html.j2"
+        subject_file, text_file, html_file = (
+            next((file for folder in folders if self._exists(file := f"{folder}/{part}")), f"{folders[0]}/{part}")
+            for part in PARTS
+        )
+        subject = self._compile(subject_file, trees)
+        text = self._compile(text_file, trees)
         html = self._compile(html_file, trees) if self._exists(html_file) else None
         taken = {variable for tree in trees.values() for variable in meta.find_undeclared_variables(tree)}
         made = {variable for tree in trees.values() for variable in _made(tree)}

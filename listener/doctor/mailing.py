@@ -118,7 +118,7 @@ async def template(examination: Examination, rule: str) -> Seen:
         return fault(str(exc), f"the file is {name}'s; see [mail] templates")
     if (sample := examination.samples.get(rule)) is None:
         raise NotChecked("compiles, but the lookup gives it no row")
-    if missing := sorted(templates.variables(name) - sample.columns):
+    if missing := sorted(templates.variables(name, translated="language" in sample.columns) - sample.columns):
         return fault(
             f"{name} takes {missing[0]!r}, which the lookup does not give",
             f"name it in the SELECT of [rules.{rule}] lookup, or take it out of the template",

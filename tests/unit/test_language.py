@@ -1,0 +1,153 @@
+"""Translations: who reads which, where their files come from, and that a row never names a file."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from listener.errors import RuleBroken
+from listener.language import choose
+from listener.render import Templates
+
+THERE = {"", "de", "de-at", "pt-br", "zh-hant"}
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Files by path; in `mail/` unless they name another folder."""
+
+    def write(**files: str) -> Path:
+        for name, source in files.items():
+            path = tmp_path / name.replace("__", "/").replace("_txt", ".txt.j2").replace("_html", ".html.j2")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(source, encoding="utf-8")
+        return tmp_path
+
+    return write
+
+
+ENGLISH = {"mail__subject_txt": "hello", "mail__body_txt": "hello {{ place }}"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        ("de", "de"),
+        ("DE", "de"),
+        (" de ", "de"),
+        ("de-AT", "de-at"),
+        ("de_AT", "de-at"),
+        ("de-CH", "de"),
+        ("de-CH-1996", "de"),
+        ("de-AT-1996-x-private", "de-at"),
+        ("pt", ""),
+        ("pt-BR", "pt-br"),
+        ("zh-Hant-TW", "zh-hant"),
+        ("en", ""),
+        ("", ""),
+        ("-", ""),
+        ("deu", ""),
+        (None, ""),
+        (7, ""),
+        (["de"], ""),
+        ("../de", ""),
+        ("de/../../secret", ""),
+        ("de\0", ""),
+        ("de" + "-x" * 500_000, "de"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_the_narrowest_there_is(wanted: object, chosen: str) -> None:
+    assert choose(THERE, wanted) == chosen
+
+
+@given(st.text())
+@example("/etc/passwd")
+def test_whatever_a_row_says_it_is_one_of_those_there(wanted: str) -> None:
+    assert choose(THERE, wanted) in THERE
+
+
+def test_the_shipped_mail_speaks_german() -> None:
+    templates = Templates(["dateplan_verified"])
+    assert templates.languages("dateplan_verified") == ["", "de"]
+    content = templates.render("dateplan_verified", {"place": "Café <Jane>", "language": "de-AT"})
+    assert content.subject == "Dein DatePlan ist jetzt bestätigt 🎉"
+    assert content.text.split("\n") == [
+        "Glückwunsch! Deine Verabredung bei Café <Jane> ist jetzt bestätigt.",
+        "",
+        "Alles bereit. Viel Spaß!",
+        "",
+        "-- ",
+        "Du bekommst diese Mail, weil in deinem Konto E-Mail-Benachrichtigungen eingeschaltet sind.",
+        "",
+    ]
+    html = content.html or ""
+    assert '<html lang="de">' in html
+    assert "Deine Verabredung bei Café &lt;Jane&gt; ist jetzt bestätigt." in html
+    english = [
+        word for word in ("Congratulations", "verified", "lovely", "You get", "VERIFIED", "Open") if word in html
+    ]
+    assert english == []
+    assert templates.variables("dateplan_verified", translated=True) == {"place"}
+
+
+def test_a_row_without_a_language_gets_the_default() -> None:
+    templates = Templates(["dateplan_verified"])
+    for language in ({}, {"language": None}, {"language": "fr"}):
+        assert "Congratulations" in templates.render("dateplan_verified", {"place": "x", **language}).text
+
+
+def test_a_region_takes_from_its_language_what_it_does_not_have(write: Write) -> None:
+    german = {"mail__de__subject_txt": "hallo", "mail__de__body_txt": "hallo {{ place }}"}
+    folder = write(**ENGLISH, **german, **{"mail__de-at__subject_txt": "servus"})
+    templates = Templates(["mail"], folder)
+    for language, subject in (("de", "hallo"), ("de-at", "servus"), ("en", "hello")):
+        content = templates.render("mail", {"place": "x", "language": language})
+        assert (content.subject, content.text) == (subject, "hello x\n" if language == "en" else "hallo x\n")
+
+
+def test_one_language_takes_nothing_from_another(write: Write) -> None:
+    folder = write(**ENGLISH, mail__de__body_txt="hallo")
+    with pytest.raises(RuleBroken, match=r"no template mail/de/subject\.txt\.j2"):
+        Templates(["mail"], folder)
+    write(mail__de__subject_txt="hallo", mail__body_html="<p>hello</p>")
+    with pytest.raises(RuleBroken, match=r"no template mail/de/body\.html\.j2, while mail has one"):
+        Templates(["mail"], folder)
+
+
+@pytest.mark.parametrize("name", ["DE", "de_AT", "x", "german!"])
+def test_a_folder_that_is_named_otherwise_breaks_the_rule(write: Write, name: str) -> None:
+    folder = write(**ENGLISH, **{f"mail/{name}/body_txt": "hallo"})
+    with pytest.raises(RuleBroken, match="name it in small letters, as de or pt-br"):
+        Templates(["mail"], folder)
+
+
+def test_a_folder_of_other_files_is_no_language(write: Write) -> None:
+    folder = write(**ENGLISH, mail__PARTS__footer_txt="bye")
+    assert Templates(["mail"], folder).languages("mail") == [""]
+
+
+def test_the_operators_translation_goes_before_the_shipped_one_file_by_file(write: Write) -> None:
+    folder = write(dateplan_verified__de__subject_txt="Hurra", dateplan_verified__fr__subject_txt="Bravo",
+                   dateplan_verified__fr__body_txt="Bravo", dateplan_verified__fr__body_html="<p>Bravo</p>")  # fmt: skip
+    templates = Templates(["dateplan_verified"], folder)
+    assert templates.languages("dateplan_verified") == ["", "de", "fr"]
+    content = templates.render("dateplan_verified", {"place": "x", "language": "de"})
+    assert content.subject == "Hurra"
+    assert content.text.startswith("Glückwunsch!")
+
+
+@pytest.mark.parametrize("part", ["body_txt", "body_html"])
+def test_words_that_were_rewritten_are_not_the_shipped_translations(write: Write, part: str) -> None:
+    templates = Templates(["dateplan_verified"], write(**{f"dateplan_verified__{part}": "We approve of {{ plan }}."}))
+    assert templates.languages("dateplan_verified") == [""]
+
+
+def test_a_translation_counts_only_where_the_lookup_names_languages(write: Write) -> None:
+    folder = write(**ENGLISH, mail__de__subject_txt="hallo", mail__de__body_txt="hallo {{ ort }}")
+    templates = Templates(["mail"], folder)
+    assert templates.variables("mail", translated=False) == {"place"}
+    assert templates.variables("mail", translated=True) == {"place", "ort"}
