@@ -40,6 +40,13 @@ def _off(value: object) -> object:
     return None if value == "off" else parse_duration(value)
 
 
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("is a number")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_no_truth)]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 DurationOrOff = Annotated[float | None, BeforeValidator(_off)]
 RateOrOff = Annotated[
@@ -90,7 +97,7 @@ class Smtp(Section):
     url: str = "smtp://127.0.0.1:25"
     auth: Literal["password", "xoauth2"] = "password"
     rate: RateOrOff = None
-    connections: int = Field(8, ge=1, le=200)
+    connections: Count = Field(8, ge=1, le=200)
     ca_file: Path | None = None
     ehlo_name: str | None = Field(None, pattern=r"^[A-Za-z0-9.\-\[\]:]{1,255}$")
     connect_timeout: Duration = 30.0
@@ -173,7 +180,7 @@ class Mail(Section):
 
 class Delivery(Section):
     in_doubt: Literal["resend", "hold"] = "resend"
-    max_attempts: int = Field(10, ge=1)
+    max_attempts: Count = Field(10, ge=1)
     max_age: DurationOrOff = None
     poll: Annotated[Duration, Field(ge=0.05)] = 5.0
     lease: Annotated[Duration, Field(ge=1)] = 10.0
@@ -377,17 +384,28 @@ def _explain(error: Any, values: Mapping[str, Any], file: Path | None) -> str:
     path = [str(part) for part in error["loc"]]
     *section, key = path[:3] if path[0] == "rules" else path[:2]
     place = f"[{'.'.join(section)}] {key}" if section else f"[{key}]"
-    node: Any = values
-    for part in path:
-        node = node.get(part) if isinstance(node, Mapping) else None
-    in_file = node is not None or (error["type"] == "missing" and path[0] in values)
+    in_file = _stands(values, error["loc"]) or (error["type"] == "missing" and path[0] in values)
     source = str(file) if in_file else f"environment, PGHERALD_{'_'.join(path[:2]).upper()}"
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(key, _known(path), n=1)
         return f"{source}: {place}: unknown key" + (f"; did you mean {close[0]!r}?" if close else "")
     if error["type"] == "missing":
         return f"{source}: {place}: is missing"
+    if path[2:] == ["[key]"]:
+        return f"{source}: [rules.{path[1]}]: a rule's name is small letters, digits and underscores, 40 at most"
     return f"{source}: {place}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _stands(node: Any, place: tuple[int | str, ...]) -> bool:
+    """Whether the file has this place, down to the element of a list. A name that is itself wrong is called ``[key]``."""
+    for part in place:
+        if part == "[key]":
+            return True
+        try:
+            node = node[part]
+        except (LookupError, TypeError):
+            return False
+    return True
 
 
 def _known(path: list[str]) -> list[str]:

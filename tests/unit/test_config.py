@@ -127,6 +127,7 @@ class TestRefused:
             ("smtp", "connections", "'many'"),
             ("smtp", "connections", "0"),
             ("smtp", "connections", "201"),
+            ("smtp", "connections", "true"),
             ("smtp", "ehlo_name", "'two words'"),
             ("smtp", "ca_file", "'/does/not/exist.pem'"),
             ("smtp", "dot_timeout", "'ten minutes'"),
@@ -138,6 +139,7 @@ class TestRefused:
             ("mail", "templates", "'/does/not/exist'"),
             ("delivery", "in_doubt", "'maybe'"),
             ("delivery", "max_attempts", "0"),
+            ("delivery", "max_attempts", "true"),
             ("delivery", "max_attempts", "1.5"),
             ("delivery", "max_age", "'never'"),
             ("delivery", "max_age", "true"),
@@ -250,7 +252,9 @@ class TestSmtpUrl:
 class TestRules:
     @pytest.mark.parametrize("name", ["Plan", "2nd", "plan-verified", "a" * 41])
     def test_a_name_is_what_a_trigger_can_be_called(self, name: str) -> None:
-        assert f"[rules.{name}]" in refused(RULE.replace("plan_verified]", f"{name}]") + LOOKUP)
+        assert f"pgherald.toml: [rules.{name}]: a rule's name is" in refused(
+            RULE.replace("plan_verified]", f"{name}]") + LOOKUP
+        )
 
     @pytest.mark.parametrize("key", ["table", "becomes", "template", "lookup"])
     def test_a_key_that_is_missing(self, key: str) -> None:
@@ -264,6 +268,8 @@ class TestRules:
             ("key = ['']", "key"),
             ("key = 3", "key"),
             ("require = 'place'", "require"),
+            ("require = ['place', 3]", "require"),
+            ("key = ['a', 3]", "key"),
             ("changed_at = 3", "changed_at"),
             ("column = ['a', 'b']", "column"),
         ],
