@@ -8,7 +8,7 @@ POLICY ?= both
 PINNED = --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-once test test-slow test-matrix check lint types imports lock wheel image clean chaos
+.PHONY: help demo demo-once test test-slow test-matrix check lint types imports lock wheel image clean chaos reply-table
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ test-slow: .venv/ready  ## the tests that take minutes, or PgBouncer or Spin
 .venv-matrix/ready: requirements-matrix.lock .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --requirement $< --target $(@D)
 	touch $@
+
+reply-table: .venv/ready  ## what every reply of a mail server leads to: expected, and seen
+	@$(BIN)/python -m tests.integration.test_reply_table
 
 test-matrix: .venv-matrix/ready  ## the tests on PostgreSQL 15, 16, 17 and 18; needs Debian's postgresql-15
 	$(BIN)/python tests/matrix.py --numprocesses $(JOBS)

@@ -15,7 +15,7 @@ from listener.message import message_key
 from listener.outbox import Event, Settlement, State
 from listener.pool import Pool
 from listener.replies import Verdict
-from listener.retry import backoff
+from listener.retry import FIRST, LONGEST, backoff
 from listener.rules import Rule
 from listener.smtp import Accepted, HandOver, InDoubt, NotSent, Refused, Withheld
 
@@ -150,16 +150,18 @@ class Delivery:
         # The server's trouble, not this message's. A little later, so that if it is the message after all, others go first.
         # Never before the server wants it.
         jitter = random.uniform(1.0, 1.5)  # noqa: S311 - spreads load, guards nothing
-        return Settlement(event, "available", "not_sent", verdict.reason, detail, delay=jitter * (verdict.delay or 0.7))
+        return Settlement(
+            event, "available", "not_sent", verdict.reason, detail, delay=jitter * (verdict.delay or 2 / 3)
+        )
 
     def _retry(self, event: Event, reason: str, detail: str, delay: float | None) -> Settlement:
         attempt = event.attempt + 1
         if attempt >= self._max_attempts:
             return Settlement(event, "failed", "failed", reason, f"{detail} (attempt {attempt}, the last)", counts=True)
-        first = delay if delay is not None else 10.0
-        return Settlement(
-            event, "available", "deferred", reason, detail, counts=True, delay=backoff(attempt, first=first)
-        )
+        # Around the delay that the reply suggests; a full mailbox is worth waiting for, for days.
+        first = 1.5 * delay if delay is not None else FIRST
+        pause = backoff(attempt, first, longest=max(LONGEST, 8 * first))
+        return Settlement(event, "available", "deferred", reason, detail, counts=True, delay=pause)
 
 
 def _not_allowed(event: Event, recipient: Address) -> Unmailed:
