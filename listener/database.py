@@ -14,7 +14,7 @@ from listener.pool import Pool, limited
 # A plan made while the outbox is empty, kept until it is full, took 22 s a claim. These leave only the index scans.
 _PINNED_PLANS = (
     "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; "
-    "SET enable_mergejoin = off; SET enable_sort = off; SET jit = off; "
+    "SET enable_mergejoin = off; SET enable_sort = off; SET jit = off; SET plan_cache_mode = force_generic_plan; "
     # A mark must be on the disk before the dot, whatever the database's own setting.
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )

@@ -299,6 +299,7 @@ class Worker:
 
     async def _carry(self) -> None:
         loop = asyncio.get_running_loop()
+        before: asyncio.Future[bool] | None = None
         while True:
             mailing, looked_up, at = await self._queue.get()
             if at is not None:
@@ -307,20 +308,24 @@ class Worker:
             if self._stopping or self._breaker.is_open or unpaced or loop.time() - looked_up > FRESH:
                 # The answer about consent has grown old, or nobody is there to take the mail, or not that much of it:
                 # back, for whoever can.
-                await self._settle(Settlement(mailing.event, "available"))
+                self._settle(Settlement(mailing.event, "available"))
                 continue
             try:
                 letter = self.delivery.write(mailing)
             except RuleBroken as exc:
                 self._hold(mailing.event.rule, exc)
-                await self._settle(Settlement(mailing.event, "available"))
+                self._settle(Settlement(mailing.event, "available"))
                 continue
-            await self._settle(letter if isinstance(letter, Settlement) else await self._send(letter))
+            before = self._settle(letter if isinstance(letter, Settlement) else await self._send(letter, before))
 
-    async def _send(self, letter: Letter) -> Settlement:
+    async def _send(self, letter: Letter, before: asyncio.Future[bool] | None) -> Settlement:
         # The mark is on its way to the disk while the envelope is on its way to the server.
         marked = self._recorder.mark(Mark(letter.event, str(letter.recipient), letter.message))
         worker = self._hand[letter.event.fence]
+        if before is not None:
+            # It goes with this mark, or has gone before it: one write for both, and never more than one event of a
+            # carrier `transmitting`. While nothing can be written, nothing is begun.
+            await before
 
         async def permission() -> bool:
             return await marked and self._outbox.leased(worker) and not self._stopping
@@ -337,10 +342,10 @@ class Worker:
             await self.pace.throttled(str(outcome.reply))
         return self.delivery.settlement(letter.event, outcome)
 
-    async def _settle(self, settlement: Settlement) -> None:
+    def _settle(self, settlement: Settlement) -> asyncio.Future[bool]:
         settled = self._recorder.settle(settlement)
         settled.add_done_callback(self._reporter(settlement))
-        await settled
+        return settled
 
     def _reporter(self, settlement: Settlement) -> Callable[[asyncio.Future[bool]], None]:
         def report(settled: asyncio.Future[bool]) -> None:

@@ -94,8 +94,9 @@ END $$;
 CREATE SEQUENCE IF NOT EXISTS pgherald.claim_id OWNED BY pgherald.outbox.claim;
 
 -- An event's history, one line longer; what repeats for days keeps its beginning and its end.
+-- VOLATILE, as its clock is: otherwise it is not inlined, and costs more than the UPDATE that calls it.
 CREATE OR REPLACE FUNCTION pgherald.noted(history jsonb, what text, detail text) RETURNS jsonb
-    LANGUAGE sql STABLE PARALLEL SAFE
+    LANGUAGE sql VOLATILE PARALLEL SAFE
     RETURN CASE WHEN jsonb_array_length(history) < 100 THEN history ELSE history - 50 END
         || jsonb_build_object('at', clock_timestamp(), 'what', what, 'detail', detail);
 

@@ -54,7 +54,7 @@ WITH settled AS (
       FROM unnest(%(ids)s::bigint[], %(claims)s::bigint[], %(states)s::text[], %(reasons)s::text[], %(counts)s::integer[],
                   %(delays)s::float8[], %(whats)s::text[], %(details)s::text[])
            AS s (id, claim, state, reason, counts, delay, what, detail)
-     WHERE o.id = s.id AND o.claim = s.claim
+     WHERE o.id = ANY (ARRAY[s.id]) AND o.claim = s.claim
        AND (o.state IN ('claimed', 'transmitting') OR o.state = 'in_doubt' AND s.state <> 'in_doubt'
             -- To be sent once more, and not yet taken up for that.
             OR o.state = 'available' AND s.state IN ('sent', 'failed'))
@@ -67,7 +67,7 @@ marked AS (
            history = pgherald.noted(o.history, 'transmitting', 'consent given')
       FROM unnest(%(mark_ids)s::bigint[], %(mark_claims)s::bigint[], %(recipients)s::text[], %(messages)b::bytea[])
            AS m (id, claim, recipient, message)
-     WHERE o.id = m.id AND o.claim = m.claim AND o.state = 'claimed'
+     WHERE o.id = ANY (ARRAY[m.id]) AND o.claim = m.claim AND o.state || '' = 'claimed'
     RETURNING m.id, m.claim)
 SELECT id, claim FROM settled UNION ALL SELECT id, claim FROM marked;
 

@@ -251,6 +251,33 @@ def test_the_claims_plan_stays_when_the_table_grows(database: Database, statisti
         assert len(conn.execute(claim).fetchall()) == 500
 
 
+RECORD = {
+    "ids": "bigint[]", "claims": "bigint[]", "states": "text[]", "reasons": "text[]", "counts": "integer[]", "delays": "float8[]",
+    "whats": "text[]", "details": "text[]", "hold": "boolean", "mark_ids": "bigint[]", "mark_claims": "bigint[]",
+    "recipients": "text[]", "messages": "bytea[]",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("events", [0, 1, 20_000])
+def test_outcomes_and_marks_are_written_by_primary_key_whatever_the_statistics_say(
+    database: Database, events: int
+) -> None:
+    """Planned for a table in which nothing is claimed, the whole index of what is claimed was read for each write."""
+    conn = database.connect()
+    conn.execute(_PINNED_PLANS)
+    capture(database, events)
+    database.execute("VACUUM ANALYZE pgherald.outbox")
+    text = QUERIES["record"]
+    for number, name in enumerate(RECORD, 1):
+        text = re.sub(rf"%\({name}\)[sb]", f"${number}", text)
+    conn.execute(f"PREPARE record ({', '.join(RECORD.values())}) AS {text}")
+    call = f"EXECUTE record ({', '.join(['NULL'] * len(RECORD))})"
+    plan = "\n".join(line for (line,) in conn.execute(f"EXPLAIN {call}"))
+    for alias in ("s", "m"):
+        assert re.search(rf"using outbox_pkey .*\n +Index Cond: \(id = ANY \(ARRAY\[{alias}.id\]\)\)", plan), plan
+    assert not re.search("Seq Scan|Sort|Bitmap|Hash|Merge|row_idx|claimed_idx", plan), plan
+
+
 def test_the_daemons_sessions_are_pinned_and_prepare_at_once(database: Database) -> None:
     """What the test above sets by hand."""
 
