@@ -15,6 +15,7 @@ from listener.breaker import Breaker
 from listener.database import opened, outbox_pool
 from listener.listen import Listener
 from listener.outbox import Event, Outbox, Settlement
+from listener.pace import Pace
 from listener.recorder import Recorder
 from listener.rules import default_rules
 from listener.worker import Worker
@@ -75,6 +76,7 @@ async def at_work(database: Database, kind: type[Sleeper] = Sleeper) -> AsyncIte
             taken,
             None,
             Breaker(),
+            Pace(pool, None),
             sender=None,
             connections=8,
             poll=POLL,  # type: ignore[arg-type]
