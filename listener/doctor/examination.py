@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from listener.composer import Message
 from listener.config import Settings
 from listener.doctor.finding import NotChecked
 from listener.queries import load
@@ -29,6 +30,8 @@ class Examination:
     version: int | None = None
     # By rule: rows that its lookup gave. None where it gave none because it failed.
     samples: dict[str, "Sample | None"] = field(default_factory=dict)
+    # By rule: a message in each language.
+    letters: dict[str, list[tuple[str, Message]]] = field(default_factory=dict)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:

@@ -1,24 +1,20 @@
 """From the row to the mail server: the lookup, the template, the sender, the server. No mail goes out."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from listener.address import Address, parse_address
 from listener.advice import advice
 from listener.database import lookup_pool, opened
 from listener.doctor.examination import QUERIES, Examination, Sample
-from listener.doctor.finding import NotChecked, Seen, fault, ok, warn
+from listener.doctor.finding import Seen, fault, ok, warn
 from listener.errors import BadData, ConfigError, RuleBroken
-from listener.lookup import Lookup, Mailing
-from listener.message import Stationery, build, message_key
-from listener.outbox import Event
-from listener.render import Templates
+from listener.lookup import Lookup
 from listener.replies import Scope
 from listener.rules import Rule
 from listener.smtp import Connection, Server, ServerTrouble, Timeouts, tls_context
@@ -108,49 +104,6 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(part)
 
 
-async def template(examination: Examination, rule: str) -> Seen:
-    """Compiled, its variables against the lookup's columns, and made a message of for the newest rows."""
-    settings = examination.settings
-    name = settings.rules[rule].template
-    try:
-        templates = Templates({name}, settings.mail.templates)
-    except RuleBroken as exc:
-        return fault(str(exc), f"the file is {name}'s; see [mail] templates")
-    if (sample := examination.samples.get(rule)) is None:
-        raise NotChecked("compiles, but the lookup gives it no row")
-    if missing := sorted(templates.variables(name, translated="language" in sample.columns) - sample.columns):
-        return fault(
-            f"{name} takes {missing[0]!r}, which the lookup does not give",
-            f"name it in the SELECT of [rules.{rule}] lookup, or take it out of the template",
-        )
-    made, broken = 0, list[str]()
-    for key, recipient, row in _mailable(settings.rules[rule], rule, sample):
-        now = datetime.now(UTC)
-        try:
-            content = templates.render(name, row)
-            stationery = Stationery(sender=settings.mail.sender, key_header=settings.mail.key_header)
-            build(stationery, content, recipient, message_key(b"doctor", rule, 0, now), now)
-        except BadData as exc:
-            broken.append(f"key {key}: {exc}")
-        else:
-            made += 1
-    if broken:
-        seen = f"fails for {len(broken)} of {made + len(broken)} rows; {broken[0]}"
-        remedy = f"correct the template {name}; see it with pgherald preview {rule} --key KEY"
-        return warn(seen, remedy) if made else fault(seen, remedy)
-    return ok(f"{name} renders, tried with {made} rows" if made else f"{name} compiles; there is no row to try it with")
-
-
-def _mailable(rule: Rule, name: str, sample: Sample) -> Iterator[tuple[str, Address, dict[str, Any]]]:
-    """The rows that could be mailed, had they the value and consent: others never come to the template."""
-    judge = Lookup(name, rule).judge
-    for key, rows in sample.rows.items():
-        event = Event(0, name, key, 0, 0, datetime.now(UTC), 0.0, 0, None, None, None)
-        verdict = judge(event, [{**row, "current": rule.becomes, "consent": True} for row in rows])
-        if isinstance(verdict, Mailing):
-            yield key, parse_address(str(rows[0]["email"])), rows[0]
-
-
 async def sender(examination: Examination) -> Seen:
     mail = examination.settings.mail
     for key, mailbox in (("from", mail.sender), ("envelope_from", mail.envelope_from)):
@@ -159,11 +112,22 @@ async def sender(examination: Examination) -> Seen:
                 f"[mail] {key} is {mailbox.address.local}@{domain}: other servers refuse it",
                 f"set [mail] {key} to an address at your own domain (PGHERALD_MAIL_{key.upper()})",
             )
-    return ok(f"mail goes out from {mail.sender.address}")
+    held = f", to {', '.join(mail.allow)} only" if mail.allow is not None else ""
+    held += f", all of it to {mail.redirect_to}" if mail.redirect_to is not None else ""
+    return ok(f"mail goes out from {mail.sender.address}{held}")
 
 
 async def smtp(examination: Examination) -> Seen:
-    """Connect, TLS, EHLO, AUTH, QUIT."""
+    """Connect, TLS, EHLO, AUTH, QUIT; or, where there is no server, whether the folder can be written to."""
+    mail = examination.settings.mail
+    if mail.transport == "console":
+        return ok("no mail server: messages go to stdout")
+    if mail.transport == "file":
+        assert mail.directory is not None
+        there = next(folder for folder in (mail.directory, *mail.directory.absolute().parents) if folder.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK)):
+            return fault(f"{there} cannot be written to", "correct its permissions, or [mail] directory")
+        return ok(f"no mail server: messages go to {mail.directory}")
     settings = examination.settings.smtp
     url = settings.server
     place = f"{url.host}:{url.port}"

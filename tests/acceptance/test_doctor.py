@@ -28,7 +28,9 @@ from tests.support.smtpd import answer
 from tests.support.standby import Standby
 
 RULE = "dateplan_verified"
-TRIGGERS, CAPTURE, LOOKUP, TEMPLATE = (f"{kind} {RULE}" for kind in ("triggers", "capture", "lookup", "template"))
+TRIGGERS, CAPTURE, LOOKUP, TEMPLATE, MAIL = (
+    f"{kind} {RULE}" for kind in ("triggers", "capture", "lookup", "template", "mail")
+)
 HEALTHY = {"daemon"}
 
 Examine = Callable[..., dict[str, Finding]]
@@ -106,7 +108,7 @@ def test_healthy(plan: int, pgherald: Pgherald, mail: MailServer) -> None:
     assert all(finding["seen"] and bool(finding["remedy"]) == (finding["state"] != "ok") for finding in findings)
     assert all(set(finding) == {"check", "state", "seen", "remedy"} for finding in findings)
     assert {finding["check"] for finding in findings if finding["state"] != "ok"} == HEALTHY
-    assert len(findings) == 19
+    assert len(findings) == 20
     assert mail.smtpd.seen["mail"] == 0
     assert pgherald("doctor", "--strict").returncode == 1
     lines = pgherald("doctor", check=True).stdout.splitlines()
@@ -140,7 +142,7 @@ def test_a_check_that_breaks_hides_no_other(plan: int, doctor: Examine, monkeypa
 
     monkeypatch.setattr(bell, "queue", breaks)
     findings = doctor()
-    assert len(findings) == 19
+    assert len(findings) == 20
     assert ill(findings) == HEALTHY
     assert findings["queue"].seen == "not checked: ZeroDivisionError: unforeseen"
 
@@ -154,7 +156,7 @@ def test_no_database_hides_no_other_fault(doctor: Examine, mail: MailServer) -> 
     assert ill(findings) == {"database", "sender", "smtp"}
     assert "refused" in findings["database"].seen
     assert all(bool(finding.remedy) == (finding.state is not State.ok) for finding in findings.values())
-    assert len(findings) == 19
+    assert len(findings) == 20
 
 
 def test_a_release_with_the_known_fault(
@@ -491,6 +493,69 @@ def test_a_template_that_fails(
     folder.mkdir(parents=True)
     (folder / "body.txt.j2").write_text(text)
     names(doctor(PGHERALD_MAIL_TEMPLATES=str(folder.parent)), TEMPLATE, state, *words)
+
+
+@pytest.mark.parametrize(
+    ("part", "text", "check", "words"),
+    [
+        ("body.html", "<b>{{ place | safe }}</b>", TEMPLATE, ("becomes markup in the HTML", "take | safe out")),
+        ("body.html", "<b title={{ place }}></b>", TEMPLATE, ("becomes markup in the HTML", "quotes")),
+        ("body.txt", "at {{ place }}", TEMPLATE, ("begin a line of its own", "| oneline")),
+        ("body.txt", "{{ place.index('f') }}", TEMPLATE, ("fails on a text with markup in it", "any text")),
+        ("body.html", "<p>{{ place }}</p>", MAIL, ("<html> has no lang", "pgherald preview")),
+        ("subject.txt", "", MAIL, ("the subject is empty",)),
+    ],
+    ids=["safe", "no quotes", "a line of its own", "hostile", "remarks", "no subject"],
+)
+def test_a_mail_that_is_not_right(
+    plan: int, doctor: Examine, tmp_path: Path, part: str, text: str, check: str, words: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "templates" / RULE
+    folder.mkdir(parents=True)
+    page = '<html lang="en"><meta charset="utf-8">' if words[0].startswith("becomes") else ""
+    (folder / f"{part}.j2").write_text(page + text)
+    names(doctor(PGHERALD_MAIL_TEMPLATES=str(folder.parent)), check, "warn", *words)
+
+
+def test_translations_are_tried_too(plan: int, doctor: Examine, tmp_path: Path) -> None:
+    def change(settings: Settings) -> Settings:
+        lookup = without(settings.rules[RULE].lookup, ", p.place", ", p.place, NULL::text AS language")
+        return rule_with(lookup=lookup)(settings)
+
+    findings = doctor(change)
+    assert ill(findings) == HEALTHY
+    assert findings[TEMPLATE].seen.endswith("in 2 languages")
+    folder = tmp_path / "templates" / RULE / "de"
+    folder.mkdir(parents=True)
+    (folder / "body.txt.j2").write_text("bei {{ place }}")
+    names(doctor(change, PGHERALD_MAIL_TEMPLATES=str(tmp_path / "templates")), TEMPLATE, "warn", "text part (de)")
+    (folder / "body.txt.j2").write_text("bei {{ ort }}")
+    names(doctor(change, PGHERALD_MAIL_TEMPLATES=str(tmp_path / "templates")), TEMPLATE, "fault", "'ort'")
+
+
+def test_links_that_lead_nowhere(plan: int, doctor: Examine) -> None:
+    linked = rule_with(link="/dateplans/{key}", unsubscribe="SELECT 1 WHERE '1' = ANY (%(keys)s)")
+    names(doctor(linked), MAIL, "warn", "no button", "no List-Unsubscribe")
+    there = {
+        "PGHERALD_MAIL_BASE_URL": "https://app.example.org",
+        "PGHERALD_HTTP_PUBLIC_URL": "https://mail.example.org",
+    }
+    assert ill(doctor(linked, **there)) == HEALTHY
+    names(doctor(linked, **{**there, "PGHERALD_HTTP_PUBLIC_URL": "http://mail.example.org"}), MAIL, "warn", "not https")
+    slug = rule_with(link="/dateplans/{slug}")
+    names(doctor(slug, **there), TEMPLATE, "fault", "link takes {slug}")
+
+
+def test_staging(plan: int, doctor: Examine, mail: MailServer, tmp_path: Path) -> None:
+    mail.stop()
+    env = {"PGHERALD_MAIL_TRANSPORT": "file", "PGHERALD_MAIL_DIRECTORY": str(tmp_path / "some" / "where")}
+    findings = doctor(**env, PGHERALD_MAIL_ALLOW="@example.org", PGHERALD_MAIL_REDIRECT_TO="qa@example.org")
+    assert ill(findings) == HEALTHY
+    assert findings["smtp"].seen == f"no mail server: messages go to {tmp_path}/some/where"
+    assert findings["sender"].seen.endswith("to @example.org only, all of it to qa@example.org")
+    (tmp_path / "some").write_text("in the way")
+    names(doctor(**env), "smtp", "fault", f"{tmp_path}/some cannot be written to")
+    assert ill(doctor(PGHERALD_MAIL_TRANSPORT="console")) == HEALTHY
 
 
 # The bell.
