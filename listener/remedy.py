@@ -61,9 +61,9 @@ def find(conn: psycopg.Connection[Any], wanted: Filter) -> list[Found]:
         return cursor.execute(_QUERIES["events"], values).fetchall()
 
 
-def apply(conn: psycopg.Connection[Any], remedy: Remedy, ids: list[int]) -> int:
-    """Do it to those that are still in a state it applies to; how many that were."""
-    values = {"ids": ids, "states": list(APPLIES[remedy]), "by": f"by {_who()}"}
+def apply(conn: psycopg.Connection[Any], remedy: Remedy, ids: list[int], by: str | None = None) -> int:
+    """Do it to those that are still in a state it applies to; how many that were. `by`: for their history."""
+    values = {"ids": ids, "states": list(APPLIES[remedy]), "by": by or f"by {_who()}"}
     with translated():
         done = len(conn.execute(_QUERIES[remedy], values).fetchall())
         if done:

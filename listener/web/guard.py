@@ -16,7 +16,8 @@ HEADERS = {
     ),
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # Not no-referrer: a form would then be sent with `Origin: null`, as if from nowhere.
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
@@ -80,7 +81,7 @@ def _welcome(host: str, names: Collection[str]) -> bool:
 
 def same_origin(request: web.Request) -> bool:
     """Whether a POST comes from this site's own page, or from no page at all."""
-    if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-        return False
+    if (site := request.headers.get("Sec-Fetch-Site")) is not None:
+        return site in ("same-origin", "none")
     origin = request.headers.get("Origin")
     return origin is None or urlsplit(origin).netloc.lower() == request.host.lower()

@@ -14,6 +14,7 @@ from listener.listen import Listener
 from listener.logs import log
 from listener.overview import Glance
 from listener.web.guard import dress, guard
+from listener.web.page import Page
 from listener.web.vitals import Vitals
 
 _LARGEST_BODY = 16 * 1024
@@ -32,6 +33,8 @@ class Site:
         )
         self._app.on_response_prepare.append(dress)
         self._app.add_routes(Vitals(health, glance, listener, breaker).routes())
+        self._page = Page(settings, health, glance)
+        self._app.add_routes(self._page.routes())
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=_GRACE, keepalive_timeout=30)
 
     def _hosts(self) -> tuple[str, ...]:
@@ -66,4 +69,5 @@ class Site:
         log.info("http_listening", url=f"http://{f'[{name}]' if ':' in name else name}:{number}")
 
     async def close(self) -> None:
+        self._page.closing.set()
         await self._runner.cleanup()

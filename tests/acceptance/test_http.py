@@ -107,7 +107,8 @@ class ProxyThread:
     def __init__(self, port: int) -> None:
         self._loop = asyncio.new_event_loop()
         self.proxy = Proxy(port)
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
         self._do(self.proxy.__aenter__())
 
     def _do(self, work: object) -> object:
@@ -122,6 +123,8 @@ class ProxyThread:
     def close(self) -> None:
         self._do(self.proxy.__aexit__(None, None, None))
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
 
 def test_listen_killed_is_seen_and_mended(database: Database, mail: MailServer, pgherald: Pgherald) -> None:

@@ -1,0 +1,131 @@
+"""The page in a real browser: a mail appears on it while somebody looks, in every size and light."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.support import wait_until
+from tests.support.command import Pgherald
+from tests.support.database import Database
+from tests.support.mail import MailServer
+from tests.support.smtpd import answer
+from tests.support.web import ANY_PORT, Client
+
+pytestmark = pytest.mark.slow
+
+RULE = "dateplan_verified"
+TOKEN = "correct-horse-battery"
+CHROMIUM = "/usr/bin/chromium"
+SIZES = {"desktop": {"width": 1200, "height": 860}, "phone": {"width": 360, "height": 740}}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    assert Path(CHROMIUM).exists(), "these tests need Debian's chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """What it complains of, or its content security policy refuses, is an error of the test."""
+    context = browser.new_context(viewport=SIZES["desktop"])
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    yield page
+    context.close()
+    assert said == []
+
+
+def test_a_mail_appears_while_one_looks(database: Database, mail: MailServer, pgherald: Pgherald, page: Page) -> None:
+    with pgherald.daemon(env=ANY_PORT) as daemon:
+        page.goto(Client(daemon).url)
+        expect(page.locator("#live")).to_have_text("live")
+        expect(page.locator("#latest")).to_contain_text("nothing yet")
+        expect(page.locator(".tile", has_text="sent").locator("b")).to_have_text("0")
+        plan = database.add_plan("Café", "jane@example.org")
+        database.verify(plan)
+        mail.wait_for(1)
+        expect(page.locator("#latest li")).to_contain_text("sent", timeout=20_000)
+        expect(page.locator(".tile", has_text="sent").locator("b")).to_have_text("1", timeout=20_000)
+        expect(page.locator("#plots rect.sent")).to_have_count(1)
+        expect(page.locator("#workers")).to_contain_text("holds the gate")
+        page.locator("#latest a.key").click()
+        expect(page.locator(".story")).to_contain_text("transmitting")
+        page.fill("input[name=key]", str(database.add_plan("Café", "other@example.org")))
+        page.locator(".search button").click()
+        expect(page.locator(".story")).to_contain_text("status is 'PE', not 'VE'")
+
+
+def test_a_person_acts(database: Database, mail: MailServer, pgherald: Pgherald, page: Page) -> None:
+    with pgherald.daemon(env={**ANY_PORT, "PGHERALD_HTTP_TOKEN": TOKEN}) as daemon:
+        mail.script("rcpt", answer("550 5.1.1 no such user"), times=1)
+        database.verify(database.add_plan("Café", "jane@example.org"))
+        wait_until(lambda: [event["state"] for event in database.events()] == ["failed"])
+        page.goto(Client(daemon).url)
+        expect(page.locator("#failed li")).to_contain_text("bad_address")
+        expect(page.locator(".act button")).to_have_count(0)
+        page.fill("input[name=token]", TOKEN)
+        page.get_by_text("Log in to act").click()
+        page.get_by_text("pause", exact=True).click()
+        expect(page.locator("#rules")).to_contain_text("paused since")
+        page.get_by_text("retry", exact=True).click()
+        expect(page.locator("#failed")).to_contain_text("nothing has failed")
+        expect(page.locator(".tile").first).to_contain_text("1")
+        assert mail.messages == []
+        page.get_by_text("resume", exact=True).click()
+        mail.wait_for(1)
+        expect(page.locator("#latest li")).to_contain_text("sent")
+        page.get_by_text("log out").click()
+        expect(page.locator(".act button")).to_have_count(0)
+
+
+def test_it_comes_back_with_the_daemon(database: Database, pgherald: Pgherald, browser: Browser) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    with pgherald.daemon(env=ANY_PORT) as daemon:
+        url = Client(daemon).url
+        page.goto(url)
+        expect(page.locator("#live")).to_have_text("live")
+    expect(page.locator("#live")).to_have_text("reconnecting")
+    with pgherald.daemon(env={"PGHERALD_HTTP_LISTEN": url.removeprefix("http://")}):
+        expect(page.locator("#live")).to_have_text("live", timeout=20_000)
+    context.close()
+
+
+@pytest.mark.parametrize("light", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_it_fits_and_can_be_read(
+    database: Database, mail: MailServer, pgherald: Pgherald, browser: Browser, size: str, light: str
+) -> None:
+    database.execute("INSERT INTO pgherald.outbox (rule, key, state, reason, settled_at) VALUES (%s, repeat('long', 60), 'failed', 'x', now())", (RULE,))  # fmt: skip
+    with pgherald.daemon(env=ANY_PORT) as daemon:
+        context = browser.new_context(viewport=SIZES[size], color_scheme=light)  # type: ignore[arg-type]
+        page = context.new_page()
+        page.goto(Client(daemon).url)
+        expect(page.locator("#failed .key")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size]["width"]
+        # Contrast of text and of what is less important, by WCAG 2.2: 4.5 to 1.
+        for selector in ("body", "small", ".mark.failed", ".axis"):
+            assert page.evaluate(CONTRAST, selector) >= 4.5, selector
+        context.close()
+
+
+CONTRAST = """(selector) => {
+  const part = (c) => { c /= 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
+  const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
+  const shine = ([r, g, b]) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+  const element = document.querySelector(selector);
+  const ink = shine(numbers(getComputedStyle(element).color));
+  let ground = element;
+  while (ground && (numbers(getComputedStyle(ground).backgroundColor)[3] === 0)) ground = ground.parentElement;
+  const paper = shine(numbers(getComputedStyle(ground).backgroundColor));
+  return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+}"""
