@@ -1,7 +1,7 @@
 """What to watch and what to send."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
@@ -35,6 +35,7 @@ class Rule(BaseModel):
     key: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ("id",)
     column: str = "status"
     becomes: str
+    capture: Literal["row", "statement"] = "row"
     template: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     require: tuple[str, ...] = ()
     changed_at: str = ""

@@ -50,10 +50,7 @@ def install_steps(rules: Mapping[str, Rule], *, roles: bool = False, daemon_role
             (grants[1] + grants[2]).replace("pgherald_daemon", _quoted(sql.Identifier(daemon_role))),
         )
     for name, rule in rules.items():
-        call = sql.SQL("SELECT pgherald.watch({}, {}, {}, {}, {});").format(
-            *map(sql.Literal, (name, rule.table, list(rule.key), rule.column, rule.becomes))
-        )
-        yield Step(f"rule {name}", _quoted(call), table=rule.table)
+        yield Step(f"rule {name}", f"{watch_call(name, rule)};", table=rule.table)
     # After all that waits for locks: it may take its time, and the locks' time is short.
     for name in rules:
         yield Step(
@@ -61,6 +58,14 @@ def install_steps(rules: Mapping[str, Rule], *, roles: bool = False, daemon_role
             f"DO $$ BEGIN WHILE pgherald.remember('{name}') LOOP COMMIT; END LOOP; END $$;",
             transaction=False,
         )
+
+
+def watch_call(name: str, rule: Rule) -> str:
+    return _quoted(
+        sql.SQL("SELECT pgherald.watch({}, {}, {}, {}, {}, {})").format(
+            *map(sql.Literal, (name, rule.table, list(rule.key), rule.column, rule.becomes, rule.capture))
+        )
+    )
 
 
 def uninstall_steps(rules: Mapping[str, Rule]) -> Iterator[Step]:

@@ -48,5 +48,6 @@ GRANT UPDATE (rate, throttled_at, next_at) ON pgherald.pace TO pgherald_daemon;
 GRANT USAGE ON SEQUENCE pgherald.claim_id TO pgherald_daemon;
 GRANT EXECUTE ON FUNCTION pgherald.version(), pgherald.noted(jsonb, text, text) TO pgherald_daemon;
 -- So that doctor can tell, as the daemon's role, whether a capture function is the one that watch() makes.
-GRANT EXECUTE ON FUNCTION pgherald.capture_body(text, regclass, text[], text[]), pgherald.key_expression(regclass, text[], text),
-                          pgherald.base_type(oid) TO pgherald_daemon;
+GRANT EXECUTE ON FUNCTION pgherald.capture_body(text, regclass, text[], text[]),
+                          pgherald.capture_statement_body(text, regclass, text[], text, text),
+                          pgherald.key_expression(regclass, text[], text), pgherald.base_type(oid), pgherald.gate() TO pgherald_daemon;

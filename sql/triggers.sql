@@ -56,14 +56,7 @@ CREATE TABLE IF NOT EXISTS pgherald.outbox (
     recipient    text,
     message      bytea,                                 -- zlib
     history      jsonb       NOT NULL DEFAULT '[]',
-    CONSTRAINT outbox_pkey PRIMARY KEY (id),
-    CONSTRAINT outbox_state_known CHECK (state IN
-        ('available', 'claimed', 'transmitting', 'in_doubt', 'sent', 'skipped', 'failed')),
-    CONSTRAINT outbox_available_scheduled CHECK (scheduled_at IS NOT NULL OR state <> 'available'),
-    CONSTRAINT outbox_claim_named CHECK (claim IS NOT NULL OR state NOT IN ('claimed', 'transmitting', 'in_doubt')),
-    CONSTRAINT outbox_settled_once CHECK ((settled_at IS NOT NULL) = (state IN ('sent', 'skipped', 'failed'))),
-    CONSTRAINT outbox_reason_given CHECK (reason IS NOT NULL OR state NOT IN ('skipped', 'failed')),
-    CONSTRAINT outbox_message_forgotten CHECK (settled_at IS NULL OR (message IS NULL AND recipient IS NULL))
+    CONSTRAINT outbox_pkey PRIMARY KEY (id)
 )
 -- An event is updated three times: leave room on the page, and vacuum by count, not by a share of a table that only grows.
 WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
@@ -87,6 +80,39 @@ BEGIN
     LOOP
         IF to_regclass('pgherald.' || name) IS NULL THEN
             EXECUTE format('CREATE INDEX %I ON pgherald.outbox %s', name, definition);
+        END IF;
+    END LOOP;
+END $$;
+
+-- What an event cannot be. As triggers of UPDATE and not as CHECKs: capture inserts what is good by its defaults, and would
+-- pay for the check of each row, since the server reads a CHECK's text anew for every statement that inserts; six of them
+-- were measured at 60 to 80 µs a row, several times all the rest. Who updates is the daemon, many rows a statement.
+CREATE OR REPLACE FUNCTION pgherald.refuse() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'event % would break %', NEW.id, TG_NAME
+        USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME, SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME;
+END $$;
+
+DO $$
+DECLARE
+    name       text;
+    never      text;
+BEGIN
+    FOR name, never IN VALUES
+        ('outbox_state_known', $never$ NEW.state NOT IN ('available', 'claimed', 'transmitting', 'in_doubt', 'sent', 'skipped', 'failed') $never$),
+        ('outbox_available_scheduled', $never$ NEW.scheduled_at IS NULL AND NEW.state = 'available' $never$),
+        ('outbox_claim_named', $never$ NEW.claim IS NULL AND NEW.state IN ('claimed', 'transmitting', 'in_doubt') $never$),
+        ('outbox_settled_once', $never$ (NEW.settled_at IS NOT NULL) <> (NEW.state IN ('sent', 'skipped', 'failed')) $never$),
+        ('outbox_reason_given', $never$ NEW.reason IS NULL AND NEW.state IN ('skipped', 'failed') $never$),
+        ('outbox_message_forgotten', $never$ NEW.settled_at IS NOT NULL AND (NEW.message IS NOT NULL OR NEW.recipient IS NOT NULL) $never$)
+    LOOP
+        IF EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE conrelid = 'pgherald.outbox'::regclass AND conname = name) THEN
+            EXECUTE format('ALTER TABLE pgherald.outbox DROP CONSTRAINT %I', name);     -- version 1
+        END IF;
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = 'pgherald.outbox'::regclass AND tgname = name) THEN
+            EXECUTE format('CREATE TRIGGER %I AFTER UPDATE ON pgherald.outbox FOR EACH ROW WHEN (%s) EXECUTE FUNCTION pgherald.refuse()',
+                           name, never);
         END IF;
     END LOOP;
 END $$;
@@ -132,6 +158,7 @@ CREATE TABLE IF NOT EXISTS pgherald.rule (
     watched_at    timestamptz NOT NULL DEFAULT pg_catalog.now(),
     remembered    boolean     NOT NULL DEFAULT false,   -- remember() has seen the whole table
     remembered_to text[],                               -- and until then, how far it has come
+    per           text        NOT NULL DEFAULT 'row' CONSTRAINT rule_per_known CHECK (per IN ('row', 'statement')),
     -- Since when its events wait for a person to let them go, NULL: they don't. Here and not in a daemon's memory, so that
     -- a pause holds for all daemons, and for one that is started during it. Capture goes on.
     paused_at     timestamptz
@@ -141,7 +168,9 @@ CREATE TABLE IF NOT EXISTS pgherald.rule (
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = 'pgherald.rule'::regclass AND attname = 'paused_at') THEN
-        ALTER TABLE pgherald.rule ADD COLUMN paused_at timestamptz;
+        ALTER TABLE pgherald.rule
+            ADD COLUMN per text NOT NULL DEFAULT 'row' CONSTRAINT rule_per_known CHECK (per IN ('row', 'statement')),
+            ADD COLUMN paused_at timestamptz;
     END IF;
 END $$;
 
@@ -199,6 +228,19 @@ CREATE OR REPLACE FUNCTION pgherald.base_type(type oid) RETURNS oid
     SELECT oid FROM chain WHERE typtype <> 'd'
 $$;
 
+-- How every capture ends.
+CREATE OR REPLACE FUNCTION pgherald.gate() RETURNS text
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $gate$ SELECT $text$    -- The gate. The daemon holds this lock exclusively while it sleeps, and only then. Got it shared: the daemon is awake
+    -- and cannot fall asleep before this transaction has ended, so it will find the row without being told. Refused: ring.
+    -- A NOTIFY takes one lock for the whole cluster at commit; without the gate all commits would queue behind each other.
+    IF NOT pg_catalog.pg_try_advisory_xact_lock_shared(726354, 1) THEN
+        -- A session that uses PREPARE TRANSACTION may not NOTIFY; it sets pgherald.ring to off and the daemon's poll finds the row.
+        IF COALESCE(pg_catalog.current_setting('pgherald.ring', true), '') OPERATOR(pg_catalog.<>) 'off' THEN
+            PERFORM pg_catalog.pg_notify('pgherald', '');
+        END IF;
+    END IF;
+$text$ $gate$;
+
 -- The body of a capture function. It runs with its owner's rights under a search_path that the caller chose, so every
 -- name in it is qualified: functions, types and operators. A SET search_path clause would do too, at 2 µs a row.
 CREATE OR REPLACE FUNCTION pgherald.capture_body(rule text, "table" regclass, key text[], moving_key text[]) RETURNS text
@@ -232,17 +274,47 @@ BEGIN
     RETURN format($capture$
 BEGIN%1$s
     INSERT INTO pgherald.outbox (rule, key) VALUES (%2$L, %3$s);
-    -- The gate. The daemon holds this lock exclusively while it sleeps, and only then. Got it shared: the daemon is awake
-    -- and cannot fall asleep before this transaction has ended, so it will find the row without being told. Refused: ring.
-    -- A NOTIFY takes one lock for the whole cluster at commit; without the gate all commits would queue behind each other.
-    IF NOT pg_catalog.pg_try_advisory_xact_lock_shared(726354, 1) THEN
-        -- A session that uses PREPARE TRANSACTION may not NOTIFY; it sets pgherald.ring to off and the daemon's poll finds the row.
-        IF COALESCE(pg_catalog.current_setting('pgherald.ring', true), '') OPERATOR(pg_catalog.<>) 'off' THEN
-            PERFORM pg_catalog.pg_notify('pgherald', '');
-        END IF;
+%4$s    RETURN NULL;
+END $capture$, guard, rule, key_of_new, pgherald.gate());
+END $body$;
+
+-- The same for a whole statement: one function call and one INSERT, however many rows. It sees all rows before and all rows
+-- after, but not which became which, so it goes by the key: news is a key that is in the value more often than it was.
+-- EXCEPT ALL, and no join: the plan is made once in a session, perhaps for one row, and must do for a million.
+-- A column's type may change under a function, unlike under a row trigger's WHEN; so the value is compared as text, which
+-- runs nobody's cast.
+CREATE OR REPLACE FUNCTION pgherald.capture_statement_body(rule text, "table" regclass, key text[], "column" text, value text)
+    RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+    in_value text := '%s.%I IS NOT NULL AND %s OPERATOR(pg_catalog.=) %L';
+    type     text := (SELECT format_type(pgherald.base_type(atttypid), -1) FROM pg_attribute
+                       WHERE attrelid = "table" AND attname = "column");
+    shown    text;
+BEGIN
+    -- '05' as the 5 that an integer column shows.
+    EXECUTE format('SELECT %s FROM (SELECT %L::%s AS %I) AS t', pgherald.key_expression("table", ARRAY["column"], 't'), value, type, "column")
+       INTO shown;
+    RETURN format($capture$
+BEGIN
+    IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+        INSERT INTO pgherald.outbox (rule, key) SELECT %1$L, %2$s FROM new_rows WHERE %3$s;
+    ELSE
+        INSERT INTO pgherald.outbox (rule, key)
+        SELECT %1$L, news.key
+          FROM (SELECT (%2$s) COLLATE pg_catalog."C" FROM new_rows WHERE %3$s
+                EXCEPT ALL
+                SELECT (%4$s) COLLATE pg_catalog."C" FROM old_rows WHERE %5$s) AS news (key);
     END IF;
-    RETURN NULL;
-END $capture$, guard, rule, key_of_new);
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+%6$s    RETURN NULL;
+END $capture$, rule,
+        pgherald.key_expression("table", key, 'new_rows'),
+        format(in_value, 'new_rows', "column", pgherald.key_expression("table", ARRAY["column"], 'new_rows'), shown),
+        pgherald.key_expression("table", key, 'old_rows'),
+        format(in_value, 'old_rows', "column", pgherald.key_expression("table", ARRAY["column"], 'old_rows'), shown),
+        pgherald.gate());
 END $body$;
 
 -- A row's key as text: the column itself, or, for several columns, an array literal, which is unambiguous.
@@ -299,8 +371,37 @@ BEGIN
     END LOOP;
 END $$;
 
+-- What a statement's trigger would miss without a word is refused.
+CREATE OR REPLACE FUNCTION pgherald.check_per(rule text, "table" regclass, "column" text, per text) RETURNS void
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    hint CONSTANT text := 'Watch it per row.';
+    type oid;
+BEGIN
+    IF per IS NULL OR per NOT IN ('row', 'statement') THEN
+        RAISE EXCEPTION 'rule "%": capture is per "row" or per "statement", not per "%"', rule, per
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF per = 'row' THEN
+        RETURN;
+    ELSIF EXISTS (SELECT FROM pg_class WHERE oid = "table" AND relkind = 'p')
+          OR EXISTS (SELECT FROM pg_inherits WHERE "table" IN (inhrelid, inhparent)) THEN
+        RAISE EXCEPTION 'rule "%": % is partitioned, or a partition, or inherits, and a statement that names the other table would not fire its triggers',
+            rule, "table" USING ERRCODE = 'wrong_object_type', HINT = hint;
+    END IF;
+    SELECT pgherald.base_type(atttypid) INTO type FROM pg_attribute WHERE attrelid = "table" AND attname = "column";
+    IF (SELECT typcategory NOT IN ('N', 'S', 'E', 'B') FROM pg_type WHERE oid = type) AND type <> 'uuid'::regtype
+       OR type IN ('float4'::regtype, 'float8'::regtype, 'money'::regtype, 'numeric'::regtype) THEN
+        RAISE EXCEPTION 'rule "%": column "%" of % is of type %, which has several texts for one value', rule, "column", "table", type::regtype
+            USING ERRCODE = 'invalid_parameter_value', HINT = hint;
+    END IF;
+END $$;
+
+-- Version 1 had one argument less, and a call that fits both is an error.
+DROP FUNCTION IF EXISTS pgherald.watch(text, regclass, text[], text, text);
+
 CREATE OR REPLACE FUNCTION pgherald.watch(
-        rule text, "table" regclass, key text[] DEFAULT '{id}', "column" text DEFAULT 'status', value text DEFAULT 'VE')
+        rule text, "table" regclass, key text[] DEFAULT '{id}', "column" text DEFAULT 'status', value text DEFAULT 'VE',
+        per text DEFAULT 'row')
     RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $watch$
 #variable_conflict use_variable
 DECLARE
@@ -311,8 +412,10 @@ DECLARE
     type        text;
     in_value    text;
     present     text[];
+    paused      timestamptz;
 BEGIN
     PERFORM pgherald.check_watch(rule, "table", key, "column");
+    PERFORM pgherald.check_per(rule, "table", "column", per);
     -- With typmod -1, so that the value is not cut to the column's length in the comparison; and not as a domain, whose
     -- constraint would be checked, and the application's write fail by it, and which, over an enum, has no operators.
     SELECT format_type(pgherald.base_type(atttypid), -1) INTO type FROM pg_attribute WHERE attrelid = "table" AND attname = "column";
@@ -326,13 +429,15 @@ BEGIN
         moving_key := coalesce(moving_key, key);
     END IF;
 
-    -- A rule that moves to another table, column or value starts anew.
+    -- A rule that moves to another table, column or value starts anew; paused, if it was.
+    SELECT paused_at INTO paused FROM pgherald.rule AS r WHERE r.rule = watch.rule;
     IF EXISTS (SELECT FROM pgherald.rule AS r WHERE r.rule = watch.rule
                 AND (r."table", r.key, r."column", r.value) IS DISTINCT FROM (watch."table", watch.key, watch."column", watch.value)) THEN
         PERFORM pgherald.unwatch(rule);
     END IF;
 
-    body := pgherald.capture_body(rule, "table", key, moving_key);
+    body := CASE per WHEN 'row' THEN pgherald.capture_body(rule, "table", key, moving_key)
+                     ELSE pgherald.capture_statement_body(rule, "table", key, "column", value) END;
     IF (SELECT prosrc FROM pg_proc WHERE oid = to_regproc(capture)) IS DISTINCT FROM body THEN
         EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS %L', capture, body);
         EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', capture);
@@ -343,14 +448,21 @@ BEGIN
 
     -- CREATE TRIGGER waits for the table's writers and makes them wait: not when the triggers are there already.
     SELECT array_agg(tgname) INTO present FROM pg_trigger
-     WHERE tgrelid = "table" AND tgfoid = to_regproc(capture) AND tgenabled IN ('O', 'A');
+     WHERE tgrelid = "table" AND tgfoid = to_regproc(capture) AND tgenabled IN ('O', 'A') AND (tgnewtable IS NULL) = (per = 'row');
     IF NOT coalesce(present @> ARRAY['pgherald_' || rule || '_update', 'pgherald_' || rule || '_insert'], false)
        OR (partitioned AND NOT present @> ARRAY['pgherald_' || rule || '_delete', 'pgherald_' || rule || '_end']) THEN
-        -- Without OF: a BEFORE trigger may set the column although the UPDATE does not name it.
-        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (NEW.%s AND OLD.%I::%s IS DISTINCT FROM NEW.%4$I::%5$s) EXECUTE FUNCTION %s()',
-                       'pgherald_' || rule || '_update', "table", in_value, "column", type, capture);
-        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW WHEN (NEW.%s) EXECUTE FUNCTION %s()',
-                       'pgherald_' || rule || '_insert', "table", in_value, capture);
+        IF per = 'statement' THEN
+            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION %s()',
+                           'pgherald_' || rule || '_update', "table", capture);
+            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION %s()',
+                           'pgherald_' || rule || '_insert', "table", capture);
+        ELSE
+            -- Without OF: a BEFORE trigger may set the column although the UPDATE does not name it.
+            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (NEW.%s AND OLD.%I::%s IS DISTINCT FROM NEW.%4$I::%5$s) EXECUTE FUNCTION %s()',
+                           'pgherald_' || rule || '_update', "table", in_value, "column", type, capture);
+            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW WHEN (NEW.%s) EXECUTE FUNCTION %s()',
+                           'pgherald_' || rule || '_insert', "table", in_value, capture);
+        END IF;
         IF partitioned THEN
             EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER DELETE ON %s FOR EACH ROW WHEN (OLD.%s) EXECUTE FUNCTION %s()',
                            'pgherald_' || rule || '_delete', "table", in_value, capture);
@@ -359,8 +471,9 @@ BEGIN
         END IF;
     END IF;
 
-    INSERT INTO pgherald.rule (rule, "table", key, "column", value)
-    VALUES (rule, "table", key, "column", value) ON CONFLICT ON CONSTRAINT rule_pkey DO NOTHING;
+    INSERT INTO pgherald.rule AS r (rule, "table", key, "column", value, per, paused_at)
+    VALUES (rule, "table", key, "column", value, per, paused)
+        ON CONFLICT ON CONSTRAINT rule_pkey DO UPDATE SET per = excluded.per WHERE r.per <> excluded.per;
 END $watch$;
 
 -- Takes a rule's triggers and function away; its events stay.

@@ -13,6 +13,7 @@ from listener.composer import Message
 from listener.config import Settings
 from listener.doctor.finding import NotChecked
 from listener.queries import load
+from listener.schema import VERSION
 
 QUERIES = load("doctor")
 _READING = "SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '5s'; SET LOCAL lock_timeout = '2s'"
@@ -28,6 +29,8 @@ class Examination:
     standby: bool = False
     installed: bool = True
     version: int | None = None
+    # Rules whose capture function names a column that is gone.
+    stale: set[str] = field(default_factory=set)
     # By rule: rows that its lookup gave. None where it gave none because it failed.
     samples: dict[str, "Sample | None"] = field(default_factory=dict)
     # By rule: a message in each language.
@@ -54,6 +57,8 @@ class Examination:
     def need_schema(self) -> None:
         if self.conn is not None and not self.installed:
             raise NotChecked("this database has no pgherald in it")
+        if self.version not in (None, VERSION):
+            raise NotChecked("the schema is of another version")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,16 @@ import psycopg
 from psycopg import sql
 
 from listener.doctor.examination import QUERIES, Examination
-from listener.doctor.finding import NotChecked, Seen, fault, ok
+from listener.doctor.finding import NotChecked, Seen, fault, ok, warn
 from listener.rules import Rule
-from listener.schema import watch_values
+from listener.schema import watch_call, watch_values
 
 # pg_trigger.tgtype: https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_trigger.h
 _ROW, _INSERT, _DELETE, _UPDATE = 1, 4, 8, 16
 _ROW_TRIGGERS = {"update": _ROW | _UPDATE, "insert": _ROW | _INSERT}
+_STATEMENT_TRIGGERS = {"update": _UPDATE, "insert": _INSERT}
+# The transition tables that the capture function reads: of the rows before, and after.
+_READS = {"update": ("old_rows", "new_rows"), "insert": (None, "new_rows")}
 _PARTITIONED = {"delete": _ROW | _DELETE, "end": _UPDATE | _DELETE}
 _INSTALL = "run `pgherald install`"
 
@@ -25,7 +28,8 @@ async def definitions(examination: Examination, rule: str) -> Seen:
     configured = examination.settings.rules[rule]
     rows = await examination.rows(QUERIES["triggers"], {"rule": rule, "table": configured.table})
     missed = f"; then see what was missed: pgherald backfill {rule} --dry-run"
-    wanted = _ROW_TRIGGERS | (_PARTITIONED if watched["partitioned"] else {})
+    by_row = watched["per"] == "row"
+    wanted = (_ROW_TRIGGERS if by_row else _STATEMENT_TRIGGERS) | (_PARTITIONED if watched["partitioned"] else {})
     own = {row["name"]: row for row in rows if row["parent"] is None}
     if missing := [kind for kind in wanted if f"pgherald_{rule}_{kind}" not in own]:
         return fault(f"{_names(rule, missing)} on {configured.table} is missing", _INSTALL + missed)
@@ -34,6 +38,11 @@ async def definitions(examination: Examination, rule: str) -> Seen:
         how = "disabled" if any(row["enabled"] == "D" for row in silent) else "enabled for replication only"
         mend = "; ".join(f"ALTER TABLE {row['table']} ENABLE TRIGGER {row['name']}" for row in silent)
         return fault(f"{which} {'is' if len(silent) == 1 else 'are'} {how}", mend + missed)
+    if not by_row and watched["related"]:
+        return fault(
+            f"{configured.table} is captured per statement, and has come to be a partition, or to inherit",
+            f'set capture = "row" in [rules.{rule}]; {_INSTALL}{missed}',
+        )
     conditions = await _conditions(examination, configured.becomes, watched)
     for row in own.values():
         kind = row["name"].removeprefix(f"pgherald_{rule}_")
@@ -43,11 +52,15 @@ async def definitions(examination: Examination, rule: str) -> Seen:
             what = "calls another function"
         elif row["type"] != wanted[kind] or row["columns"] or row["constraint"]:
             what = "fires at other times than watch() says"
+        elif (row["old_table"], row["new_table"]) != ((None, None) if by_row else _READS[kind]):
+            what = "names its transition tables otherwise"
         elif _bare(row["condition"] or "") not in conditions[kind]:
             what = f"has another condition: {row['condition']}"
         else:
             continue
         return fault(f"{row['name']} on {row['table']} was changed: it {what}", _again(rule, configured, row) + missed)
+    if watched["per"] != configured.capture:
+        return warn(f"capture is per {watched['per']}, and configured per {configured.capture}", _INSTALL)
     return ok(f"on {configured.table}, enabled, as watch() makes them")
 
 
@@ -59,6 +72,12 @@ async def _watched(examination: Examination, rule: str) -> Seen | dict[str, Any]
         return fault(f"there is no table {configured.table}, or no right to see it", f"correct [rules.{rule}] table")
     if row["watches"] is None:
         return fault(f"{configured.table} is not watched under this name", _INSTALL)
+    if row["gone"]:
+        examination.stale.add(rule)
+        return fault(
+            f"{configured.table} has no column {row['gone']} any more, and every write that brings a row to the value fails",
+            f"correct [rules.{rule}], then {_INSTALL}; or give the column its name back",
+        )
     if not row["as_configured"]:
         return fault(
             f"the database watches {row['watches']}, not what is configured", f"{_INSTALL}, or correct [rules.{rule}]"
@@ -72,10 +91,7 @@ def _names(rule: str, kinds: list[str]) -> str:
 
 def _again(rule: str, configured: Rule, row: dict[str, Any]) -> str:
     """watch() leaves alone what is there and enabled: the trigger has to go first, in the same transaction."""
-    watch = sql.SQL("SELECT pgherald.watch({}, {}, {}, {}, {})").format(
-        *map(sql.Literal, (rule, configured.table, list(configured.key), configured.column, configured.becomes))
-    )
-    return f"BEGIN; DROP TRIGGER {row['name']} ON {row['table']}; {watch.as_string(None)}; COMMIT"
+    return f"BEGIN; DROP TRIGGER {row['name']} ON {row['table']}; {watch_call(rule, configured)}; COMMIT"
 
 
 async def _conditions(examination: Examination, value: str, watched: dict[str, Any]) -> dict[str, set[str]]:
@@ -85,6 +101,8 @@ async def _conditions(examination: Examination, value: str, watched: dict[str, A
         value = (await examination.row(query))["value"]
     except psycopg.DataError:
         pass
+    if watched["per"] == "statement":
+        return {kind: {""} for kind in _STATEMENT_TRIGGERS}
     column = watched["column"]
     # As the server shows a constant: with standard_conforming_strings, a backslash is itself.
     quoted = "'" + value.replace("'", "''") + "'"
@@ -111,6 +129,8 @@ def _bare(condition: str) -> str:
 async def capture(examination: Examination, rule: str) -> Seen:
     """The rule's capture function against what this database's pgherald.capture_body() writes."""
     examination.need_schema()
+    if rule in examination.stale:
+        raise NotChecked("it names a column that is gone")
     rows = await examination.rows(QUERIES["capture"], {"rule": rule})
     if not rows:
         raise NotChecked("the rule is not watched")

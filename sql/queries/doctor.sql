@@ -37,6 +37,8 @@ WITH wanted (kind, name, privileges) AS (VALUES
         ('function', 'version',  '{EXECUTE}'),
         ('function', 'noted',    '{EXECUTE}'),
         ('function', 'capture_body',   '{EXECUTE}'),
+        ('function', 'capture_statement_body', '{EXECUTE}'),
+        ('function', 'gate',           '{EXECUTE}'),
         ('function', 'key_expression', '{EXECUTE}'),
         ('function', 'base_type',      '{EXECUTE}')),
 had AS (
@@ -64,6 +66,11 @@ SELECT quote_ident(current_user) AS role,
 SELECT c.oid IS NOT NULL AS table_exists, c.relkind = 'p' AS partitioned, quote_ident(%(column)s) AS "column",
        CASE WHEN r.rule IS NOT NULL THEN format('%%s.%%I = %%L', r."table", r."column", r.value) END AS watches,
        r."table"::oid = c.oid AND r.key = %(key)s AND r."column" = %(column)s AND r.value = %(value)s AS as_configured,
+       r.per, EXISTS (SELECT FROM pg_inherits WHERE r."table" IN (inhrelid, inhparent)) AS related,
+       -- The column as well where the function names it; a row trigger's WHEN follows a new name by itself.
+       (SELECT min(quote_ident(name))
+          FROM unnest(r.key || CASE r.per WHEN 'statement' THEN ARRAY[r."column"] ELSE '{}' END) AS name
+         WHERE NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = r."table" AND attname = name AND NOT attisdropped)) AS gone,
        (WITH RECURSIVE chain AS (
             SELECT t.oid, typtype, typbasetype FROM pg_attribute JOIN pg_type AS t ON t.oid = atttypid
              WHERE attrelid = c.oid AND attname = %(column)s
@@ -80,6 +87,7 @@ SELECT c.oid IS NOT NULL AS table_exists, c.relkind = 'p' AS partitioned, quote_
 SELECT t.tgname::text AS name, format('%%I.%%I', r.relnamespace::regnamespace::name, r.relname) AS "table", t.tgenabled::text AS enabled, t.tgtype::integer AS type,
        t.tgattr::text AS columns, t.tgconstraint <> 0 AS constraint, nullif(t.tgparentid, 0) AS parent,
        t.tgfoid IS NOT DISTINCT FROM capture.oid AS captures,
+       t.tgoldtable::text AS old_table, t.tgnewtable::text AS new_table,
        substring(pg_get_triggerdef(t.oid), ' WHEN \((.*)\) EXECUTE ') AS condition
   FROM (SELECT) AS one
   LEFT JOIN LATERAL (SELECT p.oid FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
@@ -96,7 +104,7 @@ SELECT p.prosrc AS body, p.prosecdef AS definer,
        p.proowner::regrole::text AS owner, o.relowner::regrole::text AS outbox_owner,
        has_table_privilege(p.proowner, o.oid, 'INSERT') AS owner_may_insert,
        (SELECT bool_and(has_function_privilege(f.oid, 'EXECUTE')) FROM pg_proc AS f
-         WHERE f.pronamespace = n.oid AND f.proname IN ('capture_body', 'key_expression', 'base_type')) AS may_compare
+         WHERE f.pronamespace = n.oid AND f.proname IN ('capture_body', 'capture_statement_body', 'key_expression', 'base_type', 'gate')) AS may_compare
   FROM pgherald.rule AS r
   JOIN pg_namespace AS n ON n.nspname = 'pgherald'
   JOIN pg_class AS o ON o.relnamespace = n.oid AND o.relname = 'outbox'
@@ -105,13 +113,14 @@ SELECT p.prosrc AS body, p.prosecdef AS definer,
 
 -- name: capture_body
 -- The key that stays when a row moves to another partition is found as watch() finds it.
-SELECT pgherald.capture_body(r.rule, r."table", r.key,
+SELECT CASE r.per WHEN 'statement' THEN pgherald.capture_statement_body(r.rule, r."table", r.key, r."column", r.value) ELSE
+       pgherald.capture_body(r.rule, r."table", r.key,
            CASE WHEN c.relkind = 'p' THEN coalesce((
                SELECT array_agg(name ORDER BY i)
                  FROM unnest(r.key) WITH ORDINALITY AS u(name, i)
                 WHERE name <> ALL (ARRAY(SELECT attname::text FROM pg_partition_tree(r."table") AS p
                                            JOIN pg_partitioned_table ON partrelid = p.relid
-                                           JOIN pg_attribute ON attrelid = p.relid AND attnum = ANY (partattrs)))), r.key) END) AS body
+                                           JOIN pg_attribute ON attrelid = p.relid AND attnum = ANY (partattrs)))), r.key) END) END AS body
   FROM pgherald.rule AS r JOIN pg_class AS c ON c.oid = r."table"
  WHERE r.rule = %(rule)s;
 

@@ -303,6 +303,50 @@ def test_a_trigger_changed_by_hand_and_its_remedy(
     assert ill(doctor()) == HEALTHY
 
 
+PER_STATEMENT = "SELECT pgherald.watch('dateplan_verified', 'public.dateplan', per => 'statement')"
+
+
+def test_captured_per_statement(plan: int, database: Database, doctor: Examine) -> None:
+    database.execute(PER_STATEMENT)
+    names(doctor(), TRIGGERS, "warn", "per statement, and configured per row", "pgherald install")
+    statement = rule_with(capture="statement")
+    assert ill(doctor(statement)) == HEALTHY
+    assert all_checked(doctor(statement))
+    name = "pgherald_dateplan_verified_update"
+    for trigger, words in (
+        ("REFERENCING OLD TABLE AS new_rows NEW TABLE AS old_rows FOR EACH STATEMENT", "transition tables"),
+        ("FOR EACH STATEMENT", "transition tables"),
+        ("FOR EACH ROW", "at other times"),
+    ):
+        database.execute(
+            sql.SQL(
+                f"CREATE OR REPLACE TRIGGER {name} AFTER UPDATE ON public.dateplan {trigger} EXECUTE FUNCTION {FUNCTION}"
+            )  # type: ignore[arg-type]
+        )
+        findings = doctor(statement)
+        names(findings, TRIGGERS, "fault", name, words)
+        database.execute(sql.SQL(findings[TRIGGERS].remedy.partition("; then")[0]))  # type: ignore[arg-type]
+        assert ill(doctor(statement)) == HEALTHY
+    database.execute("CREATE TABLE public.more () INHERITS (public.dateplan)")
+    names(doctor(statement), TRIGGERS, "fault", "to inherit", 'capture = "row"')
+
+
+def test_a_column_that_capture_names_is_renamed(plan: int, database: Database, doctor: Examine) -> None:
+    database.execute("ALTER TABLE public.dateplan RENAME id TO number")
+    findings = doctor()
+    assert ill(findings) == HEALTHY | {TRIGGERS, LOOKUP}
+    assert "public.dateplan has no column id any more, and every write" in findings[TRIGGERS].seen
+    assert findings[CAPTURE].seen == "not checked: it names a column that is gone"
+    database.execute(
+        "ALTER TABLE public.dateplan RENAME number TO id; ALTER TABLE public.dateplan RENAME status TO state"
+    )
+    assert "no column status" not in doctor()[TRIGGERS].seen, "a row trigger's condition follows the new name"
+    database.execute("ALTER TABLE public.dateplan RENAME state TO status")
+    database.execute(PER_STATEMENT)
+    database.execute("ALTER TABLE public.dateplan RENAME status TO state")
+    assert "no column status any more, and every write" in doctor(rule_with(capture="statement"))[TRIGGERS].seen
+
+
 def test_install_mends_what_it_is_said_to(plan: int, database: Database, doctor: Examine, pgherald: Pgherald) -> None:
     database.execute(
         """DROP TRIGGER pgherald_dateplan_verified_insert ON public.dateplan;

@@ -1,6 +1,6 @@
 """One ring a transaction, and only while the daemon sleeps; whoever did not ring keeps it from falling asleep unseen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -15,10 +15,15 @@ CLOSE = "SELECT pg_advisory_lock(726354, 1)"
 TRY = "SELECT pg_try_advisory_lock(726354, 1)"
 
 
-@pytest.fixture
-def plans(sandbox: Database) -> Database:
+WATCH = "SELECT pgherald.watch('dateplan_verified', 'public.dateplan', per => %s)"
+
+
+@pytest.fixture(params=["row", "statement"])
+def plans(sandbox: Database, request: pytest.FixtureRequest) -> Iterator[Database]:
+    sandbox.execute(WATCH, (request.param,))
     sandbox.execute("INSERT INTO public.dateplan (plan_id) SELECT generate_series(1, 9)")
-    return sandbox
+    yield sandbox
+    sandbox.execute(WATCH, ("row",))
 
 
 @pytest.fixture

@@ -1,17 +1,23 @@
-"""Every way by which a row can reach the value gives one event; nothing else gives any."""
+"""Every way by which a row can reach the value gives one event, captured per row or per statement; nothing else gives any."""
+
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 
 from tests.support.database import Database
 
+WATCH = "SELECT pgherald.watch('dateplan_verified', 'public.dateplan', per => %s)"
 
-@pytest.fixture
-def plans(sandbox: Database) -> Database:
+
+@pytest.fixture(params=["row", "statement"])
+def plans(sandbox: Database, request: pytest.FixtureRequest) -> Iterator[Database]:
     """1 and 2 are pending, 3 is verified, 4 has no status; none of them has an event."""
+    sandbox.execute(WATCH, (request.param,))
     sandbox.execute("INSERT INTO public.dateplan (id, status) VALUES (1, 'PE'), (2, 'PE'), (3, 'VE'), (4, NULL)")
     sandbox.execute("DELETE FROM pgherald.outbox")
-    return sandbox
+    yield sandbox
+    sandbox.execute(WATCH, ("row",))
 
 
 def captured(database: Database) -> list[str]:
@@ -59,7 +65,6 @@ NONE: dict[str, str] = {
     "another value": "UPDATE public.dateplan SET status = 'XX'",
     "the value again": "UPDATE public.dateplan SET status = 'VE' WHERE id = 3",
     "another column": "UPDATE public.dateplan SET plan_id = 7 WHERE id = 3",
-    "its key": "UPDATE public.dateplan SET id = 100 WHERE id = 3",
     "leaving": "UPDATE public.dateplan SET status = NULL WHERE id = 3",
     "delete": "DELETE FROM public.dateplan",
     "upsert, value again": UPSERT.format("3, 'VE'", "UPDATE SET status = 'VE'"),
@@ -82,6 +87,13 @@ def test_no_event(plans: Database, statement: str) -> None:
     assert captured(plans) == []
 
 
+@pytest.mark.parametrize(("plans", "keys"), [("row", []), ("statement", ["100"])], indirect=["plans"])
+def test_a_new_key_is_news_to_a_statement(plans: Database, keys: list[str]) -> None:
+    """Which sees rows before and rows after, and not which became which."""
+    plans.execute("UPDATE public.dateplan SET id = 100 WHERE id = 3")
+    assert captured(plans) == keys
+
+
 def test_a_row_that_comes_back_has_another_event(plans: Database) -> None:
     for status in ("VE", "VE", "PE", "VE", None, "VE"):
         plans.execute("UPDATE public.dateplan SET status = %s WHERE id = 1", (status,))
@@ -101,13 +113,16 @@ def test_a_thousand_in_one_statement(plans: Database) -> None:
     assert sorted(map(int, captured(plans))) == list(range(1001, 2001))
 
 
-def test_by_a_foreign_key_that_cascades(sandbox: Database) -> None:
+@pytest.mark.parametrize("per", ["row", "statement"])
+def test_by_a_foreign_key_that_cascades(sandbox: Database, per: str) -> None:
+    """Two updates of one row in the outer statement, the first of which brings it to the value."""
     sandbox.execute(
         """CREATE TABLE app.statuses (code text PRIMARY KEY);
-           CREATE TABLE app.plans (id int PRIMARY KEY, status text REFERENCES app.statuses ON UPDATE CASCADE);
-           INSERT INTO app.statuses VALUES ('old'); INSERT INTO app.plans VALUES (1, 'old');
-           SELECT pgherald.watch('cascade', 'app.plans')"""
+           CREATE TABLE app.plans (id int PRIMARY KEY, status text REFERENCES app.statuses ON UPDATE CASCADE,
+                                   other text REFERENCES app.statuses ON UPDATE CASCADE);
+           INSERT INTO app.statuses VALUES ('old'); INSERT INTO app.plans VALUES (1, 'old', 'old')"""
     )
+    sandbox.execute("SELECT pgherald.watch('cascade', 'app.plans', per => %s)", (per,))
     sandbox.execute("UPDATE app.statuses SET code = 'VE'")
     assert captured(sandbox) == ["1"]
 

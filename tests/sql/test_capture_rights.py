@@ -21,8 +21,8 @@ TABLES = """
     CREATE TABLE app.south PARTITION OF app.parted FOR VALUES IN ('south');
 """
 WATCHED = """
-    SELECT pgherald.watch('simple', 'app.simple'), pgherald.watch('worded', 'app.worded', value => 'two'),
-           pgherald.watch('mixed', 'app.mixed', '{a,b,c,d,e}'), pgherald.watch('parted', 'app.parted', '{id,region}')
+    SELECT pgherald.watch('simple', 'app.simple', per => %(per)s), pgherald.watch('worded', 'app.worded', value => 'two', per => %(per)s),
+           pgherald.watch('mixed', 'app.mixed', '{a,b,c,d,e}', per => %(per)s), pgherald.watch('parted', 'app.parted', '{id,region}')
 """
 WRITES = """
     INSERT INTO app.simple VALUES (1, 'VE'), (2, NULL);
@@ -46,11 +46,11 @@ def captured(database: Database) -> list[tuple[str, str]]:
     return sorted((event["rule"], event["key"]) for event in database.events())
 
 
-@pytest.fixture
-def app(sandbox: Database, application: Session) -> Session:
-    """The application's session, its tables in schema `app`, its own and watched."""
+@pytest.fixture(params=["row", "statement"])
+def app(sandbox: Database, application: Session, request: pytest.FixtureRequest) -> Session:
+    """The application's session, its tables in schema `app`, its own and watched; all that can be, also per statement."""
     application.execute(TABLES)
-    sandbox.execute(WATCHED)
+    sandbox.execute(WATCHED, {"per": request.param})
     return application
 
 
@@ -162,6 +162,12 @@ def set_traps(conn: Session) -> None:
 def test_names_early_in_its_search_path_are_not_used(app: Session, sandbox: Database, asleep: bool) -> None:
     set_traps(app)
     app.execute("CREATE TEMPORARY TABLE outbox (rule pg_catalog.text, key pg_catalog.text)")
+    for name in ("new_rows", "old_rows"):
+        app.execute(
+            sql.SQL("CREATE TEMPORARY TABLE {} (id pg_catalog.int4, status pg_catalog.text)").format(
+                sql.Identifier(name)
+            )
+        )
     app.execute("CREATE DOMAIN pg_temp.text AS pg_catalog.int4; CREATE DOMAIN pg_temp.bigint AS pg_catalog.int4")
     app.execute("SET search_path = pg_temp, app, pg_catalog")
     with pytest.raises(errors.RaiseException, match="trapped as"):
@@ -201,6 +207,20 @@ def test_its_casts_are_not_used(app: Session, sandbox: Database, table: str, key
     app.execute(sql.SQL("ALTER TABLE {table} ALTER {key} TYPE app.kind USING 'one'").format(**names))
     app.execute(sql.SQL("INSERT INTO {table} {insert}").format(**names))
     assert "one" in captured(sandbox)[0][1]
+
+
+@pytest.mark.parametrize("app", ["statement"], indirect=True)
+def test_its_casts_are_not_used_on_the_value(app: Session, sandbox: Database) -> None:
+    """A row trigger's WHEN keeps the column's type; nothing keeps it for a statement's."""
+    app.execute(
+        """CREATE FUNCTION app.text(app.kind) RETURNS text
+               LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped as %', current_user; END $$;
+           CREATE CAST (app.kind AS text) WITH FUNCTION app.text(app.kind) AS IMPLICIT;
+           ALTER TYPE app.kind ADD VALUE 'VE'"""
+    )
+    app.execute("ALTER TABLE app.simple ALTER status TYPE app.kind USING NULL")
+    app.execute("INSERT INTO app.simple VALUES (1, 'VE'), (2, 'one'); UPDATE app.simple SET status = 'VE'")
+    assert captured(sandbox) == [("simple", "1"), ("simple", "2")]
 
 
 def test_the_capture_function_is_its_owners(app: Session, sandbox: Database) -> None:

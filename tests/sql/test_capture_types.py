@@ -100,10 +100,19 @@ def test_composite_key_is_an_array_literal(typed: Database) -> None:
         assert typed.value("SELECT max(key)::text[] FROM pgherald.outbox")[1] == "7"
 
 
+SEVERAL_TEXTS = ("numeric(5,2)", "date")
+
+
+@pytest.mark.parametrize("per", ["row", "statement"])
 @pytest.mark.parametrize(("type_", "value", "other"), STATUSES)
-def test_status(typed: Database, type_: str, value: str, other: str) -> None:
+def test_status(typed: Database, type_: str, value: str, other: str, per: str) -> None:
     typed.execute(sql.SQL("CREATE TABLE app.plans (id int PRIMARY KEY, status {})").format(sql.SQL(type_)))
-    typed.execute("SELECT pgherald.watch('typed', 'app.plans', value => %s)", (value,))
+    watch = ("SELECT pgherald.watch('typed', 'app.plans', value => %s, per => %s)", (value, per))
+    if per == "statement" and type_ in SEVERAL_TEXTS:
+        with pytest.raises(errors.InvalidParameterValue, match="several texts for one value"):
+            typed.execute(*watch)
+        return
+    typed.execute(*watch)
     typed.execute("INSERT INTO app.plans VALUES (1, %s), (2, %s), (3, NULL)", (value, other))
     assert captured(typed) == ["1"]
     typed.execute("UPDATE app.plans SET status = %s", (value,))

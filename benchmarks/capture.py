@@ -1,0 +1,80 @@
+"""What capture costs the application: one statement that changes many rows, without triggers and with either kind.
+
+    python benchmarks/capture.py [--rows 100000] [--repetitions 7] [--binaries /usr/lib/postgresql/17/bin]
+
+The kinds are interleaved in random order, on an embedded server of its own; ratios are to the run without triggers of the
+same repetition, and every figure is a median. The table is as Django makes one: a primary key and two indexed foreign keys.
+"""
+
+import argparse
+import random
+import statistics
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import psycopg
+
+from listener.demo.cluster import Cluster
+from listener.resources import resource
+
+TABLE = """
+    CREATE TABLE public.dateplan (id bigint PRIMARY KEY, user_id bigint NOT NULL, plan_id bigint NOT NULL, status varchar(2) NOT NULL,
+                                  created_at timestamptz NOT NULL DEFAULT now(), updated_at timestamptz NOT NULL DEFAULT now());
+    CREATE INDEX ON public.dateplan (user_id); CREATE INDEX ON public.dateplan (plan_id);
+"""
+NEW = "INSERT INTO public.dateplan (id, user_id, plan_id, status) SELECT g, g %% 9999, g %% 999, %(status)s FROM generate_series(%(a)s, %(b)s) AS g"
+CHANGE = "UPDATE public.dateplan SET status = %(status)s, updated_at = now()"
+KINDS = ("none", "row", "statement")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--binaries", type=Path)
+    options = parser.parse_args()
+    taken: dict[tuple[str, str], list[float]] = defaultdict(list)
+    settings = {"shared_buffers": "512MB", "max_wal_size": "8GB", "autovacuum": "off"}
+    with Cluster(options.binaries, settings) as cluster, psycopg.connect(cluster.dsn(), autocommit=True) as conn:
+        conn.execute(TABLE)
+        conn.execute(resource("sql/triggers.sql").read_bytes())
+        for _ in range(options.repetitions):
+            for kind in random.sample(KINDS, len(KINDS)):
+                measure(conn, kind, options.rows, taken)
+        print(conn.info.parameter_status("server_version"), f"{options.rows} rows, {options.repetitions} repetitions")
+    for what in dict.fromkeys(what for what, _ in taken):
+        for kind in KINDS:
+            times = taken[what, kind]
+            ratios = [mine / without for mine, without in zip(times, taken[what, "none"], strict=True)]
+            added = 1e6 * (statistics.median(times) - statistics.median(taken[what, "none"])) / options.rows
+            spread = f"[{min(ratios):.2f}-{max(ratios):.2f}]"
+            print(
+                f"{what:22} {kind:10} {statistics.median(times):7.3f} s  x{statistics.median(ratios):.2f} {spread:14} +{added:.1f} us a row"
+            )
+
+
+def measure(conn: psycopg.Connection, kind: str, rows: int, taken: dict[tuple[str, str], list[float]]) -> None:
+    conn.execute("SELECT pgherald.unwatch('dateplan_verified')")
+    if kind != "none":
+        conn.execute("SELECT pgherald.watch('dateplan_verified', 'public.dateplan', per => %s)", (kind,))
+    conn.execute("TRUNCATE public.dateplan, pgherald.outbox")
+    first, second = {"a": 1, "b": rows}, {"a": rows + 1, "b": 2 * rows}
+    for what, statement, values in (
+        ("insert as PE", NEW, {"status": "PE", **first}),
+        ("update PE -> VE", CHANGE, {"status": "VE"}),
+        ("update VE -> VE", CHANGE, {"status": "VE"}),
+        ("update VE -> XX", CHANGE, {"status": "XX"}),
+        ("insert as VE", NEW, {"status": "VE", **second}),
+    ):
+        conn.execute("VACUUM public.dateplan")
+        conn.execute("CHECKPOINT")
+        begin = time.perf_counter()
+        conn.execute(statement, values)
+        taken[what, kind].append(time.perf_counter() - begin)
+    captured = conn.execute("SELECT count(*) FROM pgherald.outbox").fetchone()
+    assert captured == (0 if kind == "none" else 2 * rows,), captured
+
+
+if __name__ == "__main__":
+    main()
