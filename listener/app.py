@@ -11,7 +11,7 @@ from listener import __version__, metrics, schema
 from listener.breaker import Breaker
 from listener.composer import Composer
 from listener.config import Settings
-from listener.database import connect_async, lookup_pool, opened, outbox_pool, overview_pool, translated
+from listener.database import connect_async, lookup_pool, opened, outbox_pool, translated
 from listener.delivery import Delivery
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.health import Health
@@ -20,7 +20,6 @@ from listener.listen import Listener
 from listener.logs import log
 from listener.notify import ServiceManager
 from listener.outbox import Outbox
-from listener.overview import Glance
 from listener.pace import Pace
 from listener.post import Post
 from listener.pulse import Pulse
@@ -29,6 +28,7 @@ from listener.render import Templates
 from listener.retry import Trouble
 from listener.smtp import Server, Timeouts, tls_context
 from listener.transport import Console, Maildir, Transport
+from listener.unsubscribe import signing_key
 from listener.web.site import Site
 from listener.worker import Worker
 
@@ -56,6 +56,7 @@ class Daemon:
         self._lease = Lease(self._outbox, self._listener, self._breaker, settings.delivery.lease)
         self._pulse = Pulse(self._outbox)
         self._health = Health(settings, self._listener, self._breaker)
+        self._site = Site(settings, self._health, self._listener, self._breaker)
         self._templates = templates(settings)
         self._manager = ServiceManager()
         self._secret = b""
@@ -69,7 +70,7 @@ class Daemon:
         Raises:
             SchemaError, RuleBroken: what no waiting would mend.
         """
-        async with self._site(), self._working(wait=True) as worker:
+        async with self._site.served(), self._working(wait=True) as worker:
             self._in_background(worker.run())
             self._in_background(self._manager.watch(lambda seconds: self._turns(worker, seconds)))
             await self._stop.wait()
@@ -91,20 +92,6 @@ class Daemon:
             if self._crash is not None:
                 raise self._crash
             return await draining, *await self._outbox.waiting(list(self._settings.rules))
-
-    @asynccontextmanager
-    async def _site(self) -> AsyncIterator[None]:
-        """There before the database is, so that somebody can be told that it is not."""
-        pool = overview_pool(self._settings.database.url)
-        glance = Glance(pool)
-        site = Site(self._settings, self._health, glance, self._listener, self._breaker)
-        try:
-            await site.open()
-            yield
-        finally:
-            await site.close()
-            await glance.close()
-            await pool.close()
 
     @asynccontextmanager
     async def _working(self, *, wait: bool) -> AsyncIterator[Worker]:
@@ -162,6 +149,7 @@ class Daemon:
                     async with await connect_async(self._settings.database.url) as conn:
                         await schema.verify(conn, self._settings.rules)
                         self._secret = await schema.secret(conn)
+                        self._site.signs_with(signing_key(self._secret))
                         delivery = self._delivery(self._settings, self._templates)
                         await delivery.check(conn)
                 await self._outbox.register()

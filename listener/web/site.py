@@ -2,17 +2,21 @@
 
 import errno
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from listener.breaker import Breaker
 from listener.config import Settings
+from listener.database import opened, overview_pool, unsubscribe_pool
 from listener.errors import ConfigError
 from listener.health import Health
 from listener.listen import Listener
 from listener.logs import log
 from listener.overview import Glance
+from listener.web.consent import Consent
 from listener.web.guard import dress, guard
 from listener.web.page import Page
 from listener.web.vitals import Vitals
@@ -23,30 +27,49 @@ _GRACE = 1.0
 
 
 class Site:
-    def __init__(
-        self, settings: Settings, health: Health, glance: Glance, listener: Listener, breaker: Breaker
-    ) -> None:
+    """All that a daemon serves; it has its own connections to the database, two at most, that nothing else waits for."""
+
+    def __init__(self, settings: Settings, health: Health, listener: Listener, breaker: Breaker) -> None:
         self._http = settings.http
-        self._app = web.Application(
+        self._overview_pool = overview_pool(settings.database.url)
+        self._unsubscribe_pool = unsubscribe_pool(settings.database.url)
+        self._glance = Glance(self._overview_pool)
+        self._page = Page(settings, health, self._glance)
+        self._consent = Consent(health, self._unsubscribe_pool)
+        app = web.Application(
             middlewares=[guard(self._hosts(), urlsplit(settings.http.public_url).hostname)],
             client_max_size=_LARGEST_BODY,
         )
-        self._app.on_response_prepare.append(dress)
-        self._app.add_routes(Vitals(health, glance, listener, breaker).routes())
-        self._page = Page(settings, health, glance)
-        self._app.add_routes(self._page.routes())
-        self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=_GRACE, keepalive_timeout=30)
+        app.on_response_prepare.append(dress)
+        for part in (Vitals(health, self._glance, listener, breaker), self._page, self._consent):
+            app.add_routes(part.routes())
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GRACE, keepalive_timeout=30)
+
+    def signs_with(self, key: bytes) -> None:
+        """The key of the tokens in List-Unsubscribe, which is in the database."""
+        self._consent.key = key
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[None]:
+        """There before the database is, so that somebody can be told that it is not.
+
+        Raises:
+            ConfigError: the address was set by hand and cannot be had. The default gives way.
+        """
+        async with opened(self._overview_pool, self._unsubscribe_pool):
+            try:
+                await self._open()
+                yield
+            finally:
+                self._page.closing.set()
+                await self._runner.cleanup()
+                await self._glance.close()
 
     def _hosts(self) -> tuple[str, ...]:
         address = self._http.address
         return (*self._http.hosts, *((address[0],) if address else ()))
 
-    async def open(self) -> None:
-        """Listen where it is configured.
-
-        Raises:
-            ConfigError: that address was set by hand and cannot be had. The default gives way.
-        """
+    async def _open(self) -> None:
         if self._http.address is None:
             return
         # What aiohttp notices of strangers' broken requests is no trouble of ours.
@@ -67,7 +90,3 @@ class Site:
             return
         name, number = self._runner.addresses[0][:2]
         log.info("http_listening", url=f"http://{f'[{name}]' if ':' in name else name}:{number}")
-
-    async def close(self) -> None:
-        self._page.closing.set()
-        await self._runner.cleanup()

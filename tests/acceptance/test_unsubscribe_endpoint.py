@@ -1,0 +1,106 @@
+"""List-Unsubscribe followed: by a person, by a mail provider, by a scanner and by a stranger."""
+
+import re
+
+from listener.unsubscribe import Subscription, make_token, signing_key
+from tests.support.command import Pgherald
+from tests.support.database import Database
+from tests.support.web import ANY_PORT, Client
+
+RULE = "dateplan_verified"
+CONFIG = """
+[http]
+public_url = "https://mail.example.org"
+
+[rules.dateplan_verified]
+table = "public.dateplan"
+becomes = "VE"
+template = "dateplan_verified"
+require = ["place"]
+lookup = '''
+  SELECT d.id AS key, d.status AS current, u.email, u.email_notifications_enabled AS consent, p.place
+    FROM public.dateplan d LEFT JOIN public.users u ON u.id = d.user_id LEFT JOIN public.plan p ON p.id = d.plan_id
+   WHERE d.id = ANY (%(keys)s::bigint[])
+'''
+unsubscribe = '''
+  UPDATE public.users AS u SET email_notifications_enabled = false
+    FROM public.dateplan AS d WHERE u.id = d.user_id AND d.id = ANY (%(keys)s::bigint[])
+'''
+"""
+ONE_CLICK = "List-Unsubscribe=One-Click"
+
+
+def path_of(database: Database, key: object) -> str:
+    secret = str(database.value("SELECT value FROM pgherald.secret")).replace("-", "").encode()
+    return f"/unsubscribe/{make_token(signing_key(secret), Subscription(RULE, str(key)))}"
+
+
+def consents(database: Database) -> list[bool]:
+    return [row[0] for row in database.execute("SELECT email_notifications_enabled FROM public.users ORDER BY id")]
+
+
+def without_nonce(text: str) -> str:
+    return re.sub(r'nonce="[^"]*"', "", text)
+
+
+def test_by_one_click(database: Database, pgherald: Pgherald) -> None:
+    (pgherald.folder / "pgherald.toml").write_text(CONFIG, encoding="utf-8")
+    plan, _ = database.add_plan("Café", "a@example.org"), database.add_plan("Café", "b@example.org")
+    path = path_of(database, plan)
+    with pgherald.daemon(env=ANY_PORT) as daemon:
+        client = Client(daemon)
+        # A scanner follows the link.
+        asked = client.get(path, Host="mail.example.org")
+        assert asked.status == 200
+        assert 'method="post"' in asked.text
+        assert consents(database) == [True, True]
+        # A provider presses, from no page; and again.
+        done = client.post(path, ONE_CLICK, Host="mail.example.org")
+        assert (done.status, "You are unsubscribed" in done.text) == (200, True)
+        assert consents(database) == [False, True]
+        again = client.post(path, ONE_CLICK, Host="mail.example.org", Origin="https://mail.google.com")
+        # Nobody's token, a row that is not there, one that is no number: the same answer, to the byte.
+        strange = [path_of(database, 4711), path_of(database, 1)[:-2] + "xx", "/unsubscribe/x", "/unsubscribe/%00"]
+        answers = [done, again, *(client.post(where, ONE_CLICK) for where in strange)]
+        assert {answer.status for answer in answers} == {200}
+        assert len({without_nonce(answer.text) for answer in answers}) == 1
+        assert len({without_nonce(client.get(where).text) for where in [path, *strange]}) == 1
+        for answer in (asked, *answers):
+            assert not {"set-cookie", "location"} & answer.headers.keys()
+            assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+            assert answer.headers["referrer-policy"] == "no-referrer"
+        assert consents(database) == [False, True]
+        # A multipart body is one click too.
+        body = '--x\r\nContent-Disposition: form-data; name="List-Unsubscribe"\r\n\r\nOne-Click\r\n--x--\r\n'
+        assert client.post(path, body, Content_Type="multipart/form-data; boundary=x").status == 200
+
+
+def test_by_the_public_name_nothing_else_is_there(database: Database, pgherald: Pgherald) -> None:
+    (pgherald.folder / "pgherald.toml").write_text(CONFIG, encoding="utf-8")
+    with pgherald.daemon(env=ANY_PORT) as daemon:
+        client = Client(daemon)
+        for path in (
+            "/",
+            "/metrics",
+            "/readyz",
+            "/events",
+            "/explain?rule=x&key=1",
+            "/static/page.css",
+            "/unsubscribe",
+        ):
+            assert client.get(path, Host="mail.example.org").status == 421
+        assert client.get("/unsubscribe/x", Host="evil.example").status == 421
+
+
+def test_too_many_and_what_cannot_be_done(database: Database, pgherald: Pgherald) -> None:
+    (pgherald.folder / "pgherald.toml").write_text(CONFIG, encoding="utf-8")
+    path = path_of(database, database.add_plan("Café", "a@example.org"))
+    with pgherald.daemon(env=ANY_PORT) as daemon:
+        client = Client(daemon)
+        database.execute("ALTER TABLE public.users RENAME COLUMN email_notifications_enabled TO other")
+        failed = client.post(path, ONE_CLICK)
+        assert (failed.status, failed.headers["retry-after"]) == (503, "60")
+        assert "other" not in failed.text
+        daemon.wait_event("unsubscribe_failed")
+        answers = {client.post("/unsubscribe/x", ONE_CLICK).status for _ in range(400)}
+        assert answers == {200, 503}
