@@ -9,7 +9,7 @@ CANIEMAIL ?= 1.0.5
 PINNED = --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-once test test-slow test-matrix check lint types imports lock wheel image clean chaos reply-table clients
+.PHONY: help demo demo-once test test-slow test-matrix check lint types imports lock wheel image clean chaos reply-table clients pictures
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -68,6 +68,9 @@ clients: .venv/ready  ## what mail programs lack, from npm's caniemail; CANIEMAI
 	set -e; made=$$(mktemp -d); npm pack --silent --pack-destination $$made caniemail@$(CANIEMAIL) >/dev/null; \
 	tar --extract --gzip --file $$made/caniemail-*.tgz --directory $$made; \
 	$(BIN)/python -m tests.support.caniemail $$made/package/package.json $$made/package/data/caniemail.json; rm -r $$made
+
+pictures: .venv/ready  ## of the shipped mail, for the docs; needs Debian's chromium and fonts-noto-color-emoji
+	$(BIN)/python -m tests.support.pictures
 
 wheel: .venv/ready  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist

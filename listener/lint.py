@@ -80,7 +80,7 @@ def _page(html: str, text: str) -> Iterator[str]:
             yield f"the text part lacks the link {_short(link)}"
     for feature in sorted(page.features & _lacking().keys()):
         name = feature.partition("-")[2].replace("-", " ")
-        yield f"{name}: {', '.join(_lacking()[feature])} can do without it only (caniemail.com/features/{feature})"
+        yield f"{name}: {', '.join(_lacking()[feature])} cannot show it (caniemail.com/features/{feature})"
 
 
 class _Page(HTMLParser):

@@ -1,5 +1,6 @@
 """One message of a rule, made as the daemon makes it, for eyes only: its Message-ID and its link to unsubscribe are none."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from secrets import token_bytes
@@ -15,15 +16,21 @@ from listener.lookup import Lookup, Mailing
 from listener.message import message_key
 from listener.outbox import Event
 from listener.render import Templates
+from listener.rules import show_key
 
 _NOBODY = "nobody@example.org"
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """`note` says why this row's mail would not really go out, if it would not."""
+    """`note` says why this row's mail would not really go out, if it would not.
 
+    `translations`: by language, where the lookup names one, the message as another reader would get it.
+    """
+
+    key: str
     message: Message
+    translations: Mapping[str, Message]
     note: str | None
 
 
@@ -73,8 +80,14 @@ async def make(
         note = f"this row's mail would not go out: {verdict.reason}" + (
             f" ({verdict.detail})" if verdict.detail else ""
         )
+    address, no_key = to or recipient, message_key(token_bytes(32), name, 0, now)
+    languages = templates.languages(rule.template) if "language" in rows[0] else []
     try:
-        message = composer.compose(name, key, rows[0], to or recipient, message_key(token_bytes(32), name, 0, now), now)
+        message = composer.compose(name, key, rows[0], address, no_key, now)
+        translations = {
+            language or "default": composer.compose(name, key, {**rows[0], "language": language}, address, no_key, now)
+            for language in languages
+        }
     except BadData as exc:
         raise PgheraldError(f"the message for key {key} cannot be made: {exc}") from exc
-    return Sample(message, note)
+    return Sample(show_key(rule, key), message, translations, note)

@@ -1,12 +1,13 @@
 """preview, send-test: the mail itself, for eyes and for the server."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from listener import app, logs, sample, trial
+from listener import app, gallery, logs, sample, trial
 from listener.address import Address, parse_address
 from listener.breaker import Breaker
 from listener.cli.options import configured, settings, the_rule
@@ -23,14 +24,18 @@ _PATIENCE = {"connect_timeout": 10.0, "command_timeout": 30.0, "data_timeout": 3
 @click.argument("rule")
 @click.option("--key", help="Of the row to show; else the one with the greatest key that is in the value.")
 @click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), help="Write RULE.eml, .html and .txt into this folder."
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write RULE.eml, .html and .txt into this folder, and index.html, which shows them side by side.",
 )
 @configured
 def preview(rule: str, key: str | None, out: Path | None, config_file: Path | None) -> None:
     """Show the message as it would be sent. No mail goes out, and nothing is written to the database.
 
+    Where the lookup names a language, --out writes every translation too.
+
     \b
-    Example:  pgherald preview dateplan_verified --key 4711 --out /tmp
+    Example:  pgherald preview dateplan_verified --key 4711 --out /tmp/mail
     """
     loaded = settings(config_file)
     watched = the_rule(loaded, rule)
@@ -38,19 +43,25 @@ def preview(rule: str, key: str | None, out: Path | None, config_file: Path | No
     if shown.note:
         click.echo(f"note: {shown.note}", err=True)
     if out is None:
-        click.echo(
-            f"To: {shown.message.recipient}\nSubject: {shown.message.content.subject}\n\n{shown.message.content.text}"
-        )
+        read = gallery.read(shown.message)
+        click.echo(f"To: {shown.message.recipient}\nSubject: {read.subject}\n\n{read.text}")
         return
     out.mkdir(parents=True, exist_ok=True)
-    for suffix, data in (
-        ("eml", shown.message.octets),
-        ("html", (shown.message.content.html or "").encode()),
-        ("txt", shown.message.content.text.encode()),
-    ):
-        file = out / f"{rule}.{suffix}"
-        file.write_bytes(data)
-        click.echo(file)
+    for file, data in _files(rule, shown):
+        (out / file).write_bytes(data)
+        click.echo(out / file)
+
+
+def _files(rule: str, shown: sample.Sample) -> Iterator[tuple[str, bytes]]:
+    translations = {name: message for name, message in shown.translations.items() if name != "default"}
+    for name, message in {"": shown.message, **translations}.items():
+        stem = f"{rule}.{name}" if name else rule
+        read = gallery.read(message)
+        yield f"{stem}.eml", message.octets
+        yield f"{stem}.txt", read.text.encode()
+        if read.html is not None:
+            yield f"{stem}.html", read.html.encode()
+    yield "index.html", gallery.page(rule, shown.key, {"as sent": shown.message, **shown.translations}).encode()
 
 
 class _AddressType(click.ParamType[Address]):

@@ -69,7 +69,7 @@ async def template(examination: Examination, rule: str) -> Seen:
     if hole is not None:
         return warn(f"{name}: {hole[0]}", hole[1])
     translated = f", in {len(languages)} languages" if len(languages) > 1 else ""
-    return ok(f"{name} renders, tried with {made} rows and a hostile one{translated}")
+    return ok(f"{name} renders, tried with {made} row{'s' if made != 1 else ''} and a hostile one{translated}")
 
 
 async def mail(examination: Examination, rule: str) -> Seen:

@@ -81,7 +81,7 @@ def test_the_shipped_mail_speaks_german() -> None:
         "Alles bereit. Viel Spaß!",
         "",
         "-- ",
-        "Du bekommst diese Mail, weil in deinem Konto E-Mail-Benachrichtigungen eingeschaltet sind.",
+        "Du bekommst diese Mail, weil in deinem Konto Benachrichtigungen per Mail eingeschaltet sind.",
         "",
     ]
     html = content.html or ""

@@ -1,0 +1,100 @@
+"""preview: the message as it would be sent, on the screen, in files and on one page; and no mail goes out."""
+
+import email
+import email.policy
+import re
+from html import unescape
+from pathlib import Path
+
+from listener.rules import default_rules
+from tests.support.command import Pgherald
+from tests.support.database import Database
+from tests.support.mail import MailServer
+
+RULE = "dateplan_verified"
+HOSTILE = "</pre></iframe><script>alert(1)</script>\"' \x1b[31m\x9b1m\r\nEvil"
+
+
+def written(pgherald: Pgherald, folder: Path, *arguments: object, **env: str) -> dict[str, str]:
+    done = pgherald("preview", RULE, "--out", folder, *arguments, env=env, check=True)
+    assert sorted(map(Path, done.stdout.splitlines())) == sorted(folder.iterdir())
+    return {file.name: file.read_bytes().decode() for file in folder.iterdir()}
+
+
+def test_on_the_screen_and_nothing_happens(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
+    plan = database.add_plan(HOSTILE, "anna@example.org", status="VE")
+    before = database.events()
+    done = pgherald("preview", RULE, check=True)
+    assert done.stdout.startswith("To: anna@example.org\nSubject: Your DatePlan is now verified 🎉\n\nCongratulations!")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", done.stdout), "what could take over a terminal"
+    assert pgherald("preview", RULE, "--key", plan, check=True).stdout == done.stdout
+    assert database.events() == before
+    assert mail.smtpd.connections == 0
+
+
+def test_files_and_a_page(database: Database, pgherald: Pgherald, tmp_path: Path) -> None:
+    database.add_plan(HOSTILE, "anna@example.org", status="VE")
+    files = written(pgherald, tmp_path / "new" / "folder")
+    assert sorted(files) == [f"{RULE}.eml", f"{RULE}.html", f"{RULE}.txt", "index.html"]
+    message = email.message_from_string(files[f"{RULE}.eml"], policy=email.policy.default)
+    assert not message.defects
+    assert message["To"] == "anna@example.org"
+
+    page = files["index.html"]
+    frames = re.findall(r'<iframe sandbox title="([^"]*)" width="(\d+)" height="\d+" srcdoc="([^"]*)"></iframe>', page)
+    assert [(title, width) for title, width, _ in frames] == [
+        ("Desktop, light", "660"), ("Phone, light", "360"), ("Desktop, dark", "660"), ("Phone, dark", "360"),
+    ]  # fmt: skip
+    for title, _, source in frames:
+        inside = unescape(source)
+        assert "<script" not in inside
+        assert ("@media (min-width: 0) {" in inside) == title.endswith("dark")
+        assert ("@media (max-width: 0) {" in inside) == title.endswith("light")
+    around = re.sub(r'srcdoc="[^"]*"', "", page)
+    assert "<script" not in around
+    assert "\x1b" not in page
+    assert around.count("</pre>") == around.count("<pre") == 2
+    # Nothing is loaded: what is no data stands nowhere but in a link of the mail's.
+    assert not re.search(r"(?:src|href|url)\s*[=(]", around)
+    assert "default-src 'none'" in page
+
+
+def test_every_translation_where_the_lookup_names_a_language(
+    database: Database, pgherald: Pgherald, tmp_path: Path
+) -> None:
+    rule = default_rules()[RULE]
+    (tmp_path / "pgherald.toml").write_text(
+        f'''[rules.{RULE}]
+table = "public.dateplan"
+becomes = "VE"
+template = "{RULE}"
+lookup = """{rule.lookup.replace(", p.place", ", p.place, 'de-CH' AS language")}"""
+''',
+        encoding="utf-8",
+    )
+    database.add_plan("Café", "anna@example.org", status="VE")
+    files = written(pgherald, tmp_path / "out", PGHERALD_CONFIG=str(tmp_path / "pgherald.toml"))
+    assert len(files) == 7
+    assert files[f"{RULE}.txt"] == files[f"{RULE}.de.txt"]
+    assert "Glückwunsch!" in files[f"{RULE}.txt"]
+    assert re.findall(r"<h2>.*?\((.*?)\)</h2>", files["index.html"]) == ["as sent", "default", "de"]
+    assert "Congratulations!" in files["index.html"]
+
+
+def test_what_is_amiss_stands_on_the_page(database: Database, pgherald: Pgherald, tmp_path: Path) -> None:
+    folder = tmp_path / "templates" / RULE
+    folder.mkdir(parents=True)
+    (folder / "body.html.j2").write_text("<html><p style='position:absolute'>{{ place }}")
+    database.add_plan("Café", "anna@example.org", status="VE")
+    page = written(pgherald, tmp_path / "out", PGHERALD_MAIL_TEMPLATES=str(folder.parent))["index.html"]
+    assert "<li>&lt;html&gt; has no lang" in page
+    assert "<li>position: Gmail" in page
+
+
+def test_a_mail_that_would_not_go_out_says_so(database: Database, pgherald: Pgherald) -> None:
+    plan = database.add_plan("Café", "anna@example.org", consent=False, status="VE")
+    done = pgherald("preview", RULE, "--key", plan, check=True)
+    assert done.stderr == "note: this row's mail would not go out: no_consent (consent is false)\n"
+    database.execute("UPDATE public.users SET email_notifications_enabled = true")
+    done = pgherald("preview", RULE, env={"PGHERALD_MAIL_ALLOW": "@example.com"}, check=True)
+    assert done.stderr == "note: this row's mail would not go out: not_allowed\n"
