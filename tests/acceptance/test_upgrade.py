@@ -96,7 +96,7 @@ def test_under_an_old_daemon_and_a_writer(story: Database, mail: MailServer, old
     over = threading.Event()
 
     def write() -> None:
-        while not over.wait(0.02):
+        while not over.wait(0.05):
             plan = story.add_plan("Café", f"{len(plans)}@example.org")
             story.verify(plan)
             plans.append(plan)
@@ -124,13 +124,11 @@ def test_under_an_old_daemon_and_a_writer(story: Database, mail: MailServer, old
                 over.set()
                 writer.join()
                 wait_until(lambda: settled(story) == len(plans))
-                sent = [
-                    [event["key"] for event in daemon.events if event["event"] == "event_sent"]
-                    for daemon in (before, after)
-                ]
         finally:
             over.set()
             writer.join()
+    # Both have ended, and their logs are read to the end.
+    sent = [[event["key"] for event in daemon.events if event["event"] == "event_sent"] for daemon in (before, after)]
     assert all(sent)
     assert sorted(map(int, sent[0] + sent[1])) == sorted(plans)
     assert sorted(message.recipient for message in mail.messages) == sorted(
