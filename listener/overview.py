@@ -1,6 +1,7 @@
 """What is going on, at a glance: the one source of the page, of `watch` and of the metrics that are read."""
 
 import asyncio
+import re
 from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,6 +21,9 @@ from listener.retry import Trouble
 T = TypeVar("T")
 MOST = 12
 MINUTES = 60
+_LONGEST = 160
+# Controls, and what turns the reading direction or takes no room: from a row, they could make a line say something else.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 _QUERIES = {**load("admin"), **load("overview")}
 
 
@@ -188,6 +192,11 @@ class Glance:
             await asyncio.wait([self._looking], timeout=wait)
         return self._seen if self._seen is not None and clock() - self._at < stale else None
 
+    @property
+    def age(self) -> float:
+        """Seconds since the overview was asked for that was given last."""
+        return asyncio.get_running_loop().time() - self._at
+
     async def close(self) -> None:
         if self._looking is not None:
             self._looking.cancel()
@@ -202,3 +211,19 @@ class Glance:
             self._trouble.met(exc)
         else:
             self._trouble.over()
+
+
+def plain(value: object) -> str:
+    """One line of what comes from a row, cut, without what does not show."""
+    text = _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", str(value))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    for limit, unit, size in ((1.0, "ms", 0.001), (120.0, "s", 1.0), (7200.0, "min", 60.0), (172800.0, "h", 3600.0)):
+        if seconds < limit:
+            number = seconds / size
+            return f"{number:.1f} {unit}" if unit == "s" and number < 10 else f"{number:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"

@@ -17,6 +17,7 @@ from listener.cli.rules import pause, resume
 from listener.cli.run import run
 from listener.cli.support import explain, status
 from listener.cli.upkeep import backfill, forget, purge
+from listener.cli.watch import watch
 from listener.database import one_line
 from listener.errors import PgheraldError
 
@@ -40,7 +41,7 @@ def pgherald(context: click.Context, config: Path | None) -> None:
 
 
 for command in (
-    demo, init, install, uninstall, doctor, run, status, explain, events, pause, resume, backfill, forget, purge, preview,
+    demo, init, install, uninstall, doctor, run, status, watch, explain, events, pause, resume, backfill, forget, purge, preview,
     send_test,
 ):  # fmt: skip
     pgherald.add_command(command)

@@ -1,7 +1,6 @@
 """What the page shows, as HTML: the overview in sections, each of which is sent again when it has changed."""
 
 import math
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,14 +9,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from listener import __version__
-from listener.overview import Minute, Overview
+from listener.overview import Minute, Overview, duration, plain
 
 SECTIONS = ("tiles", "plots", "rules", "doubtful", "failed", "latest", "workers")
 _FOLDER = Path(__file__).parent
-_LONGEST = 160
 _FLOOR = 0.001
-# Controls, and what turns the reading direction or takes no room: from a row, they could make a line say something else.
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +91,6 @@ def latency(overview: Overview) -> Plot:
 
     bars = [Bar(x, height(m.median), height(m.slow), words(m)) for x, m in enumerate(overview.minutes)]
     return Plot(bars, f"{duration(_FLOOR * 10**decades)}, each line a tenth", decades)
-
-
-def plain(value: object) -> str:
-    """One line of what comes from a row, cut, without what does not show."""
-    text = _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", str(value))
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    for limit, unit, size in ((1.0, "ms", 0.001), (120.0, "s", 1.0), (7200.0, "min", 60.0), (172800.0, "h", 3600.0)):
-        if seconds < limit:
-            number = seconds / size
-            return f"{number:.1f} {unit}" if unit == "s" and number < 10 else f"{number:.0f} {unit}"
-    return f"{seconds / 86400:.0f} d"
 
 
 def utc(moment: datetime) -> datetime:
