@@ -268,7 +268,7 @@ class _Environment(EnvSettingsSource):
             self._check_section(name)
         for name, path in list(variables.items()):
             bare = name.removesuffix("_file")
-            if bare != name and name.startswith("pgherald_") and path and not self._is_key(name):
+            if bare != name and name.startswith("pgherald_") and path is not None and not self._is_key(name):
                 variables[bare] = _read_secret(name.upper(), path)
                 del variables[name]
         return variables

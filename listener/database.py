@@ -1,5 +1,6 @@
 """Connections to PostgreSQL, and what their errors mean here."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -24,6 +25,8 @@ KEEPALIVES = (
     "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; "
     "SET tcp_user_timeout = 10000"
 )
+# The driver reads times in this style alone, whatever the database's is. libpq has a variable for it and no parameter.
+os.environ["PGDATESTYLE"] = "ISO"
 _AWAY = (OperationalError, InterfaceError, InternalError, OSError)
 # A lookup is the operator's own query, and may take its time.
 _LOOKUP_PATIENCE = 30.0
@@ -50,6 +53,8 @@ def parameters(url: str, **defaults: Any) -> dict[str, Any]:
         "tcp_user_timeout": 10_000,
         **defaults,
         **given,
+        # Else it is the database's own, or PGCLIENTENCODING's, in which a name, or a query, may have no spelling.
+        "client_encoding": "UTF8",
     }
 
 

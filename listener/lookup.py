@@ -74,6 +74,13 @@ class Lookup:
         except psycopg.DataError as exc:
             # The driver's message would quote the row.
             raise BadData("lookup_error", f"{type(exc).__name__} (SQLSTATE {exc.sqlstate})") from exc
+        except UnicodeDecodeError as exc:
+            raise BadData("lookup_error", "text that is not UTF-8, in a database that does not mind") from exc
+        except NotImplementedError as exc:
+            # An interval, in a style that the driver does not read.
+            raise RuleBroken(
+                f"the lookup of rule {self.name} gives a value that cannot be read; cast it to text"
+            ) from exc
         except (psycopg.Error, OSError, TimeoutError) as exc:
             raise self._failure(exc) from exc
         by_key: dict[str, list[dict[str, Any]]] = {key: [] for key in keys}

@@ -125,6 +125,7 @@ class Outbox:
         self.hold = hold
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.worker = 0
+        self._utf8 = True
         self._until = 0.0
 
     def leased(self, worker: int) -> bool:
@@ -138,7 +139,7 @@ class Outbox:
     async def register(self) -> int:
         begun = time.clock_gettime(time.CLOCK_BOOTTIME)
         (row,) = await self._run("register", name=self.name, version=__version__, lease=self._lease)
-        self.worker = row[0]
+        self.worker, self._utf8 = row
         self._extend(begun)
         return self.worker
 
@@ -227,7 +228,7 @@ class Outbox:
             counts=[int(s.counts) for s in settlements],
             delays=[s.delay for s in settlements],
             whats=[s.what for s in settlements],
-            details=[s.detail for s in settlements],
+            details=[self._storable(s.detail) for s in settlements],
             mark_ids=[m.event.id for m in marks],
             mark_claims=[m.event.claim for m in marks],
             recipients=[m.recipient for m in marks],
@@ -252,6 +253,10 @@ class Outbox:
             failed=[tally.failed for tally in news],
             delivery=["{" + ",".join(map(str, tally.delivery)) + "}" for tally in news],
         )
+
+    def _storable(self, detail: str | None) -> str | None:
+        """What a server said, in letters that the database has: what it cannot hold would never be settled."""
+        return detail if self._utf8 or detail is None else detail.encode("ascii", "backslashreplace").decode("ascii")
 
     async def ring(self, payload: str) -> None:
         with translated():

@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 from listener.database import one_line, translated
 from listener.errors import SchemaError
 from listener.queries import load
-from listener.rules import Rule
+from listener.rules import Rule, array_literal
 from listener.schema import watch_values
 
 _QUERIES = load("admin")
@@ -34,19 +34,49 @@ def tell(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> Stor
     """Collect a row's events, in order. `key` in the outbox's form."""
     with translated():
         row = _row(conn, name, rule, key)
-        if row is not None:
-            # As the database writes it: 007 is 7.
-            key = row.key
+        key = row.key if row is not None else _cast(conn, name, rule, key)
         with conn.cursor(row_factory=dict_row) as cursor:
             events = cursor.execute(_QUERIES["story"], {"rule": name, "key": key}).fetchall()
         for event in events:
-            event["history"] = [{"at": at["at"], "what": at["what"], "detail": at["detail"]} for at in event["history"]]
+            # Each session wrote them in its own time zone; they are read in one.
+            zone = event["captured_at"].tzinfo
+            event["history"] = [
+                {
+                    "at": _iso(datetime.fromisoformat(at["at"]).astimezone(zone)),
+                    "what": at["what"],
+                    "detail": at["detail"],
+                }
+                for at in event["history"]
+            ]
             for column in ("captured_at", "settled_at", "scheduled_at"):
                 event[column] = _iso(event[column])
         why = _why(conn, name, rule, key, row) if not events else None
         waits = any(event["state"] == "available" for event in events)
         paused = dict(conn.execute(_QUERIES["paused"]).fetchall()) if waits else {}
     return Story(events, row is not None, why, paused.get(name))
+
+
+def as_written(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> str:
+    """A key as the outbox has it: 007 is 7, whether or not the row is still there."""
+    row = _row(conn, name, rule, key)
+    return row.key if row is not None else _cast(conn, name, rule, key)
+
+
+def _cast(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> str:
+    found = conn.execute(_QUERIES["table_of"], {"rule": name}).fetchone()
+    if found is None:
+        return key
+    parts = sql.SQL(", ").join(
+        sql.SQL("(%(key)s::text[])[{}]::{}::text").format(sql.Literal(i + 1), sql.SQL(type_))
+        for i, type_ in enumerate(found[3])
+    )
+    one = len(rule.key) == 1
+    query = sql.SQL("SELECT {}" if one else "SELECT ARRAY[{}]::text").format(parts)
+    try:
+        (written,) = conn.execute(query, {"key": array_literal([key]) if one else key}).fetchone() or (None,)
+    except (psycopg.DataError, psycopg.ProgrammingError):
+        return key
+    return key if written is None else str(written)
 
 
 @dataclass(frozen=True, slots=True)

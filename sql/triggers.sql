@@ -242,7 +242,7 @@ CREATE OR REPLACE FUNCTION pgherald.gate() RETURNS text
 $text$ $gate$;
 
 -- The body of a capture function. It runs with its owner's rights under a search_path that the caller chose, so every
--- name in it is qualified: functions, types and operators. A SET search_path clause would do too, at 2 µs a row.
+-- name in it is qualified: functions, types and operators. A SET search_path clause would do too, at two microseconds a row.
 CREATE OR REPLACE FUNCTION pgherald.capture_body(rule text, "table" regclass, key text[], moving_key text[]) RETURNS text
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE

@@ -1,5 +1,7 @@
 """The command line: parse, call, print."""
 
+import io
+import os
 import sys
 from pathlib import Path
 
@@ -49,8 +51,19 @@ for command in (
 
 def main() -> None:
     """Exit status 0 fine, 1 a fault was found or met, 2 usage."""
+    _open_streams()
     try:
         pgherald(prog_name="pgherald", auto_envvar_prefix="PGHERALD")
-    except (PgheraldError, psycopg.Error) as exc:
+    except (PgheraldError, psycopg.Error, OSError) as exc:
         click.echo(f"Error: {one_line(exc)}", err=True)
         sys.exit(1)
+
+
+def _open_streams() -> None:
+    # Who starts us may have closed one; its number would go to the next connection, and what is printed to the server.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that has no 🎉 is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")

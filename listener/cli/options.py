@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,7 +50,34 @@ class _Duration(click.ParamType[float]):
             self.fail(str(exc), param, ctx)
 
 
+class _Moment(click.ParamType[datetime]):
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(
+                f"{value!r} is no time; write 2026-11-22, 2026-11-22T17:44 or 2026-11-22T17:44:45+01:00", param, ctx
+            )
+
+
+class _Rate(click.ParamType[float]):
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            rate = float(str(value).removesuffix("/s"))
+        except ValueError:
+            rate = 0.0
+        if not 0.1 <= rate <= 1e6:
+            self.fail(f"{value!r} is no rate; write 50 or 50/s, 0.1 at least", param, ctx)
+        return rate
+
+
 DURATION = _Duration()
+MOMENT = _Moment()
+RATE = _Rate()
 
 
 def console() -> Console:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,11 @@ def _tell(told: story.Story, subject: str) -> None:
         screen.print(f"event {event['id']}: {event['state']}{reason}, attempt {event['attempt']}", markup=False)
         for entry in event["history"]:
             screen.print(
-                f"  {entry['at'][:23].replace('T', ' ')}  {entry['what']:<12}  {entry['detail'] or ''}",
+                f"  {_shown(entry['at'])}  {entry['what']:<12}  {entry['detail'] or ''}",
                 markup=False,
                 soft_wrap=True,
             )
+
+
+def _shown(moment: str) -> str:
+    return datetime.fromisoformat(moment).isoformat(" ", "milliseconds")[:23]

@@ -8,7 +8,8 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from listener import backfill as missed
-from listener.cli.options import DURATION, configured, settings, the_rule
+from listener import story
+from listener.cli.options import DURATION, MOMENT, RATE, configured, settings, the_rule
 from listener.database import connect, translated
 from listener.queries import load
 from listener.rules import parse_key, show_key
@@ -20,12 +21,12 @@ _BATCH = 5000
 @click.command()
 @click.argument("rule")
 @click.option(
-    "--since", type=click.DateTime(), metavar="TIME", help="Changed at or after it, by the rule's changed_at."
+    "--since", type=MOMENT, metavar="TIME", help="Changed at or after it, by the rule's changed_at: 2026-11-22T17:44."
 )
-@click.option("--until", type=click.DateTime(), metavar="TIME", help="Changed before it, by the rule's changed_at.")
+@click.option("--until", type=MOMENT, metavar="TIME", help="Changed before it, by the rule's changed_at.")
 @click.option("--dry-run", is_flag=True, help="Only say how many, since when, and show a few.")
 @click.option("--limit", type=click.IntRange(1), help="Capture at most so many.")
-@click.option("--rate", type=click.FloatRange(0.1), metavar="R", help="Capture at most R rows a second.")
+@click.option("--rate", type=RATE, metavar="R/s", help="Capture at most R rows a second.")
 @click.option("--mark-only", is_flag=True, help="Remember them as handled; nobody gets a mail.")
 @click.option("--include-existing", is_flag=True, help="Also rows that were in the value before the rule was watched.")
 @configured
@@ -108,7 +109,8 @@ def forget(rule: str, key: str, config_file: Path | None) -> None:
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="KEY") from exc
     with connect(loaded.database.url) as conn, translated():
-        gone, busy = conn.execute(load("admin")["forget"], {"rule": rule, "key": stored}).fetchone() or (0, 0)
+        key = story.as_written(conn, rule, watched, stored)
+        gone, busy = conn.execute(load("admin")["forget"], {"rule": rule, "key": key}).fetchone() or (0, 0)
     click.echo(f"{gone} events forgotten")
     if busy:
         click.echo(f"{busy} are being delivered at this moment; run it again in a moment", err=True)

@@ -1,7 +1,7 @@
 -- The life of an event, as the daemon writes it. Names stay in the text that is sent, so that pg_stat_activity shows them.
 
 -- name: claim
--- ARRAY (SELECT …) and not a join: with session settings that pin it, its plan stays two index scans whatever the statistics say.
+-- ARRAY (SELECT ...) and not a join: with session settings that pin it, its plan stays two index scans whatever the statistics say.
 UPDATE pgherald.outbox AS o
    SET state = 'claimed',
        claim = (SELECT nextval('pgherald.claim_id')),
@@ -90,7 +90,7 @@ RETURNING o.id;
 -- name: register
 INSERT INTO pgherald.worker (name, version, lease)
 VALUES (%(name)s, %(version)s, make_interval(secs => %(lease)s))
-RETURNING id;
+RETURNING id, pg_catalog.getdatabaseencoding() = 'UTF8' AS utf8;
 
 -- name: renew
 UPDATE pgherald.worker

@@ -160,10 +160,10 @@ class Databases:
     _conn: psycopg.Connection[TupleRow] | None = None
 
     @contextmanager
-    def fresh(self, template: str | None = None) -> Iterator[Database]:
+    def fresh(self, template: str | None = None, *, encoding: str | None = None) -> Iterator[Database]:
         """A copy of the template, or an empty database; dropped in the end, whoever is still connected."""
         name = f"{self.run}_{secrets.token_hex(6)}"
-        self._create(name, template)
+        self._create(name, template, encoding)
         database = Database(self.at(name))
         try:
             yield database
@@ -219,10 +219,13 @@ class Databases:
             self._conn = psycopg.connect(self.url, autocommit=True)
         return self._conn
 
-    def _create(self, name: str, template: str | None) -> None:
+    def _create(self, name: str, template: str | None, encoding: str | None = None) -> None:
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
             sql.Identifier(name), sql.Identifier(template or "template0")
         )
+        if encoding is not None:
+            # The locale that goes with every encoding.
+            statement += sql.SQL(" ENCODING {} LOCALE 'C'").format(encoding)
         self._admin.execute(statement)
 
     def _drop(self, name: str) -> None:
