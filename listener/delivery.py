@@ -7,6 +7,7 @@ from typing import Any, assert_never
 
 from psycopg import AsyncConnection
 
+from listener import unsubscribe
 from listener.address import Address, mask, parse_address
 from listener.composer import Composer
 from listener.errors import BadData
@@ -53,10 +54,11 @@ class Delivery:
         """Try every rule against the database, without a row.
 
         Raises:
-            RuleBroken: a lookup fails, or a template takes what its lookup does not give.
+            RuleBroken: a lookup fails, or a statement to unsubscribe would; or a template takes what its lookup does not give.
         """
         for name, lookup in self._lookups.items():
             self._composer.check(name, await lookup.check(conn))
+            await unsubscribe.check(conn, name, lookup.rule)
 
     async def sort(self, rule: str, events: Iterable[Event], pool: Pool) -> list[Mailing | Settlement]:
         """Decide for each event of one rule whether it is to be mailed, with one query for all.

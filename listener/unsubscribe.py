@@ -8,9 +8,11 @@ It never expires: an old mail's link must work too.
 import base64
 import binascii
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 import psycopg
 
@@ -21,6 +23,7 @@ from listener.pool import Pool
 from listener.rules import APPLICATION, Rule
 
 _VERSION = "v1"
+_CALL = re.compile(r"\s*CALL\b", re.IGNORECASE)
 # More than any key needs, and less than what a header or a request may hold.
 _MOST = 600
 
@@ -62,6 +65,26 @@ def read_token(signing_key: bytes, token: str) -> Subscription | None:
     return Subscription(rule, key)
 
 
+def is_statement(rule: Rule) -> bool:
+    return rule.unsubscribe not in ("", APPLICATION)
+
+
+async def check(conn: psycopg.AsyncConnection[Any], name: str, rule: Rule) -> None:
+    """Whether the rule's statement could be run, as this role; it is not. A CALL cannot be asked that.
+
+    Raises:
+        RuleBroken: it could not.
+        DatabaseUnavailable: worth trying again.
+    """
+    if not is_statement(rule) or _CALL.match(rule.unsubscribe):
+        return
+    try:
+        # Rights are looked at when a plan is about to be run, which EXPLAIN stops short of.
+        await conn.execute(f"EXPLAIN {_sql(rule)}", {"keys": []})
+    except (psycopg.Error, OSError) as exc:
+        raise _failure(name, exc) from exc
+
+
 async def unsubscribe(pool: Pool, rules: Mapping[str, Rule], subscription: Subscription) -> None:
     """Run the rule's statement for the row. Done for a row that is gone, or unsubscribed already, as for any other.
 
@@ -70,17 +93,25 @@ async def unsubscribe(pool: Pool, rules: Mapping[str, Rule], subscription: Subsc
         DatabaseUnavailable: worth trying again.
     """
     rule = rules.get(subscription.rule)
-    if rule is None or rule.unsubscribe in ("", APPLICATION):
+    if rule is None or not is_statement(rule):
         raise RuleBroken(f"[rules.{subscription.rule}] unsubscribe is no statement, and a mail's link asks for one")
-    statement = f"-- name: unsubscribe {subscription.rule}\n{rule.unsubscribe.strip().rstrip(';')}"
+    statement = f"-- name: unsubscribe {subscription.rule}\n{_sql(rule)}"
     try:
         async with pool.connection() as conn:
             cursor = await conn.execute(statement, {"keys": [subscription.key]})
     except (psycopg.Error, OSError, TimeoutError) as exc:
-        if is_away(exc):
-            raise DatabaseUnavailable(f"unsubscribing by rule {subscription.rule} cannot run: {one_line(exc)}") from exc
-        raise RuleBroken(f"[rules.{subscription.rule}] unsubscribe fails: {one_line(exc)}") from exc
+        raise _failure(subscription.rule, exc) from exc
     log.info("unsubscribed", rule=subscription.rule, key=subscription.key, rows=cursor.rowcount)
+
+
+def _sql(rule: Rule) -> str:
+    return rule.unsubscribe.strip().rstrip(";")
+
+
+def _failure(name: str, exc: BaseException) -> RuleBroken | DatabaseUnavailable:
+    if is_away(exc):
+        return DatabaseUnavailable(f"unsubscribing by rule {name} cannot run: {one_line(exc)}")
+    return RuleBroken(f"[rules.{name}] unsubscribe fails: {one_line(exc)}")
 
 
 def _signature(key: bytes, payload: str) -> str:

@@ -11,6 +11,7 @@ from listener.doctor import bell, letter, mailing, objects, server, triggers
 from listener.doctor.examination import Examination
 from listener.doctor.finding import Finding, NotChecked, Seen, State, fault, warn
 from listener.errors import PgheraldError
+from listener.unsubscribe import is_statement
 
 __all__ = ["Finding", "State", "examine"]
 
@@ -44,6 +45,11 @@ def _checks(settings: Settings) -> list[tuple[str, Check]]:
         *((f"lookup {rule}", partial(mailing.lookup, rule=rule)) for rule in rules),
         *((f"template {rule}", partial(letter.template, rule=rule)) for rule in rules),
         *((f"mail {rule}", partial(letter.mail, rule=rule)) for rule in rules),
+        *(
+            (f"unsubscribe {name}", partial(letter.unsubscribe, rule=name))
+            for name, rule in rules.items()
+            if is_statement(rule)
+        ),
         ("listen", bell.listen),
         ("queue", bell.queue),
         ("transactions", server.transactions),

@@ -18,6 +18,7 @@ from listener.message import message_key
 from listener.outbox import Event
 from listener.render import Templates
 from listener.rules import APPLICATION, OWN_COLUMNS, Rule
+from listener.unsubscribe import check
 
 # What somebody may have typed where a place was asked for.
 HOSTILE = (
@@ -90,6 +91,18 @@ async def mail(examination: Examination, rule: str) -> Seen:
         return warn("; ".join(remarks[:_SHOWN]) + more, f"{remedy}; pgherald preview {rule} --out FOLDER shows all")
     largest = max(len(message.octets) for _, message in letters)
     return ok(f"{largest / 1000:.1f} KB at most; nothing to remark")
+
+
+async def unsubscribe(examination: Examination, rule: str) -> Seen:
+    """Whether the statement could be run by this role; it is not."""
+    try:
+        async with examination.reading() as conn:
+            await check(conn, rule, examination.settings.rules[rule])
+    except RuleBroken as exc:
+        if "permission denied" in str(exc):
+            return fault(str(exc), "GRANT what it takes, and no more, to the daemon's role")
+        return fault(str(exc), f"correct [rules.{rule}] unsubscribe")
+    return ok("the statement could be run")
 
 
 def _unlinked(settings: Settings, name: str) -> Iterator[str]:

@@ -60,8 +60,17 @@ def test_unknown_rule_is_a_matter_of_usage(pgherald: Pgherald) -> None:
         ({"lookup": LOOKUP.replace("p.place", "p.plaice")}, ("dateplan_verified", "plaice")),
         ({"lookup": LOOKUP.replace(", p.place", "")}, ("template dateplan_verified", "'place'")),
         ({"template": "no_such"}, ("no_such",)),
+        ({"unsubscribe": "DELETE FROM nobody WHERE id = ANY (%(keys)s)"}, ("unsubscribe fails", "nobody")),
     ],
-    ids=["table", "column", "lookup lacks email", "lookup names no column", "lookup lacks the template's", "template"],
+    ids=[
+        "table",
+        "column",
+        "lookup lacks email",
+        "lookup names no column",
+        "lookup lacks the template's",
+        "template",
+        "unsubscribe",
+    ],
 )
 @pytest.mark.parametrize("once", [["--once"], []], ids=["once", "daemon"])
 def test_run_refuses_what_no_waiting_would_mend(

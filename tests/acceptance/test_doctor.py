@@ -586,6 +586,8 @@ def test_links_that_lead_nowhere(plan: int, doctor: Examine) -> None:
     }
     assert ill(doctor(linked, **there)) == HEALTHY
     names(doctor(linked, **{**there, "PGHERALD_HTTP_PUBLIC_URL": "http://mail.example.org"}), MAIL, "warn", "not https")
+    broken = rule_with(unsubscribe="DELETE FROM public.nobody WHERE id::text = ANY (%(keys)s)")
+    names(doctor(broken, **there), f"unsubscribe {RULE}", "fault", "public.nobody", "correct [rules.dateplan_verified]")
     slug = rule_with(link="/dateplans/{slug}")
     names(doctor(slug, **there), TEMPLATE, "fault", "link takes {slug}")
 

@@ -9,7 +9,7 @@ from listener import schema
 from listener.database import connect_async, opened, unsubscribe_pool
 from listener.errors import DatabaseUnavailable, RuleBroken
 from listener.rules import APPLICATION, Rule, default_rules
-from listener.unsubscribe import Subscription, signing_key, unsubscribe
+from listener.unsubscribe import Subscription, check, signing_key, unsubscribe
 from tests.support.database import Database
 
 NAME = "dateplan_verified"
@@ -29,6 +29,13 @@ def rules(statement: str) -> dict[str, Rule]:
 async def follow(url: str, key: str, statement: str | None = None) -> None:
     async with opened(pool := unsubscribe_pool(url)):
         await unsubscribe(pool, rules(documented() if statement is None else statement), Subscription(NAME, key))
+
+
+async def tried(url: str, statement: str) -> None:
+    async with await connect_async(url) as conn, conn.transaction():
+        # As doctor does: even so, it tells whether it could be run.
+        await conn.execute("SET TRANSACTION READ ONLY")
+        await check(conn, NAME, rules(statement)[NAME])
 
 
 def consents(database: Database) -> list[bool]:
@@ -59,6 +66,16 @@ async def test_a_statement_that_fails(database: Database) -> None:
         await follow(database.url, "1", "DELETE FROM public.nobody WHERE id::text = ANY (%(keys)s)")
 
 
+async def test_what_could_not_be_run_is_found_without_running_it(database: Database) -> None:
+    database.add_plan("Café", "a@example.org")
+    for statement in (documented(), "", APPLICATION, "CALL public.nobody(%(keys)s)"):
+        await tried(database.url, statement)
+    for statement in ("DELETE FROM public.nobody WHERE id::text = ANY (%(keys)s)", "SELEC %(keys)s"):
+        with pytest.raises(RuleBroken, match=r"\[rules\.dateplan_verified\] unsubscribe fails: "):
+            await tried(database.url, statement)
+    assert consents(database) == [True]
+
+
 async def test_no_database() -> None:
     with pytest.raises(DatabaseUnavailable):
         await follow("postgresql://127.0.0.1:1/x", "1")
@@ -74,7 +91,11 @@ async def test_the_daemons_role_needs_the_grant_of_the_page_and_no_more(database
         as_role = psycopg.conninfo.make_conninfo(database.url, options=f"-c role={role}")
         with pytest.raises(RuleBroken, match="permission denied for table users"):
             await follow(as_role, str(plan))
+        with pytest.raises(RuleBroken, match="permission denied for table users"):
+            await tried(as_role, documented())
         database.execute(grant.replace("pgherald_daemon", f'"{role}"'))  # type: ignore[arg-type]
+        await tried(as_role, documented())
+        assert consents(database) == [True]
         await follow(as_role, str(plan))
         assert consents(database) == [False]
     finally:
