@@ -9,7 +9,7 @@ CANIEMAIL ?= 1.0.5
 PINNED = --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-once test test-slow test-matrix check lint types imports lock wheel image clean chaos reply-table clients pictures
+.PHONY: help demo demo-once test test-slow test-matrix check lint types imports lock wheel image clean chaos reply-table clients pictures fuzz
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ test-matrix: .venv-matrix/ready  ## the tests on PostgreSQL 15, 16, 17 and 18; n
 
 chaos: .venv/ready  ## everything breaks at random, for SECONDS; POLICY, DAEMONS; SEED repeats a schedule
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --daemons $(DAEMONS) --policy $(POLICY) $(if $(SEED),--seed $(SEED))
+
+fuzz: .venv/ready  ## every property from new seeds, for SECONDS
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 check: lint types imports  ## what CI checks before it tests
 

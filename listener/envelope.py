@@ -10,7 +10,7 @@ from listener.replies import Phase
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One command. `welcome`: the class of the reply that lets the next one follow.
+    """One command. `welcome`: the reply, or its class, that lets the next one follow.
 
     `extensions`: those whose parameters it carries.
     """
@@ -22,7 +22,8 @@ class Step:
 
 
 RESET = Step(Phase.mail, b"RSET\r\n")
-_DATA = Step(Phase.data, b"DATA\r\n", welcome=3)
+# No other of its class: after it, everything is taken for the message.
+_DATA = Step(Phase.data, b"DATA\r\n", welcome=354)
 
 
 def commands(

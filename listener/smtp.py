@@ -195,7 +195,7 @@ class Connection:
             except WireLost as lost:
                 verdict = STALE if reused and step.phase is Phase.mail else SERVER
                 return refused or NotSent(step.phase, str(lost), verdict)
-            if reply.code // 100 == step.welcome:
+            if step.welcome in (reply.code, reply.code // 100):
                 continue
             if reply.code < 400:
                 self.abort()

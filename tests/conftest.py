@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from hypothesis import settings
 
@@ -12,6 +13,9 @@ from tests.support.command import Pgherald
 from tests.support.database import OPTIONS, Database, Databases, chosen_binaries, fill_with_story
 from tests.support.mail import MailServer
 from tests.support.run import RunServer, ask
+
+# For `make fuzz`. Otherwise each property has its fixed number of examples.
+hypothesis.settings.register_profile("fuzz", max_examples=1000, deadline=None, print_blob=True)
 
 _RUN = pytest.StashKey[RunServer]()
 # A machine that is busy is no fault.

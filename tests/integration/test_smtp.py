@@ -361,12 +361,13 @@ async def test_a_refused_reset_is_the_connections_fault(extensions: tuple[str, .
         assert not connection.usable
 
 
+@pytest.mark.parametrize("other", ["250 2.0.0 ok", "334 go ahead"])
 @pytest.mark.parametrize("phase", ["mail", "rcpt", "data", "dot"])
 @PIPELINED
 @on_every_loop
-async def test_an_answer_of_another_kind_is_no_answer(extensions: tuple[str, ...], phase: str) -> None:
+async def test_an_answer_of_another_kind_is_no_answer(extensions: tuple[str, ...], phase: str, other: str) -> None:
     async with Smtpd(extensions=extensions) as smtpd, connected(smtpd) as connection:
-        smtpd.script(phase, answer("250 2.0.0 ok" if phase == "data" else "354 go ahead"))
+        smtpd.script(phase, answer(other if phase == "data" else "354 go ahead"))
         outcome = await send(connection)
         assert isinstance(outcome, InDoubt if phase == "dot" else NotSent)
         assert not connection.usable

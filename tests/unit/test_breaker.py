@@ -10,28 +10,7 @@ import structlog
 from listener import retry
 from listener.breaker import Breaker
 from listener.replies import Scope
-
-
-class JumpingLoop(asyncio.SelectorEventLoop):
-    """Where nothing is ready, it is at once as late as the next timer says."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-        select = self._selector.select  # type: ignore[attr-defined]
-
-        def jump(timeout: float | None) -> Any:
-            events = select(0)
-            if not events:
-                assert timeout is not None, "everybody waits for ever"
-                self.now += timeout
-            return events
-
-        self._selector.select = jump  # type: ignore[attr-defined]
-
-    def time(self) -> float:
-        return self.now
-
+from tests.support.clock import JumpingLoop
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
