@@ -19,6 +19,7 @@ _PINNED_PLANS = (
     # A mark must be on the disk before the dot, whatever the database's own setting.
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
+_OVERVIEW_PLANS = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off"
 # For the server's end of the connection: a client whose network is cut is gone for it after 10 s, not after two hours,
 # and its locks with it.
 KEEPALIVES = (
@@ -178,7 +179,7 @@ async def _overview_session(conn: psycopg.AsyncConnection[Any]) -> None:
         conn.prepare_threshold = None
     else:
         # As with the outbox's: whatever the statistics say, no look at it reads the whole of it.
-        await conn.execute(f"SET enable_seqscan = off; SET jit = off; {KEEPALIVES}", prepare=False)
+        await conn.execute(f"{_OVERVIEW_PLANS}; {KEEPALIVES}", prepare=False)
 
 
 def overview_pool(url: str) -> Pool:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -117,17 +116,17 @@ def _head(o: Overview, age: float) -> RenderableType:
     ]  # fmt: skip
     if age > 3 * _EVERY:
         words.append(Text(f"the database does not answer; this is {age:.0f} s old", "yellow"))
-    return Columns([Text("pgherald", "bold cyan"), *words, Text("q ends", "dim")], padding=(0, 3))
+    return Text("   ").join([Text("pgherald", "bold cyan"), *words, Text("q ends", "dim")])
 
 
 def _hour(minutes: list[Minute]) -> RenderableType:
     top = max(1, *(m.sent for m in minutes))
     line = "".join(_LEVELS[-(-m.sent * (len(_LEVELS) - 1) // top)] for m in minutes)
     last = minutes[-2]
-    words = f"  up to {top} mails a minute; the last whole one: {last.sent}"
+    words = f"\nup to {top} mails a minute; the last whole one: {last.sent}"
     if last.median is not None:
         words += f", half within {duration(last.median)}, 95 % within {duration(last.slow)}"
-    return Text.assemble((line, "cyan"), (words, "dim"), no_wrap=True)
+    return Text.assemble((line, "cyan"), (words, "dim"))
 
 
 def _rules(o: Overview) -> RenderableType:
@@ -156,11 +155,11 @@ def _workers(o: Overview) -> RenderableType:
 
 
 def _events(title: str, events: list[EventState]) -> RenderableType:
-    table = Table.grid(padding=(0, 1))
+    table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(no_wrap=True, style="dim")
     table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis", style="dim")
+    table.add_column(no_wrap=True, max_width=40)
+    table.add_column(no_wrap=True, ratio=1, style="dim")
     for e in events:
         detail = f"after {duration(e.seconds)}" if e.state == "sent" else plain(e.detail or "")
         word = Text(plain(e.reason or e.state), _COLOURS.get(e.state, "dim"))

@@ -37,7 +37,7 @@ class Consent:
         return [web.get(f"{PUBLIC}{{token}}", self.ask), web.post(f"{PUBLIC}{{token}}", self.take_back)]
 
     async def ask(self, _: web.Request) -> web.Response:
-        return self._page("Unsubscribe", "No more mails of this kind will be sent to you.", asks=True)
+        return self._page("Unsubscribe", "Shall no more mails of this kind be sent to you?", asks=True)
 
     async def take_back(self, request: web.Request) -> web.Response:
         worker = self._health.worker
