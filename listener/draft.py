@@ -27,10 +27,12 @@ _SECTIONS = """
 
 [mail]
 # from = "Date Plans <no-reply@example.org>"                # PGHERALD_MAIL_FROM
+# base_url = "https://app.example.org"                      # PGHERALD_MAIL_BASE_URL; where `link` leads
 """
 _TEMPLATE = "    # speaks of date plans: write your own, in a folder that [mail] templates names"
 _REST = """\
 require = ["place"]    # NULL: no mail, the event is skipped as incomplete
+# link = "/…/{key}"    # a page of the application, below [mail] base_url: the mail gets a button
 # changed_at = "…"     # a column that says when the status last changed, for `pgherald backfill --since`
 """
 _GRANT = """

@@ -17,6 +17,7 @@ _MAX_BODY_LINE = 76
 _MAX_SUBJECT = 78
 
 _ELEMENTS = {"button": "html-button-submit", "input": "html-input-text", "map": "html-image-maps"}
+_ATTRIBUTES = {"background", "popover", "srcset"}
 _IMAGES = {".avif": "image-avif", ".svg": "image-svg", ".webp": "image-webp"}
 _VALUES = {
     r"(?:inline-)?flex": "css-display-flex",
@@ -97,7 +98,7 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
         self.features.add(_ELEMENTS.get(tag, f"html-{tag}"))
-        self.features.update(f"html-{name}" for name in given)
+        self.features.update(f"html-{name}" for name in given if name in _ATTRIBUTES)
         self.language |= tag == "html" and bool(given.get("lang"))
         self.charset |= tag == "meta" and given.get("charset", "").lower() == "utf-8"
         self.tables += tag == "table" and given.get("role") != "presentation"

@@ -60,6 +60,7 @@ def test_nor_has_a_text_mail() -> None:
         (f"{HEAD}<form>", "form: "),
         (f"{HEAD}<input>", "input text: "),
         (f"{HEAD}<svg>", "svg: "),
+        (f"{HEAD}<p popover>", "popover: "),
         (f"{HEAD}<link rel=stylesheet href=x.css>", "link: Gmail"),
         (f"{HEAD}<img alt='' srcset='x'>", "srcset: "),
         (f"{HEAD}<img alt='' src='data:image/png;base64,AA'>", "base64: Gmail"),
@@ -92,6 +93,7 @@ def test_a_fault_of_the_page(html: str, told: str) -> None:
         f"{HEAD}<style>@media (max-width: 480px) {{ .a {{ position: absolute }} .b {{ float: left }} }}</style>",
         f"{HEAD}<style>/* display: flex */ .a {{ color: red }}</style>",
         f"{HEAD}<p>position: absolute; display: flex</p>",
+        f"{HEAD}<body link='#ff0000' vlink='#ff0000'>",
     ],
 )
 def test_what_is_no_fault(html: str) -> None:

@@ -98,13 +98,15 @@ def test_a_place_is_shown_as_it_is(place: str) -> None:
     assert f"Your date plan at {place} is now verified." in shown
 
 
-def test_the_html_keeps_the_rules_of_html_mail() -> None:
-    html = _shipped("Café Ümlaut").html or ""
+@pytest.mark.parametrize("language", ["en", "de"])
+@pytest.mark.parametrize("links", [{}, {"link": "https://a.example/7", "unsubscribe": "https://a.example/stop"}])
+def test_the_html_keeps_the_rules_of_html_mail(language: str, links: dict[str, str]) -> None:
+    html = SHIPPED.render("dateplan_verified", {"place": "Café Ümlaut", "language": language, **links}).html or ""
     tags = _Tags(html)
     found = {tag for tag, _ in tags.tags}
-    assert len(html.encode()) < 5_000
+    assert len(html.encode()) < 6_000
     assert html.startswith("<!DOCTYPE html>")
-    assert ("html", {"lang": "en"}) in tags.tags
+    assert ("html", {"lang": language}) in tags.tags
     assert ("meta", {"charset": "utf-8"}) in tags.tags
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in tags.tags
     assert ("meta", {"name": "color-scheme", "content": "light dark"}) in tags.tags
@@ -117,7 +119,8 @@ def test_the_html_keeps_the_rules_of_html_mail() -> None:
     ]
     assert "display:none" in html.partition("<body")[2].partition("</div>")[0], "the preheader"
     assert not found & {"script", "img", "link", "form", "iframe", "object"}
-    assert "http" not in html
+    assert [attributes["href"] for tag, attributes in tags.tags if tag == "a"] == list(links.values())
+    assert html.count("http") == len(links)
     assert "url(" not in html
     assert tags.open == []
 
@@ -135,7 +138,7 @@ class _Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag != "meta":
+        if tag not in ("meta", "br"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
