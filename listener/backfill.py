@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from listener.database import translated
+from listener.database import quoted, translated, verbatim
 from listener.errors import SchemaError
 from listener.queries import load
 from listener.rules import Rule
@@ -78,13 +78,11 @@ def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options)
 
 
 def _query(rule: Rule, table: str, key: str, key_types: list[str], type_: str, options: Options) -> sql.Composed:
-    columns = [sql.SQL("t.{}").format(sql.Identifier(column)) for column in rule.key]
+    columns = [sql.SQL("t.{}").format(quoted(column)) for column in rule.key]
     bound = [
         sql.SQL("(%(after)s::text[])[{}]::{}").format(sql.Literal(i + 1), sql.SQL(t)) for i, t in enumerate(key_types)
     ]
-    changed = (
-        sql.SQL("t.{}").format(sql.Identifier(rule.changed_at)) if rule.changed_at else sql.SQL("NULL::timestamptz")
-    )
+    changed = sql.SQL("t.{}").format(quoted(rule.changed_at)) if rule.changed_at else sql.SQL("NULL::timestamptz")
     # With the time of the change, an event older than it does not speak for the row: it came back unseen.
     event_covers = sql.SQL("AND o.captured_at >= page.changed" if rule.changed_at else "")
     of_handled = "AND h.at >= page.changed" if rule.changed_at else ""
@@ -130,12 +128,12 @@ def _query(rule: Rule, table: str, key: str, key_types: list[str], type_: str, o
         SELECT (SELECT count(*) FROM page), (SELECT at FROM page JOIN last USING (number)),
                (SELECT coalesce(array_agg(key ORDER BY number), '{{}}') FROM missed), (SELECT min(changed) FROM missed)
           FROM rung""").format(
-        key=sql.SQL(key),
+        key=verbatim(key),
         texts=sql.SQL(", ").join(sql.SQL("{}::text").format(column) for column in columns),
         changed=changed,
         columns=sql.SQL(", ").join(columns),
-        table=sql.SQL(table),
-        column=sql.Identifier(rule.column),
+        table=verbatim(table),
+        column=quoted(rule.column),
         type=sql.SQL(type_),
         bound=sql.SQL(", ").join(bound),
         event_covers=event_covers,

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg
-from psycopg import InterfaceError, InternalError, OperationalError, errors
+from psycopg import InterfaceError, InternalError, OperationalError, errors, sql
 from psycopg.conninfo import conninfo_to_dict
 
 from listener.errors import ConfigError, DatabaseUnavailable, RuleBroken, SchemaError
@@ -64,6 +64,16 @@ def one_line(exc: BaseException) -> str:
         # Without the lines of the query that the driver adds.
         return exc.diag.message_primary
     return " ".join(str(exc).split()) or type(exc).__name__
+
+
+def verbatim(text: str) -> sql.SQL:
+    """Part of a query that takes parameters, where a % in it is no placeholder."""
+    return sql.SQL(text.replace("%", "%%"))
+
+
+def quoted(name: str) -> sql.Identifier:
+    """As `verbatim`, and quoted."""
+    return sql.Identifier(name.replace("%", "%%"))
 
 
 def connect(url: str) -> psycopg.Connection[Any]:

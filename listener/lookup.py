@@ -6,14 +6,18 @@ from decimal import Decimal
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import dict_row
 
 from listener.address import Address, parse_address
-from listener.database import is_away, lookup_failure, one_line
+from listener.database import is_away, lookup_failure, one_line, verbatim
 from listener.errors import BadData, DatabaseUnavailable, RuleBroken
 from listener.outbox import Event
 from listener.pool import Pool
+from listener.queries import load
 from listener.rules import OWN_COLUMNS, Rule, array_literal
+
+_QUERIES = load("admin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class Lookup:
     def __init__(self, name: str, rule: Rule) -> None:
         self.name = name
         self.rule = rule
+        # The value as the configuration writes it, and as the database does: t is true, 5 may be 5.00.
+        self._spellings = {rule.becomes.rstrip(" ")}
         self._query = f"-- name: lookup {name}\n{rule.lookup.strip().rstrip(';')}"
 
     async def check(self, conn: psycopg.AsyncConnection[Any]) -> frozenset[str]:
@@ -57,7 +63,21 @@ class Lookup:
                 raise RuleBroken(
                     f"the lookup of rule {self.name} gives no column {column!r}; name one so in its SELECT"
                 )
+        await self._learn_spelling(conn)
         return columns
+
+    async def _learn_spelling(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        column = {"table": self.rule.table, "column": self.rule.column}
+        found = await (await conn.execute(_QUERIES["column_type"], column)).fetchone()
+        if found is not None:
+            try:
+                cursor = await conn.execute(
+                    sql.SQL("SELECT %s::{}::text").format(verbatim(found[0])), (self.rule.becomes,)
+                )
+                (spelling,) = await cursor.fetchone() or (self.rule.becomes,)
+            except psycopg.Error as exc:
+                raise self._failure(exc) from exc
+            self._spellings.add(spelling.rstrip(" "))
 
     async def rows(self, pool: Pool, keys: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """What the lookup finds for these keys, by key.
@@ -100,7 +120,7 @@ class Lookup:
             return Unmailed(event, "ambiguous", f"the lookup gives {len(rows)} rows for this key", failed=True)
         row = rows[0]
         # A char(n) comes with blanks behind, which mean nothing in it.
-        if _value_text(row["current"]).rstrip(" ") != self.rule.becomes.rstrip(" "):
+        if _value_text(row["current"]).rstrip(" ") not in self._spellings:
             return Unmailed(event, "reverted", f"{self.rule.column} is {_shown(row['current'])} by now")
         email = row["email"]
         if email is None or not str(email).strip():

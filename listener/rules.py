@@ -85,7 +85,10 @@ def parse_key(rule: Rule, text: str) -> str:
         return text
     parts = text.split(",")
     if len(parts) != len(rule.key):
-        raise ValueError(f"the key of this rule has {len(rule.key)} columns: {','.join(rule.key)}")
+        raise ValueError(
+            f"the key of this rule has {len(rule.key)} columns: {','.join(rule.key)}; a value with a comma in it is "
+            'written as in an array: {"a,b",c}'
+        )
     return array_literal(parts)
 
 

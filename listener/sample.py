@@ -10,7 +10,7 @@ from psycopg import sql
 from listener.address import Address, parse_address
 from listener.composer import Composer, Message
 from listener.config import Settings
-from listener.database import connect_async, lookup_pool, opened, translated
+from listener.database import connect_async, lookup_pool, opened, quoted, translated, verbatim
 from listener.errors import BadData, PgheraldError
 from listener.lookup import Lookup, Mailing
 from listener.message import message_key
@@ -51,13 +51,13 @@ async def make(
             composer.check(name, await lookup.check(conn))
         async with opened(pool):
             if key is None:
-                parts = [sql.SQL("{}::text").format(sql.Identifier(column)) for column in rule.key]
+                parts = [sql.SQL("{}::text").format(quoted(column)) for column in rule.key]
                 text = parts[0] if len(parts) == 1 else sql.SQL("ARRAY[{}]::text").format(sql.SQL(", ").join(parts))
-                query = sql.SQL("SELECT {} FROM {} WHERE {}::text = %s ORDER BY {} LIMIT 1").format(
+                query = sql.SQL("SELECT {} FROM {} WHERE {} = %s ORDER BY {} LIMIT 1").format(
                     text,
-                    sql.SQL(rule.table),
-                    sql.Identifier(rule.column),
-                    sql.SQL(", ").join(sql.SQL("{} DESC").format(sql.Identifier(column)) for column in rule.key),
+                    verbatim(rule.table),
+                    quoted(rule.column),
+                    sql.SQL(", ").join(sql.SQL("{} DESC").format(quoted(column)) for column in rule.key),
                 )
                 async with pool.connection() as conn:
                     row = await (await conn.execute(query, (rule.becomes,))).fetchone()

@@ -8,7 +8,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from listener.database import one_line, translated
+from listener.database import one_line, quoted, translated, verbatim
 from listener.errors import SchemaError
 from listener.queries import load
 from listener.rules import Rule, array_literal
@@ -83,6 +83,7 @@ def _cast(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> str
 class _Row:
     key: str
     current: str | None
+    has_value: bool
 
 
 def _iso(moment: datetime | None) -> str | None:
@@ -91,7 +92,7 @@ def _iso(moment: datetime | None) -> str | None:
 
 def _row(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> _Row | None:
     """The watched row, if it is there, found by its index."""
-    columns = [sql.Identifier(column) for column in rule.key]
+    columns = [quoted(column) for column in rule.key]
     try:
         if len(columns) == 1:
             parts = [key]
@@ -100,13 +101,15 @@ def _row(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> _Row
         if len(parts) != len(columns):
             return None
         texts = [sql.SQL("{}::text").format(column) for column in columns]
-        query = sql.SQL("SELECT {key}, {current}::text FROM {table} WHERE {match}").format(
+        query = sql.SQL(
+            "SELECT {key}, {current}::text, {current} IS NOT DISTINCT FROM %s FROM {table} WHERE {match}"
+        ).format(
             key=texts[0] if len(texts) == 1 else sql.SQL("ARRAY[{}]::text").format(sql.SQL(", ").join(texts)),
-            current=sql.Identifier(rule.column),
-            table=sql.SQL(rule.table),
+            current=quoted(rule.column),
+            table=verbatim(rule.table),
             match=sql.SQL(" AND ").join(sql.SQL("{} = %s").format(column) for column in columns),
         )
-        row = conn.execute(query, parts).fetchone()
+        row = conn.execute(query, [rule.becomes, *parts]).fetchone()
     except psycopg.errors.UndefinedTable as exc:
         raise SchemaError(f"rule {name}: {one_line(exc)}") from exc
     except psycopg.DataError:
@@ -121,7 +124,7 @@ def _why(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str, row: _R
     watched = conn.execute(_QUERIES["watched"], watch_values(name, rule)).fetchone()
     if watched is None or watched[2] is None:
         return "the rule is not watched in this database; run `pgherald install`"
-    if row.current != rule.becomes:
+    if not row.has_value:
         shown = "NULL" if row.current is None else repr(row.current)
         return f"{rule.column} is {shown}, not {rule.becomes!r}, and no change to it was captured since {watched[3]:%Y-%m-%d %H:%M}"
     handled = conn.execute(_QUERIES["handled"], {"rule": name, "key": key}).fetchone()

@@ -129,6 +129,10 @@ SELECT r."table"::text, r.remembered,
   FROM pgherald.rule AS r
  WHERE r.rule = %(rule)s;
 
+-- name: column_type
+SELECT pg_catalog.format_type(atttypid, atttypmod) FROM pg_catalog.pg_attribute
+ WHERE attrelid = pg_catalog.to_regclass(%(table)s) AND attname = %(column)s AND NOT attisdropped;
+
 -- name: lock_backfill
 SELECT pg_try_advisory_lock(726356, hashtext(%(rule)s));
 
