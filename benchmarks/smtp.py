@@ -1,0 +1,201 @@
+"""One process's mails a second, made and sent: pgherald, and EmailMessage with aiosmtplib, against Postfix's smtp-sink.
+
+    apt-get install postfix        # "No configuration"; only its smtp-sink is run, by hand, on loopback
+    python -m benchmarks.smtp [--messages 2000] [--connections 8] [--repetitions 7] [--loop uvloop|asyncio]
+
+Both render the shipped templates and keep their connections; both run in this process, in turn and in random order, and
+every figure is a median. Then the same with a round trip of 20 ms between here and there, by a proxy that delays.
+"""
+
+import argparse
+import asyncio
+import multiprocessing
+import os
+import random
+import shutil
+import socket
+import statistics
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.utils import format_datetime
+from typing import Any
+
+import aiosmtplib
+
+from listener.address import parse_address
+from listener.breaker import Breaker
+from listener.composer import Composer
+from listener.config import Settings
+from listener.message import message_key
+from listener.post import Post
+from listener.render import Templates
+from listener.smtp import Accepted, Server, tls_context
+from tests.support.proxy import Proxy
+
+RULE = "dateplan_verified"
+SENDER = parse_address("no-reply@example.org")
+RECIPIENT = parse_address("jane@example.com")
+DATE = datetime(2026, 11, 22, 9, 5, tzinfo=UTC)
+SETTINGS = Settings.model_validate({"mail": {"from": "Date Plans <no-reply@example.org>"}})
+TEMPLATES = Templates({RULE}, None)
+COMPOSER = Composer(SETTINGS, TEMPLATES, b"secret")
+TLS = tls_context()
+Send = Callable[[int], Awaitable[None]]
+
+
+def row(number: int) -> dict[str, Any]:
+    return {"place": f"Café Zoë № {number}"}
+
+
+async def pgherald(port: int, connections: int, carry: Callable[[list[Send]], Awaitable[None]]) -> None:
+    post = Post(Server("127.0.0.1", port, "off", ehlo_name="client.test"), TLS, connections, Breaker())
+
+    async def yes() -> bool:
+        return True
+
+    async def send(number: int) -> None:
+        key = message_key(b"secret", RULE, number, DATE)
+        message = COMPOSER.compose(RULE, str(number), row(number), RECIPIENT, key, DATE)
+        assert isinstance(await post.hand_over(SENDER, RECIPIENT, message.octets, yes, key), Accepted)
+
+    # Twice, as the daemon does it: while one message is on the wire, the next is made.
+    await carry([send] * 2 * connections)
+    await post.close()
+
+
+async def email_message(port: int, connections: int, carry: Callable[[list[Send]], Awaitable[None]]) -> None:
+    def sender(client: aiosmtplib.SMTP) -> Send:
+        async def send(number: int) -> None:
+            content = TEMPLATES.render(RULE, {**row(number), "link": None, "unsubscribe": None})
+            message = EmailMessage()
+            message["From"] = "Date Plans <no-reply@example.org>"
+            message["To"] = str(RECIPIENT)
+            message["Subject"] = content.subject
+            message["Date"] = format_datetime(DATE)
+            message["Message-ID"] = f"<{message_key(b'secret', RULE, number, DATE)}@example.org>"
+            message["Auto-Submitted"] = "auto-generated"
+            message.set_content(content.text)
+            message.add_alternative(content.html, subtype="html")
+            await client.send_message(message)
+
+        return send
+
+    clients = [aiosmtplib.SMTP(hostname="127.0.0.1", port=port, start_tls=False) for _ in range(connections)]
+    await asyncio.gather(*(client.connect() for client in clients))
+    await carry([sender(client) for client in clients])
+    await asyncio.gather(*(client.quit() for client in clients))
+
+
+WAYS = {"pgherald": pgherald, "EmailMessage, aiosmtplib": email_message}
+
+
+async def rate(way: str, port: int, connections: int, messages: int) -> tuple[float, float]:
+    """Messages a second, and microseconds of this process's CPU for each; connecting is left out."""
+    numbers = iter(range(messages))
+    taken = [0.0, 0.0]
+
+    async def carrier(send: Send) -> None:
+        for number in numbers:
+            await send(number)
+
+    async def carry(senders: list[Send]) -> None:
+        for send in senders:
+            await send(-1)
+        wall, cpu = time.perf_counter(), time.process_time()
+        await asyncio.gather(*(carrier(send) for send in senders))
+        taken[:] = time.perf_counter() - wall, time.process_time() - cpu
+
+    await WAYS[way](port, connections, carry)
+    return messages / taken[0], 1e6 * taken[1] / messages
+
+
+@contextmanager
+def sink() -> Iterator[int]:
+    program = shutil.which("smtp-sink", path="/usr/sbin:/usr/bin:/usr/local/sbin") or "smtp-sink"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # It will not run as root.
+    user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    process = subprocess.Popen([program, *user, f"127.0.0.1:{port}", "1000"])
+    try:
+        for _ in range(100):
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def distant(port: int, round_trip: float) -> Iterator[int]:
+    """A proxy in a process of its own, so that its work is not this one's."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=forward, args=(port, round_trip / 2, there), daemon=True)
+    process.start()
+    try:
+        yield here.recv()
+    finally:
+        process.terminate()
+        process.join()
+
+
+def forward(port: int, delay: float, parent: Any) -> None:
+    async def story() -> None:
+        async with Proxy(port) as proxy:
+            proxy.delay = delay
+            parent.send(proxy.port)
+            await asyncio.Event().wait()
+
+    asyncio.run(story())
+
+
+def table(title: str, port: int, connections: int, messages: int, repetitions: int, runner: Any, per: int) -> None:
+    seen: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for _ in range(repetitions):
+        for way in random.sample(list(WAYS), len(WAYS)):
+            with asyncio.Runner(loop_factory=runner) as loop:
+                seen[way].append(loop.run(rate(way, port, connections, messages)))
+    print(f"\n{title}")
+    for way, figures in seen.items():
+        rates = [speed / per for speed, _ in figures]
+        cpu = statistics.median(microseconds for _, microseconds in figures)
+        spread = f"({min(rates):.0f}-{max(rates):.0f})"
+        print(f"  {way:26}{statistics.median(rates):8.0f} {spread:14}{cpu:8.0f} us of CPU each")
+    ratios = [ours[0] / theirs[0] for ours, theirs in zip(*(seen[way] for way in WAYS), strict=True)]
+    print(f"  {'ratio':26}{statistics.median(ratios):8.1f} ({min(ratios):.1f}-{max(ratios):.1f})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--messages", type=int, default=2000)
+    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop")
+    options = parser.parse_args()
+    runner: Any = asyncio.new_event_loop
+    if options.loop == "uvloop":
+        import uvloop
+
+        runner = uvloop.new_event_loop
+    n, times = options.connections, options.repetitions
+    print(
+        f"{options.messages} messages, {n} connections, {times} repetitions, {options.loop}; medians (lowest-highest)"
+    )
+    with sink() as port:
+        table("messages a second, on loopback", port, n, options.messages, times, runner, 1)
+        with distant(port, 0.020) as far:
+            table("messages a second and connection, 20 ms away", far, n, 40 * n, times, runner, n)
+
+
+if __name__ == "__main__":
+    main()
