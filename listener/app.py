@@ -156,11 +156,13 @@ class Daemon:
             except DatabaseUnavailable as exc:
                 if not wait:
                     raise
+                self._site.tell()
                 self._manager.waiting(f"waits for the database: {exc}")
                 await _set_within(trouble.met(exc), self._stop)
                 if self._stop.is_set():
                     raise SystemExit(0) from exc
             else:
+                self._site.tell()
                 return delivery
 
     def _delivery(self, settings: Settings, templates: Templates) -> Delivery:

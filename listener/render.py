@@ -49,7 +49,8 @@ class Templates:
 
     def __init__(self, names: Iterable[str], directory: Path | None = None) -> None:
         self._folders = [folder for folder in (directory, resource("templates")) if folder]
-        self._loader = ChoiceLoader([FileSystemLoader(folder) for folder in self._folders])
+        # An editor's byte order mark at the beginning is not for the reader of the mail.
+        self._loader = ChoiceLoader([FileSystemLoader(folder, encoding="utf-8-sig") for folder in self._folders])
         self._environment = ImmutableSandboxedEnvironment(
             loader=self._loader,
             undefined=StrictUndefined,

@@ -50,7 +50,12 @@ def run(once: bool, log_format: str | None, log_level: str | None, config_file: 
     if paused:
         click.echo(f"{paused} events wait because their rule is paused: pgherald resume RULE", err=True)
     if not reached:
-        raise click.ClickException("the mail server could not be reached; the events are kept")
+        where = f"{loaded.smtp.server.host}:{loaded.smtp.server.port}, [smtp] url"
+        if loaded.mail.transport == "file":
+            where = f"{loaded.mail.directory}, [mail] directory"
+        raise click.ClickException(
+            f"the mail server ({where}) could not be reached; the log says why; the events are kept"
+        )
 
 
 def _asyncio_run(main: Coroutine[Any, Any, T]) -> T:

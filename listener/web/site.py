@@ -2,8 +2,9 @@
 
 import errno
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -43,6 +44,7 @@ class Site:
         app.on_response_prepare.append(dress)
         for part in (Vitals(health, self._glance, listener, breaker), self._page, self._consent):
             app.add_routes(part.routes())
+        self._untold: Callable[[], None] | None = None
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GRACE, keepalive_timeout=30)
 
     def signs_with(self, key: bytes) -> None:
@@ -65,6 +67,12 @@ class Site:
                 await self._runner.cleanup()
                 await self._glance.close()
 
+    def tell(self) -> None:
+        """Say in the log where it is, once: not before it is known that the daemon will run, or wait."""
+        if self._untold is not None:
+            self._untold()
+            self._untold = None
+
     def _hosts(self) -> tuple[str, ...]:
         address = self._http.address
         return (*self._http.hosts, *((address[0],) if address else ()))
@@ -86,7 +94,8 @@ class Site:
                 await web.TCPSite(self._runner, host, 0).start()
         except OSError as exc:
             # Without having been asked for: the mails matter more.
-            log.warning("http_off", error=str(exc))
+            self._untold = partial(log.warning, "http_off", error=str(exc))
             return
         name, number = self._runner.addresses[0][:2]
-        log.info("http_listening", url=f"http://{f'[{name}]' if ':' in name else name}:{number}")
+        url = f"http://{f'[{name}]' if ':' in name else name}:{number}"
+        self._untold = partial(log.info, "http_listening", url=url)

@@ -276,6 +276,11 @@ def test_a_broken_template_breaks_the_rule_at_the_start(write: Write, files: dic
     assert re.search(r"correct|write", str(caught.value)), "the remedy"
 
 
+def test_a_byte_order_mark_is_not_part_of_the_mail(write: Write) -> None:
+    content = _render(write("\ufeffHello", "\ufeffBody"))
+    assert (content.subject, content.text) == ("Hello", "Body\n")
+
+
 def test_a_template_that_is_not_utf_8_breaks_the_rule(write: Write) -> None:
     directory = write()
     (directory / "mail/body.html.j2").write_bytes(b"caf\xe9")
