@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from listener.database import quoted, translated, verbatim
+from listener.database import OWNERS, quoted, translated, verbatim
 from listener.errors import SchemaError
 from listener.queries import load
 from listener.rules import Rule
@@ -48,7 +48,7 @@ def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options)
     Raises:
         SchemaError: the rule is not watched, its rows from before are not remembered yet, or another backfill is at it.
     """
-    with translated():
+    with translated(OWNERS):
         found = conn.execute(_QUERIES["table_of"], {"rule": name}).fetchone()
         if found is None:
             raise SchemaError(f"rule {name} is not watched in this database; run `pgherald install`")

@@ -28,6 +28,8 @@ KEEPALIVES = (
 )
 # The driver reads times in this style alone, whatever the database's is. libpq has a variable for it and no parameter.
 os.environ["PGDATESTYLE"] = "ISO"
+# What writes more than a daemon does.
+OWNERS = "this is for the schema's owner: connect as a member of pgherald_owner that may read the watched table"
 _AWAY = (OperationalError, InterfaceError, InternalError, OSError)
 # A lookup is the operator's own query, and may take its time.
 _LOOKUP_PATIENCE = 30.0
@@ -87,8 +89,8 @@ async def connect_async(url: str) -> psycopg.AsyncConnection[Any]:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """The driver's errors as this package's; the one place where that is done."""
+def translated(right: str = "grant it (see sql/roles.sql)") -> Iterator[None]:
+    """The driver's errors as this package's; the one place where that is done. `right`: what to do where one is missing."""
     try:
         yield
     except (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName, errors.UndefinedColumn) as exc:
@@ -96,7 +98,7 @@ def translated() -> Iterator[None]:
             raise SchemaError(f"{one_line(exc)}; run `pgherald install`") from exc
         raise SchemaError(one_line(exc)) from exc
     except errors.InsufficientPrivilege as exc:
-        raise SchemaError(f"{one_line(exc)}; grant it (see sql/roles.sql)") from exc
+        raise SchemaError(f"{one_line(exc)}; {right}") from exc
     except _AWAY as exc:
         raise DatabaseUnavailable(f"the database cannot be reached, or cannot serve: {one_line(exc)}") from exc
 

@@ -11,7 +11,7 @@ SELECT d.id AS key, d.status AS current, u.email, u.email_notifications_enabled 
   FROM public.dateplan d LEFT JOIN public.users u ON u.id = d.user_id LEFT JOIN public.plan p ON p.id = d.plan_id
  WHERE d.id = ANY (%(keys)s::bigint[])
 """
-_NAME = r'(?:[A-Za-z_\u0080-\U0010ffff][\w$]*|"(?:[^"\x00]|"")+")'
+NAME = r'(?:[A-Za-z_\u0080-\U0010ffff][\w$]*|"(?:[^"\x00]|"")+")'
 # What the daemon itself reads of a lookup's row; every other column is the template's.
 OWN_COLUMNS = ("key", "current", "email", "consent")
 # What is made for the template besides; no column may be called so.
@@ -31,7 +31,7 @@ class Rule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     # As SQL writes a name; it goes into queries as it stands.
-    table: str = Field(pattern=rf"^{_NAME}(\.{_NAME})?$")
+    table: str = Field(pattern=rf"^{NAME}(\.{NAME})?$")
     key: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ("id",)
     column: str = "status"
     becomes: str

@@ -40,7 +40,7 @@ class Step:
 
 def install_steps(rules: Mapping[str, Rule], *, roles: bool = False, daemon_role: str | None = None) -> Iterator[Step]:
     """What `install` runs, in order; each step may be run again without harm."""
-    yield Step("triggers.sql", _file("triggers.sql"))
+    yield Step("triggers.sql", _file("triggers.sql"), table="pgherald.outbox")
     if roles:
         yield Step("roles.sql", _file("roles.sql"))
     if daemon_role is not None:

@@ -7,14 +7,23 @@
 -- What a rule's lookup reads is granted by you, on your own tables:
 --   GRANT SELECT ON public.dateplan, public.users, public.plan TO pgherald_daemon;
 
+-- One at a time: two that grant on one object at once, and one of them fails.
+DO $$ BEGIN PERFORM pg_catalog.pg_advisory_xact_lock(726354, 3); END $$;
+
+-- The roles are the cluster's, and that lock is this database's: somebody may make them in another at the same time.
 DO $$
+DECLARE
+    name text;
 BEGIN
-    IF to_regrole('pgherald_owner') IS NULL THEN
-        CREATE ROLE pgherald_owner NOLOGIN;
-    END IF;
-    IF to_regrole('pgherald_daemon') IS NULL THEN
-        CREATE ROLE pgherald_daemon NOLOGIN;
-    END IF;
+    FOREACH name IN ARRAY '{pgherald_owner,pgherald_daemon}'::text[] LOOP
+        IF to_regrole(name) IS NULL THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', name);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL;
+            END;
+        END IF;
+    END LOOP;
 END $$;
 
 DO $$

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from listener import schema
-from listener.cli.options import configured, settings
+from listener.cli.options import configured, counted, settings
 from listener.database import connect
 
 
@@ -61,7 +61,7 @@ def uninstall(print_only: bool, force: bool, config_file: Path | None) -> None:
             return
         if waiting and not force:
             raise click.ClickException(
-                f"{waiting} events are not settled; deliver them (pgherald run --once), or --force to lose them"
+                f"not settled: {counted(waiting, 'event')}; deliver them (pgherald run --once), or --force to lose them"
             )
         for step in steps:
             schema.run(conn, step, lambda text: click.echo(text, err=True), end)

@@ -10,7 +10,7 @@ import click
 from rich.table import Table
 
 from listener import remedy
-from listener.cli.options import DURATION, configured, console, settings, the_rule
+from listener.cli.options import DURATION, configured, console, counted, settings, the_rule
 from listener.database import connect
 from listener.remedy import APPLIES, Filter, Found, Remedy
 from listener.rules import parse_key, show_key
@@ -144,8 +144,8 @@ def _act(
                 click.echo(f"would {verb}: event {event.id}, {event.rule} {_shown_key(loaded, event)}, {event.state}")
         elif fit:
             if sys.stdin.isatty() and not yes:
-                click.confirm(f"{verb} {len(fit)} events?", abort=True)
-            click.echo(f"{remedy.apply(conn, chosen, [event.id for event in fit])} events {done}")
+                click.confirm(f"{verb} {counted(len(fit), 'event')}?", abort=True)
+            click.echo(f"{counted(remedy.apply(conn, chosen, [event.id for event in fit]), 'event')} {done}")
         else:
             click.echo(f"no event to {verb}")
     if wanted.ids and len(fit) < len(set(wanted.ids)):

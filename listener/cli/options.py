@@ -83,3 +83,7 @@ RATE = _Rate()
 def console() -> Console:
     # Not cut to 80 columns where nobody reads it on a screen.
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

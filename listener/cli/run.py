@@ -9,7 +9,7 @@ import click
 
 from listener import logs
 from listener.app import Daemon
-from listener.cli.options import configured, settings
+from listener.cli.options import configured, counted, settings
 
 T = TypeVar("T")
 
@@ -46,9 +46,9 @@ def run(once: bool, log_format: str | None, log_level: str | None, config_file: 
         return
     reached, available, in_doubt, paused = _asyncio_run(daemon.run_once())
     if available or in_doubt:
-        click.echo(f"{available} events wait for a later try, {in_doubt} are in doubt", err=True)
+        click.echo(f"{counted(available, 'event')} left for a later try, {in_doubt} in doubt", err=True)
     if paused:
-        click.echo(f"{paused} events wait because their rule is paused: pgherald resume RULE", err=True)
+        click.echo(f"{counted(paused, 'event')} left behind a paused rule: pgherald resume RULE", err=True)
     if not reached:
         where = f"{loaded.smtp.server.host}:{loaded.smtp.server.port}, [smtp] url"
         if loaded.mail.transport == "file":

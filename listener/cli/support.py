@@ -36,6 +36,7 @@ def status(as_json: bool, config_file: Path | None) -> None:
             rules.setdefault(rule, dict.fromkeys(_STATES, 0))[state] = count
         (oldest,) = conn.execute(queries["oldest"]).fetchone() or (None,)
         workers = conn.cursor(row_factory=dict_row).execute(queries["workers"]).fetchall()
+        outbox = conn.cursor(row_factory=dict_row).execute(queries["outbox_size"]).fetchone() or {}
         paused = dict(conn.execute(queries["paused"]).fetchall())
         (asleep,) = conn.execute(queries["gate"]).fetchone() or (False,)
     answer: dict[str, Any] = {
@@ -44,6 +45,7 @@ def status(as_json: bool, config_file: Path | None) -> None:
         "workers": [{**worker, "started_at": worker["started_at"].isoformat()} for worker in workers],
         "listening": any(worker["listening"] and worker["alive"] for worker in workers),
         "gate": "asleep" if asleep else "open",
+        "outbox": outbox,
         "paused": {rule: since.isoformat() for rule, since in paused.items()},
     }
     if as_json:
@@ -71,6 +73,8 @@ def status(as_json: bool, config_file: Path | None) -> None:
         if not worker["alive"]:
             parts = [f"not seen for {worker['seen_seconds_ago']:.0f} s"]
         screen.print(f"worker {worker['name']}: {', '.join(filter(None, parts))}", markup=False)
+    if outbox:
+        screen.print(f"outbox: {outbox['size']}, about {outbox['live_rows']} rows and {outbox['dead_rows']} dead ones")
     if not workers:
         screen.print("no daemon is at work")
 

@@ -9,8 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from listener import backfill as missed
 from listener import story
-from listener.cli.options import DURATION, MOMENT, RATE, configured, settings, the_rule
-from listener.database import connect, translated
+from listener.cli.options import DURATION, MOMENT, RATE, configured, counted, settings, the_rule
+from listener.database import OWNERS, connect, translated
 from listener.queries import load
 from listener.rules import parse_key, show_key
 
@@ -64,7 +64,7 @@ def backfill(
             oldest = min((at for at in (oldest, page.oldest) if at is not None), default=None)
             progress.update(task, advance=page.looked_at)
     verb = "would be captured" if dry_run else "marked as handled" if mark_only else "captured"
-    click.echo(f"{count} rows {verb}" + (f", the oldest changed {oldest:%Y-%m-%d %H:%M}" if oldest else ""))
+    click.echo(f"{counted(count, 'row')} {verb}" + (f", the oldest changed {oldest:%Y-%m-%d %H:%M}" if oldest else ""))
     if dry_run and shown:
         click.echo(f"such as {', '.join(show_key(watched, key) for key in shown)}")
 
@@ -82,14 +82,14 @@ def purge(older_than: float, config_file: Path | None) -> None:
     query = load("admin")["purge"]
     total = 0
     after: int | None = 0
-    with connect(loaded.database.url) as conn, _progress() as progress, translated():
+    with connect(loaded.database.url) as conn, _progress() as progress, translated(OWNERS):
         task = progress.add_task("purge", total=None)
         while after is not None:
             row = conn.execute(query, {"after": after, "older": older_than, "batch": _BATCH}).fetchone()
             count, after = row or (0, None)
             total += count
             progress.update(task, advance=count)
-    click.echo(f"{total} events purged")
+    click.echo(f"{counted(total, 'event')} purged")
 
 
 @click.command()
@@ -108,12 +108,12 @@ def forget(rule: str, key: str, config_file: Path | None) -> None:
         stored = parse_key(watched, key)
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="KEY") from exc
-    with connect(loaded.database.url) as conn, translated():
+    with connect(loaded.database.url) as conn, translated(OWNERS):
         key = story.as_written(conn, rule, watched, stored)
         gone, busy = conn.execute(load("admin")["forget"], {"rule": rule, "key": key}).fetchone() or (0, 0)
-    click.echo(f"{gone} events forgotten")
+    click.echo(f"{counted(gone, 'event')} forgotten")
     if busy:
-        click.echo(f"{busy} are being delivered at this moment; run it again in a moment", err=True)
+        click.echo(f"{counted(busy, 'event')} on the way at this moment; run it again in a moment", err=True)
         sys.exit(1)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -16,11 +17,12 @@ from listener.doctor.finding import Seen, fault, ok, warn
 from listener.errors import BadData, ConfigError, RuleBroken
 from listener.lookup import Lookup
 from listener.replies import Scope
-from listener.rules import Rule
+from listener.rules import NAME, Rule
 from listener.smtp import Connection, Server, ServerTrouble, Timeouts, tls_context
 
 LARGE = 1000
 _SAMPLE = 100
+_READ = re.compile(rf"\b(?:FROM|JOIN)\s+({NAME}(?:\.{NAME})?)", re.IGNORECASE)
 _PATIENCE = 20.0
 _TIMEOUTS = Timeouts(connect=5, greeting=10, command=10, quit=1)
 
@@ -33,7 +35,9 @@ async def lookup(examination: Examination, rule: str) -> Seen:
         async with examination.reading() as conn:
             columns = await query.check(conn)
         keys = await _keys(examination, configured)
-        whole = await _whole_table(examination, configured, keys[0]) if keys else None
+        plan = await _plan(examination, configured, keys[:1])
+        hidden = await _hidden(examination, configured, plan)
+        whole = await _whole_table(examination, plan) if keys else None
         rows = await _rows(examination, query, keys)
     except RuleBroken as exc:
         denied = "permission denied" in str(exc)
@@ -46,6 +50,8 @@ async def lookup(examination: Examination, rule: str) -> Seen:
         )
     if rows is not None:
         examination.samples[rule] = Sample(columns, rows)
+    if hidden is not None:
+        return hidden
     if not keys:
         return ok(f"runs; {configured.table} has no row to try it with")
     if whole is not None:
@@ -81,17 +87,44 @@ async def _keys(examination: Examination, rule: Rule) -> list[str]:
     return [row["key"] for row in await examination.rows(query)]
 
 
-async def _whole_table(examination: Examination, rule: Rule, key: str) -> str | None:
-    """A large table that the lookup would read from end to end for one key, and what it looks for there."""
+async def _plan(examination: Examination, rule: Rule, keys: list[str]) -> list[dict[str, Any]]:
+    """The nodes of the lookup's plan."""
     async with examination.reading() as conn, conn.cursor(row_factory=dict_row) as cursor:
         explain = f"EXPLAIN (VERBOSE, FORMAT JSON) {rule.lookup.strip().rstrip(';')}"
-        await cursor.execute(explain, {"keys": [key]})
+        await cursor.execute(explain, {"keys": keys})
         [row] = await cursor.fetchall()
-    for node in _nodes(row["QUERY PLAN"][0]["Plan"]):
+    return list(_nodes(row["QUERY PLAN"][0]["Plan"]))
+
+
+async def _hidden(examination: Examination, rule: Rule, plan: list[dict[str, Any]]) -> Seen | None:
+    """Row level security that keeps rows from the daemon, for which a hidden row is one that is gone."""
+    # The plan knows views' tables; but a table of which nothing may be seen is not in it any more.
+    read = {_name(node) for node in plan if "Relation Name" in node} | set(_READ.findall(rule.lookup))
+    rows = await examination.rows(QUERIES["hidden"], {"tables": sorted({rule.table} | read)})
+    for row in rows:
+        if row["whole"]:
+            continue
+        table, role = row["table"], row["role"]
+        remedy = f"CREATE POLICY pgherald ON {table} FOR SELECT TO {role} USING (true); or ALTER ROLE {role} BYPASSRLS"
+        if not row["some"]:
+            return fault(f"row level security shows {role} no row of {table}: every event would be row_gone", remedy)
+        return warn(
+            f"row level security may hide rows of {table} from {role}: their events would be skipped as row_gone",
+            remedy,
+        )
+    return None
+
+
+def _name(node: dict[str, Any]) -> str:
+    return sql.Identifier(node["Schema"], node["Relation Name"]).as_string(None)
+
+
+async def _whole_table(examination: Examination, plan: list[dict[str, Any]]) -> str | None:
+    """A large table that the lookup would read from end to end for one key, and what it looks for there."""
+    for node in plan:
         if node["Node Type"] != "Seq Scan":
             continue
-        table = sql.Identifier(node["Schema"], node["Relation Name"]).as_string(None)
-        size = (await examination.row(QUERIES["table_size"], {"table": table}))["rows"]
+        size = (await examination.row(QUERIES["table_size"], {"table": _name(node)}))["rows"]
         if size > LARGE:
             condition = f" by {node['Filter'][:120]}" if "Filter" in node else ""
             return f"{node['Schema']}.{node['Relation Name']} (about {size:.0f} rows){condition}"

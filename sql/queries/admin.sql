@@ -26,6 +26,12 @@ SELECT count(*) FROM pgherald.outbox WHERE settled_at IS NULL;
 -- name: counts
 SELECT rule, state, count(*) FROM pgherald.outbox GROUP BY rule, state;
 
+-- name: outbox_size
+-- What the statistics know; dead rows are those that vacuum has yet to take away.
+SELECT pg_total_relation_size(relid) AS bytes, pg_size_pretty(pg_total_relation_size(relid)) AS size, n_live_tup AS live_rows,
+       n_dead_tup AS dead_rows
+  FROM pg_stat_user_tables WHERE schemaname = 'pgherald' AND relname = 'outbox';
+
 -- name: oldest
 SELECT extract(epoch FROM now() - min(captured_at))::float8 FROM pgherald.outbox WHERE state = 'available';
 
@@ -59,10 +65,11 @@ SELECT id, state, reason, attempt, captured_at, settled_at, scheduled_at,
 SELECT why FROM pgherald.handled WHERE rule = %(rule)s AND key = %(key)s;
 
 -- name: holders
--- Who keeps a table's triggers from being changed.
+-- Who keeps a table's triggers from being changed, or its partitions'.
 SELECT a.pid, a.usename, left(regexp_replace(a.query, '\s+', ' ', 'g'), 80)
   FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
- WHERE l.locktype = 'relation' AND l.relation = to_regclass(%(table)s) AND l.granted AND l.pid <> pg_backend_pid()
+ WHERE l.locktype = 'relation' AND l.granted
+   AND l.relation IN (SELECT to_regclass(%(table)s)::oid UNION ALL SELECT relid FROM pg_partition_tree(to_regclass(%(table)s))) AND l.pid <> pg_backend_pid()
    AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
  ORDER BY a.xact_start
  LIMIT 1;

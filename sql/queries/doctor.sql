@@ -182,6 +182,18 @@ SELECT held.what, held.age, held.remedy, quote_ident(current_user) AS role, pg_h
  ORDER BY held.age DESC
  LIMIT 1;
 
+-- name: hidden
+-- Tables of which row level security may keep rows from this role; whether some policy lets it see any, and one all.
+SELECT c.oid::regclass::text AS "table", quote_ident(current_user) AS role,
+       coalesce(bool_or(p.polpermissive), false) AS some,
+       coalesce(bool_or(p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) = 'true') AND bool_and(p.polpermissive), false) AS whole
+  FROM (SELECT DISTINCT to_regclass(named) AS oid FROM unnest(%(tables)s::text[]) AS named) AS read JOIN pg_class AS c USING (oid)
+  LEFT JOIN pg_policy AS p ON p.polrelid = c.oid AND p.polcmd IN ('r', '*')
+       AND (0 = ANY (p.polroles) OR EXISTS (SELECT FROM unnest(p.polroles) AS role WHERE role <> 0 AND pg_has_role(role, 'USAGE')))
+ WHERE row_security_active(c.oid)
+ GROUP BY c.oid
+ ORDER BY 1;
+
 -- name: gate
 SELECT closed.pid, closed.holder, waiting.overdue, waiting.oldest
   FROM (SELECT count(*) AS overdue, extract(epoch FROM now() - min(scheduled_at))::float8 AS oldest

@@ -61,9 +61,9 @@ def test_purged_and_forgotten_rows_stay_handled(remembered: Database, mail: Mail
     pgherald("backfill", RULE, check=True)
     pgherald("run", "--once")
     mail.wait_for(2)
-    assert pgherald("forget", RULE, first).stdout == "1 events forgotten\n"
+    assert pgherald("forget", RULE, first).stdout == "1 event forgotten\n"
     assert pgherald("purge", "--older-than", "1h").stdout == "0 events purged\n"
-    assert pgherald("purge", "--older-than", "0d").stdout == "1 events purged\n"
+    assert pgherald("purge", "--older-than", "0d").stdout == "1 event purged\n"
     assert remembered.events() == []
     assert pgherald("backfill", RULE).stdout == "0 rows captured\n"
     assert "purged" in pgherald("explain", RULE, second).stdout
@@ -111,5 +111,5 @@ def test_came_back_unseen(remembered: Database, mail: MailServer, pgherald: Pghe
         f'changed_at = "changed_at"\nlookup = """{lookup}"""\n'
     )
     assert pgherald("--config", file, "backfill", RULE, "--until", "2020-01-01").stdout == "0 rows captured\n"
-    assert pgherald("--config", file, "backfill", RULE).stdout.startswith("1 rows captured, the oldest changed")
+    assert pgherald("--config", file, "backfill", RULE).stdout.startswith("1 row captured, the oldest changed")
     assert pgherald("--config", file, "backfill", RULE).stdout == "0 rows captured\n"

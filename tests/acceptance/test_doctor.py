@@ -447,6 +447,25 @@ def test_the_daemons_role(plan: int, database: Database, role: str, doctor: Exam
     assert "sessions of other roles are hidden" in doctor(PGHERALD_DATABASE_URL=url)["transactions"].seen
 
 
+def test_row_level_security(plan: int, database: Database, role: str, doctor: Examine) -> None:
+    url = as_role(database, role)
+    database.execute("ALTER TABLE public.dateplan ENABLE ROW LEVEL SECURITY")
+    assert ill(doctor()) == HEALTHY, "nothing hides from a superuser"
+    names(doctor(PGHERALD_DATABASE_URL=url), LOOKUP, "fault", "shows", "no row of dateplan", "CREATE POLICY")
+    database.execute("CREATE POLICY own ON public.dateplan USING (plan_id % 2 = 1)")
+    findings = doctor(PGHERALD_DATABASE_URL=url)
+    names(findings, LOOKUP, "warn", "may hide rows of dateplan", "BYPASSRLS")
+    remedy, _, _ = findings[LOOKUP].remedy.partition("; or")
+    database.execute(sql.SQL(remedy))  # type: ignore[arg-type]
+    assert ill(doctor(PGHERALD_DATABASE_URL=url)) == HEALTHY
+    database.execute("CREATE POLICY less ON public.dateplan AS RESTRICTIVE USING (plan_id > 0)")
+    names(doctor(PGHERALD_DATABASE_URL=url), LOOKUP, "warn", "may hide rows of dateplan")
+    database.execute("ALTER TABLE public.dateplan DISABLE ROW LEVEL SECURITY")
+    # Of a table that the lookup reads.
+    database.execute("ALTER TABLE public.users ENABLE ROW LEVEL SECURITY")
+    names(doctor(PGHERALD_DATABASE_URL=url), LOOKUP, "fault", "no row of users")
+
+
 def as_role(database: Database, role: str) -> str:
     parts = psycopg.conninfo.conninfo_to_dict(database.url)
     return psycopg.conninfo.make_conninfo(**{**parts, "user": role, "password": "secret"})

@@ -12,12 +12,13 @@ import pytest
 from psycopg import errors, sql
 
 from listener import config
+from listener.resources import resource
 from listener.rules import parse_key
-from listener.schema import LOCK_TIMEOUT, PATIENCE
+from listener.schema import LOCK_TIMEOUT, PATIENCE, Step, run
 from listener.story import tell
 from tests.support import wait_until
 from tests.support.command import Pgherald
-from tests.support.database import STORY, Database, Databases
+from tests.support.database import STORY, Database, Databases, install_triggers
 from tests.support.mail import MailServer
 
 RULE = "dateplan_verified"
@@ -104,10 +105,10 @@ def test_it_waits_for_a_transaction_and_names_it(
     with writing(story, free) as writer:
         install = threading.Thread(target=lambda: done.append(pgherald("install")))
         install.start()
-        wanted = "SELECT pid, query_start FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE NOT granted AND mode = 'ShareRowExclusiveLock'"
-        first = wait_until(lambda: story.execute(wanted))
+        wanted = "SELECT pid, query_start FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE datname = current_database() AND NOT granted AND mode = 'ShareRowExclusiveLock'"
+        first = wait_until(lambda: story.execute(wanted), timeout=30)
         # Its second try stands in the way of the writer again; then the transaction ends.
-        wait_until(lambda: story.execute(wanted) not in ([], first))
+        wait_until(lambda: story.execute(wanted) not in ([], first), timeout=30)
         holder.execute("COMMIT")
         install.join()
     assert done[0].returncode == 0
@@ -308,3 +309,68 @@ def test_two_installs_at_once(story: Database, pgherald: Pgherald) -> None:
         thread.join()
     assert [(done.returncode, done.stderr) for done in outcomes if done.returncode] == []
     assert story.execute("SELECT key, why FROM pgherald.handled") == [("1", "existing")]
+
+
+def test_roles_made_at_once_in_two_databases(databases: Databases, story: Database, pgherald: Pgherald) -> None:
+    """They are the cluster's, and no lock of one database holds in the other."""
+    name = str(story.value("SELECT current_database()")).replace("pgherald_test_", "t")
+    roles = resource("sql/roles.sql").read_text(encoding="utf-8")
+    for kind in ("owner", "daemon"):
+        roles = roles.replace(f"pgherald_{kind}", f"{name}_{kind}")
+    with databases.fresh() as other:
+        for database in (story, other):
+            with database.connect() as conn:
+                install_triggers(conn)
+        first, second = story.connect(), other.connect(options="-c lock_timeout=20s")
+        first.execute("BEGIN")
+        first.execute(roles)  # type: ignore[arg-type]
+        late = threading.Thread(target=lambda: second.execute(roles))  # type: ignore[arg-type]
+        late.start()
+        wait_until(
+            lambda: story.value(
+                "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = %s", (second.info.backend_pid,)
+            )
+        )
+        first.execute("COMMIT")
+        late.join()
+        owner = "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'pgherald'"
+        assert story.value(owner) == other.value(owner) == f"{name}_owner"
+        other.execute(sql.SQL(f"DROP OWNED BY {name}_owner, {name}_daemon CASCADE"))  # type: ignore[arg-type]
+    story.execute(
+        sql.SQL(f"DROP OWNED BY {name}_owner, {name}_daemon CASCADE; DROP ROLE {name}_owner, {name}_daemon")  # type: ignore[arg-type]
+    )
+
+
+def test_a_partition_held_by_somebody_is_named(story: Database) -> None:
+    story.execute(
+        """CREATE TABLE public.parted (id int PRIMARY KEY, status text) PARTITION BY LIST (id);
+           CREATE TABLE public.one PARTITION OF public.parted FOR VALUES IN (1)"""
+    )
+    with story.connect() as conn:
+        install_triggers(conn)
+    holder = story.connect()
+    holder.execute("BEGIN; INSERT INTO public.one VALUES (1, 'PE')")
+    watch = Step("rule parted", "SELECT pgherald.watch('parted', 'public.parted');", table="public.parted")
+    said: list[str] = []
+
+    def tell_and_free(text: str) -> None:
+        said.append(text)
+        holder.execute("COMMIT")
+
+    with story.connect() as conn:
+        run(conn, watch, tell_and_free)
+    [line] = said
+    assert f"waiting for a lock on public.parted, held by pid {holder.info.backend_pid} " in line
+
+
+def test_what_is_the_owners_says_so(
+    story: Database, pgherald: Pgherald, role: Callable[[str], tuple[str, str]]
+) -> None:
+    name, url = role("daemon")
+    pgherald("install", "--daemon-role", name, check=True)
+    as_daemon = {"PGHERALD_DATABASE_URL": url}
+    for command in (("backfill", RULE), ("forget", RULE, "1"), ("purge", "--older-than", "1d")):
+        refused = pgherald(*command, env=as_daemon)
+        assert refused.returncode == 1
+        assert "connect as a member of pgherald_owner" in refused.stderr
+        assert "grant it" not in refused.stderr

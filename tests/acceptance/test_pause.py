@@ -31,7 +31,7 @@ def test_events_of_a_paused_rule_wait_and_then_go(database: Database, mail: Mail
         assert json.loads(pgherald("explain", RULE, plans[1], "--json").stdout)["paused_at"] == since.isoformat()
         assert "paused_at" not in json.loads(pgherald("explain", RULE, plans[0], "--json").stdout)
         once = pgherald("run", "--once", check=True)
-        assert "2 events wait because their rule is paused" in once.stderr
+        assert "2 events left behind a paused rule" in once.stderr
         assert "later try" not in once.stderr
         assert sorted(states(database)) == ["available", "available", "sent"]
         assert pgherald("resume", RULE, check=True).stdout == f"{RULE} goes on\n"
