@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -78,9 +80,24 @@ def _base_url(value: object) -> object:
 BaseUrl = Annotated[str, BeforeValidator(_base_url)]
 
 
+def _conninfo(value: object) -> object:
+    """libpq's own words of a string that it cannot read repeat it, with the password."""
+    if isinstance(value, str):
+        try:
+            ports = str(conninfo_to_dict(value).get("port") or "")
+        except psycopg.Error:
+            raise ValueError("is no connection string; write postgresql://user:secret@host:5432/database") from None
+        if not re.fullmatch(r"[\d,\s]*", ports):
+            raise ValueError("the port is no number; write @ : / ? # in a password as %40 %3A %2F %3F %23")
+    return value
+
+
+Conninfo = Annotated[str, BeforeValidator(_conninfo)]
+
+
 class Database(Section):
-    url: str = ""
-    listen_url: str = ""
+    url: Conninfo = ""
+    listen_url: Conninfo = ""
 
 
 class SmtpServer(Section):

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any, Literal
 
 import structlog
@@ -22,6 +23,7 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _in_order,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
@@ -30,3 +32,8 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     )
     # What the driver notices, the daemon says once, in its own words.
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
+
+
+def _in_order(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """When, how bad and what come first, for whoever reads the lines as they are."""
+    return {name: event.pop(name) for name in ("timestamp", "level", "event")} | dict(event)

@@ -154,6 +154,21 @@ class TestRefused:
     def test_a_wrong_value_with_its_place(self, section: str, key: str, value: str) -> None:
         assert f"pgherald.toml: [{section}] {key}: " in refused(f"[{section}]\n{key} = {value}")
 
+    @pytest.mark.parametrize("key", ["url", "listen_url"])
+    @pytest.mark.parametrize(
+        "value", ["psql://ana:s3cret@db", "postgresql://ana:s3/cret@db/app", "s3cret", "host = s3cret pw"]
+    )
+    def test_a_database_url_is_not_repeated(self, key: str, value: str) -> None:
+        said = refused(f"[database]\n{key} = '{value}'")
+        assert said.startswith(f"pgherald.toml: [database] {key}: ")
+        assert "s3" not in said
+
+    @pytest.mark.parametrize(
+        "value", ["", "postgresql://a:1,b:2/app?target_session_attrs=read-write", "host=a,b port=1,2", "service=app"]
+    )
+    def test_a_database_url_that_libpq_takes(self, value: str) -> None:
+        assert loaded(f"[database]\nurl = '{value}'").database.url == value
+
     def test_a_value_that_is_no_section(self) -> None:
         assert "pgherald.toml: [smtp]: " in refused("smtp = 'smtp://relay.example'")
 

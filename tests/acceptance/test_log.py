@@ -1,0 +1,136 @@
+"""What the daemon logs: one line an event, its keys in order; and, whatever happens, nobody's address and no secret."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from listener.demo.cluster import Cluster
+from tests.support.command import Pgherald
+from tests.support.database import Database, fill_with_story
+from tests.support.mail import MailServer
+from tests.support.smtpd import answer, drop
+
+PASSWORD = "h0rse-battery"
+TOKEN = "0123456789abcdef-token"
+PLACE = "Rua Augusta 24"
+ADDRESS = re.compile(r"[^\s<>\"'\\]{2,}@[^\s<>\"'\\]+")
+# Ours, and no person's: what mail comes from is everybody's to know.
+_SENDER = "no-reply@example.org"
+
+
+def addresses(text: str) -> set[str]:
+    """Whole ones. A masked one has *** before the @, and a URL's login is its own matter."""
+    return {found for found in ADDRESS.findall(text) if "***@" not in found} - {_SENDER}
+
+
+def assert_clean(lines: list[str], *secrets: str) -> None:
+    text = "\n".join(lines)
+    assert {secret for secret in (PASSWORD, TOKEN, PLACE, *secrets) if secret in text} == set()
+    assert addresses(text) == set()
+    assert "Lisbon" not in text
+
+
+def test_one_canonical_line_an_event(pgherald: Pgherald, database: Database, mail: MailServer) -> None:
+    sent = database.add_plan("Lisbon", "ana@example.org")
+    silent = database.add_plan("Lisbon", "rui@example.org", consent=False)
+    with pgherald.daemon() as daemon:
+        database.verify(sent, silent)
+        daemon.wait_event("event_sent", key=str(sent))
+        daemon.wait_event("event_skipped", key=str(silent), reason="no_consent")
+    settled = [event for event in daemon.events if event["event"].startswith("event_")]
+    assert len(settled) == 2
+    for line, event in zip(daemon.lines, daemon.events, strict=True):
+        assert line.startswith('{"timestamp": "20')
+        assert list(event)[:3] == ["timestamp", "level", "event"]
+    assert_clean(daemon.lines)
+
+
+@pytest.mark.parametrize("arguments", [("--log-format", "json"), ("--log-format", "console", "--log-level", "info")])
+def test_options_go_before_the_environment(pgherald: Pgherald, database: Database, arguments: tuple[str, ...]) -> None:
+    done = pgherald("run", "--once", *arguments, env={"PGHERALD_LOG_FORMAT": "console", "PGHERALD_LOG_LEVEL": "error"})
+    assert done.returncode == 0
+    if "console" in arguments:
+        assert re.search(r"\[info +\] ready ", done.stderr)
+    else:
+        assert done.stderr == ""
+
+
+def test_a_hostile_run_tells_nothing(pgherald: Pgherald, database: Database, mail: MailServer, tmp_path: Path) -> None:
+    people = {
+        "rcpt": "carla.mendes+dates@example.org", "dot": "o'brien@example.net", "mail": "zoë@exämple.org",
+        "data": "eve@[192.0.2.1]", "drop": "duarte@example.com", "fine": "ana.sousa@example.org",
+        "broken": "nobody at all@example.org",
+    }  # fmt: skip
+    echo = '<{0}>: mailbox {0} of {1}, RCPT TO:<{0}> \x1b[31m "{0}" mailto:{0}?x'
+    for phase, person in people.items():
+        reply = echo.format(person.encode("ascii", "replace").decode(), "the same")
+        if phase in ("rcpt", "dot", "mail", "data"):
+            mail.script(phase, answer(f"450-4.2.1 {reply}", f"450 4.2.1 again {reply}"), recipient=person, times=1)
+    mail.script("dot", drop(), recipient=people["drop"], times=1)
+    plans = [database.add_plan(PLACE, person) for person in people.values()]
+    secret = tmp_path / "token"
+    secret.write_text(TOKEN)
+    env = {
+        "PGHERALD_LOG_LEVEL": "debug",
+        "PGHERALD_HTTP_LISTEN": "127.0.0.1:0",
+        "PGHERALD_HTTP_TOKEN_FILE": str(secret),
+    }
+    with pgherald.daemon(env=env) as daemon:
+        database.verify(*plans)
+        for plan in plans:
+            daemon.wait_event(
+                "event_failed" if plan == plans[-1] else "event_sent" if plan == plans[-2] else "event_deferred",
+                key=str(plan),
+            ) if plan not in (plans[2], plans[3], plans[4]) else None
+        # A lookup that breaks with a row's own words in the server's message.
+        database.execute("ALTER TABLE public.plan RENAME COLUMN place TO spot")
+        database.execute("ALTER TABLE public.plan ADD COLUMN place text")
+        database.execute("UPDATE public.plan SET place = NULL")
+        database.verify(database.add_plan(PLACE, "luis@example.org"))
+        daemon.wait_event("event_sent", key=str(plans[-1] + 1))
+        database.execute("ALTER TABLE public.plan DROP COLUMN place")
+        database.execute("UPDATE public.dateplan SET status = 'PE'")
+        database.verify(*plans)
+        daemon.wait_event("rule_held")
+    assert_clean(daemon.lines, *people.values(), "luis@example.org")
+
+
+def test_no_password_of_a_url(cluster: Cluster, tmp_path: Path) -> None:
+    fill_with_story(cluster.dsn())
+    away = f"smtp://ana:{PASSWORD}@127.0.0.1:1"
+    with MailServer(security="starttls") as mail:
+        settings = {
+            "PGHERALD_DATABASE_URL": cluster.dsn(),
+            "PGHERALD_LOG_LEVEL": "debug",
+            "PGHERALD_LOG_FORMAT": "json",
+        }
+        said = []
+        for smtp in (away, f"{mail.url.replace('//', f'//ana%40example.org:{PASSWORD}@')}?starttls=required"):
+            command = Pgherald({**settings, "PGHERALD_SMTP_URL": smtp}, tmp_path)
+            database = Database(cluster.dsn())
+            database.verify(database.add_plan("Lisbon", "rui@example.org"))
+            done = command("run", "--once")
+            assert done.returncode == 1
+            said += done.stderr.splitlines()
+            said += command("doctor").stdout.splitlines()
+            cluster_away = command(
+                "run", "--once", env={"PGHERALD_DATABASE_URL": f"postgresql://ana:{PASSWORD}@127.0.0.1:1/app"}
+            )
+            said += cluster_away.stderr.splitlines()
+            database.close()
+        for key in ("PGHERALD_SMTP_URL", "PGHERALD_DATABASE_URL"):
+            # Refused as configuration, and what is refused is often pasted into a ticket.
+            done = command("run", "--once", env={key: f"smpt://ana:{PASSWORD}@relay.example.org"})
+            said += done.stderr.splitlines()
+    text = "\n".join(said)
+    assert len(said) > 8
+    assert PASSWORD not in text
+    assert "rui@example.org" not in text
+
+
+def test_json_lines_are_lines(pgherald: Pgherald) -> None:
+    with pgherald.daemon() as daemon:
+        pass
+    assert all(json.loads(line)["event"] for line in daemon.lines)
