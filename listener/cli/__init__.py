@@ -1,30 +1,39 @@
 """The command line: parse, call, print."""
 
+import importlib
 import io
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
-import psycopg
 
 from listener import __version__
-from listener.cli.database import install, uninstall
-from listener.cli.demo import demo
-from listener.cli.doctor import doctor
-from listener.cli.events import events
-from listener.cli.init import init
-from listener.cli.mail import preview, send_test
-from listener.cli.rules import pause, resume
-from listener.cli.run import run
-from listener.cli.support import explain, status
-from listener.cli.upkeep import backfill, forget, purge
-from listener.cli.watch import watch
-from listener.database import one_line
 from listener.errors import PgheraldError
 
+# In the order of --help, and by module: a command waits for the imports of no other.
+_COMMANDS = {
+    "demo": "demo", "init": "init", "install": "database", "uninstall": "database", "doctor": "doctor", "run": "run",
+    "status": "support", "watch": "watch", "explain": "support", "events": "events", "pause": "rules", "resume": "rules",
+    "backfill": "upkeep", "forget": "upkeep", "purge": "upkeep", "preview": "mail", "send-test": "mail",
+}  # fmt: skip
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"listener.cli.{_COMMANDS[cmd_name]}")
+        command = getattr(module, cmd_name.replace("-", "_"))
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="pgherald")
 @click.option(
     "--config",
@@ -42,21 +51,27 @@ def pgherald(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (
-    demo, init, install, uninstall, doctor, run, status, watch, explain, events, pause, resume, backfill, forget, purge, preview,
-    send_test,
-):  # fmt: skip
-    pgherald.add_command(command)
-
-
 def main() -> None:
     """Exit status 0 fine, 1 a fault was found or met, 2 usage."""
     _open_streams()
     try:
         pgherald(prog_name="pgherald", auto_envvar_prefix="PGHERALD")
-    except (PgheraldError, psycopg.Error, OSError) as exc:
-        click.echo(f"Error: {one_line(exc)}", err=True)
-        sys.exit(1)
+    except PgheraldError as exc:
+        _fail(exc)
+    except Exception as exc:
+        # Not at the top: --help and completion need no database.
+        import psycopg
+
+        if not isinstance(exc, (psycopg.Error, OSError)):
+            raise
+        _fail(exc)
+
+
+def _fail(exc: Exception) -> NoReturn:
+    from listener.database import one_line
+
+    click.echo(f"Error: {one_line(exc)}", err=True)
+    sys.exit(1)
 
 
 def _open_streams() -> None:
