@@ -54,10 +54,6 @@ class Health:
             "smtp": self._smtp(),
         }
 
-    def progresses(self) -> bool:
-        """Whether the worker goes on claiming, or has a reason not to. Asks nobody."""
-        return self._claims().ok
-
     def _daemon(self) -> Part:
         if self.stopping:
             return Part(False, "stopping")

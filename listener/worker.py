@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from listener import metrics
+from listener import metrics, tracing
 from listener.address import Address
 from listener.breaker import Breaker
 from listener.delivery import Delivery, Letter
@@ -330,6 +330,8 @@ class Worker:
         async def permission() -> bool:
             return await marked and self._outbox.leased(worker) and not self._stopping
 
+        event = letter.event
+        span = tracing.begin(event.rule, event.id, event.attempt, event.doubts)
         outcome = await self.post.hand_over(self.sender, letter.recipient, letter.message, permission, letter.key)
         # A mark still under way must not be written after what is settled now.
         await marked
@@ -337,10 +339,12 @@ class Worker:
         if isinstance(outcome, Accepted):
             self.pace.sent()
             now = asyncio.get_running_loop().time()
-            metrics.accepted(letter.event.rule, now - self._clock - letter.event.captured_at.timestamp())
+            metrics.accepted(event.rule, now - self._clock - event.captured_at.timestamp())
         elif isinstance(outcome, Refused) and outcome.verdict.scope is Scope.throttle:
             await self.pace.throttled(str(outcome.reply))
-        return self.delivery.settlement(letter.event, outcome)
+        settlement = self.delivery.settlement(event, outcome)
+        tracing.end(span, settlement.what or "released", settlement.reason)
+        return settlement
 
     def _settle(self, settlement: Settlement) -> asyncio.Future[bool]:
         settled = self._recorder.settle(settlement)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from listener import logs
+from listener import logs, tracing
 from listener.app import Daemon
 from listener.cli.options import configured, counted, settings
 
@@ -40,6 +40,8 @@ def run(once: bool, log_format: str | None, log_level: str | None, config_file: 
     given = {name: value for name, value in (("format", log_format), ("level", log_level)) if value}
     loaded = settings(config_file, {"log": given})
     logs.configure(loaded.log.format, loaded.log.level)
+    tracing.start()
+    click.get_current_context().call_on_close(tracing.stop)
     daemon = Daemon(loaded, reload=lambda: settings(config_file, {"log": given}))
     if not once:
         _asyncio_run(daemon.run())

@@ -1,0 +1,86 @@
+"""OpenTelemetry: a span a hand-over, where the extra `tracing` is installed and the environment says where spans go.
+
+By the standard variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, …). No address and no text of a mail is in a
+span; the key of the row is not either, since what collects spans is often somebody else's.
+"""
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from listener import __version__
+from listener.logs import log
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span, Tracer
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+_provider: "TracerProvider | None" = None
+_tracer: "Tracer | None" = None
+
+
+def start() -> None:
+    """Once, before the first event."""
+    global _provider, _tracer
+    if (
+        not any(os.environ.get(name) for name in _ENDPOINTS)
+        or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    ):
+        return
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
+        log.warning("tracing_off", remedy="pip install 'pgherald[tracing]'")
+        return
+    # A collector that is away is no news of this daemon's.
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+    resource = Resource.create({"service.name": "pgherald", "service.version": __version__})
+    _provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    # Sent by a thread of its own, in batches; what does not fit its queue is dropped, and no mail waits.
+    _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    _tracer = _provider.get_tracer("pgherald", __version__)
+
+
+def begin(rule: str, event_id: int, attempt: int, doubts: int) -> "Span | None":
+    if _tracer is None:
+        return None
+    from opentelemetry.trace import SpanKind
+
+    return _tracer.start_span(
+        f"deliver {rule}",
+        kind=SpanKind.PRODUCER,
+        attributes={
+            "messaging.system": "smtp",
+            "messaging.operation.name": "send",
+            "pgherald.rule": rule,
+            "pgherald.event_id": event_id,
+            "pgherald.attempt": attempt + 1,
+            "pgherald.again": doubts > 0,
+        },
+    )
+
+
+def end(span: "Span | None", outcome: str, reason: str | None) -> None:
+    """`outcome` as in the event's history; `reason`: the one word that the outbox keeps."""
+    if span is None:
+        return
+    from opentelemetry.trace import StatusCode
+
+    span.set_attribute("pgherald.outcome", outcome)
+    if reason:
+        span.set_attribute("pgherald.reason", reason)
+    if outcome != "sent":
+        span.set_status(StatusCode.ERROR, reason or outcome)
+    span.end()
+
+
+def stop() -> None:
+    """Send what is left; blocks for as long as that takes, a second or two at most where nobody takes it."""
+    if _provider is not None:
+        _provider.force_flush(timeout_millis=2000)
+        _provider.shutdown()
