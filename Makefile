@@ -83,6 +83,9 @@ clients: .venv/ready  ## what mail programs lack, from npm's caniemail; CANIEMAI
 pictures: .venv/ready  ## of the shipped mail, for the docs; needs Debian's chromium and fonts-noto-color-emoji
 	$(BIN)/python -m tests.support.pictures
 
+docs: .venv/ready  ## the tables of keys in docs/configuration.md, from the settings' own definitions
+	PYTHONPATH=. $(BIN)/python docs/key_tables.py
+
 wheel: .venv/ready  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist
 

@@ -58,7 +58,7 @@ RateOrOff = Annotated[
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
 
 def _base_url(value: object) -> object:
@@ -97,7 +97,10 @@ Conninfo = Annotated[str, BeforeValidator(_conninfo)]
 
 class Database(Section):
     url: Conninfo = ""
+    """a libpq connection string. Left out, libpq's own variables hold: `PGHOST`, `PGSERVICE`, … Several hosts:
+    `postgresql://a,b/app?target_session_attrs=read-write`"""
     listen_url: Conninfo = ""
+    """where `url` goes through a pooler: a direct connection for LISTEN and the gate"""
 
 
 class SmtpServer(Section):
@@ -112,15 +115,26 @@ class SmtpServer(Section):
 
 class Smtp(Section):
     url: str = "smtp://127.0.0.1:25"
+    """the mail server, see below"""
     auth: Literal["password", "xoauth2"] = "password"
+    """how to log in: `password` (PLAIN or LOGIN, as the server offers) or `xoauth2`, where the secret in `url` is an
+    access token"""
     rate: RateOrOff = None
+    """how many mails a second at most, of all daemons of this database together; `0.5` is one in two seconds"""
     connections: Count = Field(8, ge=1, le=200)
+    """how many at a time, 1 to 200"""
     ca_file: Path | None = None
+    """certificates to trust instead of the system's, PEM"""
     ehlo_name: str | None = Field(None, pattern=r"^[A-Za-z0-9.\-\[\]:]{1,255}$")
+    """what to greet as; else the host's full name, or its address"""
     connect_timeout: Duration = 30.0
+    """to connect, over all of the host's addresses"""
     command_timeout: Duration = 300.0
+    """for EHLO, AUTH, MAIL and RCPT"""
     data_timeout: Duration = 120.0
+    """for DATA"""
     dot_timeout: Duration = 600.0
+    """after the message. Shorter means more events in doubt (RFC 5321 4.5.3.2.6)"""
 
     @field_validator("url")
     @classmethod
@@ -171,15 +185,25 @@ class Mail(Section):
     sender: Annotated[Mailbox, BeforeValidator(_mailbox)] = Field(
         default_factory=lambda: parse_mailbox("pgherald <no-reply@localhost>"), alias="from"
     )
+    """name and address in the From line. Set it"""
     envelope_from: Annotated[Mailbox | None, BeforeValidator(_mailbox)] = None
+    """where bounces go; else the address in `from`"""
     key_header: str = Field("X-Pgherald-Key", pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")
+    """the header that carries the event's key, such as `Resend-Idempotency-Key`"""
     templates: Path | None = None
+    """a folder of templates; goes before the shipped ones, file by file"""
     base_url: BaseUrl = ""
+    """the application's address, before the `link` of a rule: `https://app.example.org`"""
     feedback_id: str = Field("", pattern=r"^[!-~]{0,200}$")
+    """a fixed `Feedback-ID` for Gmail's Postmaster Tools, such as `verified:plans:pgherald:example`"""
     transport: Literal["smtp", "file", "console"] = "smtp"
+    """`smtp`; for staging and development `file` or `console`, see below"""
     directory: Path | None = None
+    """the folder of `file`"""
     allow: Annotated[tuple[str, ...] | None, BeforeValidator(_allowed)] = Field(None, min_length=1)
+    """who may get mail at all, see below; in the environment with commas between"""
     redirect_to: Annotated[Address | None, BeforeValidator(_address)] = None
+    """who gets all mail instead, see below"""
 
     @field_validator("templates")
     @classmethod
@@ -197,11 +221,17 @@ class Mail(Section):
 
 class Delivery(Section):
     in_doubt: Literal["resend", "hold"] = "resend"
+    """an event whose message left without a reply: `resend` it once, or `hold` it for a person"""
     max_attempts: Count = Field(10, ge=1)
+    """of a message's own failures"""
     max_age: DurationOrOff = None
+    """an older event is skipped, `expired`"""
     poll: Annotated[Duration, Field(ge=0.05)] = 5.0
+    """how often to look without having been rung; 1 s at most where the bell is not heard"""
     lease: Annotated[Duration, Field(ge=1)] = 10.0
+    """how long a daemon that is not heard of keeps its events; 1 s or more"""
     grace: Duration = 30.0
+    """for SIGTERM: how long to wait for what is on the wire"""
 
 
 def _names(value: object) -> object:
@@ -210,9 +240,17 @@ def _names(value: object) -> object:
 
 class Http(Section):
     listen: str = "127.0.0.1:9599"
+    """where health, metrics and the page are: address and port, or `off`. Set by hand, it must be free; the default
+    gives way to any free port, which the log event `http_listening` tells"""
     public_url: BaseUrl = ""
+    """where `/unsubscribe/` is reached from outside, for the links in mails: `https://mail.example.org`. Its name
+    needs no place in `hosts`, and leads to nothing else"""
     hosts: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
+    """names by which it may be asked, `["pgherald.internal"]`; by environment with commas between. Addresses and
+    `localhost` always may: only a name can be pointed here by a stranger's web page"""
     token: str | None = Field(None, repr=False)
+    """whoever has it may retry, resolve, pause and resume on the page; 16 characters or more. Without one, the page
+    only shows"""
 
     @field_validator("listen")
     @classmethod
@@ -240,7 +278,9 @@ class Http(Section):
 
 class Log(Section):
     format: Literal["auto", "json", "console"] = "auto"
+    """`json`, `console`, or `auto`: console on a terminal"""
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """`debug`, `info`, `warning`, `error`"""
 
 
 class Settings(BaseSettings):

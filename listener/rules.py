@@ -28,20 +28,32 @@ def _as_tuple(value: object) -> object:
 class Rule(BaseModel):
     """One `[rules.NAME]` of the configuration."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     # As SQL writes a name; it goes into queries as it stands.
     table: str = Field(pattern=rf"^{NAME}(\.{NAME})?$")
+    """the table that is watched, with its schema"""
     key: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ("id",)
+    """its primary key; of several columns `["a", "b"]`. Integer, numeric, text, uuid, enum or boolean"""
     column: str = "status"
+    """the column that is watched"""
     becomes: str
+    """the value it must come to"""
     capture: Literal["row", "statement"] = "row"
+    """`statement`: one trigger call a statement instead of one a row, for tables changed by the thousand; see
+    [dba.md](dba.md#per-row-or-per-statement)"""
     template: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    """the folder of the mail's templates"""
     require: tuple[str, ...] = ()
+    """columns of the lookup that must not be NULL, `["place"]`; else skipped, `incomplete`"""
     changed_at: str = ""
+    """a timestamp column of the table that says when a row last changed, if there is one"""
     lookup: str
+    """a query, see below"""
     link: str = ""
+    """a path below `mail.base_url`, with columns of the lookup: `/dateplans/{key}`"""
     unsubscribe: str = ""
+    """a statement that takes back the consent, or `application`, see below"""
 
     @field_validator("becomes", mode="before")
     @classmethod

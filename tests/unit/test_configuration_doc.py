@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from docs.key_tables import filled
 from listener.config import Settings
 from listener.rules import Rule
 
@@ -53,3 +54,14 @@ def test_the_rules() -> None:
         elif default != "required":
             assert field.default is not PydanticUndefined
             assert field.default in (default, (default,))
+
+
+def test_the_tables_are_those_that_make_docs_makes() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert page.count("<!-- keys of ") == len(Settings.model_fields)
+    assert filled(page) == page
+
+
+def test_every_key_is_described() -> None:
+    for model in (*SECTIONS.values(), Rule):
+        assert [name for name, field in model.model_fields.items() if not field.description] == []  # type: ignore[union-attr]

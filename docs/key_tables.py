@@ -1,0 +1,63 @@
+"""The tables of keys in configuration.md, made from the settings' own definitions: `make docs`."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from listener.address import Mailbox
+from listener.config import Settings
+from listener.rules import Rule
+
+PAGE = Path(__file__).with_name("configuration.md")
+NONE = "–"
+_TABLE = re.compile(r"(?<=<!-- keys of )(\w+)(?:, by `make docs` -->\n)(.*?)(?=\n<!-- end -->)", re.DOTALL)
+_UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1), ("ms", 0.001))
+
+
+def filled(page: str) -> str:
+    """The page with every table between its marks made anew."""
+    return _TABLE.sub(lambda found: f"{found[1]}, by `make docs` -->\n" + "\n".join(_table(found[1])), page)
+
+
+def _table(section: str) -> Iterator[str]:
+    model: Any = Rule if section == "rules" else Settings.model_fields[section].annotation
+    variable = "" if section == "rules" else " environment |"
+    yield f"| key | default |{variable} is |"
+    yield f"|---|---|{'---|' if variable else ''}---|"
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        place = f" `PGHERALD_{section}_{key}`".upper() + " |" if variable else ""
+        yield f"| `{key}` | {_default(model, key, field)} |{place} {' '.join((field.description or '').split())} |"
+
+
+def _default(model: type[BaseModel], key: str, field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if value is None:
+        return "`off`" if _takes(model, key, "off") else NONE
+    if isinstance(value, float) and _takes(model, key, "1s"):
+        value = next(f"{value / unit:g}{name}" for name, unit in _UNITS if value >= unit and value % unit == 0)
+    elif isinstance(value, bool):
+        value = str(value).lower()
+    elif isinstance(value, Mailbox):
+        value = f"{value.name} <{value.address}>"
+    elif isinstance(value, tuple):
+        value = ", ".join(map(str, value))
+    return f"`{value}`" if str(value) else NONE
+
+
+def _takes(model: type[BaseModel], key: str, text: str) -> bool:
+    try:
+        model.model_validate({key: text})
+    except ValidationError:
+        return False
+    return text != "off" or getattr(model.model_validate({key: text}), key, text) is None
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
