@@ -63,6 +63,7 @@ class Daemon:
         self._manager = ServiceManager()
         self._secret = b""
         self._stop = asyncio.Event()
+        self._early_reload = asyncio.Event()
         self._background: list[asyncio.Task[Any]] = []
         self._crash: PgheraldError | None = None
 
@@ -201,11 +202,16 @@ class Daemon:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop)
+        # While it waits for the database there is nothing yet to put anew; by default the signal would end us.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._early_reload.set)
 
     def _handle_reload(self, worker: Worker) -> None:
-        asyncio.get_running_loop().add_signal_handler(
-            signal.SIGHUP, lambda: self._in_background(self._read_again(worker))
-        )
+        def reload() -> None:
+            self._in_background(self._read_again(worker))
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        if self._early_reload.is_set():
+            reload()
 
     def _turns(self, worker: Worker, seconds: float) -> bool:
         """Whether the loops that nothing goes out without went round lately; also over a database that is away.

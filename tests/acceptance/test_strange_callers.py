@@ -2,13 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.support.command import PROGRAM, Pgherald
-from tests.support.database import Database
+from tests.support.database import Database, Databases
 from tests.support.mail import MailServer
 
 
@@ -58,3 +62,16 @@ def test_a_key_may_be_written_otherwise(database: Database, mail: MailServer, pg
     assert [event["state"] for event in told["events"]] == ["sent"]
     assert "1 events forgotten" in pgherald("forget", "dateplan_verified", f"00{plan}", check=True).stdout
     assert "0 events" in pgherald("forget", "dateplan_verified", "no number", check=True).stdout
+
+
+def test_sighup_while_the_database_is_away(databases: Databases, database: Database, pgherald: Pgherald) -> None:
+    """It ends nothing, and is not forgotten."""
+    allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+    name = sql.Identifier(conninfo_to_dict(database.url)["dbname"])
+    with psycopg.connect(databases.url, autocommit=True) as admin:
+        admin.execute(allow.format(name, sql.SQL("false")))
+        with pgherald.daemon(ready=False) as daemon:
+            daemon.wait_event("database_waits")
+            daemon.signal(signal.SIGHUP)
+            admin.execute(allow.format(name, sql.SQL("true")))
+            daemon.wait_event("reloaded")
