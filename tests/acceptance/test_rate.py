@@ -64,3 +64,14 @@ def test_a_configured_rate_holds_for_all_daemons_and_consent_is_asked_within_it(
     assert 10 <= sent <= 22
     assert most_in_a_second(mail) <= 12
     assert longest_wait(database) < 2
+
+
+def test_at_a_slow_rate_nothing_is_claimed_in_vain(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
+    plans = add_plans(database, 30)
+    with pgherald.daemon(env={"PGHERALD_SMTP_RATE": "1"}) as daemon:
+        database.verify(*plans)
+        wait_until(lambda: len(mail.messages) >= 3)
+        assert daemon.stop(timeout=10) == 0
+    sent = len(mail.messages)
+    assert states(database) == {"sent": sent, "available": 30 - sent}
+    assert database.value("SELECT count(*) FROM pgherald.outbox WHERE state = 'available' AND history <> '[]'") <= 1
