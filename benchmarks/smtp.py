@@ -137,26 +137,49 @@ def sink() -> Iterator[int]:
 
 @contextmanager
 def distant(port: int, round_trip: float) -> Iterator[int]:
-    """A proxy in a process of its own, so that its work is not this one's."""
+    """A proxy in a process of its own, so that its work is not this one's.
+
+    What its timers add is measured, and taken off its delay.
+    """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=forward, args=(port, round_trip / 2, there), daemon=True)
+    process = context.Process(target=forward, args=(port, there), daemon=True)
     process.start()
     try:
-        yield here.recv()
+        far = here.recv()
+        here.send(round_trip / 2)
+        here.recv()
+        here.send(round_trip / 2 - (measured_round_trip(far) - round_trip) / 2)
+        here.recv()
+        yield far
     finally:
         process.terminate()
         process.join()
 
 
-def forward(port: int, delay: float, parent: Any) -> None:
+def forward(port: int, parent: Any) -> None:
     async def story() -> None:
         async with Proxy(port) as proxy:
-            proxy.delay = delay
             parent.send(proxy.port)
-            await asyncio.Event().wait()
+            while True:
+                proxy.delay = await asyncio.to_thread(parent.recv)
+                parent.send(None)
 
     asyncio.run(story())
+
+
+def measured_round_trip(port: int) -> float:
+    """Of one command without arguments, in seconds; a median."""
+    with socket.create_connection(("127.0.0.1", port)) as sock, sock.makefile("rb") as replies:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        replies.readline()
+        times = []
+        for _ in range(50):
+            begun = time.perf_counter()
+            sock.sendall(b"NOOP\r\n")
+            replies.readline()
+            times.append(time.perf_counter() - begun)
+    return statistics.median(times)
 
 
 def table(title: str, port: int, connections: int, messages: int, repetitions: int, runner: Any, per: int) -> None:
@@ -194,7 +217,9 @@ def main() -> None:
     with sink() as port:
         table("messages a second, on loopback", port, n, options.messages, times, runner, 1)
         with distant(port, 0.020) as far:
-            table("messages a second and connection, 20 ms away", far, n, 40 * n, times, runner, n)
+            away = f"{1000 * measured_round_trip(far):.1f} ms away"
+            table(f"messages a second and connection, {away}", far, n, 40 * n, times, runner, n)
+            table(f"messages a second over one connection, {away}", far, 1, 60, times, runner, 1)
 
 
 if __name__ == "__main__":
