@@ -30,6 +30,8 @@ class _Commands(click.Group):
         module = importlib.import_module(f"listener.cli.{_COMMANDS[cmd_name]}")
         command = getattr(module, cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
+        # The list shows its first sentence, whole; click would cut it to a line.
+        command.short_help = f"{(command.help or '').partition('.')[0].strip()}."
         return command
 
 
@@ -47,6 +49,11 @@ def pgherald(context: click.Context, config: Path | None) -> None:
     \b
     See it work:            pgherald demo
     In your own database:   pgherald install && pgherald run
+
+    \b
+    Exit status:  0 fine; 1 a fault was found or met; 2 usage.
+    Environment:  every key of the configuration is PGHERALD_SECTION_KEY.
+    Completion:   eval "$(_PGHERALD_COMPLETE=bash_source pgherald)"; zsh_source and fish_source, too.
     """
     context.obj = config
 

@@ -45,7 +45,11 @@ def _acts(function: F) -> F:
 
 @click.group()
 def events() -> None:
-    """List events, and retry, discard or resolve them."""
+    """List events, and retry, discard or resolve them.
+
+    \b
+    Example:  pgherald events list --state failed
+    """
 
 
 @events.command("list")
