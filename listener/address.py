@@ -113,8 +113,14 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2
 _MAX_MASKED = 512
 
 
-def mask(text: str) -> str:
-    """A stranger's text, such as a server's reply, as one line for a log: addresses masked, at most 512."""
+def mask(text: str, known: Address | None = None) -> str:
+    """A stranger's text, such as a server's reply, as one line for a log: addresses masked, at most 512.
+
+    Of the address that is known the local part alone too, as in ``jane.doe... User unknown``.
+    """
+    if known is not None:
+        local = re.compile(rf"(?<!\w){re.escape(known.local)}(?!\w)", re.IGNORECASE)
+        text = local.sub(lambda found: f"{found[0][0]}***", text)
     masked = _HIDDEN.sub(lambda found: f"{found[1] or ''}***{found[2] or found[3]}", text)
     escaped = _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], masked)
     return escaped if len(escaped) <= _MAX_MASKED else escaped[: _MAX_MASKED - 1] + "…"

@@ -127,24 +127,24 @@ class Delivery:
             return Settlement(event, "failed", "failed", exc.reason, mask(str(exc)), counts=True)
         return Letter(event, message.recipient, message.octets, key)
 
-    def settlement(self, event: Event, outcome: HandOver) -> Settlement:
+    def settlement(self, letter: Letter, outcome: HandOver) -> Settlement:
         """What is written in the outbox after a hand-over."""
+        event, recipient = letter.event, letter.recipient
         match outcome:
             case Accepted(reply):
-                return Settlement(event, "sent", "sent", detail=mask(str(reply)), counts=True)
+                return Settlement(event, "sent", "sent", detail=mask(str(reply), recipient), counts=True)
             case Refused(phase, reply, verdict):
-                return self._refused(event, f"{phase}: {reply}", verdict)
+                return self._refused(event, mask(f"{phase}: {reply}", recipient), verdict)
             case NotSent(phase, detail, verdict):
-                return self._refused(event, f"{phase}: {detail}", verdict)
+                return self._refused(event, mask(f"{phase}: {detail}", recipient), verdict)
             case InDoubt(detail):
-                return Settlement(event, "in_doubt", "in_doubt", "no_reply", mask(detail), delay=backoff(1))
+                return Settlement(event, "in_doubt", "in_doubt", "no_reply", mask(detail, recipient), delay=backoff(1))
             case Withheld():
                 return Settlement(event, "available")
             case _:
                 assert_never(outcome)
 
     def _refused(self, event: Event, detail: str, verdict: Verdict) -> Settlement:
-        detail = mask(detail)
         if verdict.permanent:
             return Settlement(event, "failed", "failed", verdict.reason, detail, counts=verdict.counts)
         if verdict.counts:

@@ -342,7 +342,7 @@ class Worker:
             metrics.accepted(event.rule, now - self._clock - event.captured_at.timestamp())
         elif isinstance(outcome, Refused) and outcome.verdict.scope is Scope.throttle:
             await self.pace.throttled(str(outcome.reply))
-        settlement = self.delivery.settlement(event, outcome)
+        settlement = self.delivery.settlement(letter, outcome)
         tracing.end(span, settlement.what or "released", settlement.reason)
         return settlement
 

@@ -17,7 +17,7 @@ import structlog
 from listener.address import parse_address
 from listener.breaker import Breaker
 from listener.composer import Composer
-from listener.delivery import Delivery
+from listener.delivery import Delivery, Letter
 from listener.outbox import Event
 from listener.post import Post
 from listener.smtp import HandOver, tls_context
@@ -26,6 +26,7 @@ from tests.support.smtpd import Action, Smtpd, answer, close, stall
 
 SENDER, JANE = parse_address("no-reply@example.org"), parse_address("jane@example.com")
 EVENT = Event(1, "rule", "1", 0, 0, datetime.now(UTC), 0.0, 1, None, None, None)
+LETTER = Letter(EVENT, JANE, b"", "key")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "smtp.md"
 
 
@@ -196,7 +197,7 @@ async def hand_over(post: Post) -> HandOver:
 
 def for_event(smtpd: Smtpd, outcome: HandOver) -> str:
     with mock.patch("random.uniform", lambda low, high: high):
-        settlement = _DELIVERY.settlement(EVENT, outcome)
+        settlement = _DELIVERY.settlement(LETTER, outcome)
     attempt = ", an attempt" if settlement.counts else ""
     if settlement.state == "in_doubt":
         return "in doubt"

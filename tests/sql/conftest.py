@@ -90,6 +90,11 @@ class Programs:
         noise = re.compile(r"--|SET |SELECT pg_catalog\.set_config|\\(un)?restrict ")
         return "".join(line for line in done.stdout.splitlines(keepends=True) if line.strip() and not noise.match(line))
 
+    def data(self, database: Database, *arguments: object) -> str:
+        done = self._run(self.dump_program, "--data-only", *arguments, database.url)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def copy(self, source: Database, target: Database) -> None:
         """A dump, data and all, restored."""
         done = self._run(self.dump_program, "--no-owner", source.url)
