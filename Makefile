@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 4
 SECONDS ?= 60
+MAJORS ?= 15,16,17,18
 DAEMONS ?= 3
 POLICY ?= both
 CANIEMAIL ?= 1.0.5
@@ -41,7 +42,7 @@ reply-table: .venv/ready  ## what every reply of a mail server leads to: expecte
 	@$(BIN)/python -m tests.integration.test_reply_table
 
 test-matrix: .venv-matrix/ready  ## the tests on PostgreSQL 15, 16, 17 and 18; needs Debian's postgresql-15
-	$(BIN)/python tests/matrix.py --numprocesses $(JOBS)
+	$(BIN)/python tests/matrix.py --majors $(MAJORS) --numprocesses $(JOBS)
 
 .venv-deploy/ready: requirements-deploy.lock .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --upgrade --requirement $< --target $(@D)
