@@ -16,7 +16,9 @@ def states(database: Database) -> list[str]:
 
 def test_events_of_a_paused_rule_wait_and_then_go(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     plans = [database.add_plan("Café", f"{name}@example.org") for name in ("before", "during", "held")]
-    with pgherald.daemon() as one, pgherald.daemon() as other:
+    # Nobody looks by himself: a resume rings.
+    rung = {"PGHERALD_DELIVERY_POLL": "60s"}
+    with pgherald.daemon(env=rung) as one, pgherald.daemon(env=rung) as other:
         database.verify(plans[0])
         mail.wait_for(1)
         assert "is paused since" in pgherald("pause", RULE, check=True).stdout
