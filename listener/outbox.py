@@ -1,5 +1,6 @@
 """The outbox as a worker uses it: claim, record, release; and the worker's own lease."""
 
+import itertools
 import os
 import socket
 import time
@@ -127,6 +128,7 @@ class Outbox:
         self.worker = 0
         self._utf8 = True
         self._until = 0.0
+        self._claims = itertools.count(1)
 
     def leased(self, worker: int) -> bool:
         """Whether the lease is still good under which `worker`, this one or what it was before, claimed an event.
@@ -201,7 +203,13 @@ class Outbox:
             async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Event)) as cursor:
                 await cursor.execute(
                     _QUERIES["claim"],
-                    {"worker": self.worker, "name": self.name, "rules": list(rules), "limit": limit},
+                    {
+                        "worker": self.worker,
+                        "number": next(self._claims),
+                        "name": self.name,
+                        "rules": list(rules),
+                        "limit": limit,
+                    },
                 )
                 return sorted(await cursor.fetchall(), key=lambda event: event.id)
 

@@ -117,6 +117,7 @@ BEGIN
     END LOOP;
 END $$;
 
+-- For daemons of version 1, which may still run after an upgrade; later ones number their claims themselves.
 CREATE SEQUENCE IF NOT EXISTS pgherald.claim_id OWNED BY pgherald.outbox.claim;
 
 -- An event's history, one line longer; what repeats for days keeps its beginning and its end.

@@ -1,10 +1,16 @@
 -- The life of an event, as the daemon writes it. Names stay in the text that is sent, so that pg_stat_activity shows them.
+--
+-- Every statement is planned once a session, perhaps while the outbox is empty, and the plan must do when it holds
+-- millions. So each leaves the planner one index only. By id it is asked with = ANY (ARRAY[...]), which no merge could use,
+-- and `o.state || ''` hides a state from the partial indexes. Where a partial index is to be read, an ORDER BY that
+-- nothing else can give without a sort keeps outbox_row_idx, which holds every settled event, from being read whole.
 
 -- name: claim
--- ARRAY (SELECT ...) and not a join: with session settings that pin it, its plan stays two index scans whatever the statistics say.
+-- Nobody waits for its flush: a claim that a crash of the server takes back has sent nothing, and its mark finds no claim.
+-- So the number must not come from the database, where a crash could give it out twice.
 UPDATE pgherald.outbox AS o
    SET state = 'claimed',
-       claim = (SELECT nextval('pgherald.claim_id')),
+       claim = (SELECT (%(worker)s::bigint << 32) + %(number)s FROM set_config('synchronous_commit', 'off', true)),
        claimed_by = %(worker)s,
        claimed_at = now(),
        snapshot = (SELECT pg_current_snapshot()),
@@ -75,14 +81,19 @@ SELECT id, claim FROM settled UNION ALL SELECT id, claim FROM marked;
 -- What an earlier try has written whose answer was lost.
 SELECT s.id, s.claim
   FROM unnest(%(ids)s::bigint[], %(claims)s::bigint[], %(states)s::text[]) AS s (id, claim, state)
-  JOIN pgherald.outbox AS o ON o.id = s.id AND o.claim = s.claim AND o.state = s.state;
+  JOIN pgherald.outbox AS o ON o.id = ANY (ARRAY[s.id]) AND o.claim = s.claim AND o.state = s.state;
 
 -- name: disown
 -- What was claimed for this worker without its hearing of it, since the answer was lost with the connection.
 UPDATE pgherald.outbox AS o
    SET state = 'available', claim = NULL, claimed_by = NULL,
        history = pgherald.noted(o.history, 'released', 'the answer to the claim was lost')
- WHERE o.claimed_by = %(worker)s AND o.state = 'claimed'
+ WHERE o.id = ANY (ARRAY (
+           SELECT a.id
+             FROM pgherald.outbox AS a
+            WHERE a.claimed_by BETWEEN %(worker)s AND %(worker)s AND a.state IN ('claimed', 'transmitting')
+            ORDER BY a.claimed_by))
+   AND o.claimed_by = %(worker)s AND o.state || '' = 'claimed'
    AND NOT EXISTS (SELECT FROM unnest(%(ids)s::bigint[], %(claims)s::bigint[]) AS known (id, claim)
                     WHERE known.id = o.id AND known.claim = o.claim)
 RETURNING o.id;
@@ -124,22 +135,24 @@ lost AS (
       FROM pgherald.outbox AS o LEFT JOIN buried AS b ON b.id = o.claimed_by
      WHERE o.state IN ('claimed', 'transmitting')
        AND (b.id IS NOT NULL OR NOT EXISTS (SELECT FROM pgherald.worker AS w WHERE w.id = o.claimed_by))
+     ORDER BY o.claimed_by
        FOR UPDATE OF o SKIP LOCKED),
 freed AS (
     UPDATE pgherald.outbox AS o
        SET state = 'available', claim = NULL, claimed_by = NULL,
            history = pgherald.noted(o.history, 'released', concat_ws(' ', 'the worker is gone:', lost.name))
-      FROM lost WHERE o.id = lost.id AND o.state = 'claimed'
+      FROM lost WHERE o.id = ANY (ARRAY[lost.id]) AND o.state || '' = 'claimed'
     RETURNING 1),
 doubted AS (
     UPDATE pgherald.outbox AS o
        SET state = 'in_doubt', doubts = o.doubts + 1, reason = 'worker_gone',
            scheduled_at = CASE WHEN NOT (%(hold)s OR o.doubts > 0) THEN lost.until END,
            history = pgherald.noted(o.history, 'in_doubt', concat_ws(' ', 'the worker is gone:', lost.name))
-      FROM lost WHERE o.id = lost.id AND o.state = 'transmitting'
+      FROM lost WHERE o.id = ANY (ARRAY[lost.id]) AND o.state || '' = 'transmitting'
     RETURNING 1)
 SELECT (SELECT array_agg(name) FROM buried) AS names, (SELECT count(*) FROM freed) AS freed, (SELECT count(*) FROM doubted) AS doubted,
-       (SELECT count(*) FROM pgherald.outbox WHERE state = 'in_doubt' AND scheduled_at <= now()) AS due,
+       (SELECT count(*)
+          FROM (SELECT FROM pgherald.outbox WHERE state = 'in_doubt' AND scheduled_at <= now() ORDER BY scheduled_at) AS doubts) AS due,
        (SELECT count(*) FROM pgherald.worker WHERE id <> %(worker)s) AS peers;
 
 -- name: end_sessions
@@ -157,7 +170,7 @@ UPDATE pgherald.outbox AS o
    SET state = 'available', claimed_by = NULL, history = pgherald.noted(o.history, 'resend', NULL)
  WHERE o.id = ANY (ARRAY (
            SELECT a.id FROM pgherald.outbox AS a
-            WHERE a.state = 'in_doubt' AND a.scheduled_at <= now() LIMIT 100 FOR UPDATE SKIP LOCKED));
+            WHERE a.state = 'in_doubt' AND a.scheduled_at <= now() ORDER BY a.scheduled_at LIMIT 100 FOR UPDATE SKIP LOCKED));
 
 -- name: waiting
 SELECT count(*) FILTER (WHERE state = 'available' AND paused_at IS NULL) AS available,

@@ -16,6 +16,7 @@ class Claimant:
     def __init__(self, conn: psycopg.Connection[Any], name: str, *, lease: float = 10.0, locked: bool = False) -> None:
         self.conn = conn
         self.name = name
+        self.claims = 0
         [row] = self._run("register", name=name, version="0", lease=lease)
         self.id: int = row["id"]
         if locked:
@@ -26,7 +27,8 @@ class Claimant:
         return bool(self._run("renew", worker=self.id, locked=locked, listening=False, breaker=None))
 
     def claim(self, limit: int = 100, rules: Sequence[str] = (RULE,)) -> list[DictRow]:
-        rows = self._run("claim", worker=self.id, name=self.name, rules=list(rules), limit=limit)
+        self.claims += 1
+        rows = self._run("claim", worker=self.id, number=self.claims, name=self.name, rules=list(rules), limit=limit)
         return sorted(rows, key=lambda row: row["id"])
 
     def settle(
