@@ -10,7 +10,7 @@ CANIEMAIL ?= 1.0.5
 PINNED = --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-once test test-slow test-matrix test-deploy check lint types imports lock wheel image clean chaos reply-table clients pictures fuzz docs
+.PHONY: help demo demo-once test test-slow test-matrix test-deploy check lint types imports lock wheel image clean chaos reply-table clients pictures fuzz docs bench
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -56,6 +56,8 @@ chaos: .venv/ready  ## everything breaks at random, for SECONDS; POLICY, DAEMONS
 
 fuzz: .venv/ready  ## every property from new seeds, for SECONDS
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+bench: .venv/ready  ## measure speed and cost; QUICK=1 only shows that it works
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 check: lint types imports  ## what CI checks before it tests
 

@@ -1,0 +1,1 @@
+"""What pgherald costs and what it carries, measured. See README.md."""

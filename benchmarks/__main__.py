@@ -1,0 +1,115 @@
+"""``python -m benchmarks [PART …]``: measure, print the table, write benchmarks/results/latest.json, draw docs/pictures."""
+
+import json
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import deliver, machine, plots, report, writers
+from benchmarks.stage import Stage
+
+ROOT = Path(__file__).resolve().parent.parent
+Case = tuple[str, Callable[[Stage], dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything; `quick` shows that it works and measures nothing."""
+
+    repeat: int = 5
+    rows: int = 200_000
+    changes: int = 200
+    backlogs: tuple[int, ...] = (1_000, 5_000, 20_000)
+    settled: tuple[int, ...] = (0, 1_000_000, 5_000_000)
+    after: int = 20_000
+    clients: tuple[int, ...] = (1, 8, 32)
+    seconds: float = 4
+    bulk: int = 100_000
+    rates: tuple[int, ...] = (25, 50, 100, 200, 400, 800)
+    pair: int = 4_000
+    soak: int = 300_000
+    soak_rate: int = 1_500
+
+
+QUICK = Size(1, 20_000, 20, (200,), (0, 2_000), 200, (2,), 1, 2_000, (100,), 200, 2_000, 500)
+
+
+def parts(size: Size) -> dict[str, list[Case]]:
+    return {
+        "idle": [(who, lambda s, who=who: deliver.idle(s, who, size.changes)) for who in ("naive", "pgherald")],
+        "drain": [(f"{n}", lambda s, n=n: deliver.drain(s, n)) for n in size.backlogs],
+        "write": [
+            (f"{case}, {n} clients", lambda s, c=case, n=n: writers.write(s, c, n, size.seconds))
+            for n in size.clients
+            for case in writers.CASES
+        ],
+        "unrelated": [
+            (case, lambda s, w=w: writers.unrelated(s, w, size.clients[-1], size.seconds))
+            for case, w in (("no trigger", False), ("watched", True))
+        ],
+        "bulk": [(case, lambda s, case=case: writers.bulk(s, case, size.bulk)) for case in writers.BULK],
+        "gate": [(f"{r}", lambda s, r=r: writers.gate(s, r, size.seconds)) for r in size.rates],
+        "pair": [(f"{n}", lambda s, n=n: deliver.pair(s, n, size.pair)) for n in (1, 2)],
+        "settled": [(f"{n}", lambda s, n=n: deliver.drain(s, size.after, n)) for n in size.settled],
+        "soak": [("steady", lambda s: deliver.soak(s, size.soak, size.soak_rate))],
+    }
+
+
+# Long, and as good once.
+ONCE = {"soak": 1, "settled": 3}
+
+
+def measured(stage: Stage, part: str, cases: list[Case], repeat: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Interleaved, every other round backwards, so that what changes meanwhile falls on all alike."""
+    for number in range(min(repeat, ONCE.get(part, repeat))):
+        for name, run in cases if number % 2 == 0 else reversed(cases):
+            began = time.monotonic()
+            result = run(stage)
+            short = {key: value for key, value in result.items() if not isinstance(value, list)}
+            print(
+                f"  {part}: {name}: {report.line(short)} ({time.monotonic() - began:.0f} s)",
+                file=sys.stderr,
+                flush=True,
+            )
+            yield name, result
+
+
+def main() -> None:
+    parser = ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts(Size()))}; default: all")
+    parser.add_argument("--quick", action="store_true", help="everything, small: shows that it works")
+    parser.add_argument("--repeat", type=int, help="rounds; default 5")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "latest.json")
+    parser.add_argument("--pictures", type=Path, default=ROOT / "docs" / "pictures")
+    given = parser.parse_args()
+    size = QUICK if given.quick else Size()
+    chosen = parts(size)
+    for part in given.parts:
+        if part not in chosen:
+            parser.error(f"no part {part!r}")
+    results: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    with Stage(size.rows) as stage:
+        about = {
+            "machine": machine.described(),
+            "postgresql": stage.cluster.version,
+            "python": sys.version.split()[0],
+            "at": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+        }
+        for part in given.parts or chosen:
+            for name, result in measured(stage, part, chosen[part], given.repeat or size.repeat):
+                results.setdefault(part, {}).setdefault(name, []).append(result)
+    if not given.quick:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        before = json.loads(given.out.read_text()) if given.out.exists() else {"parts": {}}
+        results = {**before["parts"], **results}
+        given.out.write_text(json.dumps({"about": about, "parts": results}, indent=1) + "\n")
+        plots.draw(results, given.pictures)
+    print(report.table(about, results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""From the change to the mail server: idle latency, backlogs, two daemons, a table full of settled events."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine, naive
+from benchmarks.stage import RULE, Daemon, Database, Sink, Stage, TimedSink, wait_until
+
+Result = dict[str, Any]
+
+
+def idle(stage: Stage, who: str, changes: int) -> Result:
+    """Single changes, 50 ms apart: milliseconds from COMMIT's answer to the dot at the sink."""
+    with stage.database("bare" if who == "naive" else "watched") as db, TimedSink() as sink:
+        if who == "naive":
+            db.conn.execute(naive.TRIGGER)
+            command = [sys.executable, str(Path(naive.__file__))]
+        else:
+            command = []
+        with Daemon(db.url, sink.port, *command) as daemon:
+            daemon.wait_ready()
+            time.sleep(1.0)
+            meter = machine.Meter.start(daemon=daemon.pid, server=stage.server_pid, sink=sink.process.pid)
+            committed = {}
+            for number in range(1, changes + 21):
+                db.verify(number, number)
+                committed[f"u{number}"] = time.monotonic()
+                time.sleep(0.05)
+            wait_until(lambda: sink.count >= len(committed), 20, "mails")
+            spent = meter.read()
+    # The first twenty warm caches and connections.
+    took = sorted((sink.arrived[u] - committed[u]) * 1000 for u in list(committed)[20:])
+    return {
+        "p50_ms": took[len(took) // 2],
+        "p99_ms": took[min(len(took) - 1, int(len(took) * 0.99))],
+        "latencies_ms": [round(ms, 3) for ms in took],
+        "others": spent["others"],
+    }
+
+
+def drain(stage: Stage, backlog: int, settled: int = 0) -> Result:
+    """A backlog that one statement made while no daemon ran; then the daemon is started."""
+    with stage.database() as db:
+        if settled:
+            fill(db, settled)
+        db.verify(1, backlog)
+        db.conn.execute("ANALYZE pgherald.outbox; CHECKPOINT")
+        with Sink() as sink, Daemon(db.url, sink.port) as daemon:
+            return {**_timed(stage, db, sink, [daemon], backlog), "sink": sink.name}
+
+
+def pair(stage: Stage, daemons: int, backlog: int, delay: float = 0.02) -> Result:
+    """One daemon or several, and a mail server that takes `delay` seconds for each mail."""
+    with stage.database() as db, TimedSink(delay) as sink:
+        running = []
+        try:
+            for _ in range(daemons):
+                running.append(Daemon(db.url, sink.port))
+                running[-1].wait_ready()
+            time.sleep(1.5)
+            db.verify(1, backlog)
+            return _timed(stage, db, sink, running, backlog)
+        finally:
+            for daemon in running:
+                daemon.__exit__()
+
+
+def _timed(stage: Stage, db: Database, sink: Sink, daemons: list[Daemon], backlog: int) -> Result:
+    wait_until(lambda: sink.count, 20, "mail")
+    first = time.monotonic()
+    counted = sink.count
+    pids = {f"daemon{i}": daemon.pid for i, daemon in enumerate(daemons)}
+    meter = machine.Meter.start(server=stage.server_pid, sink=sink.process.pid, **pids)
+    wait_until(lambda: sink.count >= backlog, 600, f"last of {backlog} mails")
+    spent = meter.read()
+    thousands = (backlog - counted) / 1000
+    rate = (backlog - counted) / spent["seconds"]
+    wait_until(lambda: _sent(db) >= backlog, 20, "last settling")
+    assert not daemons[0].warnings(), daemons[0].warnings()[:3]
+    return {
+        "mails_per_s": rate,
+        "first_mail_s": first - daemons[0].started,
+        "worker_cpu_s_per_1000": sum(spent[name] for name in pids) / thousands,
+        "server_cpu_s_per_1000": spent["server"] / thousands,
+        "sink_cpu_s_per_1000": spent["sink"] / thousands,
+        "peak_mb": machine.peak_megabytes(daemons[0].pid),
+        "others": spent["others"],
+    }
+
+
+def _sent(db: Database) -> int:
+    return int(
+        db.run("SELECT count(*) FROM pgherald.outbox WHERE state = 'sent' AND settled_at > now() - '1 h'::interval")[0][
+            0
+        ]
+    )
+
+
+def fill(db: Database, number: int) -> None:
+    """Events settled long ago, as the daemon leaves them."""
+    history = '[{"at": "2026-01-01T00:00:00+00:00", "what": "claimed", "detail": "host:1"},' \
+              ' {"at": "2026-01-01T00:00:00+00:00", "what": "transmitting", "detail": "consent given"},' \
+              ' {"at": "2026-01-01T00:00:00+00:00", "what": "sent", "detail": "250 2.0.0 Ok"}]'  # fmt: skip
+    db.run(
+        "INSERT INTO pgherald.outbox (rule, key, state, attempt, captured_at, captured_xid, scheduled_at, settled_at, claim, claimed_by,"
+        " claimed_at, snapshot, history)"
+        " SELECT %s, 'old' || g, 'sent', 1, t, '3', t, t, g, 1, t, '3:3:', %s::jsonb"
+        "   FROM generate_series(1, %s) AS g, LATERAL (SELECT now() - '100 d'::interval + g * '1 s'::interval AS t) AS at",
+        RULE, history, number,
+    )  # fmt: skip
+    db.run("VACUUM ANALYZE pgherald.outbox")
+
+
+def soak(stage: Stage, total: int, rate: int, every: float = 2.0) -> Result:
+    """So many events at a steady rate: memory of the daemon and the time of a claim, sampled."""
+    samples = []
+    with stage.database() as db, Sink() as sink:
+        db.conn.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+        with Daemon(db.url, sink.port) as daemon:
+            daemon.wait_ready()
+            began = time.monotonic()
+            changed, sampled, calls, spent = 0, began, 0, 0.0
+            while sink.count < total:
+                due = min(total, int((time.monotonic() - began) * rate))
+                while changed < due:
+                    # Rows go back and come again: their number is limited, and that of the changes is not.
+                    batch = min(due - changed, 200)
+                    first = changed % stage.rows + 1
+                    last = min(first + batch - 1, stage.rows)
+                    db.run("UPDATE public.dateplan SET status = 'PE' WHERE id BETWEEN %s AND %s", first, last)
+                    db.verify(first, last)
+                    changed += last - first + 1
+                if (now := time.monotonic()) - sampled > every:
+                    row = db.run(
+                        "SELECT sum(calls), sum(total_exec_time) FROM pg_stat_statements WHERE query LIKE '-- name: claim%%'"
+                    )[0]
+                    made, took = int(row[0] or 0) - calls, float(row[1] or 0) - spent
+                    calls, spent = calls + made, spent + took
+                    samples.append({
+                        "s": round(now - began, 1), "mails": sink.count, "waiting": changed - sink.count,
+                        "mb": round(machine.megabytes(daemon.pid), 1), "claim_ms": round(took / max(made, 1), 3),
+                    })  # fmt: skip
+                    sampled = now
+                time.sleep(0.01)
+            seconds = time.monotonic() - began
+            warnings = daemon.warnings()
+    return {"mails": total, "seconds": seconds, "offered_per_s": rate, "samples": samples, "warnings": len(warnings)}
