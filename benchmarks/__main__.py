@@ -54,28 +54,20 @@ def parts(size: Size) -> dict[str, list[Case]]:
         "bulk": [(case, lambda s, case=case: writers.bulk(s, case, size.bulk)) for case in writers.BULK],
         "gate": [(f"{r}", lambda s, r=r: writers.gate(s, r, size.seconds)) for r in size.rates],
         "pair": [(f"{n}", lambda s, n=n: deliver.pair(s, n, size.pair)) for n in (1, 2)],
-        "settled": [(f"{n}", lambda s, n=n: deliver.drain(s, size.after, n)) for n in size.settled],
+        "settled": [],
         "soak": [("steady", lambda s: deliver.soak(s, size.soak, size.soak_rate))],
     }
 
 
 # Long, and as good once.
-ONCE = {"soak": 1, "settled": 3}
+ONCE = {"soak": 1}
 
 
 def measured(stage: Stage, part: str, cases: list[Case], repeat: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Interleaved, every other round backwards, so that what changes meanwhile falls on all alike."""
     for number in range(min(repeat, ONCE.get(part, repeat))):
         for name, run in cases if number % 2 == 0 else reversed(cases):
-            began = time.monotonic()
-            result = run(stage)
-            short = {key: value for key, value in result.items() if not isinstance(value, list)}
-            print(
-                f"  {part}: {name}: {report.line(short)} ({time.monotonic() - began:.0f} s)",
-                file=sys.stderr,
-                flush=True,
-            )
-            yield name, result
+            yield name, run(stage)
 
 
 def main() -> None:
@@ -100,7 +92,14 @@ def main() -> None:
             "at": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
         }
         for part in given.parts or chosen:
-            for name, result in measured(stage, part, chosen[part], given.repeat or size.repeat):
+            rounds = given.repeat or size.repeat
+            found = (
+                deliver.settled(stage, size.settled, size.after, min(rounds, 3))
+                if part == "settled"
+                else measured(stage, part, chosen[part], rounds)
+            )
+            for name, result in found:
+                print(f"  {part}: {name}: {report.line(result)}", file=sys.stderr, flush=True)
                 results.setdefault(part, {}).setdefault(name, []).append(result)
     if not given.quick:
         given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,32 @@ def idle(stage: Stage, who: str, changes: int) -> Result:
     }
 
 
-def drain(stage: Stage, backlog: int, settled: int = 0) -> Result:
+def drain(stage: Stage, backlog: int) -> Result:
     """A backlog that one statement made while no daemon ran; then the daemon is started."""
     with stage.database() as db:
-        if settled:
-            fill(db, settled)
-        db.verify(1, backlog)
-        db.conn.execute("ANALYZE pgherald.outbox; CHECKPOINT")
-        with Sink() as sink, Daemon(db.url, sink.port) as daemon:
-            return {**_timed(stage, db, sink, [daemon], backlog), "sink": sink.name}
+        return _drained(stage, db, 1, backlog)
+
+
+def settled(stage: Stage, sizes: Sequence[int], backlog: int, rounds: int) -> Iterator[tuple[str, Result]]:
+    """A drain of one table that holds ever more settled events, and each time of a new one."""
+    with stage.database() as full:
+        held = first = 0
+        for size in sizes:
+            fill(full, held, size)
+            held = size
+            for _ in range(rounds):
+                with stage.database() as new:
+                    yield f"new, beside {size}", _drained(stage, new, 1, backlog)
+                yield f"{size}", _drained(stage, full, first + 1, backlog)
+                first += backlog
+
+
+def _drained(stage: Stage, db: Database, first: int, backlog: int) -> Result:
+    db.verify(first, first + backlog - 1)
+    db.run("ANALYZE pgherald.outbox")
+    db.run("CHECKPOINT")
+    with Sink() as sink, Daemon(db.url, sink.port) as daemon:
+        return {**_timed(stage, db, sink, [daemon], backlog), "sink": sink.name}
 
 
 def pair(stage: Stage, daemons: int, backlog: int, delay: float = 0.02) -> Result:
@@ -77,7 +95,7 @@ def _timed(stage: Stage, db: Database, sink: Sink, daemons: list[Daemon], backlo
     spent = meter.read()
     thousands = (backlog - counted) / 1000
     rate = (backlog - counted) / spent["seconds"]
-    wait_until(lambda: _sent(db) >= backlog, 20, "last settling")
+    wait_until(lambda: not _unsettled(db), 20, "last settling")
     assert not daemons[0].warnings(), daemons[0].warnings()[:3]
     return {
         "mails_per_s": rate,
@@ -90,16 +108,15 @@ def _timed(stage: Stage, db: Database, sink: Sink, daemons: list[Daemon], backlo
     }
 
 
-def _sent(db: Database) -> int:
+def _unsettled(db: Database) -> int:
+    states = "('available', 'claimed', 'transmitting', 'in_doubt')"
     return int(
-        db.run("SELECT count(*) FROM pgherald.outbox WHERE state = 'sent' AND settled_at > now() - '1 h'::interval")[0][
-            0
-        ]
+        db.run(f"SELECT count(*) FROM (SELECT FROM pgherald.outbox WHERE state IN {states} LIMIT 1) AS some")[0][0]
     )
 
 
-def fill(db: Database, number: int) -> None:
-    """Events settled long ago, as the daemon leaves them."""
+def fill(db: Database, held: int, size: int) -> None:
+    """Events settled long ago, as the daemon leaves them: so many are there, and so many there shall be."""
     history = '[{"at": "2026-01-01T00:00:00+00:00", "what": "claimed", "detail": "host:1"},' \
               ' {"at": "2026-01-01T00:00:00+00:00", "what": "transmitting", "detail": "consent given"},' \
               ' {"at": "2026-01-01T00:00:00+00:00", "what": "sent", "detail": "250 2.0.0 Ok"}]'  # fmt: skip
@@ -107,8 +124,8 @@ def fill(db: Database, number: int) -> None:
         "INSERT INTO pgherald.outbox (rule, key, state, attempt, captured_at, captured_xid, scheduled_at, settled_at, claim, claimed_by,"
         " claimed_at, snapshot, history)"
         " SELECT %s, 'old' || g, 'sent', 1, t, '3', t, t, g, 1, t, '3:3:', %s::jsonb"
-        "   FROM generate_series(1, %s) AS g, LATERAL (SELECT now() - '100 d'::interval + g * '1 s'::interval AS t) AS at",
-        RULE, history, number,
+        "   FROM generate_series(%s + 1, %s) AS g, LATERAL (SELECT now() - '100 d'::interval + g * '1 s'::interval AS t) AS at",
+        RULE, history, held, size,
     )  # fmt: skip
     db.run("VACUUM ANALYZE pgherald.outbox")
 

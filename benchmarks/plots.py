@@ -10,6 +10,8 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
+from benchmarks import writers
+
 Part = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -63,7 +65,7 @@ def _backlog(axes: Any, part: Part) -> None:
 
 
 def _settled(axes: Any, part: Part) -> None:
-    _steps(axes, part, "settled events in the table")
+    _steps(axes, {case: rounds for case, rounds in part.items() if case.isdecimal()}, "settled events in the table")
 
 
 def _clients(axes: Any, part: Part) -> None:

@@ -12,9 +12,7 @@ def number(value: float) -> str:
 
 
 def line(result: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{key} {number(value) if isinstance(value, int | float) else value}" for key, value in result.items()
-    )
+    return ", ".join(f"{key} {number(value)}" for key, value in result.items() if isinstance(value, int | float))
 
 
 def spread(values: Sequence[float]) -> str:
@@ -59,9 +57,10 @@ def _compared(part: str, cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> li
         pairs = [(case, "no trigger", "seconds") for case in cases if case != "no trigger"]
     elif part == "idle":
         pairs = [("pgherald", "naive", "p50_ms"), ("pgherald", "naive", "p99_ms")]
-    elif part in ("pair", "settled"):
-        first, *rest = cases
-        pairs = [(case, first, "mails_per_s") for case in rest]
+    elif part == "pair":
+        pairs = [("2", "1", "mails_per_s")]
+    elif part == "settled":
+        pairs = [(case, f"new, beside {case}", "mails_per_s") for case in cases if case.isdecimal()]
     return [
         f"| {part} | {case} / {base} | {len(cases[case])} | {key} × {spread(ratios(cases, case, base, key))} |"
         for case, base, key in pairs
