@@ -298,9 +298,9 @@ def test_kill_9_in_a_backlog(database: Database, mail: MailServer, pgherald: Pgh
     assert 0 < marked <= 16
     mail.forget_script()
     with pgherald.daemon(env=env):
-        wait_until(lambda: not {"available", "claimed", "transmitting"} & set(states(database)), 20)
+        wait_until(lambda: not {"available", "claimed", "transmitting"} & set(states(database)), 80)
         if policy == "resend":
-            wait_until(lambda: states(database) == {"sent": 2000}, 20)
+            wait_until(lambda: states(database) == {"sent": 2000}, 30)
     came = Counter(mail.recipients)
     doubled = sum(count - 1 for count in came.values())
     print(f"{policy}: {marked} were transmitting, {doubled} came twice, {2000 - len(came)} never")
