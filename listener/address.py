@@ -118,7 +118,9 @@ def mask(text: str, known: Address | None = None) -> str:
 
     Of the address that is known the local part alone too, as in ``jane.doe... User unknown``.
     """
-    if known is not None:
+    # A pattern of its own for each address costs more than making the message. Where all is ASCII, `in` says as surely
+    # whether there is anything to find; elsewhere letters may match that don't look alike.
+    if known is not None and (known.local.lower() in text.lower() or not (known.local.isascii() and text.isascii())):
         local = re.compile(rf"(?<!\w){re.escape(known.local)}(?!\w)", re.IGNORECASE)
         text = local.sub(lambda found: f"{found[0][0]}***", text)
     masked = _HIDDEN.sub(lambda found: f"{found[1] or ''}***{found[2] or found[3]}", text)
