@@ -76,12 +76,16 @@ BEGIN
         ('outbox_claimed_idx', $index$ (claimed_by) WHERE state IN ('claimed', 'transmitting') $index$),
         ('outbox_in_doubt_idx', $index$ (scheduled_at) WHERE state = 'in_doubt' $index$),
         ('outbox_failed_idx', $index$ (id) WHERE state = 'failed' $index$),
-        ('outbox_row_idx', $index$ (rule, key) WHERE state <> 'available' $index$)
+        -- By hash, since a key may be longer than an entry of a btree, and would keep every claim from ending.
+        ('outbox_key_idx', $index$ USING hash (key) WHERE state <> 'available' $index$)
     LOOP
         IF to_regclass('pgherald.' || name) IS NULL THEN
             EXECUTE format('CREATE INDEX %I ON pgherald.outbox %s', name, definition);
         END IF;
     END LOOP;
+    IF to_regclass('pgherald.outbox_row_idx') IS NOT NULL THEN
+        DROP INDEX pgherald.outbox_row_idx;     -- version 1
+    END IF;
 END $$;
 
 -- What an event cannot be. As triggers of UPDATE and not as CHECKs: capture inserts what is good by its defaults, and would

@@ -5,7 +5,7 @@ SELECT n.oid IS NOT NULL AS installed,
        EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'version') AS version_function,
        ARRAY (SELECT 'pgherald.' || wanted
                 FROM unnest(ARRAY['outbox', 'worker', 'rule', 'handled', 'secret', 'minute', 'pace', 'claim_id', 'outbox_pkey', 'outbox_available_idx',
-                                  'outbox_claimed_idx', 'outbox_in_doubt_idx', 'outbox_failed_idx', 'outbox_row_idx']) WITH ORDINALITY AS w(wanted, i)
+                                  'outbox_claimed_idx', 'outbox_in_doubt_idx', 'outbox_failed_idx', 'outbox_key_idx']) WITH ORDINALITY AS w(wanted, i)
                WHERE NOT EXISTS (SELECT FROM pg_class AS c LEFT JOIN pg_index AS x ON x.indexrelid = c.oid
                                   WHERE c.relnamespace = n.oid AND c.relname = wanted AND coalesce(x.indisvalid, true))
                ORDER BY i)

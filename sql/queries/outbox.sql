@@ -3,7 +3,7 @@
 -- Every statement is planned once a session, perhaps while the outbox is empty, and the plan must do when it holds
 -- millions. So each leaves the planner one index only. By id it is asked with = ANY (ARRAY[...]), which no merge could use,
 -- and `o.state || ''` hides a state from the partial indexes. Where a partial index is to be read, an ORDER BY that
--- nothing else can give without a sort keeps outbox_row_idx, which holds every settled event, from being read whole.
+-- nothing else can give without a sort keeps outbox_key_idx, which holds every settled event, from being read whole.
 
 -- name: claim
 -- Nobody waits for its flush: a claim that a crash of the server takes back has sent nothing, and its mark finds no claim.

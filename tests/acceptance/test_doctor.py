@@ -350,7 +350,7 @@ def test_a_column_that_capture_names_is_renamed(plan: int, database: Database, d
 def test_install_mends_what_it_is_said_to(plan: int, database: Database, doctor: Examine, pgherald: Pgherald) -> None:
     database.execute(
         """DROP TRIGGER pgherald_dateplan_verified_insert ON public.dateplan;
-           DROP INDEX pgherald.outbox_row_idx; DROP FUNCTION pgherald.remember;
+           DROP INDEX pgherald.outbox_key_idx; DROP FUNCTION pgherald.remember;
            CREATE OR REPLACE FUNCTION pgherald.base_type(type oid) RETURNS oid LANGUAGE sql STABLE AS 'SELECT base_type.type';
            CREATE OR REPLACE FUNCTION pgherald.capture_dateplan_verified() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
                AS 'BEGIN RETURN NULL; END'"""

@@ -1,5 +1,6 @@
 """Names that only quoting makes possible, and values written otherwise than the database writes them."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -70,3 +71,27 @@ def test_odd_names_and_values(bare_database: Database, mail: MailServer, pgheral
         assert "To: " in pgherald("preview", rule, check=True).stdout
         assert pgherald("backfill", rule, "--dry-run", check=True).stdout.startswith("0 rows")
     assert "purged" in pgherald("explain", "five", "--", "-5", check=True).stdout
+
+
+def test_a_key_longer_than_an_index_holds_up_nobody(
+    bare_database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
+) -> None:
+    bare_database.execute("CREATE TABLE public.note (slug text NOT NULL, status text)")
+    (tmp_path / "pgherald.toml").write_text("""
+[rules.note]
+table = "public.note"
+key = "slug"
+column = "status"
+becomes = "VE"
+template = "dateplan_verified"
+lookup = '''SELECT slug AS key, status AS current, left(slug, 5) || '@example.org' AS email, true AS consent, 'x' AS place
+              FROM public.note WHERE slug = ANY (%(keys)s)'''
+""")
+    pgherald("install", check=True)
+    # What does not compress, since the server would.
+    long = "".join(hashlib.sha256(str(number).encode()).hexdigest() for number in range(250))
+    bare_database.execute("INSERT INTO public.note VALUES (%s, 'VE'), ('short', 'VE')", (long,))
+    pgherald("run", "--once", check=True)
+    assert sorted(mail.recipients) == sorted(["short@example.org", f"{long[:5]}@example.org"])
+    told = pgherald("explain", "note", long, "--json", check=True)
+    assert json.loads(told.stdout)["events"][0]["state"] == "sent"
