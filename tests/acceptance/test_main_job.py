@@ -140,7 +140,7 @@ def test_a_refused_recipient_fails_and_a_busy_one_is_tried_again(
 ) -> None:
     unknown, busy = database.add_plan("Café", "unknown@example.org"), database.add_plan("Café", "busy@example.org")
     mail.script("rcpt", answer("550 5.1.1 no such user"), recipient="unknown@example.org")
-    mail.script("rcpt", answer("450 4.2.1 busy"), recipient="busy@example.org", times=1)
+    mail.script("rcpt", answer("450 4.2.1 later"), recipient="busy@example.org", times=1)
     database.verify(unknown, busy)
     done = pgherald("run", "--once")
     assert done.returncode == 0
@@ -155,7 +155,7 @@ def test_a_refused_recipient_fails_and_a_busy_one_is_tried_again(
     assert [entry["what"] for entry in story["history"]] == [
         "captured", "claimed", "transmitting", "deferred", "claimed", "transmitting", "sent",
     ]  # fmt: skip
-    assert "450 4.2.1 busy" in story["history"][3]["detail"]
+    assert "450 4.2.1 later" in story["history"][3]["detail"]
 
 
 def test_attempts_end(database: Database, mail: MailServer, pgherald: Pgherald) -> None:

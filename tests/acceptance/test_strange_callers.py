@@ -60,7 +60,7 @@ def test_a_key_may_be_written_otherwise(database: Database, mail: MailServer, pg
     database.execute("DELETE FROM public.dateplan")
     told = json.loads(pgherald("explain", "dateplan_verified", f"00{plan}", "--json", check=True).stdout)
     assert [event["state"] for event in told["events"]] == ["sent"]
-    assert "1 events forgotten" in pgherald("forget", "dateplan_verified", f"00{plan}", check=True).stdout
+    assert "1 event forgotten" in pgherald("forget", "dateplan_verified", f"00{plan}", check=True).stdout
     assert "0 events" in pgherald("forget", "dateplan_verified", "no number", check=True).stdout
 
 
