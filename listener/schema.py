@@ -19,7 +19,7 @@ from listener.rules import Rule
 VERSION = 2
 LOCK_TIMEOUT = 2.0
 # Of the 30 s within which `install` gives up; the rest is for its start and for what waits for nobody.
-PATIENCE = 28.0
+PATIENCE = 25.0
 _QUERIES = load("admin")
 
 
