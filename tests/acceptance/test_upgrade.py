@@ -81,7 +81,8 @@ def test_every_event_is_kept_and_no_table_rewritten(
     after = [(story.events(), story.execute(f"SELECT * FROM pgherald.{name}")) for name in ("handled", "secret")]
     assert after == before
     assert [row[: len(rules[0])] for row in story.execute("SELECT * FROM pgherald.rule")] == rules
-    assert files <= set(story.execute(TABLES))
+    # One index gave way to one of another kind.
+    assert {file for file in files if file[0] != "outbox_row_idx"} <= set(story.execute(TABLES))
     with databases.fresh() as other:
         other.execute(STORY)
         pgherald("install", "--with-roles", env={"PGHERALD_DATABASE_URL": other.url}, check=True)
