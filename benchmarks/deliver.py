@@ -111,7 +111,7 @@ def _timed(stage: Stage, db: Database, sink: Sink, daemons: list[Daemon], backlo
 def _unsettled(db: Database) -> int:
     states = "('available', 'claimed', 'transmitting', 'in_doubt')"
     return int(
-        db.run(f"SELECT count(*) FROM (SELECT FROM pgherald.outbox WHERE state IN {states} LIMIT 1) AS some")[0][0]
+        db.run(f"SELECT count(*) FROM (SELECT FROM pgherald.outbox WHERE state IN {states} LIMIT 1) AS unsettled")[0][0]
     )
 
 

@@ -4,8 +4,8 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar, assert_never
+from contextlib import asynccontextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 from listener import __version__, metrics, schema
 from listener.breaker import Breaker
@@ -31,6 +31,9 @@ from listener.transport import Console, Maildir, Transport
 from listener.unsubscribe import signing_key
 from listener.worker import Worker
 
+if TYPE_CHECKING:
+    from listener.web.site import Site
+
 T = TypeVar("T")
 
 _LISTEN_FIRST = 5.0
@@ -55,10 +58,12 @@ class Daemon:
         self._lease = Lease(self._outbox, self._listener, self._breaker, settings.delivery.lease)
         self._pulse = Pulse(self._outbox)
         self._health = Health(settings, self._listener, self._breaker)
-        # Here, because aiohttp takes a sixth of a command's start, and no other command needs it.
-        from listener.web.site import Site
+        self._site: Site | None = None
+        if settings.http.address is not None:
+            # Here, because aiohttp takes a sixth of a command's start, and nobody else needs it.
+            from listener.web import site
 
-        self._site = Site(settings, self._health, self._listener, self._breaker)
+            self._site = site.Site(settings, self._health, self._listener, self._breaker)
         self._templates = templates(settings)
         self._manager = ServiceManager()
         self._secret = b""
@@ -73,7 +78,7 @@ class Daemon:
         Raises:
             SchemaError, RuleBroken: what no waiting would mend.
         """
-        async with self._site.served(), self._working(wait=True) as worker:
+        async with self._site.served() if self._site else nullcontext(), self._working(wait=True) as worker:
             self._in_background(worker.run())
             self._in_background(self._manager.watch(lambda seconds: self._turns(worker, seconds)))
             await self._stop.wait()
@@ -152,20 +157,23 @@ class Daemon:
                     async with await connect_async(self._settings.database.url) as conn:
                         await schema.verify(conn, self._settings.rules)
                         self._secret = await schema.secret(conn)
-                        self._site.signs_with(signing_key(self._secret))
+                        if self._site:
+                            self._site.signs_with(signing_key(self._secret))
                         delivery = self._delivery(self._settings, self._templates)
                         await delivery.check(conn)
                 await self._outbox.register()
             except DatabaseUnavailable as exc:
                 if not wait:
                     raise
-                self._site.tell()
+                if self._site:
+                    self._site.tell()
                 self._manager.waiting(f"waits for the database: {exc}")
                 await _set_within(trouble.met(exc), self._stop)
                 if self._stop.is_set():
                     raise SystemExit(0) from exc
             else:
-                self._site.tell()
+                if self._site:
+                    self._site.tell()
                 return delivery
 
     def _delivery(self, settings: Settings, templates: Templates) -> Delivery:
