@@ -31,8 +31,8 @@ def mark_after_dot() -> None:
         future.set_result(True)
         return future
 
-    async def send_and_mark(self: worker.Worker, letter: Letter) -> Settlement:
-        settlement = await send(self, letter)
+    async def send_and_mark(self: worker.Worker, letter: Letter, before: asyncio.Future[bool] | None) -> Settlement:
+        settlement = await send(self, letter, before)
         await mark(self._recorder, Mark(letter.event, str(letter.recipient), letter.message))
         return settlement
 
