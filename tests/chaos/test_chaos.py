@@ -13,7 +13,7 @@ _ROOT = Path(__file__).parents[2]
 def chaos(*arguments: object) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos", *map(str, arguments)],
-        cwd=_ROOT, capture_output=True, text=True, encoding="utf-8", timeout=280, check=False,
+        cwd=_ROOT, capture_output=True, text=True, encoding="utf-8", timeout=290, check=False,
     )  # fmt: skip
     sys.stdout.write(done.stdout)
     sys.stderr.write(done.stderr)
@@ -35,7 +35,7 @@ MUTANTS = {"settle_without_fence": "doubled", "mark_after_dot": "doubled", "wake
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("mutant", "found"), MUTANTS.items())
 def test_a_bug_put_in_on_purpose_is_found(mutant: str, found: str) -> None:
     # Twenty seconds bring it to light as a rule, not always.
