@@ -42,7 +42,7 @@ reply-table: .venv/ready  ## what every reply of a mail server leads to: expecte
 	@$(BIN)/python -m tests.integration.test_reply_table
 
 test-matrix: .venv-matrix/ready  ## the tests on PostgreSQL 15, 16, 17 and 18; needs Debian's postgresql-15
-	$(BIN)/python tests/matrix.py --majors $(MAJORS) --numprocesses $(JOBS)
+	$(BIN)/python tests/matrix.py --majors $(MAJORS) --numprocesses $(JOBS) $(TESTS)
 
 .venv-deploy/ready: requirements-deploy.lock .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --upgrade --requirement $< --target $(@D)
