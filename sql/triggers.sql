@@ -419,6 +419,8 @@ DECLARE
     present     text[];
     paused      timestamptz;
 BEGIN
+    -- One at a time, as this file: two that make one function at once, and one of them fails.
+    PERFORM pg_advisory_xact_lock(726354, 3);
     PERFORM pgherald.check_watch(rule, "table", key, "column");
     PERFORM pgherald.check_per(rule, "table", "column", per);
     -- With typmod -1, so that the value is not cut to the column's length in the comparison; and not as a domain, whose
@@ -486,9 +488,11 @@ CREATE OR REPLACE FUNCTION pgherald.unwatch(rule text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
-    capture regproc := to_regproc(format('pgherald.%I', 'capture_' || rule));
+    capture regproc;
     trigger record;
 BEGIN
+    PERFORM pg_advisory_xact_lock(726354, 3);
+    capture := to_regproc(format('pgherald.%I', 'capture_' || rule));
     FOR trigger IN SELECT tgname, tgrelid::regclass AS "table" FROM pg_trigger WHERE tgfoid = capture AND tgparentid = 0 LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', trigger.tgname, trigger."table");
     END LOOP;

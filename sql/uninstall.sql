@@ -1,5 +1,8 @@
 -- pgherald: takes everything away that triggers.sql and watch() have put here. Events that are not settled are lost.
 
+-- Not while somebody installs.
+DO $$ BEGIN PERFORM pg_catalog.pg_advisory_xact_lock(726354, 3); END $$;
+
 DO $$
 DECLARE
     watched record;

@@ -1,11 +1,13 @@
 """watch() again, watch() elsewhere, unwatch(); and when they need a lock on the application's table."""
 
+import threading
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import errors
 
+from tests.support import wait_until
 from tests.support.database import Database
 
 TABLES = """
@@ -194,3 +196,30 @@ def test_watch_in_a_transaction_rolled_back(tables: Database) -> None:
     with conn.transaction(force_rollback=True):
         conn.execute(OLD)
     assert tables.execute(TRACES) == []
+
+
+@pytest.mark.parametrize(
+    "late", [OLD, "SELECT pgherald.watch('moving', 'app.new')", "SELECT pgherald.unwatch('moving')"]
+)
+def test_one_at_a_time(tables: Database, late: str) -> None:
+    """Two that make, replace or drop one function at once, and one of them fails."""
+    with tables.connect() as first, tables.connect(options="-c lock_timeout=20s") as second:
+        first.execute("BEGIN")
+        first.execute(OLD)
+        failures: list[BaseException] = []
+
+        def come_late() -> None:
+            try:
+                second.execute(late)  # type: ignore[arg-type]
+            except psycopg.Error as exc:
+                failures.append(exc)
+
+        thread = threading.Thread(target=come_late)
+        thread.start()
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = %s"
+        wait_until(lambda: tables.value(waits, (second.info.backend_pid,)))
+        first.execute("COMMIT")
+        thread.join()
+    assert failures == []
+    watches = [] if "unwatch" in late else [(late.split("'")[3],)]
+    assert tables.execute("SELECT \"table\"::text FROM pgherald.rule WHERE rule = 'moving'") == watches
