@@ -1,5 +1,6 @@
 """The fixtures: a server for the run, a database for every test, a mail server, the installed command."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ _RUN = pytest.StashKey[RunServer]()
 # A machine that is busy is no fault.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+# A shell's background job is started with it ignored, and would hand that on to every process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
