@@ -165,7 +165,10 @@ async def _lookup_session(conn: psycopg.AsyncConnection[Any]) -> None:
     if await is_pooled(conn):
         conn.prepare_threshold = None
     else:
-        await conn.execute("SET default_transaction_read_only = on", prepare=False)
+        # Planning anew for each batch takes longer than the look-up of a single key.
+        await conn.execute(
+            "SET default_transaction_read_only = on; SET plan_cache_mode = force_generic_plan", prepare=False
+        )
 
 
 async def _plain_session(conn: psycopg.AsyncConnection[Any]) -> None:

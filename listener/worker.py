@@ -116,7 +116,6 @@ class Worker:
         self.turned = asyncio.get_running_loop().time()
 
     async def _until_rung(self) -> None:
-        opening: asyncio.Task[None] | None = None
         doze = 0.001
         while not self._stopping:
             # Before the drain, so that a ring during it is not lost.
@@ -124,9 +123,6 @@ class Worker:
             self._turn()
             claimed = await self._drain()
             self._trouble.over()
-            if opening is not None:
-                await opening
-                opening = None
             if self._breaker.is_open or self._stopping:
                 await self._breaker_or_stop()
                 continue
@@ -134,8 +130,9 @@ class Worker:
                 # With hands full there is no sleeping: behind a closed gate every commit would have to ring.
                 await self._room()
                 if claimed:
-                    # The gate can wait, and those who commit meanwhile need not ring.
+                    # The gate can wait until the mail has gone. From then on, who commits need not ring.
                     await self._headway()
+                    await self._listener.open_gate()
                     continue
                 if not await self._listener.close_gate():
                     # Somebody who did not ring has not committed yet.
@@ -149,7 +146,6 @@ class Worker:
                         metrics.woken("gate")
                     continue
             await self._sleep()
-            opening = asyncio.create_task(self._listener.open_gate())
 
     async def _drain_behind_gate(self) -> int:
         """With a new snapshot: what became visible between the last drain and the lock rang nobody."""
@@ -172,6 +168,7 @@ class Worker:
             log.debug("poll")
 
     async def _breaker_or_stop(self) -> None:
+        await self._listener.open_gate()
         waits = [asyncio.create_task(self._breaker.wait()), asyncio.create_task(self._stopped.wait())]
         try:
             while not any(task.done() for task in waits):
@@ -241,6 +238,7 @@ class Worker:
             if self._stopping or self._breaker.is_open:
                 return 0
             self._turn()
+            await self._listener.open_gate()
             await self._wait_freed(_RING_PEERS)
             # With its hands full it is no use to those events that come now.
             await self._ring_peers()
@@ -253,6 +251,7 @@ class Worker:
             if slots.number:
                 return slots
             self._turn()
+            await self._listener.open_gate()
             await self._wait_freed(min(slots.wait, 1.0))
         return Slots(0)
 
@@ -331,8 +330,9 @@ class Worker:
             before = self._settle(letter if isinstance(letter, Settlement) else await self._send(letter, before))
 
     async def _send(self, letter: Letter, before: asyncio.Future[bool] | None) -> Settlement:
-        # The mark is on its way to the disk while the envelope is on its way to the server.
+        # The mark is on its way to the disk while the envelope is on its way to the server. It takes longer, and goes first.
         marked = self._recorder.mark(Mark(letter.event, str(letter.recipient), letter.message))
+        await asyncio.sleep(0)
         worker = self._hand[letter.event.fence]
         if before is not None:
             # It goes with this mark, or has gone before it: one write for both, and never more than one event of a
