@@ -31,8 +31,8 @@ class Size:
     bulk: int = 100_000
     rates: tuple[int, ...] = (25, 50, 100, 200, 400, 800)
     pair: int = 4_000
-    soak: int = 300_000
-    soak_rate: int = 1_500
+    soak: int = 1_000_000
+    soak_rate: int = 2_000
 
 
 QUICK = Size(1, 20_000, 20, (200,), (0, 2_000), 200, (2,), 1, 2_000, (100,), 200, 2_000, 500)

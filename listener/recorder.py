@@ -6,10 +6,6 @@ from listener.errors import PgheraldError
 from listener.outbox import Mark, Outbox, Settlement
 from listener.retry import Trouble
 
-# Where the last write had so many, the next waits a moment for more: a write costs as much as ten of its rows.
-_MANY = 4
-_GATHER = 0.002
-
 
 class Recorder:
     """Writes to the outbox one transaction at a time.
@@ -44,15 +40,12 @@ class Recorder:
 
     async def run(self) -> None:
         trouble = Trouble("settling_waits", first=0.1, longest=1.0)
-        again = many = False
+        again = False
         while True:
             await self._work.wait()
-            if many:
-                await asyncio.sleep(_GATHER)
             self._work.clear()
             settlements, self._settlements = self._settlements, []
             marks, self._marks = self._marks, []
-            many = len(settlements) + len(marks) >= _MANY
             try:
                 written = await self._outbox.record([s for s, _ in settlements], [m for m, _ in marks], again=again)
             except PgheraldError as exc:
