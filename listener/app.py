@@ -129,6 +129,8 @@ class Daemon:
                 await asyncio.gather(*self._background, return_exceptions=True)
                 await self._pulse.beat()
                 with suppress(PgheraldError):
+                    # What was claimed and not known of when it was time to end.
+                    await self._outbox.disown(())
                     await self._outbox.leave()
         if self._crash is not None:
             raise self._crash

@@ -16,7 +16,7 @@ import pytest
 
 from listener.demo.cluster import Cluster
 from tests.support import wait_until
-from tests.support.backlog import add_plans, doubted, most_lines_a_second, times_each, wait_sent
+from tests.support.backlog import add_plans, doubted, most_lines_a_second, states, times_each, wait_sent
 from tests.support.command import Daemon, Pgherald
 from tests.support.database import OPTIONS, Database, chosen_binaries, fill_with_story
 from tests.support.mail import MailServer
@@ -219,6 +219,22 @@ def test_an_answer_lost_on_its_way(
             assert [event for event in daemon.events if event["event"] == "event_lost_to_another"] == []
     mail.wait_for(2)
     assert doubted(database) == 0
+
+
+def test_stopped_before_it_knows_what_it_has_claimed(
+    database: Database, mail: MailServer, pgherald: Pgherald
+) -> None:
+    with Network(database.url) as network:
+        env = {**NO_POLL, "PGHERALD_DATABASE_URL": network.url, "PGHERALD_DATABASE_LISTEN_URL": database.url}
+        with pgherald.daemon(env=env) as daemon:
+            database.verify(database.add_plan("Café", "before@example.org"))
+            wait_sent(database, 1)
+            network.delay(0.3)
+            database.verify(database.add_plan("Café", "a@example.org"))
+            wait_until(lambda: states(database) == {"sent": 1, "claimed": 1})
+            assert daemon.stop() == 0
+    assert states(database) == {"sent": 1, "available": 1}
+    assert len(mail.messages) == 1
 
 
 @pytest.mark.parametrize("daemons", [1, 2])
