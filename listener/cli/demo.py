@@ -1,7 +1,9 @@
 """demo: the whole system, on parts that come with it."""
 
 import asyncio
+import signal
 import sys
+from collections.abc import Coroutine
 
 import click
 
@@ -24,9 +26,18 @@ def demo(once: bool, count: int) -> None:
     except ImportError as exc:
         raise PgheraldError(f'the demo needs {exc.name}; pip install "pgherald[demo]"') from exc
     try:
-        fine = asyncio.run(play(count, once=once, say=lambda text: click.echo(text)))
-    except KeyboardInterrupt:
+        fine = asyncio.run(_until_ended(play(count, once=once, say=lambda text: click.echo(text))))
+    except (KeyboardInterrupt, asyncio.CancelledError):
         click.echo("\nended and cleaned up")
-        return
+        fine = not once
     if not fine:
         sys.exit(1)
+
+
+async def _until_ended(playing: Coroutine[None, None, bool]) -> bool:
+    """Ended by others, or with its terminal, it cleans up as after Ctrl-C: the daemon would stay behind."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await playing

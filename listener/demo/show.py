@@ -5,7 +5,8 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from typing import Any
@@ -63,8 +64,7 @@ async def play(count: int, *, once: bool, say: Callable[[str], None]) -> bool:
         say(f"tables users, plan and dateplan with {count} plans; triggers installed")
         async with Catcher(lambda mail: _arrived(tally, mail, say)) as catcher:
             say(f"mail catcher on {catcher.url}")
-            daemon = await _start_daemon(cluster.dsn("demo"), catcher.url)
-            try:
+            async with _daemon(cluster.dsn("demo"), catcher.url):
                 say("daemon: pgherald run\n")
                 await _verify_all(cluster.dsn("demo"), tally)
                 await _settled(cluster.dsn("demo"), tally, say)
@@ -72,10 +72,6 @@ async def play(count: int, *, once: bool, say: Callable[[str], None]) -> bool:
                 if not once:
                     await _go_on(cluster, tally, say)
                 return fine
-            finally:
-                if daemon.returncode is None:
-                    daemon.terminate()
-                    await daemon.wait()
 
 
 def _prepare(url: str, tally: Tally, count: int) -> None:
@@ -112,7 +108,8 @@ def _prepare(url: str, tally: Tally, count: int) -> None:
             schema.run(conn, step, lambda text: None)
 
 
-async def _start_daemon(url: str, smtp_url: str) -> asyncio.subprocess.Process:
+@asynccontextmanager
+async def _daemon(url: str, smtp_url: str) -> AsyncIterator[None]:
     settings = {
         "PGHERALD_DATABASE_URL": url,
         "PGHERALD_SMTP_URL": smtp_url,
@@ -124,13 +121,24 @@ async def _start_daemon(url: str, smtp_url: str) -> asyncio.subprocess.Process:
         env={**outside, **settings}, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert daemon.stderr is not None
+    try:
+        await _ready(daemon.stderr)
+        # Its log goes on, and a full pipe would stop it.
+        swallowing = asyncio.create_task(_swallow(daemon.stderr))
+        yield
+    finally:
+        if daemon.returncode is None:
+            daemon.terminate()
+            await daemon.wait()
+    await swallowing
+
+
+async def _ready(log: asyncio.StreamReader) -> None:
     said = []
-    async for line in daemon.stderr:
+    async for line in log:
         said.append(line.decode(errors="replace").strip())
         if b'"ready"' in line:
-            # Its log goes on, and a full pipe would stop it.
-            asyncio.get_running_loop().create_task(_swallow(daemon.stderr))
-            return daemon
+            return
     raise PgheraldError(f"the daemon did not start: {said[-1] if said else 'it said nothing'}")
 
 

@@ -221,9 +221,7 @@ def test_an_answer_lost_on_its_way(
     assert doubted(database) == 0
 
 
-def test_stopped_before_it_knows_what_it_has_claimed(
-    database: Database, mail: MailServer, pgherald: Pgherald
-) -> None:
+def test_stopped_before_it_knows_what_it_has_claimed(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     with Network(database.url) as network:
         env = {**NO_POLL, "PGHERALD_DATABASE_URL": network.url, "PGHERALD_DATABASE_LISTEN_URL": database.url}
         with pgherald.daemon(env=env) as daemon:
