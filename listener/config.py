@@ -26,6 +26,14 @@ from listener.rules import Rule, default_rules
 
 DEFAULT_FILE = Path("pgherald.toml")
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+# What a value that does not fit its pattern ought to have been.
+_PATTERNS = {
+    "ehlo_name": "write a host's name, or an address in brackets: mail.example.org, [192.0.2.1]",
+    "key_header": "write a header's name, such as X-Pgherald-Key",
+    "feedback_id": "write visible ASCII without blanks, 200 characters at most",
+    "table": 'write a name as SQL does, schema first: public.dateplan, public."Date Plan"',
+    "template": "write the name of a folder, of letters, digits, - and _",
+}
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -450,6 +458,8 @@ def _explain(error: Any, values: Mapping[str, Any], file: Path | None) -> str:
         return f"{source}: {place}: is missing"
     if path[2:] == ["[key]"]:
         return f"{source}: [rules.{path[1]}]: a rule's name is small letters, digits and underscores, 40 at most"
+    if error["type"] == "string_pattern_mismatch":
+        return f"{source}: {place}: {_PATTERNS[key]}"
     return f"{source}: {place}: {error['msg'].removeprefix('Value error, ')}"
 
 

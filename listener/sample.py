@@ -64,7 +64,10 @@ async def make(
                 if row is None:
                     raise PgheraldError(f"no row of {rule.table} is {rule.becomes!r}; name one with --key")
                 key = row[0]
-            rows = (await lookup.rows(pool, [key])).get(key, [])
+            try:
+                rows = (await lookup.rows(pool, [key])).get(key, [])
+            except BadData as exc:
+                raise PgheraldError(f"the lookup of rule {name} fails on key {key}: {exc}") from exc
     if not rows:
         raise PgheraldError(f"the lookup of rule {name} finds no row for key {key}")
     now = datetime.now(UTC)

@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from listener import __version__
-from listener.errors import PgheraldError
+from listener.errors import DatabaseUnavailable, PgheraldError
 
 # In the order of --help, and by module: a command waits for the imports of no other.
 _COMMANDS = {
@@ -77,7 +77,8 @@ def main() -> None:
 def _fail(exc: Exception) -> NoReturn:
     from listener.database import one_line
 
-    click.echo(f"Error: {one_line(exc)}", err=True)
+    remedy = "; start it, or correct [database] url (PGHERALD_DATABASE_URL)"
+    click.echo(f"Error: {one_line(exc)}{remedy if isinstance(exc, DatabaseUnavailable) else ''}", err=True)
     sys.exit(1)
 
 

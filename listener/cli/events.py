@@ -143,15 +143,15 @@ def _act(
         missing = sorted(set(wanted.ids or ()) - {event.id for event in found})
         for number in missing:
             click.echo(f"there is no event {number}", err=True)
-        if dry_run:
+        if not fit:
+            click.echo(f"no event to {verb}")
+        elif dry_run:
             for event in fit:
                 click.echo(f"would {verb}: event {event.id}, {event.rule} {_shown_key(loaded, event)}, {event.state}")
-        elif fit:
+        else:
             if sys.stdin.isatty() and not yes:
                 click.confirm(f"{verb} {counted(len(fit), 'event')}?", abort=True)
             click.echo(f"{counted(remedy.apply(conn, chosen, [event.id for event in fit]), 'event')} {done}")
-        else:
-            click.echo(f"no event to {verb}")
     if wanted.ids and len(fit) < len(set(wanted.ids)):
         sys.exit(1)
 

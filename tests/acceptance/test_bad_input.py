@@ -135,7 +135,8 @@ def test_without_install(bare_database: Database, pgherald: Pgherald) -> None:
     "command", [["run", "--once"], ["status"], ["install"], ["explain", "dateplan_verified", "1"]], ids=" ".join
 )
 def test_no_database(pgherald: Pgherald, command: list[str]) -> None:
-    refuses(pgherald, *command, says=("Connection refused",), PGHERALD_DATABASE_URL="postgresql://127.0.0.1:1/x")
+    says = ("Connection refused", "start it, or correct [database] url (PGHERALD_DATABASE_URL)")
+    refuses(pgherald, *command, says=says, PGHERALD_DATABASE_URL="postgresql://127.0.0.1:1/x")
     refuses(pgherald, *command, says=("[database] url",), PGHERALD_DATABASE_URL="mysql://x")
 
 
@@ -146,6 +147,11 @@ def test_keys(database: Database, pgherald: Pgherald) -> None:
     done = pgherald("explain", "dateplan_verified", there)
     assert done.returncode == 0
     assert "status is 'PE', not 'VE'" in done.stdout
+
+
+def test_a_key_that_the_lookup_cannot_take(database: Database, pgherald: Pgherald) -> None:
+    says = ("dateplan_verified", "key no number", "22P02")
+    refuses(pgherald, "preview", "dateplan_verified", "--key", "no number", says=says)
 
 
 def test_a_missing_file(pgherald: Pgherald, tmp_path: Path) -> None:
@@ -164,4 +170,4 @@ def test_a_rule_that_is_not_installed(database: Database, pgherald: Pgherald, tm
 
 def test_a_table_that_is_no_name(pgherald: Pgherald, tmp_path: Path) -> None:
     file = configuration(tmp_path, table="dateplan; DROP TABLE users")
-    refuses(pgherald, "--config", file, "status", says=("[rules.dateplan_verified] table",))
+    refuses(pgherald, "--config", file, "status", says=("[rules.dateplan_verified] table: write a name",))

@@ -73,6 +73,7 @@ def test_retry_after_the_reason_is_gone(database: Database, mail: MailServer, pg
 def test_discard(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     database.verify(database.add_plan("Café", "a@example.org"))
     assert pgherald("events", "discard", RULE, "--older-than", "1h").stdout == "no event to discard\n"
+    assert pgherald("events", "discard", RULE, "--older-than", "1h", "--dry-run").stdout == "no event to discard\n"
     pgherald("events", "discard", RULE, "--older-than", "0d", check=True)
     assert database.value("SELECT reason FROM pgherald.outbox") == "discarded"
 

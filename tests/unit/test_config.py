@@ -154,6 +154,12 @@ class TestRefused:
     def test_a_wrong_value_with_its_place(self, section: str, key: str, value: str) -> None:
         assert f"pgherald.toml: [{section}] {key}: " in refused(f"[{section}]\n{key} = {value}")
 
+    @pytest.mark.parametrize(
+        ("section", "key"), [("smtp", "ehlo_name"), ("mail", "key_header"), ("mail", "feedback_id")]
+    )
+    def test_what_to_write_is_said_in_words(self, section: str, key: str) -> None:
+        assert f"[{section}] {key}: write " in refused(f"[{section}]\n{key} = 'a b'")
+
     @pytest.mark.parametrize("key", ["url", "listen_url"])
     @pytest.mark.parametrize(
         "value", ["psql://ana:s3cret@db", "postgresql://ana:s3/cret@db/app", "s3cret", "host = s3cret pw"]
@@ -295,7 +301,7 @@ class TestRules:
     @pytest.mark.parametrize("template", ["", "../secrets", "a/b", ".hidden", "a b"])
     def test_a_template_is_a_name_and_no_path(self, template: str) -> None:
         text = RULE.replace('template = "plan_verified"', f'template = "{template}"') + LOOKUP
-        assert "pgherald.toml: [rules.plan_verified] template: " in refused(text)
+        assert "pgherald.toml: [rules.plan_verified] template: write " in refused(text)
 
     def test_no_rule_at_all(self) -> None:
         assert "pgherald.toml: [rules]: " in refused("[rules]")
