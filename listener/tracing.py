@@ -13,7 +13,7 @@ from listener.logs import log
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.trace import Link, Span, Tracer
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
@@ -46,7 +46,8 @@ def start() -> None:
     _tracer = _provider.get_tracer("pgherald", __version__)
 
 
-def begin(rule: str, event_id: int, attempt: int, doubts: int) -> "Span | None":
+def begin(rule: str, event_id: int, attempt: int, doubts: int, traceparent: str | None) -> "Span | None":
+    """`traceparent`: of the transaction that made the change, linked to if it is valid by W3C Trace Context."""
     if _tracer is None:
         return None
     from opentelemetry.trace import SpanKind
@@ -62,7 +63,19 @@ def begin(rule: str, event_id: int, attempt: int, doubts: int) -> "Span | None":
             "pgherald.attempt": attempt + 1,
             "pgherald.again": doubts > 0,
         },
+        links=_links(traceparent),
     )
+
+
+def _links(traceparent: str | None) -> "list[Link]":
+    if traceparent is None:
+        return []
+    from opentelemetry.trace import Link, get_current_span
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    application = get_current_span(TraceContextTextMapPropagator().extract({"traceparent": traceparent}))
+    context = application.get_span_context()
+    return [Link(context)] if context.is_valid else []
 
 
 def end(span: "Span | None", outcome: str, reason: str | None) -> None:

@@ -343,7 +343,7 @@ class Worker:
             return await marked and self._outbox.leased(worker) and not self._stopping
 
         event = letter.event
-        span = tracing.begin(event.rule, event.id, event.attempt, event.doubts)
+        span = tracing.begin(event.rule, event.id, event.attempt, event.doubts, event.traceparent)
         outcome = await self.post.hand_over(self.sender, letter.recipient, letter.message, permission, letter.key)
         # A mark still under way must not be written after what is settled now.
         await marked

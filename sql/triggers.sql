@@ -56,11 +56,28 @@ CREATE TABLE IF NOT EXISTS pgherald.outbox (
     recipient    text,
     message      bytea,                                 -- zlib
     history      jsonb       NOT NULL DEFAULT '[]',
+    traceparent  text,                                  -- of the application's span; its default, which capture goes by, is below
     CONSTRAINT outbox_pkey PRIMARY KEY (id)
 )
 -- An event is updated three times: leave room on the page, and vacuum by count, not by a share of a table that only grows.
 WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
       autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+
+-- What the application says of its trace, as W3C Trace Context has it: SET LOCAL pgherald.traceparent = '00-…'. Anything else
+-- is left out. It must not fail the application's write, and a setting that came with the connection may be no text in the
+-- database's encoding: so its bytes are counted, and left() is not called, which fails at half a character. A regular
+-- expression overlooks half a character at the end; with three more behind it, it is a whole one, and seen.
+DO $$
+BEGIN
+    -- The look before it, because ALTER TABLE waits for everybody; the column, from version 1.
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute
+                    WHERE attrelid = 'pgherald.outbox'::regclass AND attname = 'traceparent' AND atthasdef) THEN
+        ALTER TABLE pgherald.outbox ADD COLUMN IF NOT EXISTS traceparent text, ALTER COLUMN traceparent SET DEFAULT
+            CASE WHEN pg_catalog.octet_length(pg_catalog.current_setting('pgherald.traceparent', true)) = 55
+                      AND (pg_catalog.current_setting('pgherald.traceparent', true) || '---') COLLATE pg_catalog."C" ~ '^[0-9a-f-]+$'
+                 THEN pg_catalog.current_setting('pgherald.traceparent', true) END;
+    END IF;
+END $$;
 
 -- Not CREATE INDEX IF NOT EXISTS: before it finds the index there, it waits for every transaction that has captured an
 -- event, and all that would capture one wait behind it.

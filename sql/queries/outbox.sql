@@ -25,7 +25,7 @@ UPDATE pgherald.outbox AS o
             LIMIT %(limit)s
               FOR UPDATE SKIP LOCKED))
 RETURNING o.id, o.rule, o.key, o.attempt, o.doubts, o.captured_at,
-          extract(epoch FROM now() - o.captured_at)::float8 AS age, o.claim, o.recipient, o.message,
+          extract(epoch FROM now() - o.captured_at)::float8 AS age, o.claim, o.recipient, o.message, o.traceparent,
           -- The mail of another event of this row covers this one when that event was claimed after this one's
           -- transaction had ended: its lookup saw what this one would see. By time too, since a restored dump brings
           -- transaction numbers of another cluster.

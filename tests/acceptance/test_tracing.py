@@ -61,6 +61,41 @@ def test_a_span_a_delivery(database: Database, mail: MailServer, pgherald: Pgher
     assert "example.org" not in str(came)
 
 
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+NOBODY = ["00-" + "0" * 32 + "-00f067aa0ba902b7-01", "ff" + TRACEPARENT[2:], TRACEPARENT.replace("-", "a"), "-" * 55]
+
+
+def test_a_span_is_linked_to_the_applications_transaction(
+    database: Database, mail: MailServer, pgherald: Pgherald
+) -> None:
+    said = [TRACEPARENT, *NOBODY, None]
+    application = database.connect()
+    for number, traceparent in enumerate(said):
+        plan = database.add_plan("Café", f"{number}@example.org")
+        with application.transaction():
+            if traceparent is not None:
+                application.execute("SELECT set_config('pgherald.traceparent', %s, true)", (traceparent,))
+            application.execute("UPDATE public.dateplan SET status = 'VE' WHERE id = %s", (plan,))
+    assert [event["traceparent"] for event in database.events()] == said
+    first = database.events()[0]["id"]
+    with collector() as (url, came):
+        done = pgherald("run", "--once", env={"OTEL_EXPORTER_OTLP_ENDPOINT": url})
+        assert done.returncode == 0, done.stderr
+    mail.wait_for(len(said))
+    spans = [
+        span for request in came for resource in request.resource_spans for scope in resource.scope_spans
+        for span in scope.spans
+    ]  # fmt: skip
+    assert len(spans) == len(said)
+    linked = {
+        a.value.int_value: [(link.trace_id.hex(), link.span_id.hex()) for link in span.links]
+        for span in spans for a in span.attributes if a.key == "pgherald.event_id"
+    }  # fmt: skip
+    assert linked.pop(first) == [tuple(TRACEPARENT.split("-")[1:3])]
+    assert not any(linked.values())
+    assert not any(span.parent_span_id for span in spans)
+
+
 def test_a_collector_that_is_away_holds_nothing_up(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     database.verify(database.add_plan("Café", "a@example.org"))
     done = pgherald("run", "--once", env={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, timeout=30)
