@@ -19,6 +19,8 @@ _INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"})
 
 _MAX_LOCAL = 64
 _MAX_ADDRESS = 254
+# In characters, before they are normalized: no address shrinks to a quarter by it.
+_MAX_TEXT = 4 * _MAX_ADDRESS
 _MAX_NAME = 200
 
 
@@ -79,7 +81,11 @@ def parse_address(text: str) -> Address:
 
     Raises `BadData` (``bad_address``). Its detail goes in the history and so does not repeat the address.
     """
-    local, at, domain = text.strip().rpartition("@")
+    text = text.strip()
+    # The time to normalize grows with the square of a run of combining characters: minutes for a megabyte of them.
+    if len(text) > _MAX_TEXT:
+        raise _bad(f"is longer than {_MAX_ADDRESS} octets")
+    local, at, domain = text.rpartition("@")
     if not at:
         raise _bad("has no @")
     return Address(unicodedata.normalize("NFC", local), _a_label(domain))
