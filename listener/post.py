@@ -62,6 +62,10 @@ class Post:
                 and outcome.verdict.scope in (Scope.stale, Scope.capability)
             ):
                 break
+            if outcome.verdict.scope is Scope.stale:
+                # What ended this one has most likely ended the others, and one after the other would find that out.
+                idle, self._idle = self._idle, []
+                self._give_up(idle)
         self._judge(outcome)
         _count(outcome)
         metrics.handed_over(asyncio.get_running_loop().time() - begun)
@@ -102,14 +106,18 @@ class Post:
 
     def _sweep(self) -> None:
         self._sweeper = None
-        loop = asyncio.get_running_loop()
-        stale = [c for c in self._idle if loop.time() - c.idle_since >= IDLE or not c.usable]
+        now = asyncio.get_running_loop().time()
+        stale = [c for c in self._idle if now - c.idle_since >= IDLE or not c.usable]
         self._idle = [c for c in self._idle if c not in stale]
-        for connection in stale:
-            closing = loop.create_task(connection.close())
-            closing.add_done_callback(lambda task: task.exception())
+        self._give_up(stale)
         if self._idle:
             self._sweep_later()
+
+    def _give_up(self, connections: list[Connection]) -> None:
+        """Close them, and let nobody wait for it."""
+        for connection in connections:
+            closing = asyncio.get_running_loop().create_task(connection.close())
+            closing.add_done_callback(lambda task: task.exception())
 
     def _judge(self, outcome: HandOver) -> None:
         match outcome:

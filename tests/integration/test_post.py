@@ -103,11 +103,14 @@ async def test_a_connection_that_the_server_has_closed_is_not_tried(smtpd: Smtpd
     assert smtpd.mails == 2
 
 
-async def test_stale_ones_do_not_spend_the_message_and_the_breaker_hears_nothing(smtpd: Smtpd, post: Post) -> None:
-    await asyncio.gather(send(post), send(post))
-    smtpd.script("mail", close(), times=2)
+async def test_a_stale_one_does_not_spend_the_message_and_the_others_are_not_tried(smtpd: Smtpd, post: Post) -> None:
+    await asyncio.gather(*(send(post) for _ in range(4)))
+    assert smtpd.connections == 4
+    smtpd.script("mail", close(), times=1)
     assert isinstance(await send(post), Accepted)
+    assert smtpd.messages[-1].connection == 5
     assert post._breaker._failures == 0
+    await smtpd.until(lambda: smtpd.seen["quit"] == 3)
 
 
 async def test_nobody_is_relayed_for(smtpd: Smtpd, post: Post) -> None:
