@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from html.parser import HTMLParser
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from listener.composer import Message
 from listener.resources import resource
@@ -75,7 +75,7 @@ def _page(html: str, text: str) -> Iterator[str]:
     if page.mute:
         yield f'{page.mute} of the images lack alt; write alt="" where there is nothing to say'
     for link in page.links:
-        if urlsplit(link).scheme not in ("https", "http", "mailto", "tel"):
+        if _split(link).scheme not in ("https", "http", "mailto", "tel"):
             yield f"the link {_short(link)} is no full address"
         elif link.startswith("http") and link not in text:
             yield f"the text part lacks the link {_short(link)}"
@@ -132,7 +132,15 @@ class _Page(HTMLParser):
 
 
 def _suffix(address: str) -> str:
-    return "." + urlsplit(address).path.rpartition(".")[2]
+    return "." + _split(address).path.rpartition(".")[2]
+
+
+def _split(address: str) -> SplitResult:
+    """Empty where it is no address at all, such as ``https://[x``: a row may have put that there."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def _short(text: str) -> str:

@@ -54,6 +54,8 @@ def test_nor_has_a_text_mail() -> None:
         (f"{HEAD}<img src='https://x.example/a.png'>", "1 of the images lack alt"),
         (f"{HEAD}<a href='/dateplans/7'>", "the link '/dateplans/7' is no full address"),
         (f"{HEAD}<a href='javascript:alert(1)'>", "is no full address"),
+        (f"{HEAD}<a href='https://[x/'>", "the link 'https://[x/' is no full address"),
+        (f"{HEAD}<img src='https://[x/a.png'>", "1 of the images lack alt"),
         (f"{HEAD}<a href='{LINK}/more'>", "the text part lacks the link"),
         (f"{HEAD}{'x' * MAX_HTML}", "Gmail cuts it"),
         (f"{HEAD}<video src='https://x.example/a.mp4'>", "video: Gmail, Outlook on Windows"),
