@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -134,6 +135,9 @@ def _act(
     wanted = _wanted(loaded, which, **filters)
     if not wanted.narrows:
         raise click.UsageError("name a rule, ids, or a filter such as --state: not everything at once")
+    if not wanted.ids and not wanted.states:
+        # Before the limit counts them.
+        wanted = replace(wanted, states=list(APPLIES[chosen]))
     with connect(loaded.database.url) as conn:
         found = remedy.find(conn, wanted)
         fit = [event for event in found if event.state in APPLIES[chosen]]

@@ -70,6 +70,15 @@ def test_retry_after_the_reason_is_gone(database: Database, mail: MailServer, pg
     assert what == ["claimed", "skipped", "retry", "claimed", "transmitting", "sent"]
 
 
+def test_a_limit_counts_what_can_be_helped(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
+    database.verify(database.add_plan("Café", "a@example.org"))
+    pgherald("run", "--once")
+    assert pgherald("events", "retry", RULE, "--dry-run").stdout == "no event to try again\n"
+    database.verify(database.add_plan("Café", "b@example.org", consent=False))
+    pgherald("run", "--once")
+    assert pgherald("events", "retry", RULE, "--limit", 1).stdout == "1 event will be tried again\n"
+
+
 def test_discard(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     database.verify(database.add_plan("Café", "a@example.org"))
     assert pgherald("events", "discard", RULE, "--older-than", "1h").stdout == "no event to discard\n"
