@@ -15,6 +15,9 @@ from listener.rules import Rule
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# Of a command whose argument is a row's key: -5 is one, and no option.
+KEYED = {"ignore_unknown_options": True}
+
 _CONFIG = click.option(
     "--config",
     "config_file",

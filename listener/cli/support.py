@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 from rich.table import Table
 
 from listener import story
-from listener.cli.options import configured, console, settings, the_rule
+from listener.cli.options import KEYED, configured, console, settings, the_rule
 from listener.database import connect, translated
 from listener.queries import load
 from listener.rules import parse_key, show_key
@@ -79,7 +79,7 @@ def status(as_json: bool, config_file: Path | None) -> None:
         screen.print("no daemon is at work")
 
 
-@click.command()
+@click.command(context_settings=KEYED)
 @click.argument("rule")
 @click.argument("key")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from listener import backfill as missed
 from listener import story
-from listener.cli.options import DURATION, MOMENT, RATE, configured, counted, settings, the_rule
+from listener.cli.options import DURATION, KEYED, MOMENT, RATE, configured, counted, settings, the_rule
 from listener.database import OWNERS, connect, translated
 from listener.queries import load
 from listener.rules import parse_key, show_key
@@ -92,7 +92,7 @@ def purge(older_than: float, config_file: Path | None) -> None:
     click.echo(f"{counted(total, 'event')} purged")
 
 
-@click.command()
+@click.command(context_settings=KEYED)
 @click.argument("rule")
 @click.argument("key")
 @configured
