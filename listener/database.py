@@ -16,6 +16,8 @@ from listener.pool import Pool, limited
 _PINNED_PLANS = (
     "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; "
     "SET enable_mergejoin = off; SET enable_sort = off; SET jit = off; SET plan_cache_mode = force_generic_plan; "
+    # An array's NULL is no text, whatever the database's own setting.
+    "SET array_nulls = on; "
     # A mark must be on the disk before the dot, whatever the database's own setting.
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )

@@ -16,7 +16,11 @@ from listener.queries import load
 from listener.schema import VERSION
 
 QUERIES = load("doctor")
-_READING = "SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '5s'; SET LOCAL lock_timeout = '2s'"
+# The last, because conditions are compared as the server shows them.
+_READING = (
+    "SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '5s'; SET LOCAL lock_timeout = '2s'; "
+    "SET LOCAL quote_all_identifiers = off"
+)
 
 Query = LiteralString | sql.SQL | sql.Composed
 Rows = list[dict[str, Any]]

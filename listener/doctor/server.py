@@ -7,10 +7,10 @@ from listener.doctor.examination import QUERIES, Examination
 from listener.doctor.finding import Seen, fault, ok, warn
 from listener.errors import DatabaseUnavailable
 
-OLDEST = 14
+OLDEST = 15
 # The minor releases of 13 November 2025 mend LISTEN: before them a notification could fail with "could not access
 # status of transaction", or be lost, once vacuum had cut off the commit log behind a slow listener.
-MENDED = {13: 23, 14: 20, 15: 15, 16: 11, 17: 7, 18: 1}
+MENDED = {15: 15, 16: 11, 17: 7, 18: 1}
 SKEW = 5.0
 LONG = 60.0
 
@@ -45,12 +45,20 @@ async def release(examination: Examination) -> Seen:
 
 
 async def standby(examination: Examination) -> Seen:
-    row = await examination.row("SELECT pg_is_in_recovery() AS standby")
+    row = await examination.row(
+        "SELECT pg_is_in_recovery() AS standby, current_setting('default_transaction_read_only')::boolean AS read_only"
+    )
     examination.standby = row["standby"]
     if examination.standby:
         return fault(
             "this is a standby: nothing can be claimed or heard here",
             "point [database] url at the primary; with several hosts add target_session_attrs=read-write",
+        )
+    if row["read_only"]:
+        return fault(
+            "default_transaction_read_only is on: nothing can be claimed or captured",
+            "see who set it, and why (a provider does when the disk is full): "
+            "SELECT source, sourcefile FROM pg_settings WHERE name = 'default_transaction_read_only'",
         )
     return ok("a primary")
 

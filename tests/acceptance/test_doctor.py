@@ -187,6 +187,16 @@ def test_a_standby(doctor: Examine, cluster: Cluster) -> None:
         names(findings, "listen", "fault", "listen_url leads to a standby")
 
 
+def set_for_all(database: Database, name: str, value: str) -> None:
+    statement = sql.SQL("ALTER DATABASE {} SET {} = {}")
+    database.execute(statement.format(*map(sql.Identifier, (database.value("SELECT current_database()"), name, value))))
+
+
+def test_a_database_set_to_read_only(plan: int, database: Database, doctor: Examine) -> None:
+    set_for_all(database, "default_transaction_read_only", "on")
+    names(doctor(), "standby", "fault", "default_transaction_read_only is on", "sourcefile")
+
+
 def test_a_long_transaction(plan: int, database: Database, doctor: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "LONG", 0.01)
     with database.connect(application_name="forgotten") as conn:
@@ -392,6 +402,28 @@ def test_no_type_of_column_looks_changed(database: Database, doctor: Examine) ->
     assert seen == {"as watch() makes it"} | {
         f"on {rule['table']}, enabled, as watch() makes them" for rule in rules.values()
     }
+
+
+def test_names_are_shown_with_and_without_quotes(plan: int, database: Database, doctor: Examine) -> None:
+    set_for_all(database, "quote_all_identifiers", "on")
+    assert ill(doctor()) == HEALTHY
+    with psycopg.connect(database.url) as conn:
+        conn.execute(
+            "SELECT pgherald.unwatch('dateplan_verified'), pgherald.watch('dateplan_verified', 'public.dateplan')"
+        )
+    assert ill(doctor()) == HEALTHY
+
+
+def test_a_remedy_for_a_table_whose_name_needs_quotes(database: Database, doctor: Examine) -> None:
+    database.execute(
+        """CREATE SCHEMA "Odd"; CREATE TABLE "Odd"."Plan" (id int PRIMARY KEY, status text);
+           SELECT pgherald.watch('dateplan_verified', '"Odd"."Plan"');
+           ALTER TABLE "Odd"."Plan" DISABLE TRIGGER USER"""
+    )
+    odd = rule_with(table='"Odd"."Plan"')
+    remedy, _, _ = doctor(odd)[TRIGGERS].remedy.partition("; then")
+    database.execute(sql.SQL(remedy))  # type: ignore[arg-type]
+    assert doctor(odd)[TRIGGERS].state is State.ok
 
 
 def test_a_partition_whose_trigger_is_disabled(database: Database, doctor: Examine) -> None:

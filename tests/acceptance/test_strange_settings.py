@@ -26,6 +26,8 @@ def test_settings_of_the_database(database: Database, mail: MailServer, pgherald
     set_for_all(database, "timezone", "<+0330>-03:30")
     set_for_all(database, "intervalstyle", "sql_standard")
     set_for_all(database, "default_transaction_isolation", "serializable")
+    set_for_all(database, "array_nulls", "off")
+    set_for_all(database, "quote_all_identifiers", "on")
     plan = database.add_plan(PLACE, "a@example.org")
     database.verify(plan)
     pgherald("run", "--once", check=True)
