@@ -82,17 +82,20 @@ def _query(rule: Rule, table: str, key: str, key_types: list[str], type_: str, o
     bound = [
         sql.SQL("(%(after)s::text[])[{}]::{}").format(sql.Literal(i + 1), sql.SQL(t)) for i, t in enumerate(key_types)
     ]
-    changed = sql.SQL("t.{}").format(quoted(rule.changed_at)) if rule.changed_at else sql.SQL("NULL::timestamptz")
-    # With the time of the change, an event older than it does not speak for the row: it came back unseen.
-    event_covers = sql.SQL("AND o.captured_at >= page.changed" if rule.changed_at else "")
-    of_handled = "AND h.at >= page.changed" if rule.changed_at else ""
-    handled_covers = sql.SQL(f"{of_handled} AND h.why <> 'existing'" if options.include_existing else of_handled)
+    known = "CASE WHEN isfinite(t.{0}) THEN t.{0} END" if rule.changed_at else "NULL::timestamptz"
+    changed = sql.SQL(known).format(quoted(rule.changed_at))
+    # With the time of the change, an event older than it does not speak for the row: it came back unseen. A row without
+    # that time is spoken for by any.
+    event_covers = sql.SQL("AND (o.captured_at < page.changed) IS NOT TRUE")
+    handled_covers = sql.SQL(
+        "AND (h.at < page.changed) IS NOT TRUE" + (" AND h.why <> 'existing'" if options.include_existing else "")
+    )
     ring = sql.SQL("SELECT 1")
     if options.dry_run:
         write = sql.SQL("SELECT 1")
     elif options.mark_only:
         write = sql.SQL(
-            "INSERT INTO pgherald.handled (rule, key, why) SELECT %(rule)s, key, 'marked' FROM missed "
+            "INSERT INTO pgherald.handled (rule, key, why) SELECT %(rule)s, pgherald.handled_key(key), 'marked' FROM missed "
             "ON CONFLICT (rule, key) DO UPDATE SET why = 'marked', at = now() RETURNING 1"
         )
     else:
@@ -119,7 +122,7 @@ def _query(rule: Rule, table: str, key: str, key_types: list[str], type_: str, o
                                 WHERE o.rule = %(rule)s AND o.key = page.key AND o.state <> 'available' {event_covers})
                AND NOT EXISTS (SELECT FROM pgherald.outbox AS o
                                 WHERE o.rule = %(rule)s AND o.key = page.key AND o.state = 'available')
-               AND NOT EXISTS (SELECT FROM pgherald.handled AS h WHERE h.rule = %(rule)s AND h.key = page.key {handled_covers})
+               AND NOT EXISTS (SELECT FROM pgherald.handled AS h WHERE h.rule = %(rule)s AND h.key = pgherald.handled_key(page.key) {handled_covers})
              ORDER BY number LIMIT %(most)s),
         written AS ({write}),
         rung AS ({ring}),

@@ -47,7 +47,8 @@ class Rule(BaseModel):
     require: tuple[str, ...] = ()
     """columns of the lookup that must not be NULL, `["place"]`; else skipped, `incomplete`"""
     changed_at: str = ""
-    """a timestamp column of the table that says when a row last changed, if there is one"""
+    """a timestamp column of the table that says when the watched column last changed, if there is one. Not one that every
+    edit of a row sets: to `backfill`, a row that changed after its event has come back to the value unseen"""
     lookup: str
     """a query, see below"""
     link: str = ""

@@ -206,6 +206,11 @@ CREATE TABLE IF NOT EXISTS pgherald.handled (
     CONSTRAINT handled_why_known CHECK (why IN ('existing', 'marked', 'purged', 'forgotten'))
 );
 
+-- A row's name there: its key, or, where an entry of a btree might not hold that, the key's hash.
+CREATE OR REPLACE FUNCTION pgherald.handled_key(key text) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN CASE WHEN octet_length(key) <= 2000 THEN key ELSE 'sha256:' || encode(sha256(convert_to(key, 'UTF8')), 'hex') END;
+
 -- Makes the daemons' Message-IDs unlike anybody else's. It never leaves the database but as a hash.
 CREATE TABLE IF NOT EXISTS pgherald.secret (
     only_one boolean NOT NULL DEFAULT true CONSTRAINT secret_pkey PRIMARY KEY CONSTRAINT secret_only_one CHECK (only_one),
@@ -266,7 +271,7 @@ $text$ $gate$;
 -- The body of a capture function. It runs with its owner's rights under a search_path that the caller chose, so every
 -- name in it is qualified: functions, types and operators. A SET search_path clause would do too, at two microseconds a row.
 CREATE OR REPLACE FUNCTION pgherald.capture_body(rule text, "table" regclass, key text[], moving_key text[]) RETURNS text
-    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $body$
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $body$
 DECLARE
     key_of_new text := pgherald.key_expression("table", capture_body.key, 'NEW');
     moved      text := $$pg_catalog.concat_ws('/', pg_catalog.statement_timestamp(), %s)$$;
@@ -306,7 +311,7 @@ END $body$;
 -- A column's type may change under a function, unlike under a row trigger's WHEN; so the value is compared as text, which
 -- runs nobody's cast.
 CREATE OR REPLACE FUNCTION pgherald.capture_statement_body(rule text, "table" regclass, key text[], "column" text, value text)
-    RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $body$
+    RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $body$
 DECLARE
     in_value text := '%s.%I IS NOT NULL AND %s OPERATOR(pg_catalog.=) %L';
     type     text := (SELECT format_type(pgherald.base_type(atttypid), -1) FROM pg_attribute
@@ -550,7 +555,7 @@ BEGIN
              WHERE t.%4$I::%6$s = %5$L::%6$s AND ($1 IS NULL OR (%7$s) > (%8$s)) ORDER BY %7$s LIMIT $2),
         kept AS (
             INSERT INTO pgherald.handled (rule, key, why)
-            SELECT $3, key, 'existing' FROM page WHERE NOT EXISTS (SELECT FROM pgherald.outbox AS o WHERE o.rule = $3 AND o.key = page.key)
+            SELECT $3, pgherald.handled_key(key), 'existing' FROM page WHERE NOT EXISTS (SELECT FROM pgherald.outbox AS o WHERE o.rule = $3 AND o.key = page.key)
             ON CONFLICT DO NOTHING)
         SELECT at FROM page OFFSET $2 - 1$$,
         pgherald.key_expression(watched."table", watched.key, 't'),

@@ -62,7 +62,7 @@ SELECT id, state, reason, attempt, captured_at, settled_at, scheduled_at,
  ORDER BY id;
 
 -- name: handled
-SELECT why FROM pgherald.handled WHERE rule = %(rule)s AND key = %(key)s;
+SELECT why FROM pgherald.handled WHERE rule = %(rule)s AND key = pgherald.handled_key(%(key)s);
 
 -- name: holders
 -- Who keeps a table's triggers from being changed, or its partitions'.
@@ -154,8 +154,8 @@ WITH gone AS (
     RETURNING id, rule, key, captured_at),
 kept AS (
     INSERT INTO pgherald.handled (rule, key, why, at)
-    SELECT rule, key, 'purged', max(captured_at) FROM gone GROUP BY rule, key
-    ON CONFLICT (rule, key) DO UPDATE SET at = greatest(handled.at, excluded.at))
+    SELECT rule, pgherald.handled_key(key), 'purged', max(captured_at) FROM gone GROUP BY rule, key
+    ON CONFLICT (rule, key) DO UPDATE SET why = 'purged', at = greatest(handled.at, excluded.at))
 SELECT count(*), max(id) FROM gone;
 
 -- name: forget
@@ -165,7 +165,7 @@ WITH gone AS (
     RETURNING rule, key, captured_at),
 kept AS (
     INSERT INTO pgherald.handled (rule, key, why, at)
-    SELECT rule, key, 'forgotten', max(captured_at) FROM gone GROUP BY rule, key
+    SELECT rule, pgherald.handled_key(key), 'forgotten', max(captured_at) FROM gone GROUP BY rule, key
     ON CONFLICT (rule, key) DO UPDATE SET why = 'forgotten', at = greatest(handled.at, excluded.at))
 SELECT (SELECT count(*) FROM gone),
        (SELECT count(*) FROM pgherald.outbox WHERE rule = %(rule)s AND key = %(key)s AND state IN ('claimed', 'transmitting'));

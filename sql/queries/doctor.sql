@@ -36,6 +36,7 @@ WITH wanted (kind, name, privileges) AS (VALUES
         ('sequence', 'claim_id', '{USAGE}'),
         ('function', 'version',  '{EXECUTE}'),
         ('function', 'noted',    '{EXECUTE}'),
+        ('function', 'handled_key',    '{EXECUTE}'),
         ('function', 'capture_body',   '{EXECUTE}'),
         ('function', 'capture_statement_body', '{EXECUTE}'),
         ('function', 'gate',           '{EXECUTE}'),
@@ -84,7 +85,7 @@ SELECT c.oid IS NOT NULL AS table_exists, c.relkind = 'p' AS partitioned, quote_
 -- name: triggers
 -- Those with a name that watch() gives, and all that call the rule's capture function: a partition has its own copies,
 -- and one of them can be disabled by itself.
-SELECT t.tgname::text AS name, format('%%I.%%I', r.relnamespace::regnamespace::name, r.relname) AS "table", t.tgenabled::text AS enabled, t.tgtype::integer AS type,
+SELECT t.tgname::text AS name, format('%%s.%%I', r.relnamespace::regnamespace, r.relname) AS "table", t.tgenabled::text AS enabled, t.tgtype::integer AS type,
        t.tgattr::text AS columns, t.tgconstraint <> 0 AS constraint, nullif(t.tgparentid, 0) AS parent,
        t.tgfoid IS NOT DISTINCT FROM capture.oid AS captures,
        t.tgoldtable::text AS old_table, t.tgnewtable::text AS new_table,

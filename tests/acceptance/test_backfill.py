@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.support.command import Pgherald
-from tests.support.database import Database
+from tests.support.database import STORY, Database
 from tests.support.mail import MailServer
 
 RULE = "dateplan_verified"
@@ -57,6 +57,20 @@ def test_rows_from_before_stay_out(bare_database: Database, mail: MailServer, pg
     assert pgherald("backfill", RULE, "--include-existing", "--dry-run").stdout.startswith("30 rows")
 
 
+def test_rows_from_before_that_were_mailed_since_and_purged(
+    bare_database: Database, mail: MailServer, pgherald: Pgherald
+) -> None:
+    bare_database.execute(STORY)
+    plan = bare_database.add_plan("Café", "a@example.org", status="VE")
+    pgherald("install", check=True)
+    bare_database.execute("UPDATE public.dateplan SET status = 'PE'")
+    bare_database.verify(plan)
+    pgherald("run", "--once", check=True)
+    pgherald("purge", "--older-than", "0d", check=True)
+    assert pgherald("backfill", RULE, "--include-existing").stdout == "0 rows captured\n"
+    assert "purged" in pgherald("explain", RULE, plan).stdout
+
+
 def test_purged_and_forgotten_rows_stay_handled(remembered: Database, mail: MailServer, pgherald: Pgherald) -> None:
     first, second = missed(remembered, 2)
     pgherald("backfill", RULE, check=True)
@@ -101,7 +115,31 @@ def test_came_back_unseen(remembered: Database, mail: MailServer, pgherald: Pghe
         conn.execute("UPDATE public.dateplan SET status = 'VE', changed_at = clock_timestamp()")
     assert pgherald("backfill", RULE).stdout == "0 rows captured\n"
     assert pgherald("backfill", RULE, "--since", "2020-01-01").returncode == 2
-    file = tmp_path / "pgherald.toml"
+    file = with_changed_at(tmp_path)
+    assert pgherald("--config", file, "backfill", RULE, "--until", "2020-01-01").stdout == "0 rows captured\n"
+    assert pgherald("--config", file, "backfill", RULE).stdout.startswith("1 row captured, the oldest changed")
+    assert pgherald("--config", file, "backfill", RULE).stdout == "0 rows captured\n"
+
+
+@pytest.mark.parametrize("changed", [None, "infinity", "-infinity"])
+def test_when_it_changed_is_not_known(
+    remembered: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path, changed: str | None
+) -> None:
+    remembered.add_plan("Café", "existing@example.org", status="VE")
+    remembered.verify(remembered.add_plan("Café", "a@example.org"))
+    pgherald("install", check=True)
+    pgherald("run", "--once")
+    missed(remembered, 1)
+    remembered.execute("ALTER TABLE public.dateplan ADD COLUMN changed_at timestamptz")
+    remembered.execute("UPDATE public.dateplan SET changed_at = %s", (changed,))
+    file = with_changed_at(tmp_path)
+    assert pgherald("--config", file, "backfill", RULE).stdout == "1 row captured\n"
+    pgherald("run", "--once")
+    assert pgherald("--config", file, "backfill", RULE).stdout == "0 rows captured\n"
+
+
+def with_changed_at(folder: Path) -> Path:
+    file = folder / "pgherald.toml"
     lookup = (
         "SELECT d.id AS key, d.status AS current, u.email, u.email_notifications_enabled AS consent, p.place "
         "FROM public.dateplan d LEFT JOIN public.users u ON u.id = d.user_id LEFT JOIN public.plan p ON p.id = d.plan_id "
@@ -111,9 +149,7 @@ def test_came_back_unseen(remembered: Database, mail: MailServer, pgherald: Pghe
         f'[rules.{RULE}]\ntable = "public.dateplan"\nbecomes = "VE"\ntemplate = "{RULE}"\n'
         f'changed_at = "changed_at"\nlookup = """{lookup}"""\n'
     )
-    assert pgherald("--config", file, "backfill", RULE, "--until", "2020-01-01").stdout == "0 rows captured\n"
-    assert pgherald("--config", file, "backfill", RULE).stdout.startswith("1 row captured, the oldest changed")
-    assert pgherald("--config", file, "backfill", RULE).stdout == "0 rows captured\n"
+    return file
 
 
 @pytest.mark.slow
