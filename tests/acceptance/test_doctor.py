@@ -44,6 +44,8 @@ def doctor(pgherald: Pgherald, monkeypatch: pytest.MonkeyPatch) -> Examine:
             monkeypatch.delenv(name)
     monkeypatch.chdir(pgherald.folder)
     monkeypatch.setattr(bell, "HEARING", 1.0)
+    # The server of the tests may be of a release with the known fault.
+    monkeypatch.setattr(server, "MENDED", {})
 
     def run(change: Callable[[Settings], Settings] = lambda settings: settings, **more: str) -> dict[str, Finding]:
         with monkeypatch.context() as patch:
@@ -102,12 +104,18 @@ def without(text: str, part: str, other: str = "") -> str:
 # What the command says, and with which exit status.
 
 
-def test_healthy(plan: int, pgherald: Pgherald, mail: MailServer) -> None:
+def of_its_release(database: Database) -> set[str]:
+    """The check that is not ok because of the release of the tests' own server."""
+    major, minor = divmod(database.value("SELECT current_setting('server_version_num')::integer"), 10000)
+    return {"server"} if minor < server.MENDED.get(major, 0) else set()
+
+
+def test_healthy(plan: int, database: Database, pgherald: Pgherald, mail: MailServer) -> None:
     done = pgherald("doctor", "--json", check=True)
     findings = json.loads(done.stdout)
     assert all(finding["seen"] and bool(finding["remedy"]) == (finding["state"] != "ok") for finding in findings)
     assert all(set(finding) == {"check", "state", "seen", "remedy"} for finding in findings)
-    assert {finding["check"] for finding in findings if finding["state"] != "ok"} == HEALTHY
+    assert {finding["check"] for finding in findings if finding["state"] != "ok"} == HEALTHY | of_its_release(database)
     assert len(findings) == 20
     assert mail.smtpd.seen["mail"] == 0
     assert pgherald("doctor", "--strict").returncode == 1
@@ -116,9 +124,9 @@ def test_healthy(plan: int, pgherald: Pgherald, mail: MailServer) -> None:
     assert "warn   daemon: no daemon is at work; events wait -> start it: pgherald run" in lines
 
 
-def test_healthy_with_a_daemon_at_work(plan: int, pgherald: Pgherald) -> None:
+def test_healthy_with_a_daemon_at_work(plan: int, database: Database, pgherald: Pgherald) -> None:
     with pgherald.daemon():
-        wait_until(lambda: pgherald("doctor", "--strict").returncode == 0)
+        wait_until(lambda: pgherald("doctor", "--strict").returncode == len(of_its_release(database)))
 
 
 def test_a_fault_is_an_exit_status(database: Database, pgherald: Pgherald) -> None:
