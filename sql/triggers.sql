@@ -358,6 +358,16 @@ CREATE OR REPLACE FUNCTION pgherald.key_expression("table" regclass, key text[],
               FROM unnest(key) WITH ORDINALITY AS u(name, i) JOIN pg_attribute ON attrelid = "table" AND attname = name) AS parts
 $$;
 
+-- The tables that need triggers of their own: those that inherit have none of their parent's. Partitions do.
+CREATE OR REPLACE FUNCTION pgherald.heirs("table" regclass) RETURNS SETOF regclass
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE tree AS (
+        SELECT heirs."table" AS heir
+         UNION
+        SELECT inhrelid::regclass FROM tree JOIN pg_inherits ON inhparent = heir JOIN pg_class AS c ON c.oid = heir AND c.relkind <> 'p')
+    SELECT heir FROM tree
+$$;
+
 -- Refuses, with the reason, what cannot be watched.
 CREATE OR REPLACE FUNCTION pgherald.check_watch(rule text, "table" regclass, key text[], "column" text) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -438,6 +448,7 @@ DECLARE
     body        text;
     type        text;
     in_value    text;
+    heir        regclass;
     present     text[];
     paused      timestamptz;
 BEGIN
@@ -475,30 +486,32 @@ BEGIN
                        (SELECT relowner::regrole FROM pg_class WHERE oid = 'pgherald.outbox'::regclass));
     END IF;
 
-    -- CREATE TRIGGER waits for the table's writers and makes them wait: not when the triggers are there already.
-    SELECT array_agg(tgname) INTO present FROM pg_trigger
-     WHERE tgrelid = "table" AND tgfoid = to_regproc(capture) AND tgenabled IN ('O', 'A') AND (tgnewtable IS NULL) = (per = 'row');
-    IF NOT coalesce(present @> ARRAY['pgherald_' || rule || '_update', 'pgherald_' || rule || '_insert'], false)
-       OR (partitioned AND NOT present @> ARRAY['pgherald_' || rule || '_delete', 'pgherald_' || rule || '_end']) THEN
-        IF per = 'statement' THEN
-            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION %s()',
-                           'pgherald_' || rule || '_update', "table", capture);
-            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION %s()',
-                           'pgherald_' || rule || '_insert', "table", capture);
-        ELSE
-            -- Without OF: a BEFORE trigger may set the column although the UPDATE does not name it.
-            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (NEW.%s AND OLD.%I::%s IS DISTINCT FROM NEW.%4$I::%5$s) EXECUTE FUNCTION %s()',
-                           'pgherald_' || rule || '_update', "table", in_value, "column", type, capture);
-            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW WHEN (NEW.%s) EXECUTE FUNCTION %s()',
-                           'pgherald_' || rule || '_insert', "table", in_value, capture);
+    FOR heir IN SELECT pgherald.heirs("table") LOOP
+        -- CREATE TRIGGER waits for the table's writers and makes them wait: not when the triggers are there already.
+        SELECT array_agg(tgname) INTO present FROM pg_trigger
+         WHERE tgrelid = heir AND tgfoid = to_regproc(capture) AND tgenabled IN ('O', 'A') AND (tgnewtable IS NULL) = (per = 'row');
+        IF NOT coalesce(present @> ARRAY['pgherald_' || rule || '_update', 'pgherald_' || rule || '_insert'], false)
+           OR (partitioned AND NOT present @> ARRAY['pgherald_' || rule || '_delete', 'pgherald_' || rule || '_end']) THEN
+            IF per = 'statement' THEN
+                EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION %s()',
+                               'pgherald_' || rule || '_update', heir, capture);
+                EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION %s()',
+                               'pgherald_' || rule || '_insert', heir, capture);
+            ELSE
+                -- Without OF: a BEFORE trigger may set the column although the UPDATE does not name it.
+                EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (NEW.%s AND OLD.%I::%s IS DISTINCT FROM NEW.%4$I::%5$s) EXECUTE FUNCTION %s()',
+                               'pgherald_' || rule || '_update', heir, in_value, "column", type, capture);
+                EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW WHEN (NEW.%s) EXECUTE FUNCTION %s()',
+                               'pgherald_' || rule || '_insert', heir, in_value, capture);
+            END IF;
+            IF partitioned THEN
+                EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER DELETE ON %s FOR EACH ROW WHEN (OLD.%s) EXECUTE FUNCTION %s()',
+                               'pgherald_' || rule || '_delete', heir, in_value, capture);
+                EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE OR DELETE ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s()',
+                               'pgherald_' || rule || '_end', heir, capture);
+            END IF;
         END IF;
-        IF partitioned THEN
-            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER DELETE ON %s FOR EACH ROW WHEN (OLD.%s) EXECUTE FUNCTION %s()',
-                           'pgherald_' || rule || '_delete', "table", in_value, capture);
-            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE OR DELETE ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s()',
-                           'pgherald_' || rule || '_end', "table", capture);
-        END IF;
-    END IF;
+    END LOOP;
 
     INSERT INTO pgherald.rule AS r (rule, "table", key, "column", value, per, paused_at)
     VALUES (rule, "table", key, "column", value, per, paused)
@@ -532,8 +545,9 @@ END $$;
 -- Exact, because the triggers are there first: a row that gets the value meanwhile has an event.
 ---------------------------------------------------------------------------------------------------------------------
 
+-- With row_security off it fails where a policy would hide rows: those that it had not seen, backfill would mail.
 CREATE OR REPLACE FUNCTION pgherald.remember(rule text, batch integer DEFAULT 10000) RETURNS boolean
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $remember$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off AS $remember$
 #variable_conflict use_variable
 DECLARE
     watched pgherald.rule;

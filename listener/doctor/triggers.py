@@ -30,19 +30,20 @@ async def definitions(examination: Examination, rule: str) -> Seen:
     missed = f"; then see what was missed: pgherald backfill {rule} --dry-run"
     by_row = watched["per"] == "row"
     wanted = (_ROW_TRIGGERS if by_row else _STATEMENT_TRIGGERS) | (_PARTITIONED if watched["partitioned"] else {})
-    own = {row["name"]: row for row in rows if row["parent"] is None}
-    if missing := [kind for kind in wanted if f"pgherald_{rule}_{kind}" not in own]:
-        return fault(f"{_names(rule, missing)} on {configured.table} is missing", _INSTALL + missed)
-    if silent := [row for row in rows if row["enabled"] not in ("O", "A")]:
-        which = " and ".join(f"{row['name']} on {row['table']}" for row in silent)
-        how = "disabled" if any(row["enabled"] == "D" for row in silent) else "enabled for replication only"
-        mend = "; ".join(f"ALTER TABLE {row['table']} ENABLE TRIGGER {row['name']}" for row in silent)
-        return fault(f"{which} {'is' if len(silent) == 1 else 'are'} {how}", mend + missed)
     if not by_row and watched["related"]:
         return fault(
             f"{configured.table} is captured per statement, and has come to be a partition, or to inherit",
             f'set capture = "row" in [rules.{rule}]; {_INSTALL}{missed}',
         )
+    own = {(row["table"], row["name"]): row for row in rows if row["parent"] is None}
+    for table in watched["tables"]:
+        if missing := [kind for kind in wanted if (table, f"pgherald_{rule}_{kind}") not in own]:
+            return fault(f"{_names(rule, missing)} on {table} is missing", _INSTALL + missed)
+    if silent := [row for row in rows if row["enabled"] not in ("O", "A")]:
+        which = " and ".join(f"{row['name']} on {row['table']}" for row in silent)
+        how = "disabled" if any(row["enabled"] == "D" for row in silent) else "enabled for replication only"
+        mend = "; ".join(f"ALTER TABLE {row['table']} ENABLE TRIGGER {row['name']}" for row in silent)
+        return fault(f"{which} {'is' if len(silent) == 1 else 'are'} {how}", mend + missed)
     conditions = await _conditions(examination, configured.becomes, watched)
     for row in own.values():
         kind = row["name"].removeprefix(f"pgherald_{rule}_")

@@ -65,11 +65,14 @@ SELECT id, state, reason, attempt, captured_at, settled_at, scheduled_at,
 SELECT why FROM pgherald.handled WHERE rule = %(rule)s AND key = pgherald.handled_key(%(key)s);
 
 -- name: holders
--- Who keeps a table's triggers from being changed, or its partitions'.
+-- Who keeps a table's triggers from being changed, or those of its partitions and heirs.
 SELECT a.pid, a.usename, left(regexp_replace(a.query, '\s+', ' ', 'g'), 80)
   FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
  WHERE l.locktype = 'relation' AND l.granted
-   AND l.relation IN (SELECT to_regclass(%(table)s)::oid UNION ALL SELECT relid FROM pg_partition_tree(to_regclass(%(table)s))) AND l.pid <> pg_backend_pid()
+   AND l.relation IN (WITH RECURSIVE tree AS (
+                          SELECT to_regclass(%(table)s)::oid AS oid UNION SELECT inhrelid FROM tree JOIN pg_inherits ON inhparent = tree.oid)
+                      SELECT oid FROM tree)
+   AND l.pid <> pg_backend_pid()
    AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
  ORDER BY a.xact_start
  LIMIT 1;

@@ -64,7 +64,12 @@ SELECT quote_ident(current_user) AS role,
 
 -- name: watched
 -- The type with typmod -1 and not as a domain, as watch() writes it.
-SELECT c.oid IS NOT NULL AS table_exists, c.relkind = 'p' AS partitioned, quote_ident(%(column)s) AS "column",
+SELECT c.oid IS NOT NULL AS table_exists, c.relkind = 'p' AS partitioned,
+       ARRAY(WITH RECURSIVE heirs AS (
+                 SELECT c.oid AS heir
+                  UNION
+                 SELECT inhrelid FROM heirs JOIN pg_inherits ON inhparent = heir WHERE c.relkind <> 'p')
+             SELECT format('%%s.%%I', relnamespace::regnamespace, relname) FROM heirs JOIN pg_class ON oid = heir) AS tables, quote_ident(%(column)s) AS "column",
        CASE WHEN r.rule IS NOT NULL THEN format('%%s.%%I = %%L', r."table", r."column", r.value) END AS watches,
        r."table"::oid = c.oid AND r.key = %(key)s AND r."column" = %(column)s AND r.value = %(value)s AS as_configured,
        r.per, EXISTS (SELECT FROM pg_inherits WHERE r."table" IN (inhrelid, inhparent)) AS related,

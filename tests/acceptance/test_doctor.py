@@ -434,6 +434,13 @@ def test_a_remedy_for_a_table_whose_name_needs_quotes(database: Database, doctor
     assert doctor(odd)[TRIGGERS].state is State.ok
 
 
+def test_a_table_that_has_come_to_inherit(plan: int, database: Database, doctor: Examine, pgherald: Pgherald) -> None:
+    database.execute("CREATE TABLE public.more () INHERITS (public.dateplan)")
+    names(doctor(), TRIGGERS, "fault", "on public.more is missing", "pgherald install")
+    pgherald("install", check=True)
+    assert ill(doctor()) == HEALTHY
+
+
 def test_a_partition_whose_trigger_is_disabled(database: Database, doctor: Examine) -> None:
     database.execute(
         """CREATE TABLE public.parted (id int, region text, status text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg import errors
 
 from tests.support.database import Database
 
@@ -83,6 +85,20 @@ def test_a_row_that_comes_back_has_an_event(plans: Database) -> None:
     while remember(plans, 5):
         pass
     assert "28" not in handled(plans)
+
+
+def test_where_rows_are_hidden_it_fails(plans: Database) -> None:
+    """What it does not see, backfill would take for missed."""
+    with psycopg.connect(plans.url) as conn:
+        conn.execute(
+            """ALTER TABLE app.plans ENABLE ROW LEVEL SECURITY;
+               GRANT USAGE ON SCHEMA app, pgherald TO pg_monitor; GRANT ALL ON ALL TABLES IN SCHEMA app, pgherald TO pg_monitor;
+               GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgherald TO pg_monitor; SET LOCAL ROLE pg_monitor"""
+        )
+        with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
+            conn.execute("SELECT pgherald.remember(%s)", (RULE,))
+        conn.rollback()
+    assert handled(plans) == []
 
 
 def test_a_page_rolled_back_is_read_again(plans: Database) -> None:

@@ -103,6 +103,23 @@ def test_one_rule_unwatched_leaves_the_other(tables: Database) -> None:
     assert [(event["rule"], event["key"]) for event in tables.events()] == [("moving_too", "1")]
 
 
+def test_tables_that_inherit(sandbox: Database) -> None:
+    """The server gives them no trigger of their parent's, and an UPDATE of the parent changes their rows."""
+    sandbox.execute(
+        """CREATE TABLE app.parent (id int NOT NULL, status text); CREATE TABLE app.child () INHERITS (app.parent);
+           CREATE TABLE app.grandchild () INHERITS (app.child); INSERT INTO app.parent VALUES (1, 'PE');
+           INSERT INTO app.child VALUES (2, 'PE'); INSERT INTO app.grandchild VALUES (3, 'PE')"""
+    )
+    sandbox.execute("SELECT pgherald.watch('whole', 'app.parent')")
+    sandbox.execute("UPDATE app.parent SET status = 'VE'; INSERT INTO app.grandchild VALUES (4, 'VE')")
+    assert [event["key"] for event in sandbox.events()] == ["1", "2", "3", "4"]
+    sandbox.execute("CREATE TABLE app.later () INHERITS (app.parent); SELECT pgherald.watch('whole', 'app.parent')")
+    sandbox.execute("INSERT INTO app.later VALUES (5, 'VE')")
+    assert len(sandbox.events()) == 5
+    sandbox.execute("SELECT pgherald.unwatch('whole')")
+    assert sandbox.value("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'pgherald_whole%'") == 0
+
+
 def test_a_table_dropped_and_made_again(tables: Database) -> None:
     """The triggers went with it; watch() sees that it is another table."""
     tables.execute(OLD)
