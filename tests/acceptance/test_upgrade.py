@@ -79,6 +79,7 @@ def test_every_event_is_kept_and_no_table_rewritten(
     pgherald("install", "--with-roles", check=True)
     assert story.value("SELECT pgherald.version()") == VERSION
     after = [(story.events(), story.execute(f"SELECT * FROM pgherald.{name}")) for name in ("handled", "secret")]
+    assert [event.pop("traceparent") for events, _ in after for event in events] == [None] * 2 * len(ROWS)
     assert after == before
     assert [row[: len(rules[0])] for row in story.execute("SELECT * FROM pgherald.rule")] == rules
     # One index gave way to one of another kind.
