@@ -16,8 +16,8 @@ DO $$ BEGIN PERFORM pg_catalog.pg_advisory_xact_lock(726354, 3); END $$;
 DO $$
 BEGIN
     IF pg_catalog.to_regprocedure('pgherald.version()') IS NOT NULL THEN
-        IF pgherald.version() > 2 THEN
-            RAISE EXCEPTION 'the database''s pgherald is version %, newer than this file''s 2; run the newer one''s', pgherald.version();
+        IF pgherald.version() > 3 THEN
+            RAISE EXCEPTION 'the database''s pgherald is version %, newer than this file''s 3; run the newer one''s', pgherald.version();
         END IF;
     END IF;
 END $$;
@@ -28,7 +28,7 @@ REVOKE ALL ON SCHEMA pgherald FROM PUBLIC;
 -- A function and not a comment, because dumps and restores keep functions whole.
 CREATE OR REPLACE FUNCTION pgherald.version() RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN 2;
+    RETURN 3;
 
 
 ---------------------------------------------------------------------------------------------------------------------

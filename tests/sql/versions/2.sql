@@ -1,0 +1,547 @@
+-- pgherald: what it puts into your database, whole.
+--
+--   psql -v ON_ERROR_STOP=1 -1 -f triggers.sql        or        pgherald install
+--
+-- Then, for every rule:  SELECT pgherald.watch('dateplan_verified', 'public.dateplan');
+-- Running the file again changes nothing; running a later version's file upgrades. No table of yours is touched here;
+-- watch() adds two triggers to the table that it is given, four to a partitioned one, unwatch() takes them away.
+-- The application's role needs no right on any of this: the capture functions run with their owner's.
+
+SET client_min_messages = warning;
+
+-- One at a time: IF NOT EXISTS looks first and makes then, and two that look at once both make.
+DO $$ BEGIN PERFORM pg_catalog.pg_advisory_xact_lock(726354, 3); END $$;
+
+-- What a newer version's daemon works with is not to be taken from under it.
+DO $$
+BEGIN
+    IF pg_catalog.to_regprocedure('pgherald.version()') IS NOT NULL THEN
+        IF pgherald.version() > 2 THEN
+            RAISE EXCEPTION 'the database''s pgherald is version %, newer than this file''s 2; run the newer one''s', pgherald.version();
+        END IF;
+    END IF;
+END $$;
+
+CREATE SCHEMA IF NOT EXISTS pgherald;
+REVOKE ALL ON SCHEMA pgherald FROM PUBLIC;
+
+-- A function and not a comment, because dumps and restores keep functions whole.
+CREATE OR REPLACE FUNCTION pgherald.version() RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN 2;
+
+
+---------------------------------------------------------------------------------------------------------------------
+-- The outbox: one row for each captured change, written in the application's own transaction.
+---------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE IF NOT EXISTS pgherald.outbox (
+    id           bigint      GENERATED ALWAYS AS IDENTITY,
+    rule         text        NOT NULL,
+    key          text        NOT NULL,                  -- of the watched row; no other data of it is kept
+    state        text        NOT NULL DEFAULT 'available',
+    attempt      integer     NOT NULL DEFAULT 0,        -- hand-overs that ended by this message's own fault or success
+    doubts       integer     NOT NULL DEFAULT 0,        -- times that nobody knew whether the mail had been accepted
+    reason       text,
+    captured_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    captured_xid xid8        NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+    scheduled_at timestamptz DEFAULT pg_catalog.now(),  -- NULL: in doubt, and held for a person
+    settled_at   timestamptz,
+    -- The fence: every claim has its own number. Who comes with an older one has lost the event and changes nothing.
+    claim        bigint,
+    claimed_by   bigint,
+    claimed_at   timestamptz,
+    snapshot     pg_snapshot,                           -- which transactions' changes the claim could see, and its lookup after it
+    -- Kept from the mark to the settling only, so that a second sending is the same to the byte.
+    recipient    text,
+    message      bytea,                                 -- zlib
+    history      jsonb       NOT NULL DEFAULT '[]',
+    CONSTRAINT outbox_pkey PRIMARY KEY (id)
+)
+-- An event is updated three times: leave room on the page, and vacuum by count, not by a share of a table that only grows.
+WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
+      autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+
+-- Not CREATE INDEX IF NOT EXISTS: before it finds the index there, it waits for every transaction that has captured an
+-- event, and all that would capture one wait behind it.
+DO $$
+DECLARE
+    name       text;
+    definition text;
+BEGIN
+    FOR name, definition IN VALUES
+        -- The application pays for the primary key and this one. Its order is the order of sending.
+        ('outbox_available_idx', $index$ (scheduled_at, id) WHERE state = 'available' $index$),
+        -- The rest hold only what the daemon writes, so that capture does not pay for them.
+        ('outbox_claimed_idx', $index$ (claimed_by) WHERE state IN ('claimed', 'transmitting') $index$),
+        ('outbox_in_doubt_idx', $index$ (scheduled_at) WHERE state = 'in_doubt' $index$),
+        ('outbox_failed_idx', $index$ (id) WHERE state = 'failed' $index$),
+        -- By hash, since a key may be longer than an entry of a btree, and would keep every claim from ending.
+        ('outbox_key_idx', $index$ USING hash (key) WHERE state <> 'available' $index$)
+    LOOP
+        IF to_regclass('pgherald.' || name) IS NULL THEN
+            EXECUTE format('CREATE INDEX %I ON pgherald.outbox %s', name, definition);
+        END IF;
+    END LOOP;
+    IF to_regclass('pgherald.outbox_row_idx') IS NOT NULL THEN
+        DROP INDEX pgherald.outbox_row_idx;     -- version 1
+    END IF;
+END $$;
+
+-- What an event cannot be. As triggers of UPDATE and not as CHECKs: capture inserts what is good by its defaults, and would
+-- pay for the check of each row, since the server reads a CHECK's text anew for every statement that inserts; six of them
+-- were measured at 60 to 80 µs a row, several times all the rest. Who updates is the daemon, many rows a statement.
+CREATE OR REPLACE FUNCTION pgherald.refuse() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'event % would break %', NEW.id, TG_NAME
+        USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME, SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME;
+END $$;
+
+DO $$
+DECLARE
+    name       text;
+    never      text;
+BEGIN
+    FOR name, never IN VALUES
+        ('outbox_state_known', $never$ NEW.state NOT IN ('available', 'claimed', 'transmitting', 'in_doubt', 'sent', 'skipped', 'failed') $never$),
+        ('outbox_available_scheduled', $never$ NEW.scheduled_at IS NULL AND NEW.state = 'available' $never$),
+        ('outbox_claim_named', $never$ NEW.claim IS NULL AND NEW.state IN ('claimed', 'transmitting', 'in_doubt') $never$),
+        ('outbox_settled_once', $never$ (NEW.settled_at IS NOT NULL) <> (NEW.state IN ('sent', 'skipped', 'failed')) $never$),
+        ('outbox_reason_given', $never$ NEW.reason IS NULL AND NEW.state IN ('skipped', 'failed') $never$),
+        ('outbox_message_forgotten', $never$ NEW.settled_at IS NOT NULL AND (NEW.message IS NOT NULL OR NEW.recipient IS NOT NULL) $never$)
+    LOOP
+        IF EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE conrelid = 'pgherald.outbox'::regclass AND conname = name) THEN
+            EXECUTE format('ALTER TABLE pgherald.outbox DROP CONSTRAINT %I', name);     -- version 1
+        END IF;
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = 'pgherald.outbox'::regclass AND tgname = name) THEN
+            EXECUTE format('CREATE TRIGGER %I AFTER UPDATE ON pgherald.outbox FOR EACH ROW WHEN (%s) EXECUTE FUNCTION pgherald.refuse()',
+                           name, never);
+        END IF;
+    END LOOP;
+END $$;
+
+-- For daemons of version 1, which may still run after an upgrade; later ones number their claims themselves.
+CREATE SEQUENCE IF NOT EXISTS pgherald.claim_id OWNED BY pgherald.outbox.claim;
+
+-- An event's history, one line longer; what repeats for days keeps its beginning and its end.
+-- VOLATILE, as its clock is: otherwise it is not inlined, and costs more than the UPDATE that calls it.
+CREATE OR REPLACE FUNCTION pgherald.noted(history jsonb, what text, detail text) RETURNS jsonb
+    LANGUAGE sql VOLATILE PARALLEL SAFE
+    RETURN CASE WHEN jsonb_array_length(history) < 100 THEN history ELSE history - 50 END
+        || jsonb_build_object('at', clock_timestamp(), 'what', what, 'detail', detail);
+
+
+---------------------------------------------------------------------------------------------------------------------
+-- The daemons at work. A row is a lease: it ends when nobody has renewed it, or, at once, when the session that
+-- holds the advisory lock (726355, id) is gone.
+---------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE IF NOT EXISTS pgherald.worker (
+    id         integer     GENERATED ALWAYS AS IDENTITY CONSTRAINT worker_pkey PRIMARY KEY,
+    name       text        NOT NULL,                    -- host and process
+    version    text        NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    seen_at    timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    lease      interval    NOT NULL,
+    locked     boolean     NOT NULL DEFAULT false,      -- holds its advisory lock; through a pooler it cannot
+    listening  boolean     NOT NULL DEFAULT false,      -- hears the bell
+    breaker    text                                     -- why it does not claim, if it does not
+);
+
+
+---------------------------------------------------------------------------------------------------------------------
+-- The rules: what is watched, and which rows were handled without an event.
+---------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE IF NOT EXISTS pgherald.rule (
+    rule          text        NOT NULL CONSTRAINT rule_pkey PRIMARY KEY,
+    "table"       regclass    NOT NULL,
+    key           text[]      NOT NULL,
+    "column"      text        NOT NULL,
+    value         text        NOT NULL,
+    watched_at    timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    remembered    boolean     NOT NULL DEFAULT false,   -- remember() has seen the whole table
+    remembered_to text[],                               -- and until then, how far it has come
+    per           text        NOT NULL DEFAULT 'row' CONSTRAINT rule_per_known CHECK (per IN ('row', 'statement')),
+    -- Since when its events wait for a person to let them go, NULL: they don't. Here and not in a daemon's memory, so that
+    -- a pause holds for all daemons, and for one that is started during it. Capture goes on.
+    paused_at     timestamptz
+);
+
+-- From version 1. Not ADD COLUMN IF NOT EXISTS: that locks the daemons out before it finds the column there.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = 'pgherald.rule'::regclass AND attname = 'paused_at') THEN
+        ALTER TABLE pgherald.rule
+            ADD COLUMN per text NOT NULL DEFAULT 'row' CONSTRAINT rule_per_known CHECK (per IN ('row', 'statement')),
+            ADD COLUMN paused_at timestamptz;
+    END IF;
+END $$;
+
+-- Rows that need no event any more: backfill leaves them out.
+CREATE TABLE IF NOT EXISTS pgherald.handled (
+    rule text        NOT NULL,
+    key  text        NOT NULL,
+    why  text        NOT NULL,                          -- existing: in the value before the rule was; marked: by hand; purged; forgotten
+    at   timestamptz NOT NULL DEFAULT pg_catalog.now(), -- as of when
+    CONSTRAINT handled_pkey PRIMARY KEY (rule, key),
+    CONSTRAINT handled_why_known CHECK (why IN ('existing', 'marked', 'purged', 'forgotten'))
+);
+
+-- Makes the daemons' Message-IDs unlike anybody else's. It never leaves the database but as a hash.
+CREATE TABLE IF NOT EXISTS pgherald.secret (
+    only_one boolean NOT NULL DEFAULT true CONSTRAINT secret_pkey PRIMARY KEY CONSTRAINT secret_only_one CHECK (only_one),
+    value    text    NOT NULL DEFAULT pg_catalog.gen_random_uuid()
+);
+INSERT INTO pgherald.secret DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+-- What all daemons together may send: a server that throttles counts them as one. A throttled daemon halves the rate; how
+-- far it has risen again follows from the time since.
+CREATE TABLE IF NOT EXISTS pgherald.pace (
+    only_one     boolean          NOT NULL DEFAULT true CONSTRAINT pace_pkey PRIMARY KEY CONSTRAINT pace_only_one CHECK (only_one),
+    rate         double precision CONSTRAINT pace_rate_positive CHECK (rate > 0),   -- mails a second when last throttled; NULL: never was
+    throttled_at timestamptz,                                                       -- when that was
+    next_at      timestamptz      NOT NULL DEFAULT pg_catalog.now()                 -- from when on the next may be sent
+);
+INSERT INTO pgherald.pace DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+
+-- What the daemons settled, a row a minute and rule, for a day: for who watches them. No event is in it.
+CREATE TABLE IF NOT EXISTS pgherald.minute (
+    minute   timestamptz NOT NULL,
+    rule     text        NOT NULL,
+    sent     integer     NOT NULL,
+    skipped  integer     NOT NULL,
+    failed   integer     NOT NULL,
+    delivery integer[]   NOT NULL,                      -- mails by how long they took, in steps that the daemon knows
+    CONSTRAINT minute_pkey PRIMARY KEY (minute, rule)
+);
+
+
+---------------------------------------------------------------------------------------------------------------------
+-- watch(): one capture function for the rule, with all names written in, and its triggers.
+---------------------------------------------------------------------------------------------------------------------
+
+-- What a domain, or a domain over a domain, is made of; any other type is itself.
+CREATE OR REPLACE FUNCTION pgherald.base_type(type oid) RETURNS oid
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE chain AS (
+        SELECT oid, typtype, typbasetype FROM pg_type WHERE oid = base_type.type
+         UNION ALL
+        SELECT t.oid, t.typtype, t.typbasetype FROM chain JOIN pg_type AS t ON t.oid = chain.typbasetype)
+    SELECT oid FROM chain WHERE typtype <> 'd'
+$$;
+
+-- How every capture ends.
+CREATE OR REPLACE FUNCTION pgherald.gate() RETURNS text
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $gate$ SELECT $text$    -- The gate. The daemon holds this lock exclusively while it sleeps, and only then. Got it shared: the daemon is awake
+    -- and cannot fall asleep before this transaction has ended, so it will find the row without being told. Refused: ring.
+    -- A NOTIFY takes one lock for the whole cluster at commit; without the gate all commits would queue behind each other.
+    IF NOT pg_catalog.pg_try_advisory_xact_lock_shared(726354, 1) THEN
+        -- A session that uses PREPARE TRANSACTION may not NOTIFY; it sets pgherald.ring to off and the daemon's poll finds the row.
+        IF COALESCE(pg_catalog.current_setting('pgherald.ring', true), '') OPERATOR(pg_catalog.<>) 'off' THEN
+            PERFORM pg_catalog.pg_notify('pgherald', '');
+        END IF;
+    END IF;
+$text$ $gate$;
+
+-- The body of a capture function. It runs with its owner's rights under a search_path that the caller chose, so every
+-- name in it is qualified: functions, types and operators. A SET search_path clause would do too, at two microseconds a row.
+CREATE OR REPLACE FUNCTION pgherald.capture_body(rule text, "table" regclass, key text[], moving_key text[]) RETURNS text
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+    key_of_new text := pgherald.key_expression("table", capture_body.key, 'NEW');
+    moved      text := $$pg_catalog.concat_ws('/', pg_catalog.statement_timestamp(), %s)$$;
+    guard      text := '';
+BEGIN
+    -- An UPDATE that moves a row to another partition fires DELETE and INSERT triggers, in that order, and no UPDATE
+    -- trigger. A row that had the value before is not news: its DELETE leaves a note, and its own INSERT, in the same
+    -- statement, finds it. The partition key changes by definition, so the note names the row without it.
+    -- At the statement's end the note goes, or a function that deletes the row and inserts it anew would leave no event:
+    -- for the server, all that it does is one statement.
+    IF capture_body.moving_key IS NOT NULL THEN
+        guard := format($guard$
+    IF TG_LEVEL OPERATOR(pg_catalog.=) 'STATEMENT' THEN
+        PERFORM pg_catalog.set_config('pgherald.moved_%1$s', '', true);
+        RETURN NULL;
+    ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
+        PERFORM pg_catalog.set_config('pgherald.moved_%1$s', %2$s, true);
+        RETURN NULL;
+    ELSIF TG_OP OPERATOR(pg_catalog.=) 'INSERT'
+          AND pg_catalog.current_setting('pgherald.moved_%1$s', true) OPERATOR(pg_catalog.=) %3$s THEN
+        PERFORM pg_catalog.set_config('pgherald.moved_%1$s', '', true);
+        RETURN NULL;
+    END IF;$guard$,
+            rule, format(moved, pgherald.key_expression("table", moving_key, 'OLD')),
+            format(moved, pgherald.key_expression("table", moving_key, 'NEW')));
+    END IF;
+    RETURN format($capture$
+BEGIN%1$s
+    INSERT INTO pgherald.outbox (rule, key) VALUES (%2$L, %3$s);
+%4$s    RETURN NULL;
+END $capture$, guard, rule, key_of_new, pgherald.gate());
+END $body$;
+
+-- The same for a whole statement: one function call and one INSERT, however many rows. It sees all rows before and all rows
+-- after, but not which became which, so it goes by the key: news is a key that is in the value more often than it was.
+-- EXCEPT ALL, and no join: the plan is made once in a session, perhaps for one row, and must do for a million.
+-- A column's type may change under a function, unlike under a row trigger's WHEN; so the value is compared as text, which
+-- runs nobody's cast.
+CREATE OR REPLACE FUNCTION pgherald.capture_statement_body(rule text, "table" regclass, key text[], "column" text, value text)
+    RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+    in_value text := '%s.%I IS NOT NULL AND %s OPERATOR(pg_catalog.=) %L';
+    type     text := (SELECT format_type(pgherald.base_type(atttypid), -1) FROM pg_attribute
+                       WHERE attrelid = "table" AND attname = "column");
+    shown    text;
+BEGIN
+    -- '05' as the 5 that an integer column shows.
+    EXECUTE format('SELECT %s FROM (SELECT %L::%s AS %I) AS t', pgherald.key_expression("table", ARRAY["column"], 't'), value, type, "column")
+       INTO shown;
+    RETURN format($capture$
+BEGIN
+    IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+        INSERT INTO pgherald.outbox (rule, key) SELECT %1$L, %2$s FROM new_rows WHERE %3$s;
+    ELSE
+        INSERT INTO pgherald.outbox (rule, key)
+        SELECT %1$L, news.key
+          FROM (SELECT (%2$s) COLLATE pg_catalog."C" FROM new_rows WHERE %3$s
+                EXCEPT ALL
+                SELECT (%4$s) COLLATE pg_catalog."C" FROM old_rows WHERE %5$s) AS news (key);
+    END IF;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+%6$s    RETURN NULL;
+END $capture$, rule,
+        pgherald.key_expression("table", key, 'new_rows'),
+        format(in_value, 'new_rows', "column", pgherald.key_expression("table", ARRAY["column"], 'new_rows'), shown),
+        pgherald.key_expression("table", key, 'old_rows'),
+        format(in_value, 'old_rows', "column", pgherald.key_expression("table", ARRAY["column"], 'old_rows'), shown),
+        pgherald.gate());
+END $body$;
+
+-- A row's key as text: the column itself, or, for several columns, an array literal, which is unambiguous.
+-- The same text as a cast gives, but not by a cast: the table's owner could make one of a type of his own, and change the
+-- column to it, and the capture function would run his code with its owner's rights. concat() calls the type's own output.
+CREATE OR REPLACE FUNCTION pgherald.key_expression("table" regclass, key text[], record text) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN cardinality(key) = 1 THEN min(part) ELSE 'ARRAY[' || string_agg(part, ', ' ORDER BY i) || ']::pg_catalog.text' END
+      FROM (SELECT i, format(CASE pgherald.base_type(atttypid)
+                                 WHEN 'bpchar'::regtype THEN $part$pg_catalog.rtrim(pg_catalog.concat(%s.%I), ' ')$part$
+                                 WHEN 'boolean'::regtype
+                                 THEN $part$CASE WHEN pg_catalog.concat(%s.%I) OPERATOR(pg_catalog.=) 't' THEN 'true' ELSE 'false' END$part$
+                                 ELSE 'pg_catalog.concat(%s.%I)' END, record, name) AS part
+              FROM unnest(key) WITH ORDINALITY AS u(name, i) JOIN pg_attribute ON attrelid = "table" AND attname = name) AS parts
+$$;
+
+-- Refuses, with the reason, what cannot be watched.
+CREATE OR REPLACE FUNCTION pgherald.check_watch(rule text, "table" regclass, key text[], "column" text) RETURNS void
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    kind  "char" := (SELECT relkind FROM pg_class WHERE oid = "table");
+    name  text;
+    attribute record;
+BEGIN
+    IF rule !~ '^[a-z][a-z0-9_]{0,39}$' THEN
+        RAISE EXCEPTION 'rule "%": a rule''s name is a small letter, then up to 39 small letters, digits or underscores', rule
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF kind IS NULL OR kind NOT IN ('r', 'p') THEN
+        RAISE EXCEPTION 'rule "%": % is not a table', rule, "table"
+            USING ERRCODE = 'wrong_object_type', HINT = 'A view has no row triggers that see a change; watch the table behind it.';
+    ELSIF coalesce(cardinality(key), 0) = 0 THEN
+        RAISE EXCEPTION 'rule "%": no key column is named', rule USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    FOREACH name IN ARRAY key || "column" LOOP
+        SELECT attnotnull, attgenerated, t.typcategory, t.oid AS type, pgherald.base_type(t.oid) AS base INTO attribute
+          FROM pg_attribute JOIN pg_type AS t ON t.oid = atttypid
+         WHERE attrelid = "table" AND attname = name AND attnum > 0 AND NOT attisdropped;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'rule "%": table % has no column "%"', rule, "table", name USING ERRCODE = 'undefined_column';
+        ELSIF name <> ALL (key) THEN
+            CONTINUE;
+        ELSIF NOT attribute.attnotnull THEN
+            RAISE EXCEPTION 'rule "%": key column "%" of % may be NULL', rule, name, "table"
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Name the primary key''s columns.';
+        ELSIF attribute.attgenerated = 'v' THEN
+            RAISE EXCEPTION 'rule "%": key column "%" of % is a virtual generated one, which no trigger sees', rule, name, "table"
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Name the primary key''s columns.';
+        ELSIF attribute.base IN ('float4'::regtype, 'float8'::regtype, 'money'::regtype)
+              OR attribute.typcategory NOT IN ('N', 'S', 'E', 'B') AND attribute.base <> 'uuid'::regtype THEN
+            RAISE EXCEPTION 'rule "%": key column "%" of % is of type %, whose text depends on the session''s settings',
+                rule, name, "table", attribute.type::regtype
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Name key columns of integer, numeric, text, uuid or enum type.';
+        END IF;
+    END LOOP;
+END $$;
+
+-- What a statement's trigger would miss without a word is refused.
+CREATE OR REPLACE FUNCTION pgherald.check_per(rule text, "table" regclass, "column" text, per text) RETURNS void
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    hint CONSTANT text := 'Watch it per row.';
+    type oid;
+BEGIN
+    IF per IS NULL OR per NOT IN ('row', 'statement') THEN
+        RAISE EXCEPTION 'rule "%": capture is per "row" or per "statement", not per "%"', rule, per
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF per = 'row' THEN
+        RETURN;
+    ELSIF EXISTS (SELECT FROM pg_class WHERE oid = "table" AND relkind = 'p')
+          OR EXISTS (SELECT FROM pg_inherits WHERE "table" IN (inhrelid, inhparent)) THEN
+        RAISE EXCEPTION 'rule "%": % is partitioned, or a partition, or inherits, and a statement that names the other table would not fire its triggers',
+            rule, "table" USING ERRCODE = 'wrong_object_type', HINT = hint;
+    END IF;
+    SELECT pgherald.base_type(atttypid) INTO type FROM pg_attribute WHERE attrelid = "table" AND attname = "column";
+    IF (SELECT typcategory NOT IN ('N', 'S', 'E', 'B') FROM pg_type WHERE oid = type) AND type <> 'uuid'::regtype
+       OR type IN ('float4'::regtype, 'float8'::regtype, 'money'::regtype, 'numeric'::regtype) THEN
+        RAISE EXCEPTION 'rule "%": column "%" of % is of type %, which has several texts for one value', rule, "column", "table", type::regtype
+            USING ERRCODE = 'invalid_parameter_value', HINT = hint;
+    END IF;
+END $$;
+
+-- Version 1 had one argument less, and a call that fits both is an error.
+DROP FUNCTION IF EXISTS pgherald.watch(text, regclass, text[], text, text);
+
+CREATE OR REPLACE FUNCTION pgherald.watch(
+        rule text, "table" regclass, key text[] DEFAULT '{id}', "column" text DEFAULT 'status', value text DEFAULT 'VE',
+        per text DEFAULT 'row')
+    RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $watch$
+#variable_conflict use_variable
+DECLARE
+    capture     text := format('pgherald.%I', 'capture_' || rule);
+    partitioned boolean := EXISTS (SELECT FROM pg_class WHERE oid = "table" AND relkind = 'p');
+    moving_key  text[];
+    body        text;
+    type        text;
+    in_value    text;
+    present     text[];
+    paused      timestamptz;
+BEGIN
+    PERFORM pgherald.check_watch(rule, "table", key, "column");
+    PERFORM pgherald.check_per(rule, "table", "column", per);
+    -- With typmod -1, so that the value is not cut to the column's length in the comparison; and not as a domain, whose
+    -- constraint would be checked, and the application's write fail by it, and which, over an enum, has no operators.
+    SELECT format_type(pgherald.base_type(atttypid), -1) INTO type FROM pg_attribute WHERE attrelid = "table" AND attname = "column";
+    in_value := format('%I::%s = %L::%2$s', "column", type, value);
+
+    IF partitioned THEN
+        SELECT array_agg(name ORDER BY i) INTO moving_key
+          FROM unnest(key) WITH ORDINALITY AS u(name, i)
+         WHERE name <> ALL (ARRAY(SELECT attname FROM pg_partition_tree("table") AS p JOIN pg_partitioned_table ON partrelid = p.relid
+                                    JOIN pg_attribute ON attrelid = p.relid AND attnum = ANY (partattrs)));
+        moving_key := coalesce(moving_key, key);
+    END IF;
+
+    -- A rule that moves to another table, column or value starts anew; paused, if it was.
+    SELECT paused_at INTO paused FROM pgherald.rule AS r WHERE r.rule = watch.rule;
+    IF EXISTS (SELECT FROM pgherald.rule AS r WHERE r.rule = watch.rule
+                AND (r."table", r.key, r."column", r.value) IS DISTINCT FROM (watch."table", watch.key, watch."column", watch.value)) THEN
+        PERFORM pgherald.unwatch(rule);
+    END IF;
+
+    body := CASE per WHEN 'row' THEN pgherald.capture_body(rule, "table", key, moving_key)
+                     ELSE pgherald.capture_statement_body(rule, "table", key, "column", value) END;
+    IF (SELECT prosrc FROM pg_proc WHERE oid = to_regproc(capture)) IS DISTINCT FROM body THEN
+        EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS %L', capture, body);
+        EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', capture);
+        -- It runs with its owner's rights: the outbox's owner, not the superuser who happens to call watch().
+        EXECUTE format('ALTER FUNCTION %s() OWNER TO %s', capture,
+                       (SELECT relowner::regrole FROM pg_class WHERE oid = 'pgherald.outbox'::regclass));
+    END IF;
+
+    -- CREATE TRIGGER waits for the table's writers and makes them wait: not when the triggers are there already.
+    SELECT array_agg(tgname) INTO present FROM pg_trigger
+     WHERE tgrelid = "table" AND tgfoid = to_regproc(capture) AND tgenabled IN ('O', 'A') AND (tgnewtable IS NULL) = (per = 'row');
+    IF NOT coalesce(present @> ARRAY['pgherald_' || rule || '_update', 'pgherald_' || rule || '_insert'], false)
+       OR (partitioned AND NOT present @> ARRAY['pgherald_' || rule || '_delete', 'pgherald_' || rule || '_end']) THEN
+        IF per = 'statement' THEN
+            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION %s()',
+                           'pgherald_' || rule || '_update', "table", capture);
+            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION %s()',
+                           'pgherald_' || rule || '_insert', "table", capture);
+        ELSE
+            -- Without OF: a BEFORE trigger may set the column although the UPDATE does not name it.
+            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (NEW.%s AND OLD.%I::%s IS DISTINCT FROM NEW.%4$I::%5$s) EXECUTE FUNCTION %s()',
+                           'pgherald_' || rule || '_update', "table", in_value, "column", type, capture);
+            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW WHEN (NEW.%s) EXECUTE FUNCTION %s()',
+                           'pgherald_' || rule || '_insert', "table", in_value, capture);
+        END IF;
+        IF partitioned THEN
+            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER DELETE ON %s FOR EACH ROW WHEN (OLD.%s) EXECUTE FUNCTION %s()',
+                           'pgherald_' || rule || '_delete', "table", in_value, capture);
+            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE OR DELETE ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s()',
+                           'pgherald_' || rule || '_end', "table", capture);
+        END IF;
+    END IF;
+
+    INSERT INTO pgherald.rule AS r (rule, "table", key, "column", value, per, paused_at)
+    VALUES (rule, "table", key, "column", value, per, paused)
+        ON CONFLICT ON CONSTRAINT rule_pkey DO UPDATE SET per = excluded.per WHERE r.per <> excluded.per;
+END $watch$;
+
+-- Takes a rule's triggers and function away; its events stay.
+CREATE OR REPLACE FUNCTION pgherald.unwatch(rule text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    capture regproc := to_regproc(format('pgherald.%I', 'capture_' || rule));
+    trigger record;
+BEGIN
+    FOR trigger IN SELECT tgname, tgrelid::regclass AS "table" FROM pg_trigger WHERE tgfoid = capture AND tgparentid = 0 LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', trigger.tgname, trigger."table");
+    END LOOP;
+    IF capture IS NOT NULL THEN
+        EXECUTE format('DROP FUNCTION %s()', capture);
+    END IF;
+    DELETE FROM pgherald.rule AS r WHERE r.rule = unwatch.rule;
+    DELETE FROM pgherald.handled AS h WHERE h.rule = unwatch.rule;
+END $$;
+
+
+---------------------------------------------------------------------------------------------------------------------
+-- remember(): the rows that were in the value before the rule was. Called until it says false, each time in a
+-- transaction of its own, so that a large table is read in pages and never held. `pgherald install` does it.
+-- Exact, because the triggers are there first: a row that gets the value meanwhile has an event.
+---------------------------------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION pgherald.remember(rule text, batch integer DEFAULT 10000) RETURNS boolean
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $remember$
+#variable_conflict use_variable
+DECLARE
+    watched pgherald.rule;
+    columns text;
+    bound   text;
+    last    text[];
+BEGIN
+    SELECT * INTO watched FROM pgherald.rule AS r WHERE r.rule = remember.rule FOR UPDATE;
+    IF NOT FOUND OR watched.remembered THEN
+        RETURN false;
+    END IF;
+    SELECT string_agg(format('t.%I::%s', name, type), ', ' ORDER BY i),
+           string_agg(format('$1[%s]::%s', i, type), ', ' ORDER BY i) INTO columns, bound
+      FROM unnest(watched.key) WITH ORDINALITY AS u(name, i) JOIN pg_attribute ON attrelid = watched."table" AND attname = name,
+           format_type(pgherald.base_type(atttypid), -1) AS type;
+    EXECUTE format($$
+        WITH page AS MATERIALIZED (
+            SELECT %1$s AS key, ARRAY[%2$s]::text[] AS at FROM %3$s AS t
+             WHERE t.%4$I::%6$s = %5$L::%6$s AND ($1 IS NULL OR (%7$s) > (%8$s)) ORDER BY %7$s LIMIT $2),
+        kept AS (
+            INSERT INTO pgherald.handled (rule, key, why)
+            SELECT $3, key, 'existing' FROM page WHERE NOT EXISTS (SELECT FROM pgherald.outbox AS o WHERE o.rule = $3 AND o.key = page.key)
+            ON CONFLICT DO NOTHING)
+        SELECT at FROM page OFFSET $2 - 1$$,
+        pgherald.key_expression(watched."table", watched.key, 't'),
+        (SELECT string_agg(format('concat(t.%I)', name), ', ' ORDER BY i) FROM unnest(watched.key) WITH ORDINALITY AS u(name, i)),
+        watched."table", watched."column", watched.value,
+        (SELECT format_type(pgherald.base_type(atttypid), -1) FROM pg_attribute WHERE attrelid = watched."table" AND attname = watched."column"),
+        columns, bound)
+    INTO last USING watched.remembered_to, batch, rule;
+    UPDATE pgherald.rule AS r SET remembered = last IS NULL, remembered_to = last WHERE r.rule = remember.rule;
+    RETURN last IS NOT NULL;
+END $remember$;
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pgherald FROM PUBLIC;
+
+RESET client_min_messages;
