@@ -37,7 +37,7 @@ class Event:
     recipient: str | None
     message: bytes | None
     covered: str | None
-    traceparent: str | None
+    traceparent: str | None = None
 
     @property
     def fence(self) -> tuple[int, int]:

@@ -71,7 +71,7 @@ async def make(
     if not rows:
         raise PgheraldError(f"the lookup of rule {name} finds no row for key {key}")
     now = datetime.now(UTC)
-    event = Event(0, name, key, 0, 0, now, 0.0, 0, None, None, None, None)
+    event = Event(0, name, key, 0, 0, now, 0.0, 0, None, None, None)
     verdict = lookup.judge(event, rows)
     note = None
     recipient = parse_address(_NOBODY)

@@ -63,7 +63,7 @@ CREATE TABLE IF NOT EXISTS pgherald.outbox (
 WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
       autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
 
--- What the application says of its trace, as W3C Trace Context has it: SET LOCAL pgherald.traceparent = '00-…'. Anything else
+-- What the application says of its trace, as W3C Trace Context has it: SET LOCAL pgherald.traceparent = '00-...'. Anything else
 -- is left out. It must not fail the application's write, and a setting that came with the connection may be no text in the
 -- database's encoding: so its bytes are counted, and left() is not called, which fails at half a character. A regular
 -- expression overlooks half a character at the end; with three more behind it, it is a whole one, and seen.
@@ -107,7 +107,7 @@ END $$;
 
 -- What an event cannot be. As triggers of UPDATE and not as CHECKs: capture inserts what is good by its defaults, and would
 -- pay for the check of each row, since the server reads a CHECK's text anew for every statement that inserts; six of them
--- were measured at 60 to 80 µs a row, several times all the rest. Who updates is the daemon, many rows a statement.
+-- were measured at 60 to 80 microseconds a row, several times all the rest. Who updates is the daemon, many rows a statement.
 CREATE OR REPLACE FUNCTION pgherald.refuse() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

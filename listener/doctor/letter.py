@@ -155,7 +155,7 @@ def _mailable(rule: Rule, name: str, sample: Sample) -> Iterator[tuple[str, Addr
     """The rows that could be mailed, had they the value and consent: others never come to the template."""
     judge = Lookup(name, rule).judge
     for key, rows in sample.rows.items():
-        event = Event(0, name, key, 0, 0, datetime.now(UTC), 0.0, 0, None, None, None, None)
+        event = Event(0, name, key, 0, 0, datetime.now(UTC), 0.0, 0, None, None, None)
         verdict = judge(event, [{**row, "current": rule.becomes, "consent": True} for row in rows])
         if isinstance(verdict, Mailing):
             yield key, parse_address(str(rows[0]["email"])), rows[0]

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 # A harness that is killed takes its daemons along.
@@ -61,7 +63,7 @@ class Daemon:
     async def kill(self) -> None:
         process = self._ending = self.process
         if process.returncode is None:
-            process.kill()
+            _send(process, signal.SIGKILL)
         await process.wait()
 
     async def stop(self, *, twice: bool = False) -> None:
@@ -71,17 +73,17 @@ class Daemon:
             return
         # Python has not come to our code yet: nothing is there to be ended in an orderly way.
         early = not self.log.read_bytes()
-        process.terminate()
+        _send(process, signal.SIGTERM)
         if twice:
             await asyncio.sleep(0.05)
             if process.returncode is None:
-                process.terminate()
+                _send(process, signal.SIGTERM)
         try:
             async with asyncio.timeout(_PATIENCE):
                 status = await process.wait()
         except TimeoutError:
             self._complain(f"did not end within {_PATIENCE:g} s of SIGTERM")
-            process.kill()
+            _send(process, signal.SIGKILL)
             await process.wait()
             return
         # A second signal may come when it has handled the first, and is about to end anyway.
@@ -92,11 +94,11 @@ class Daemon:
 
     def pause(self) -> None:
         if self.process.returncode is None:
-            self.process.send_signal(signal.SIGSTOP)
+            _send(self.process, signal.SIGSTOP)
 
     def go_on(self) -> None:
         if self.process.returncode is None:
-            self.process.send_signal(signal.SIGCONT)
+            _send(self.process, signal.SIGCONT)
 
     def read_logs(self) -> None:
         """Complain about everything in the logs that is no log event, or one of an error of its own."""
@@ -119,6 +121,12 @@ class Daemon:
 
     def _complain(self, what: str) -> None:
         self.complaints.append(f"{self.log.name}: {what}")
+
+
+def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Not by its own send_signal(), which looks for an exit first, and takes it from asyncio: that reports 255 then."""
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, number)
 
 
 def _events(log: Path) -> list[dict[str, object]]:

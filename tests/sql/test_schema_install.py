@@ -258,3 +258,8 @@ def test_an_earlier_version_becomes_as_a_new_one(
         other.execute(STORY)
         run(programs, other, "-1", "-f", TRIGGERS, "-c", WATCH)
         assert programs.dump(story) == programs.dump(other)
+
+
+@pytest.mark.parametrize("file", [TRIGGERS, ROLES, UNINSTALL], ids=lambda file: file.name)
+def test_a_database_of_any_encoding_takes_it(file: Path) -> None:
+    assert file.read_bytes().isascii()
