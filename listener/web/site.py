@@ -1,9 +1,11 @@
 """The site: what is served, and where; it comes and goes with the daemon and never takes it along."""
 
+import asyncio
 import errno
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -86,12 +88,12 @@ class Site:
         await self._runner.setup()
         try:
             try:
-                await web.TCPSite(self._runner, host, port).start()
+                await self._listen(host, port)
             except OSError as exc:
                 if self._http.chosen:
                     taken = "is taken" if exc.errno == errno.EADDRINUSE else f"cannot be had: {exc.strerror or exc}"
                     raise ConfigError(f"[http] listen: {self._http.listen} {taken}") from exc
-                await web.TCPSite(self._runner, host, 0).start()
+                await self._listen(host, 0)
         except OSError as exc:
             # Without having been asked for: the mails matter more.
             self._untold = partial(log.warning, "http_off", error=str(exc))
@@ -99,3 +101,16 @@ class Site:
         name, number = self._runner.addresses[0][:2]
         url = f"http://{f'[{name}]' if ':' in name else name}:{number}"
         self._untold = partial(log.info, "http_listening", url=url)
+
+    async def _listen(self, host: str, port: int) -> None:
+        """On all addresses of `host`, or on none. Raises `OSError`."""
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        with ExitStack() as failing:
+            # Not by the loop: uvloop says nothing when somebody else was quicker between bind() and listen().
+            sockets = [
+                failing.enter_context(socket.create_server(address, family=family))
+                for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found)
+            ]
+            failing.pop_all()
+        for sock in sockets:
+            await web.SockSite(self._runner, sock).start()

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 import urllib.parse
+from contextlib import ExitStack
 
 import psycopg
 import pytest
@@ -210,6 +211,15 @@ def port_of(daemon: Daemon) -> int:
     port = urllib.parse.urlsplit(Client(daemon).url).port
     assert port is not None
     return port
+
+
+def test_the_default_gives_way_to_who_starts_at_the_same_moment(database: Database, pgherald: Pgherald) -> None:
+    for _ in range(3):
+        with ExitStack() as stack:
+            daemons = [stack.enter_context(pgherald.daemon(ready=False)) for _ in range(4)]
+            for daemon in daemons:
+                daemon.wait_event("ready")
+            assert len({port_of(daemon) for daemon in daemons}) == 4
 
 
 def test_the_default_gives_way_and_off_is_off(database: Database, pgherald: Pgherald) -> None:
