@@ -30,12 +30,13 @@ UPDATE pgherald.pace SET next_at = next_at - make_interval(secs => %(unused)s);
 
 -- name: throttled
 -- Half of the rate there is, or, without one, of what this worker and its peers sent; and a second without any mail. What
--- was on its way then is throttled too, and says nothing new: for two seconds only the first counts.
+-- was on its way then is throttled too, and says nothing new: for two seconds only the first counts. Who is throttled may
+-- have sent next to nothing, and another all; from a rate near none it would take minutes to rise, so ten count as sent.
 WITH pace AS (
     SELECT least(%(ceiling)s::float8,
                  CASE WHEN throttled_at > now() - interval '5 min'
                       THEN rate * (1 + extract(epoch FROM now() - throttled_at)::float8 / 10)
-                      ELSE greatest(%(sent)s::float8, 1) * (SELECT greatest(count(*), 1) FROM pgherald.worker) END) AS was
+                      ELSE greatest(%(sent)s::float8, 10) * (SELECT greatest(count(*), 1) FROM pgherald.worker) END) AS was
       FROM pgherald.pace
        FOR UPDATE)
 UPDATE pgherald.pace AS p

@@ -134,7 +134,7 @@ async def test_a_throttled_daemon_halves_what_all_sent_and_time_raises_it_again(
 
 async def test_it_never_stops_altogether(database: Database, pool: Pool) -> None:
     pace = Pace(pool, None)
-    for _ in range(8):
+    for _ in range(16):
         pace._lowered_at = -math.inf
         await pace.throttled("454 slower")
         let_pass(database, 3)
@@ -145,3 +145,8 @@ async def test_a_database_that_is_away_lowers_nothing_and_breaks_nothing(pool: P
     pace = Pace(outbox_pool("postgresql://127.0.0.1:1/none"), None)
     await pace.throttled("454 slower")
     assert pace.limited
+
+
+async def test_who_is_throttled_may_have_sent_nothing_and_others_all(database: Database, pool: Pool) -> None:
+    await Pace(pool, None).throttled("454 slower")
+    assert row(database)[0] == pytest.approx(5)
