@@ -27,7 +27,8 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # One write a line: where several processes share a stream, none gets into another's.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     # What the driver notices, the daemon says once, in its own words.

@@ -1,6 +1,7 @@
 """The outbox as a worker uses it: claim, record, release; and the worker's own lease."""
 
 import itertools
+import json
 import os
 import socket
 import time
@@ -223,28 +224,13 @@ class Outbox:
 
         `again`: it was tried before, and may have been written although no answer came.
         """
-        settlements, marks = list(settlements), list(marks)
-        settled = {
-            "ids": [s.event.id for s in settlements],
-            "claims": [s.event.claim for s in settlements],
-            "states": [s.state for s in settlements],
-        }
-        rows = await self._run(
-            "record",
-            **settled,
-            hold=self.hold,
-            reasons=[s.reason for s in settlements],
-            counts=[int(s.counts) for s in settlements],
-            delays=[s.delay for s in settlements],
-            whats=[s.what for s in settlements],
-            details=[self._storable(s.detail) for s in settlements],
-            mark_ids=[m.event.id for m in marks],
-            mark_claims=[m.event.claim for m in marks],
-            recipients=[m.recipient for m in marks],
-            messages=[_packed(m.message) for m in marks],
-        )
+        # As JSON: of an array for each column, psycopg looks at every element in Python, which takes three times as long.
+        settled = _json(self._written(settlement) for settlement in settlements)
+        marked = _json({"id": m.event.id, "claim": m.event.claim, "recipient": m.recipient} for m in marks)
+        messages = [_packed(mark.message) for mark in marks]
+        rows = await self._run("record", settled=settled, hold=self.hold, marked=marked, messages=messages)
         if again:
-            rows += await self._run("recorded", **settled)
+            rows += await self._run("recorded", settled=settled)
         return {(row[0], row[1]) for row in rows}
 
     async def waiting(self, rules: Sequence[str]) -> tuple[int, int, int]:
@@ -263,9 +249,21 @@ class Outbox:
             delivery=["{" + ",".join(map(str, tally.delivery)) + "}" for tally in news],
         )
 
-    def _storable(self, detail: str | None) -> str | None:
-        """What a server said, in letters that the database has: what it cannot hold would never be settled."""
-        return detail if self._utf8 or detail is None else detail.encode("ascii", "backslashreplace").decode("ascii")
+    def _written(self, settlement: Settlement) -> dict[str, object]:
+        event, detail = settlement.event, settlement.detail
+        if detail is not None and not self._utf8:
+            # What a server said, in letters that the database has: what it cannot hold would never be settled.
+            detail = detail.encode("ascii", "backslashreplace").decode("ascii")
+        return {
+            "id": event.id,
+            "claim": event.claim,
+            "state": settlement.state,
+            "reason": settlement.reason,
+            "counts": int(settlement.counts),
+            "delay": settlement.delay,
+            "what": settlement.what,
+            "detail": detail,
+        }
 
     async def ring(self, payload: str) -> None:
         with translated():
@@ -277,6 +275,11 @@ class Outbox:
             async with self._pool.connection() as conn:
                 cursor = await conn.execute(_QUERIES[query], values)
                 return await cursor.fetchall() if cursor.description else []
+
+
+def _json(rows: Iterable[dict[str, object]]) -> str:
+    # In its own letters: an escape is refused by a database that has no encoding.
+    return json.dumps(list(rows), ensure_ascii=False)
 
 
 def _packed(message: bytes) -> bytes:

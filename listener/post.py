@@ -4,8 +4,7 @@ import asyncio
 import random
 import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 from listener import metrics
 from listener.address import Address
@@ -52,8 +51,7 @@ class Post:
         begun = asyncio.get_running_loop().time()
         for again in (True, True, False):
             try:
-                async with self._connection() as connection:
-                    outcome = await connection.hand_over(sender, recipient, message, permission, key)
+                outcome = await self._hand_over(sender, recipient, message, permission, key)
             except ServerTrouble as trouble:
                 outcome = NotSent(trouble.phase, trouble.detail, trouble.verdict)
             if not (
@@ -71,13 +69,14 @@ class Post:
         metrics.handed_over(asyncio.get_running_loop().time() - begun)
         return outcome
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
+    async def _hand_over(
+        self, sender: Address, recipient: Address, message: bytes, permission: Callable[[], Awaitable[bool]], key: str
+    ) -> HandOver:
         async with self._free:
             connection = self._reusable() or await Connection.open(self._server, self._tls)
             self._busy.add(connection)
             try:
-                yield connection
+                outcome = await connection.hand_over(sender, recipient, message, permission, key)
             except BaseException:
                 connection.abort()
                 raise
@@ -90,6 +89,7 @@ class Post:
                 self._sweep_later()
             else:
                 await connection.close()
+            return outcome
 
     def _reusable(self) -> Connection | None:
         # The last used first: what is too many falls idle and is dropped.

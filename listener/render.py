@@ -96,13 +96,21 @@ class Templates:
                 detail = f"{variable} has {len(value)} characters; a message has {MAX_OCTETS} octets at most"
                 raise BadData("too_large", detail)
         try:
-            subject = mail.subject.render(context).strip()
-            text = mail.text.render(context).strip() + "\n"
-            html = None if mail.html is None else mail.html.render(context).strip() + "\n"
+            values = {**self._environment.globals, **context}
+            subject = self._filled(mail.subject, values)
+            text = self._filled(mail.text, values) + "\n"
+            html = None if mail.html is None else self._filled(mail.html, values) + "\n"
         except Exception as error:
             # Only what kind and where, and no cause: the exception's own message may quote the row.
             raise BadData("render_error", f"{type(error).__name__} in {_place(error)}") from None
         return Content(subject, text, html)
+
+    def _filled(self, template: Template, values: dict[str, object]) -> str:
+        """As `Template.render`, which would put the globals and the values together anew for every part of a mail."""
+        try:
+            return "".join(template.root_render_func(template.new_context(values, shared=True))).strip()
+        except Exception:
+            self._environment.handle_exception()
 
     def _translated(self, name: str) -> dict[str, _Mail]:
         mails = {"": self._mail([name])}

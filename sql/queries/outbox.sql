@@ -57,9 +57,8 @@ WITH settled AS (
            message = CASE WHEN s.state = 'in_doubt' OR s.state = 'available' AND o.doubts > (o.state = 'in_doubt')::integer THEN o.message END,
            history = CASE WHEN s.what IS NULL THEN o.history
                           ELSE pgherald.noted(o.history, s.what || CASE WHEN o.state IN ('in_doubt', 'available') THEN '_late' ELSE '' END, s.detail) END
-      FROM unnest(%(ids)s::bigint[], %(claims)s::bigint[], %(states)s::text[], %(reasons)s::text[], %(counts)s::integer[],
-                  %(delays)s::float8[], %(whats)s::text[], %(details)s::text[])
-           AS s (id, claim, state, reason, counts, delay, what, detail)
+      FROM json_to_recordset(%(settled)s::json)
+           AS s (id bigint, claim bigint, state text, reason text, counts integer, delay float8, what text, detail text)
      WHERE o.id = ANY (ARRAY[s.id]) AND o.claim = s.claim
        AND (o.state IN ('claimed', 'transmitting') OR o.state = 'in_doubt' AND s.state <> 'in_doubt'
             -- To be sent once more, and not yet taken up for that.
@@ -71,7 +70,7 @@ marked AS (
            recipient = m.recipient,
            message = m.message,
            history = pgherald.noted(o.history, 'transmitting', 'consent given')
-      FROM unnest(%(mark_ids)s::bigint[], %(mark_claims)s::bigint[], %(recipients)s::text[], %(messages)b::bytea[])
+      FROM ROWS FROM (json_to_recordset(%(marked)s::json) AS (id bigint, claim bigint, recipient text), unnest(%(messages)b::bytea[]))
            AS m (id, claim, recipient, message)
      WHERE o.id = ANY (ARRAY[m.id]) AND o.claim = m.claim AND o.state || '' = 'claimed'
     RETURNING m.id, m.claim)
@@ -80,7 +79,7 @@ SELECT id, claim FROM settled UNION ALL SELECT id, claim FROM marked;
 -- name: recorded
 -- What an earlier try has written whose answer was lost.
 SELECT s.id, s.claim
-  FROM unnest(%(ids)s::bigint[], %(claims)s::bigint[], %(states)s::text[]) AS s (id, claim, state)
+  FROM json_to_recordset(%(settled)s::json) AS s (id bigint, claim bigint, state text)
   JOIN pgherald.outbox AS o ON o.id = ANY (ARRAY[s.id]) AND o.claim = s.claim AND o.state = s.state;
 
 -- name: disown

@@ -1,5 +1,6 @@
 """The queries of `sql/queries/outbox.sql`, as one worker's session sends them."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,7 +58,8 @@ class Claimant:
         return row
 
     def recorded(self, event: DictRow, state: str) -> bool:
-        return bool(self._run("recorded", ids=[event["id"]], claims=[event["claim"]], states=[state]))
+        settled = [{"id": event["id"], "claim": event["claim"], "state": state}]
+        return bool(self._run("recorded", settled=json.dumps(settled)))
 
     def disown(self, *heard_of: DictRow) -> int:
         fences = {"ids": [event["id"] for event in heard_of], "claims": [event["claim"] for event in heard_of]}
@@ -77,11 +79,13 @@ class Claimant:
         self, settlements: list[tuple[Any, ...]], marks: list[tuple[Any, ...]], *, hold: bool = False
     ) -> set[int]:
         """The ids of those that were still this claim's to write."""
-        settled = ("ids", "claims", "states", "reasons", "counts", "delays", "whats", "details")
-        marked = ("mark_ids", "mark_claims", "recipients", "messages")
-        columns = {name: [row[i] for row in settlements] for i, name in enumerate(settled)}
-        columns |= {name: [row[i] for row in marks] for i, name in enumerate(marked)}
-        return {row["id"] for row in self._run("record", hold=hold, **columns)}
+        settled = ("id", "claim", "state", "reason", "counts", "delay", "what", "detail")
+        values = {
+            "settled": json.dumps([dict(zip(settled, row, strict=True)) for row in settlements]),
+            "marked": json.dumps([{"id": id, "claim": claim, "recipient": to} for id, claim, to, _ in marks]),
+            "messages": [message for *_, message in marks],
+        }
+        return {row["id"] for row in self._run("record", hold=hold, **values)}
 
     def _run(self, query: str, **values: Any) -> list[DictRow]:
         with self.conn.cursor(row_factory=dict_row) as cursor:
