@@ -1,16 +1,19 @@
-# Any image with Python 3.11 or later, glibc and useradd will do; no compiler is needed, and none is in the result.
+# Any image of Debian's kind with Python 3.11 or later will do; no compiler is needed, and none is in the result.
 ARG PYTHON_IMAGE=python:3.13-slim
 
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
+# The wheels of uvloop and aiohttp carry 20 MB of debug symbols.
+RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends binutils >/dev/null
 RUN python3 -m venv pip && python3 -m venv --without-pip /opt/pgherald
 COPY requirements-build.lock requirements-run.lock ./
 # A package mirror and its certificates, where there is one, are the builder's secrets `pip` (a pip.conf) and `ca` (PEM).
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/secrets/ca \
     pip/bin/pip install --require-hashes --only-binary :all: --requirement requirements-build.lock \
  && pip/bin/pip --python /opt/pgherald/bin/python install --no-compile --require-hashes --only-binary :all: \
-    --requirement requirements-run.lock
+    --requirement requirements-run.lock \
+ && find /opt/pgherald -name '*.so*' -type f -exec strip --strip-unneeded {} +
 COPY pyproject.toml README.md LICENSE ./
 COPY listener listener
 COPY sql sql
@@ -18,10 +21,18 @@ COPY templates templates
 RUN pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
  && pip/bin/pip --python /opt/pgherald/bin/python install --no-compile --no-deps --no-index dist/*.whl
 
-FROM ${PYTHON_IMAGE}
-RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin pgherald
+# What installs software, and the character sets of programs in C, have no work in a container that runs one daemon.
+FROM ${PYTHON_IMAGE} AS base
+RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin pgherald \
+ && rm -rf /usr/bin/apt* /usr/bin/dpkg* /usr/lib/apt /usr/lib/dpkg /usr/lib/*/libapt-* /var/lib/apt /var/cache/* \
+    /usr/bin/perl* /usr/lib/*/perl-base /usr/share/perl* /usr/lib/*/gconv /usr/share/python-wheels \
+    /usr/local/bin/pip* /usr/local/lib/python3*/ensurepip /usr/local/lib/python3*/site-packages/pip*
+
+# Not FROM base: what a layer removes, the ones below it still weigh.
+FROM scratch
+COPY --from=base / /
 COPY --from=build /opt/pgherald /opt/pgherald
-ENV PATH=/opt/pgherald/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ENV PATH=/opt/pgherald/bin:$PATH LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 # pgherald.toml is looked for here.
 WORKDIR /etc/pgherald
 USER 10001
