@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import pytest
 
 from tests.support import wait_until
 from tests.support.database import Database, free_port
+from tests.support.engine import docker
 from tests.support.mail import MailServer
 
 IMAGE = os.environ.get("PGHERALD_TEST_DAEMON_IMAGE", "")
@@ -21,14 +21,6 @@ GRACE = 30.0
 _LOCKED_UP = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 
 pytestmark = pytest.mark.skipif(not IMAGE, reason="needs an image; .ci/docker makes one and runs these")
-
-
-def docker(*arguments: str, check: bool = True) -> str:
-    done = subprocess.run(
-        ["docker", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=90
-    )
-    assert not check or done.returncode == 0, done.stdout
-    return done.stdout
 
 
 @contextmanager

@@ -1,0 +1,12 @@
+"""The Docker engine that answers, by its client."""
+
+import subprocess
+
+
+def docker(*arguments: str, check: bool = True) -> str:
+    """What it says, on either stream."""
+    done = subprocess.run(
+        ["docker", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=90
+    )
+    assert not check or done.returncode == 0, done.stdout
+    return done.stdout
