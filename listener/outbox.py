@@ -216,7 +216,7 @@ class Outbox:
                 return sorted(await cursor.fetchall(), key=lambda event: event.id)
 
     async def record(
-        self, settlements: Iterable[Settlement], marks: Iterable[Mark], *, again: bool = False
+        self, settlements: Sequence[Settlement], marks: Sequence[Mark], *, again: bool = False
     ) -> set[tuple[int, int]]:
         """Write outcomes and marks durably; gives the fences of those that were still this worker's to write.
 
