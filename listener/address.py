@@ -129,9 +129,11 @@ def mask(text: str, known: Address | None = None) -> str:
     if known is not None and (known.local.lower() in text.lower() or not (known.local.isascii() and text.isascii())):
         local = re.compile(rf"(?<!\w){re.escape(known.local)}(?!\w)", re.IGNORECASE)
         text = local.sub(lambda found: f"{found[0][0]}***", text)
-    masked = _HIDDEN.sub(lambda found: f"{found[1] or ''}***{found[2] or found[3]}", text)
-    escaped = _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], masked)
-    return escaped if len(escaped) <= _MAX_MASKED else escaped[: _MAX_MASKED - 1] + "…"
+    if "@" in text or "40" in text or "\uff20" in text:
+        text = _HIDDEN.sub(lambda found: f"{found[1] or ''}***{found[2] or found[3]}", text)
+    if not text.isprintable():
+        text = _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+    return text if len(text) <= _MAX_MASKED else text[: _MAX_MASKED - 1] + "…"
 
 
 def _a_label(domain: str) -> str:
