@@ -25,7 +25,7 @@ class Size:
     changes: int = 200
     backlogs: tuple[int, ...] = (1_000, 5_000, 20_000)
     settled: tuple[int, ...] = (0, 1_000_000, 5_000_000)
-    after: int = 20_000
+    after: int = 10_000
     clients: tuple[int, ...] = (1, 8, 32)
     seconds: float = 4
     bulk: int = 100_000
@@ -94,7 +94,7 @@ def main() -> None:
         for part in given.parts or chosen:
             rounds = given.repeat or size.repeat
             found = (
-                deliver.settled(stage, size.settled, size.after, min(rounds, 3))
+                deliver.settled(stage, size.settled, size.after, rounds)
                 if part == "settled"
                 else measured(stage, part, chosen[part], rounds)
             )

@@ -151,13 +151,15 @@ def soak(stage: Stage, total: int, rate: int, every: float = 2.0) -> Result:
                     changed += last - first + 1
                 if (now := time.monotonic()) - sampled > every:
                     row = db.run(
-                        "SELECT sum(calls), sum(total_exec_time) FROM pg_stat_statements WHERE query LIKE '-- name: claim%%'"
+                        # Without its name, which is a comment before it: those are cut off there.
+                        "SELECT sum(calls), sum(total_exec_time) FROM pg_stat_statements"
+                        " WHERE query LIKE '%%UPDATE pgherald.outbox%%pg_current_snapshot()%%'"
                     )[0]
                     made, took = int(row[0] or 0) - calls, float(row[1] or 0) - spent
                     calls, spent = calls + made, spent + took
                     samples.append({
                         "s": round(now - began, 1), "mails": sink.count, "waiting": changed - sink.count,
-                        "mb": round(machine.megabytes(daemon.pid), 1), "claim_ms": round(took / max(made, 1), 3),
+                        "mb": round(machine.megabytes(daemon.pid), 1), "claim_ms": round(took / made, 3),
                     })  # fmt: skip
                     sampled = now
                 time.sleep(0.01)
