@@ -93,8 +93,10 @@ def main() -> None:
         }
         for part in given.parts or chosen:
             rounds = given.repeat or size.repeat
+            # Its table keeps what was sent, so that every drain takes rows of its own.
+            most = size.rows // (len(size.settled) * size.after)
             found = (
-                deliver.settled(stage, size.settled, size.after, rounds)
+                deliver.settled(stage, size.settled, size.after, min(rounds, most))
                 if part == "settled"
                 else measured(stage, part, chosen[part], rounds)
             )

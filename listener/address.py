@@ -129,6 +129,7 @@ def mask(text: str, known: Address | None = None) -> str:
     if known is not None and (known.local.lower() in text.lower() or not (known.local.isascii() and text.isascii())):
         local = re.compile(rf"(?<!\w){re.escape(known.local)}(?!\w)", re.IGNORECASE)
         text = local.sub(lambda found: f"{found[0][0]}***", text)
+    # Nearly every reply that is read has none of these, and to ask for them is cheaper than the patterns.
     if "@" in text or "40" in text or "\uff20" in text:
         text = _HIDDEN.sub(lambda found: f"{found[1] or ''}***{found[2] or found[3]}", text)
     if not text.isprintable():
