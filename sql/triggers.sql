@@ -67,15 +67,20 @@ WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_thr
 -- is left out. It must not fail the application's write, and a setting that came with the connection may be no text in the
 -- database's encoding: so its bytes are counted, and left() is not called, which fails at half a character. A regular
 -- expression overlooks half a character at the end; with three more behind it, it is a whole one, and seen.
+CREATE OR REPLACE FUNCTION pgherald.traceparent() RETURNS text
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $traceparent$ SELECT $text$
+        CASE WHEN pg_catalog.octet_length(pg_catalog.current_setting('pgherald.traceparent', true)) OPERATOR(pg_catalog.=) 55
+                  AND (pg_catalog.current_setting('pgherald.traceparent', true) OPERATOR(pg_catalog.||) '---') COLLATE pg_catalog."C"
+                      OPERATOR(pg_catalog.~) '^[0-9a-f-]+$'
+             THEN pg_catalog.current_setting('pgherald.traceparent', true) END$text$ $traceparent$;
+
 DO $$
 BEGIN
     -- The look before it, because ALTER TABLE waits for everybody; the column, from version 1.
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute
                     WHERE attrelid = 'pgherald.outbox'::regclass AND attname = 'traceparent' AND atthasdef) THEN
-        ALTER TABLE pgherald.outbox ADD COLUMN IF NOT EXISTS traceparent text, ALTER COLUMN traceparent SET DEFAULT
-            CASE WHEN pg_catalog.octet_length(pg_catalog.current_setting('pgherald.traceparent', true)) = 55
-                      AND (pg_catalog.current_setting('pgherald.traceparent', true) || '---') COLLATE pg_catalog."C" ~ '^[0-9a-f-]+$'
-                 THEN pg_catalog.current_setting('pgherald.traceparent', true) END;
+        EXECUTE pg_catalog.format('ALTER TABLE pgherald.outbox ADD COLUMN IF NOT EXISTS traceparent text, ALTER COLUMN traceparent SET DEFAULT %s',
+                                  pgherald.traceparent());
     END IF;
 END $$;
 
@@ -326,12 +331,12 @@ BEGIN
     RETURN format($capture$
 BEGIN
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
-        INSERT INTO pgherald.outbox (rule, key) SELECT %1$L, %2$s FROM new_rows WHERE %3$s;
+        INSERT INTO pgherald.outbox (rule, key, traceparent) SELECT %1$L, %2$s, %7$s FROM new_rows WHERE %3$s;
     ELSIF NOT EXISTS (SELECT FROM old_rows WHERE %5$s) THEN
-        INSERT INTO pgherald.outbox (rule, key) SELECT %1$L, %2$s FROM new_rows WHERE %3$s;
+        INSERT INTO pgherald.outbox (rule, key, traceparent) SELECT %1$L, %2$s, %7$s FROM new_rows WHERE %3$s;
     ELSE
-        INSERT INTO pgherald.outbox (rule, key)
-        SELECT %1$L, news.key
+        INSERT INTO pgherald.outbox (rule, key, traceparent)
+        SELECT %1$L, news.key, %7$s
           FROM (SELECT (%2$s) COLLATE pg_catalog."C" FROM new_rows WHERE %3$s
                 EXCEPT ALL
                 SELECT (%4$s) COLLATE pg_catalog."C" FROM old_rows WHERE %5$s) AS news (key);
@@ -345,7 +350,9 @@ END $capture$, rule,
         format(in_value, 'new_rows', "column", pgherald.key_expression("table", ARRAY["column"], 'new_rows'), shown),
         pgherald.key_expression("table", key, 'old_rows'),
         format(in_value, 'old_rows', "column", pgherald.key_expression("table", ARRAY["column"], 'old_rows'), shown),
-        pgherald.gate());
+        pgherald.gate(),
+        -- Once a statement; the column's default would be worked out for each row.
+        format('(SELECT %s)', pgherald.traceparent()));
 END $body$;
 
 -- A row's key as text: the column itself, or, for several columns, an array literal, which is unambiguous.
