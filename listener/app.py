@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 from listener import __version__, metrics, schema
 from listener.breaker import Breaker
+from listener.carriers import Carriers
 from listener.composer import Composer
 from listener.config import Settings
 from listener.database import connect_async, lookup_pool, opened, outbox_pool, translated
@@ -54,6 +55,7 @@ class Daemon:
         )
         self._listener = Listener(settings.database.listen_url or settings.database.url, self._outbox.ring)
         self._recorder = Recorder(self._outbox)
+        self._pace = Pace(self._outbox_pool, settings.smtp.rate)
         self._breaker = Breaker()
         self._lease = Lease(self._outbox, self._listener, self._breaker, settings.delivery.lease)
         self._pulse = Pulse(self._outbox)
@@ -119,11 +121,11 @@ class Daemon:
             self._manager.ready(self._status)
             self._in_background(self._pulse.run())
             self._health.worker = worker
-            worker.start(self._in_background)
+            worker.carriers.start(self._in_background)
             try:
                 yield worker
             finally:
-                await worker.post.close()
+                await worker.carriers.post.close()
                 for task in self._background:
                     task.cancel()
                 await asyncio.gather(*self._background, return_exceptions=True)
@@ -189,17 +191,25 @@ class Daemon:
 
     def _worker(self, delivery: Delivery) -> Worker:
         settings = self._settings
+        carriers = Carriers(
+            self._outbox,
+            self._listener,
+            self._recorder,
+            transport(settings, self._breaker),
+            self._breaker,
+            self._pace,
+            sender=(settings.mail.envelope_from or settings.mail.sender).address,
+            connections=settings.smtp.connections,
+            poll=settings.delivery.poll,
+        )
         return Worker(
             self._outbox,
             self._lookup_pool,
             self._listener,
-            self._recorder,
             delivery,
-            transport(settings, self._breaker),
+            carriers,
             self._breaker,
-            Pace(self._outbox_pool, settings.smtp.rate),
-            sender=(settings.mail.envelope_from or settings.mail.sender).address,
-            connections=settings.smtp.connections,
+            self._pace,
             poll=settings.delivery.poll,
         )
 
@@ -256,10 +266,10 @@ class Daemon:
                 "reload_refused", error=str(exc), remedy="mend it and send SIGHUP again; the old ones stay in use"
             )
             return
-        old = worker.post
-        worker.delivery, worker.post = delivery, transport(settings, self._breaker)
-        worker.pace.ceiling = settings.smtp.rate
-        worker.sender = (settings.mail.envelope_from or settings.mail.sender).address
+        carriers, old = worker.carriers, worker.carriers.post
+        worker.delivery, carriers.post = delivery, transport(settings, self._breaker)
+        carriers.sender = (settings.mail.envelope_from or settings.mail.sender).address
+        self._pace.ceiling = settings.smtp.rate
         await old.close()
         for rule in settings.rules:
             metrics.known(rule)

@@ -1,5 +1,6 @@
 """What one configuration makes of a claimed event: lookup → render → bytes, and what the outcome means for the outbox."""
 
+import asyncio
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from psycopg import AsyncConnection
 from listener import unsubscribe
 from listener.address import Address, mask, parse_address
 from listener.composer import Composer
-from listener.errors import BadData
+from listener.errors import BadData, RuleBroken
+from listener.logs import log
 from listener.lookup import Lookup, Mailing, Unmailed
 from listener.message import message_key
 from listener.outbox import Event, Settlement, State
@@ -21,6 +23,7 @@ from listener.rules import Rule
 from listener.smtp import Accepted, HandOver, InDoubt, NotSent, Refused, Withheld
 
 _COVERED_AGAIN = 1.0
+_HELD = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Delivery:
         self._secret = secret
         self._max_attempts = max_attempts
         self._max_age = max_age
+        self._held: dict[str, float] = {}
 
     async def check(self, conn: AsyncConnection[Any]) -> None:
         """Try every rule against the database, without a row.
@@ -59,6 +63,19 @@ class Delivery:
         for name, lookup in self._lookups.items():
             self._composer.check(name, await lookup.check(conn))
             await unsubscribe.check(conn, name, lookup.rule)
+
+    @property
+    def unheld(self) -> list[str]:
+        """The rules of which events are to be claimed."""
+        now = asyncio.get_running_loop().time()
+        self._held = {rule: until for rule, until in self._held.items() if until > now}
+        return [rule for rule in self.rules if rule not in self._held]
+
+    def hold(self, rule: str, exc: RuleBroken) -> None:
+        """Claim no more of this rule for a while: what fails for every event must not fail any."""
+        if rule not in self._held:
+            log.error("rule_held", rule=rule, error=str(exc), remedy="mend it; it is tried again every 15 s")
+        self._held[rule] = asyncio.get_running_loop().time() + _HELD
 
     async def sort(self, rule: str, events: Iterable[Event], pool: Pool) -> list[Mailing | Settlement]:
         """Decide for each event of one rule whether it is to be mailed, with one query for all.

@@ -252,7 +252,7 @@ inline forget() {
     wish[c] = nothing; outcome[c] = available; in_hand[c] = false; claimed_in[c] = 0; yes[c] = false; marked[c] = false
 }
 
-/* Worker._carry: claim, look up, mark, hand over, settle. */
+/* Worker._drain, Carriers._carry: claim, look up, mark, hand over, settle. */
 proctype Carrier(byte c) {
 end_idle:
     do

@@ -67,7 +67,9 @@ class _Live(Collector):
         yield _gauge("breaker_open", "1: the mail server is in trouble, and nothing is claimed", self._breaker.is_open)
         yield _gauge("listening", "1: hears the bell; 0: polls", self._listener.hearing)
         yield _gauge("leading", "1: this one works the gate", self._listener.leading)
-        yield _gauge("in_hand", "Events claimed and not yet settled", worker.in_hand if worker is not None else 0)
+        yield _gauge(
+            "in_hand", "Events claimed and not yet settled", len(worker.carriers.in_hand) if worker is not None else 0
+        )
         yield _gauge("database_up", "1: the database answers", self._seen is not None)
         if self._seen is None:
             return

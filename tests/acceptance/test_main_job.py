@@ -8,6 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from listener.rules import default_rules
 from tests.support import wait_until
 from tests.support.command import Pgherald
 from tests.support.database import Database
@@ -348,6 +349,33 @@ def test_sighup_takes_good_templates_and_refuses_bad_ones(
         first, second = mail.wait_for(2)
     assert first.email.get_body(("plain",)).get_content().startswith("First Café")
     assert second.email.get_body(("plain",)).get_content().startswith("Second Café")
+
+
+def test_a_rule_taken_out_while_its_mail_waits_for_its_slot(
+    database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
+) -> None:
+    database.execute("SELECT pgherald.watch('applied', 'public.dateplan', value => 'AP')")
+    verified = default_rules()[RULE].lookup
+    rule = (
+        f'[rules.{{}}]\ntable = "public.dateplan"\nbecomes = "{{}}"\ntemplate = "{RULE}"\nlookup = """{verified}"""\n'
+    )
+    without = "[smtp]\nrate = 8\n" + rule.format(RULE, "VE")
+    both = without + rule.format("applied", "AP")
+    config = tmp_path / "pgherald.toml"
+    config.write_text(both)
+    plans = add_plans(database, 8)
+    with pgherald.daemon("--config", str(config)) as daemon:
+        database.execute("UPDATE public.dateplan SET status = 'AP' WHERE id BETWEEN %s AND %s", (plans[0], plans[-1]))
+        # Of the four that may go in half a second, three wait.
+        mail.wait_for(1)
+        config.write_text(without)
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_event("reloaded", rules=[RULE])
+        mail.wait_for(4)
+        config.write_text(both)
+        daemon.signal(signal.SIGHUP)
+        mail.wait_for(8)
+    assert states(database) == {"sent": 8}
 
 
 def test_a_rule_that_breaks_while_running_is_held_and_nothing_fails(

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from listener.breaker import Breaker
+from listener.carriers import Carriers
 from listener.database import opened, outbox_pool
 from listener.listen import Listener
 from listener.outbox import Event, Outbox, Settlement
@@ -30,6 +31,7 @@ class Taken:
 
     def __init__(self) -> None:
         self.rules = default_rules()
+        self.unheld = list(self.rules)
         self.at: dict[int, float] = {}
 
     async def sort(self, rule: str, events: Iterable[Event], pool: Any) -> list[Settlement]:
@@ -68,18 +70,27 @@ async def at_work(database: Database, kind: type[Sleeper] = Sleeper) -> AsyncIte
         listener = Listener(database.url, outbox.ring)
         recorder = Recorder(outbox)
         taken = Taken()
+        breaker, pace = Breaker(), Pace(pool, None)
+        carriers = Carriers(
+            outbox,
+            listener,
+            recorder,
+            None,  # type: ignore[arg-type]
+            breaker,
+            pace,
+            sender=None,  # type: ignore[arg-type]
+            connections=8,
+            poll=POLL,
+        )
         worker = kind(
             outbox,
             pool,
             listener,
-            recorder,
-            taken,
-            None,
-            Breaker(),
-            Pace(pool, None),
-            sender=None,
-            connections=8,
-            poll=POLL,  # type: ignore[arg-type]
+            taken,  # type: ignore[arg-type]
+            carriers,
+            breaker,
+            pace,
+            poll=POLL,
         )
         tasks = [asyncio.create_task(listener.keep()), asyncio.create_task(recorder.run())]
         await listener.ready.wait()
