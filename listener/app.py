@@ -5,15 +5,16 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from listener import __version__, metrics, schema
 from listener.breaker import Breaker
 from listener.carriers import Carriers
-from listener.composer import Composer
+from listener.composer import Composer, templates
 from listener.config import Settings
 from listener.database import connect_async, lookup_pool, opened, outbox_pool, translated
 from listener.delivery import Delivery
+from listener.dispatch import transport
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.health import Health
 from listener.lease import Lease
@@ -22,13 +23,10 @@ from listener.logs import log
 from listener.notify import ServiceManager
 from listener.outbox import Outbox
 from listener.pace import Pace
-from listener.post import Post
 from listener.pulse import Pulse
 from listener.recorder import Recorder
 from listener.render import Templates
 from listener.retry import Trouble
-from listener.smtp import Server, Timeouts, tls_context
-from listener.transport import Console, Maildir, Transport
 from listener.unsubscribe import signing_key
 from listener.worker import Worker
 
@@ -198,7 +196,7 @@ class Daemon:
             transport(settings, self._breaker),
             self._breaker,
             self._pace,
-            sender=(settings.mail.envelope_from or settings.mail.sender).address,
+            sender=settings.mail.return_path,
             connections=settings.smtp.connections,
             poll=settings.delivery.poll,
         )
@@ -268,7 +266,7 @@ class Daemon:
             return
         carriers, old = worker.carriers, worker.carriers.post
         worker.delivery, carriers.post = delivery, transport(settings, self._breaker)
-        carriers.sender = (settings.mail.envelope_from or settings.mail.sender).address
+        carriers.sender = settings.mail.return_path
         self._pace.ceiling = settings.smtp.rate
         await old.close()
         for rule in settings.rules:
@@ -283,10 +281,6 @@ async def _set_within(seconds: float, event: asyncio.Event) -> None:
             await event.wait()
 
 
-def templates(settings: Settings) -> Templates:
-    return Templates({rule.template for rule in settings.rules.values()}, settings.mail.templates)
-
-
 def _tell_staging(settings: Settings) -> None:
     """Said aloud, because in production it would be a mistake."""
     mail = settings.mail
@@ -297,34 +291,3 @@ def _tell_staging(settings: Settings) -> None:
             **({"allow": list(mail.allow)} if mail.allow is not None else {}),
             **({"redirect_to": mail.redirect_to.masked} if mail.redirect_to is not None else {}),
         )
-
-
-def transport(settings: Settings, breaker: Breaker) -> Transport:
-    match settings.mail.transport:
-        case "smtp":
-            return post(settings, breaker)
-        case "file":
-            assert settings.mail.directory is not None
-            return Maildir(settings.mail.directory, breaker)
-        case "console":
-            return Console(breaker)
-        case _:
-            assert_never(settings.mail.transport)
-
-
-def post(settings: Settings, breaker: Breaker) -> Post:
-    smtp = settings.smtp
-    url = smtp.server
-    server = Server(
-        host=url.host,
-        port=url.port,
-        security=url.security,
-        username=url.username,
-        password=url.password,
-        xoauth2=smtp.auth == "xoauth2",
-        ehlo_name=smtp.ehlo_name,
-        timeouts=Timeouts(
-            connect=smtp.connect_timeout, command=smtp.command_timeout, data=smtp.data_timeout, dot=smtp.dot_timeout
-        ),
-    )
-    return Post(server, tls_context(smtp.ca_file), smtp.connections, breaker)

@@ -29,6 +29,11 @@ class Message:
     octets: bytes
 
 
+def templates(settings: Settings) -> Templates:
+    """Those of all rules. Raises `RuleBroken`."""
+    return Templates({rule.template for rule in settings.rules.values()}, settings.mail.templates)
+
+
 class Composer:
     """Makes the messages of every rule, the same for the same row. Raises `ConfigError` for a header that cannot be."""
 

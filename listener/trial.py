@@ -53,9 +53,10 @@ async def send(settings: Settings, transport: Transport, message: Message) -> Re
     async def permission() -> bool:
         return True
 
-    sender = (settings.mail.envelope_from or settings.mail.sender).address
     try:
-        outcome = await transport.hand_over(sender, message.recipient, message.octets, permission, message.key)
+        outcome = await transport.hand_over(
+            settings.mail.return_path, message.recipient, message.octets, permission, message.key
+        )
     finally:
         await transport.close()
     match outcome:

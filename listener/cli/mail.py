@@ -7,11 +7,13 @@ from typing import Any
 
 import click
 
-from listener import app, gallery, logs, sample, trial
+from listener import gallery, logs, sample, trial
 from listener.address import Address, parse_address
 from listener.breaker import Breaker
 from listener.cli.options import configured, settings, the_rule
+from listener.composer import templates
 from listener.config import Settings
+from listener.dispatch import transport
 from listener.errors import BadData, PgheraldError
 from listener.guard import Guard
 from listener.rules import Rule, parse_key
@@ -39,7 +41,7 @@ def preview(rule: str, key: str | None, out: Path | None, config_file: Path | No
     """
     loaded = settings(config_file)
     watched = the_rule(loaded, rule)
-    shown = asyncio.run(sample.make(loaded, app.templates(loaded), rule, _stored(watched, key)))
+    shown = asyncio.run(sample.make(loaded, templates(loaded), rule, _stored(watched, key)))
     if shown.note:
         click.echo(f"note: {shown.note}", err=True)
     if out is None:
@@ -106,13 +108,13 @@ async def _send_test(loaded: Settings, to: Address, rule: str | None, key: str |
     if rule is None:
         message = trial.note(loaded, to, where)
     else:
-        message = (await sample.make(loaded, app.templates(loaded), rule, key, to)).message
+        message = (await sample.make(loaded, templates(loaded), rule, key, to)).message
     patient = {name: min(getattr(loaded.smtp, name), most) for name, most in _PATIENCE.items()}
     hasty = loaded.model_copy(update={"smtp": loaded.smtp.model_copy(update=patient)})
     click.echo(f"from {loaded.mail.sender.address} to {message.recipient} through {where}")
     if message.recipient != to:
         click.echo(f"not to {to}: [mail] redirect_to is set")
-    reply = await trial.send(loaded, app.transport(hasty, Breaker()), message)
+    reply = await trial.send(loaded, transport(hasty, Breaker()), message)
     click.echo(f"accepted: {reply}")
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from listener import config
 from listener.config import Settings
 from listener.rules import Rule
+from listener.values import parse_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,7 +49,7 @@ class _Duration(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            return float(str(config.parse_duration(value)))
+            return float(str(parse_duration(value)))
         except ValueError as exc:
             self.fail(str(exc), param, ctx)
 

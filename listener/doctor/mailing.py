@@ -12,13 +12,14 @@ from psycopg.rows import dict_row
 
 from listener.advice import advice
 from listener.database import lookup_pool, opened
+from listener.dispatch import server
 from listener.doctor.examination import QUERIES, Examination, Sample
 from listener.doctor.finding import Seen, fault, ok, warn
 from listener.errors import BadData, ConfigError, RuleBroken
 from listener.lookup import Lookup
 from listener.replies import Scope
 from listener.rules import NAME, Rule
-from listener.smtp import Connection, Server, ServerTrouble, Timeouts, tls_context
+from listener.smtp import Connection, ServerTrouble, Timeouts, tls_context
 
 LARGE = 1000
 _SAMPLE = 100
@@ -165,18 +166,8 @@ async def smtp(examination: Examination) -> Seen:
     url = settings.server
     place = f"{url.host}:{url.port}"
     try:
-        server = Server(
-            host=url.host,
-            port=url.port,
-            security=url.security,
-            username=url.username,
-            password=url.password,
-            xoauth2=settings.auth == "xoauth2",
-            ehlo_name=settings.ehlo_name,
-            timeouts=_TIMEOUTS,
-        )
         async with asyncio.timeout(_PATIENCE):
-            connection = await Connection.open(server, tls_context(settings.ca_file))
+            connection = await Connection.open(server(settings, _TIMEOUTS), tls_context(settings.ca_file))
             await connection.close()
     except ConfigError as exc:
         return fault(str(exc), "correct it in [smtp]")
