@@ -17,8 +17,13 @@ from listener import __version__
 from listener.database import translated
 from listener.pool import Pool
 from listener.queries import load
+from listener.rules import array_literal
 
-_QUERIES = load("outbox")
+QUERIES = load("outbox")
+QUERIES["record"] = (
+    f"-- name: record\nWITH settled AS ({QUERIES['settle']}), marked AS ({QUERIES['mark']})\n"  # noqa: S608 - of our own files
+    "SELECT id, claim FROM settled UNION ALL SELECT id, claim FROM marked"
+)
 
 State = Literal["available", "in_doubt", "sent", "skipped", "failed"]
 
@@ -165,7 +170,7 @@ class Outbox:
     async def peers(self) -> list[Peer]:
         with translated():
             async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Peer)) as cursor:
-                await cursor.execute(_QUERIES["peers"], {"worker": self.worker})
+                await cursor.execute(QUERIES["peers"], {"worker": self.worker})
                 return await cursor.fetchall()
 
     async def bury(self, dead: Sequence[Peer]) -> Burial:
@@ -179,11 +184,11 @@ class Outbox:
         }
         with translated():
             async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Burial)) as cursor:
-                await cursor.execute(_QUERIES["bury"], values)
+                await cursor.execute(QUERIES["bury"], values)
                 burial = await cursor.fetchone()
                 assert burial is not None
                 if burial.due:
-                    await conn.execute(_QUERIES["resend"])
+                    await conn.execute(QUERIES["resend"])
         return burial
 
     async def end_sessions(self, dead: Sequence[Peer]) -> None:
@@ -204,12 +209,13 @@ class Outbox:
         with translated():
             async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Event)) as cursor:
                 await cursor.execute(
-                    _QUERIES["claim"],
+                    QUERIES["claim"],
                     {
                         "worker": self.worker,
                         "number": next(self._claims),
                         "name": self.name,
-                        "rules": list(rules),
+                        # A list would be looked at element by element, in Python.
+                        "rules": array_literal(rules),
                         "limit": limit,
                     },
                 )
@@ -225,12 +231,15 @@ class Outbox:
         `again`: it was tried before, and may have been written although no answer came.
         """
         # As JSON: of an array for each column, psycopg looks at every element in Python, which takes three times as long.
-        settled = _json(self._written(settlement) for settlement in settlements)
-        marked = _json({"id": m.event.id, "claim": m.event.claim, "recipient": m.recipient} for m in marks)
-        messages = [_packed(mark.message) for mark in marks]
-        rows = await self._run("record", settled=settled, hold=self.hold, marked=marked, messages=messages)
-        if again:
-            rows += await self._run("recorded", settled=settled)
+        values: dict[str, object] = {}
+        if settlements:
+            values |= {"settled": _json(self._written(each) for each in settlements), "hold": self.hold}
+        if marks:
+            marked = _json({"id": m.event.id, "claim": m.event.claim, "recipient": m.recipient} for m in marks)
+            values |= {"marked": marked, "messages": [_packed(mark.message) for mark in marks]}
+        rows = await self._run("record" if settlements and marks else "settle" if settlements else "mark", **values)
+        if again and settlements:
+            rows += await self._run("recorded", settled=values["settled"])
         return {(row[0], row[1]) for row in rows}
 
     async def waiting(self, rules: Sequence[str]) -> tuple[int, int, int]:
@@ -273,7 +282,7 @@ class Outbox:
     async def _run(self, query: str, **values: Any) -> list[Any]:
         with translated():
             async with self._pool.connection() as conn:
-                cursor = await conn.execute(_QUERIES[query], values)
+                cursor = await conn.execute(QUERIES[query], values)
                 return await cursor.fetchall() if cursor.description else []
 
 

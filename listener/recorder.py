@@ -54,7 +54,8 @@ class Recorder:
                 self._settlements = settlements + self._settlements
                 again = True
                 await self._outbox.pause(trouble.met(exc, outcomes=len(self._settlements)))
-                self._work.set()
+                if self._settlements:
+                    self._work.set()
                 continue
             again = False
             trouble.over()

@@ -1,6 +1,7 @@
 """What to watch and what to send."""
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -112,7 +113,7 @@ def show_key(rule: Rule, key: str) -> str:
     return key[1:-1]
 
 
-def array_literal(parts: list[str]) -> str:
+def array_literal(parts: Iterable[str]) -> str:
     """As PostgreSQL writes a text[] (manual, 8.15.6): quoted only where it must be."""
     return "{" + ",".join(_element(part) for part in parts) + "}"
 

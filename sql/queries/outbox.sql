@@ -36,45 +36,45 @@ RETURNING o.id, o.rule, o.key, o.attempt, o.doubts, o.captured_at,
               AND s.doubts = 0      -- a second sending repeats the bytes of the first, older than its claim
               AND pg_visible_in_snapshot(o.captured_xid, s.snapshot) AND s.claimed_at >= o.captured_at) AS covered;
 
--- name: record
--- Outcomes and marks in one transaction: one flush of the WAL for all that has gathered since the last.
--- Every row names its claim. Where the claim has changed, the event is another's, and nothing is written.
-WITH settled AS (
-    UPDATE pgherald.outbox AS o
-       SET state = s.state,
-           reason = s.reason,
-           attempt = o.attempt + s.counts,
-           doubts = CASE WHEN s.state = 'in_doubt' THEN o.doubts + 1
-                         WHEN s.state = 'available' AND o.state = 'in_doubt' THEN o.doubts - 1    -- it was not sent, as is known now
-                         ELSE o.doubts END,
-           scheduled_at = CASE WHEN s.state = 'in_doubt' AND (%(hold)s OR o.doubts > 0) THEN NULL
-                               WHEN s.delay IS NULL THEN coalesce(o.scheduled_at, now())
-                               ELSE now() + make_interval(secs => s.delay) END,
-           settled_at = CASE WHEN s.state IN ('sent', 'skipped', 'failed') THEN now() END,
-           claim = CASE WHEN s.state <> 'available' THEN o.claim END,
-           claimed_by = CASE WHEN s.state <> 'available' THEN o.claimed_by END,
-           recipient = CASE WHEN s.state = 'in_doubt' OR s.state = 'available' AND o.doubts > (o.state = 'in_doubt')::integer THEN o.recipient END,
-           message = CASE WHEN s.state = 'in_doubt' OR s.state = 'available' AND o.doubts > (o.state = 'in_doubt')::integer THEN o.message END,
-           history = CASE WHEN s.what IS NULL THEN o.history
-                          ELSE pgherald.noted(o.history, s.what || CASE WHEN o.state IN ('in_doubt', 'available') THEN '_late' ELSE '' END, s.detail) END
-      FROM json_to_recordset(%(settled)s::json)
-           AS s (id bigint, claim bigint, state text, reason text, counts integer, delay float8, what text, detail text)
-     WHERE o.id = ANY (ARRAY[s.id]) AND o.claim = s.claim
-       AND (o.state IN ('claimed', 'transmitting') OR o.state = 'in_doubt' AND s.state <> 'in_doubt'
-            -- To be sent once more, and not yet taken up for that.
-            OR o.state = 'available' AND s.state IN ('sent', 'failed'))
-    RETURNING s.id, s.claim),
-marked AS (
-    UPDATE pgherald.outbox AS o
-       SET state = 'transmitting',
-           recipient = m.recipient,
-           message = m.message,
-           history = pgherald.noted(o.history, 'transmitting', 'consent given')
-      FROM ROWS FROM (json_to_recordset(%(marked)s::json) AS (id bigint, claim bigint, recipient text), unnest(%(messages)b::bytea[]))
-           AS m (id, claim, recipient, message)
-     WHERE o.id = ANY (ARRAY[m.id]) AND o.claim = m.claim AND o.state || '' = 'claimed'
-    RETURNING m.id, m.claim)
-SELECT id, claim FROM settled UNION ALL SELECT id, claim FROM marked;
+-- name: settle
+-- Outcomes. Every row names its claim: where that has changed, the event is another's, and nothing is written.
+-- What has gathered since the last flush of the WAL goes in one: where there are marks, too, in one statement, `record`, that
+-- is made of this and the next.
+UPDATE pgherald.outbox AS o
+   SET state = s.state,
+       reason = s.reason,
+       attempt = o.attempt + s.counts,
+       doubts = CASE WHEN s.state = 'in_doubt' THEN o.doubts + 1
+                     WHEN s.state = 'available' AND o.state = 'in_doubt' THEN o.doubts - 1    -- it was not sent, as is known now
+                     ELSE o.doubts END,
+       scheduled_at = CASE WHEN s.state = 'in_doubt' AND (%(hold)s OR o.doubts > 0) THEN NULL
+                           WHEN s.delay IS NULL THEN coalesce(o.scheduled_at, now())
+                           ELSE now() + make_interval(secs => s.delay) END,
+       settled_at = CASE WHEN s.state IN ('sent', 'skipped', 'failed') THEN now() END,
+       claim = CASE WHEN s.state <> 'available' THEN o.claim END,
+       claimed_by = CASE WHEN s.state <> 'available' THEN o.claimed_by END,
+       recipient = CASE WHEN s.state = 'in_doubt' OR s.state = 'available' AND o.doubts > (o.state = 'in_doubt')::integer THEN o.recipient END,
+       message = CASE WHEN s.state = 'in_doubt' OR s.state = 'available' AND o.doubts > (o.state = 'in_doubt')::integer THEN o.message END,
+       history = CASE WHEN s.what IS NULL THEN o.history
+                      ELSE pgherald.noted(o.history, s.what || CASE WHEN o.state IN ('in_doubt', 'available') THEN '_late' ELSE '' END, s.detail) END
+  FROM json_to_recordset(%(settled)s::json)
+       AS s (id bigint, claim bigint, state text, reason text, counts integer, delay float8, what text, detail text)
+ WHERE o.id = ANY (ARRAY[s.id]) AND o.claim = s.claim
+   AND (o.state IN ('claimed', 'transmitting') OR o.state = 'in_doubt' AND s.state <> 'in_doubt'
+        -- To be sent once more, and not yet taken up for that.
+        OR o.state = 'available' AND s.state IN ('sent', 'failed'))
+RETURNING s.id, s.claim;
+
+-- name: mark
+UPDATE pgherald.outbox AS o
+   SET state = 'transmitting',
+       recipient = m.recipient,
+       message = m.message,
+       history = pgherald.noted(o.history, 'transmitting', 'consent given')
+  FROM ROWS FROM (json_to_recordset(%(marked)s::json) AS (id bigint, claim bigint, recipient text), unnest(%(messages)b::bytea[]))
+       AS m (id, claim, recipient, message)
+ WHERE o.id = ANY (ARRAY[m.id]) AND o.claim = m.claim AND o.state || '' = 'claimed'
+RETURNING m.id, m.claim;
 
 -- name: recorded
 -- What an earlier try has written whose answer was lost.

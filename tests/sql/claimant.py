@@ -7,9 +7,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import DictRow, dict_row
 
-from listener.queries import load
+from listener.outbox import QUERIES
 
-QUERIES = load("outbox")
 RULE = "dateplan_verified"
 
 
@@ -79,13 +78,17 @@ class Claimant:
         self, settlements: list[tuple[Any, ...]], marks: list[tuple[Any, ...]], *, hold: bool = False
     ) -> set[int]:
         """The ids of those that were still this claim's to write."""
-        settled = ("id", "claim", "state", "reason", "counts", "delay", "what", "detail")
-        values = {
-            "settled": json.dumps([dict(zip(settled, row, strict=True)) for row in settlements]),
-            "marked": json.dumps([{"id": id, "claim": claim, "recipient": to} for id, claim, to, _ in marks]),
-            "messages": [message for *_, message in marks],
-        }
-        return {row["id"] for row in self._run("record", hold=hold, **values)}
+        columns = ("id", "claim", "state", "reason", "counts", "delay", "what", "detail")
+        settled = json.dumps([dict(zip(columns, row, strict=True)) for row in settlements])
+        marked = json.dumps([{"id": id, "claim": claim, "recipient": to} for id, claim, to, _ in marks])
+        messages = [message for *_, message in marks]
+        if not marks:
+            rows = self._run("settle", hold=hold, settled=settled)
+        elif not settlements:
+            rows = self._run("mark", marked=marked, messages=messages)
+        else:
+            rows = self._run("record", hold=hold, settled=settled, marked=marked, messages=messages)
+        return {row["id"] for row in rows}
 
     def _run(self, query: str, **values: Any) -> list[DictRow]:
         with self.conn.cursor(row_factory=dict_row) as cursor:

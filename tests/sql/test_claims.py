@@ -252,7 +252,7 @@ def test_the_claims_plan_stays_when_the_table_grows(database: Database, statisti
 
 
 @pytest.mark.parametrize("events", [0, 1, 20_000])
-@pytest.mark.parametrize("query", ["record", "recorded", "disown", "bury", "resend"])
+@pytest.mark.parametrize("query", ["record", "settle", "mark", "recorded", "disown", "bury", "resend"])
 def test_no_plan_reads_what_is_settled(database: Database, query: str, events: int) -> None:
     """Planned while nothing was claimed yet, a write read the whole index of what had left `available`."""
     conn = database.connect()

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from listener.errors import DatabaseUnavailable
 from listener.outbox import Event, Mark, Settlement
 from listener.recorder import Recorder
 
@@ -26,4 +27,35 @@ async def test_one_event_in_hand_under_two_claims_is_sent_under_one() -> None:
     lost = recorder.settle(Settlement(EVENT, "sent"))
     running = asyncio.create_task(recorder.run())
     assert await asyncio.gather(old, new, lost) == [False, True, False]
+    running.cancel()
+
+
+class AwayAtFirst:
+    """An outbox whose database answers from the second try on; notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    async def record(
+        self, settlements: list[Settlement], marks: list[Mark], *, again: bool = False
+    ) -> set[tuple[int, int]]:
+        self.asked.append((len(settlements), len(marks)))
+        if len(self.asked) == 1:
+            raise DatabaseUnavailable("away")
+        return {(7, 40)}
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+
+async def test_after_a_mark_that_failed_nothing_is_left_to_write() -> None:
+    outbox = AwayAtFirst()
+    recorder = Recorder(outbox)  # type: ignore[arg-type]
+    running = asyncio.create_task(recorder.run())
+    assert not await recorder.mark(Mark(EVENT, "a@example.org", b""))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert await recorder.mark(Mark(EVENT, "a@example.org", b""))
+    assert await recorder.settle(Settlement(EVENT, "sent"))
+    assert outbox.asked == [(0, 1), (0, 1), (1, 0)]
     running.cancel()
