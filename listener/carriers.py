@@ -22,7 +22,7 @@ from listener.replies import Scope
 from listener.smtp import Accepted, NotSent, Refused
 from listener.transport import Transport
 
-FRESH = 2.0
+_FRESH = 2.0
 _AHEAD = 0.5
 _MOST = 500
 _LAST_WORDS = 2.0
@@ -117,15 +117,23 @@ class Carriers:
             async with asyncio.timeout(seconds):
                 await self._freed.wait()
 
+    async def empty(self, seconds: float | None = None) -> bool:
+        """Wait until nothing is in hand, no longer than `seconds`; whether that came about."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._hand:
+                    await self.freed()
+        return not self._hand
+
     async def stop(self, grace: float) -> None:
         """Bring what is past the final dot to its end, give the rest back. `grace` in seconds."""
         self._stopping = True
         self._freed.set()
-        if not await self._empty_handed(grace):
+        if not await self.empty(grace):
             # Nobody waits ten minutes for a reply at shutdown: what has no answer by now is in doubt, and told so.
             log.error("grace_over", unsettled=len(self._hand))
             self.post.abort()
-            await self._empty_handed(_LAST_WORDS)
+            await self.empty(_LAST_WORDS)
 
     async def _carry(self) -> None:
         loop = asyncio.get_running_loop()
@@ -135,7 +143,7 @@ class Carriers:
             if at is not None:
                 await asyncio.sleep(at - loop.time())
             unpaced = at is None and self._pace.limited
-            if self._stopping or self._breaker.is_open or unpaced or loop.time() - looked_up > FRESH:
+            if self._stopping or self._breaker.is_open or unpaced or loop.time() - looked_up > _FRESH:
                 # The answer about consent has grown old, or nobody is there to take the mail, or not that much of it:
                 # back, for whoever can.
                 self.settle(Settlement(mailing.event, "available"))
@@ -207,13 +215,3 @@ class Carriers:
                 )
 
         return report
-
-    async def _empty_handed(self, limit: float) -> bool:
-        try:
-            async with asyncio.timeout(limit):
-                while self._hand:
-                    self._freed.clear()
-                    await self._freed.wait()
-        except TimeoutError:
-            return False
-        return True

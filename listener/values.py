@@ -13,7 +13,7 @@ from listener.address import Address, Mailbox, parse_address, parse_mailbox
 from listener.errors import BadData
 from listener.guard import parse_allowed
 
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -162,7 +162,7 @@ def parse_smtp_url(url: str) -> SmtpServer:
     security: Literal["starttls", "tls", "off"]
     if parts.scheme == "smtps":
         security = "tls"
-    elif starttls == "off" or (parts.hostname in _LOOPBACK and "starttls" not in parts.query):
+    elif starttls == "off" or (parts.hostname in LOOPBACK and "starttls" not in parts.query):
         security = "off"
     else:
         security = "starttls"

@@ -147,8 +147,7 @@ class Worker:
         """Deliver what is due, to the last. False when the mail server was not there for it."""
         while True:
             claimed = await self._drain()
-            while self.carriers.in_hand:
-                await self.carriers.freed()
+            await self.carriers.empty()
             if self._breaker.is_open or not claimed:
                 return self.carriers.reached and not self._breaker.is_open
 

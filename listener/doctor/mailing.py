@@ -20,6 +20,7 @@ from listener.lookup import Lookup
 from listener.replies import Scope
 from listener.rules import NAME, Rule
 from listener.smtp import Connection, ServerTrouble, Timeouts, tls_context
+from listener.values import LOOPBACK
 
 LARGE = 1000
 _SAMPLE = 100
@@ -180,6 +181,6 @@ async def smtp(examination: Examination) -> Seen:
         url.security
     ]
     seen = f"{place} answers, {secured}" + (f", logged in as {url.username}" if url.username else "")
-    if url.security == "off" and url.host not in ("localhost", "127.0.0.1", "::1"):
+    if url.security == "off" and url.host not in LOOPBACK:
         return warn(seen + ": addresses and places can be read on the way", "take ?starttls=off out of [smtp] url")
     return ok(seen)
