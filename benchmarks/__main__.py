@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import deliver, machine, plots, report, writers
+from benchmarks import deliver, machine, plots, report, scale, writers
 from benchmarks.stage import Stage
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,11 +31,37 @@ class Size:
     bulk: int = 100_000
     rates: tuple[int, ...] = (25, 50, 100, 200, 400, 800)
     pair: int = 4_000
+    daemons: tuple[int, ...] = (1, 2, 4, 8, 16)
+    each: int = 800
+    halves: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    events: int = 40_000
+    purged: int = 500_000
+    partitions: tuple[int, ...] = (0, 8, 32)
     soak: int = 1_000_000
     soak_rate: int = 2_000
 
 
-QUICK = Size(1, 20_000, 20, (200,), (0, 2_000), 200, (2,), 1, 2_000, (100,), 200, 2_000, 500)
+QUICK = Size(
+    1,
+    20_000,
+    20,
+    (200,),
+    (0, 2_000),
+    200,
+    (2,),
+    1,
+    2_000,
+    (100,),
+    200,
+    (2,),
+    50,
+    (2,),
+    2_000,
+    2_000,
+    (0, 2),
+    2_000,
+    500,
+)
 
 
 def parts(size: Size) -> dict[str, list[Case]]:
@@ -54,6 +80,10 @@ def parts(size: Size) -> dict[str, list[Case]]:
         "bulk": [(case, lambda s, case=case: writers.bulk(s, case, size.bulk)) for case in writers.BULK],
         "gate": [(f"{r}", lambda s, r=r: writers.gate(s, r, size.seconds)) for r in size.rates],
         "pair": [(f"{n}", lambda s, n=n: deliver.pair(s, n, size.pair)) for n in (1, 2)],
+        "daemons": [(f"{n}", lambda s, n=n: scale.daemons(s, n, size.each)) for n in size.daemons],
+        "primary": [(f"{n}", lambda s, n=n: scale.primary(s, n, size.events)) for n in size.halves],
+        "partitions": [(f"{n}", lambda s, n=n: scale.partitions(s, n, size.backlogs[-1])) for n in size.partitions],
+        "retention": [("purge", lambda s: scale.retention(s, size.purged))],
         "settled": [],
         "soak": [("steady", lambda s: deliver.soak(s, size.soak, size.soak_rate))],
     }

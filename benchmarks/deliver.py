@@ -44,7 +44,7 @@ def idle(stage: Stage, who: str, changes: int) -> Result:
 def drain(stage: Stage, backlog: int) -> Result:
     """A backlog that one statement made while no daemon ran; then the daemon is started."""
     with stage.database() as db:
-        return _drained(stage, db, 1, backlog)
+        return drained(stage, db, 1, backlog)
 
 
 def settled(stage: Stage, sizes: Sequence[int], backlog: int, rounds: int) -> Iterator[tuple[str, Result]]:
@@ -56,12 +56,13 @@ def settled(stage: Stage, sizes: Sequence[int], backlog: int, rounds: int) -> It
             held = size
             for _ in range(rounds):
                 with stage.database() as new:
-                    yield f"new, beside {size}", _drained(stage, new, 1, backlog)
-                yield f"{size}", _drained(stage, full, first + 1, backlog)
+                    yield f"new, beside {size}", drained(stage, new, 1, backlog)
+                yield f"{size}", drained(stage, full, first + 1, backlog)
                 first += backlog
 
 
-def _drained(stage: Stage, db: Database, first: int, backlog: int) -> Result:
+def drained(stage: Stage, db: Database, first: int, backlog: int) -> Result:
+    """A drain of rows `first` and on of this database."""
     db.verify(first, first + backlog - 1)
     db.run("ANALYZE pgherald.outbox")
     db.run("CHECKPOINT")
@@ -90,9 +91,11 @@ def _timed(stage: Stage, db: Database, sink: Sink, daemons: list[Daemon], backlo
     first = time.monotonic()
     counted = sink.count
     pids = {f"daemon{i}": daemon.pid for i, daemon in enumerate(daemons)}
+    stated = _statements(db)
     meter = machine.Meter.start(server=stage.server_pid, sink=sink.process.pid, **pids)
     wait_until(lambda: sink.count >= backlog, 600, f"last of {backlog} mails")
     spent = meter.read()
+    stated = _statements(db) - stated
     thousands = (backlog - counted) / 1000
     rate = (backlog - counted) / spent["seconds"]
     wait_until(lambda: not _unsettled(db), 20, "last settling")
@@ -103,9 +106,18 @@ def _timed(stage: Stage, db: Database, sink: Sink, daemons: list[Daemon], backlo
         "worker_cpu_s_per_1000": sum(spent[name] for name in pids) / thousands,
         "server_cpu_s_per_1000": spent["server"] / thousands,
         "sink_cpu_s_per_1000": spent["sink"] / thousands,
+        "statements_per_1000": stated / thousands,
         "peak_mb": machine.peak_megabytes(daemons[0].pid),
         "others": spent["others"],
     }
+
+
+def _statements(db: Database) -> int:
+    """How many were run in this database."""
+    found = db.run(
+        "SELECT sum(calls) FROM pg_stat_statements JOIN pg_database ON oid = dbid WHERE datname = current_database()"
+    )
+    return int(found[0][0] or 0)
 
 
 def _unsettled(db: Database) -> int:
@@ -133,36 +145,34 @@ def fill(db: Database, held: int, size: int) -> None:
 def soak(stage: Stage, total: int, rate: int, every: float = 2.0) -> Result:
     """So many events at a steady rate: memory of the daemon and the time of a claim, sampled."""
     samples = []
-    with stage.database() as db, Sink() as sink:
-        db.conn.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
-        with Daemon(db.url, sink.port) as daemon:
-            daemon.wait_ready()
-            began = time.monotonic()
-            changed, sampled, calls, spent = 0, began, 0, 0.0
-            while sink.count < total:
-                due = min(total, int((time.monotonic() - began) * rate))
-                while changed < due:
-                    # Rows go back and come again: their number is limited, and that of the changes is not.
-                    batch = min(due - changed, 200)
-                    first = changed % stage.rows + 1
-                    last = min(first + batch - 1, stage.rows)
-                    db.run("UPDATE public.dateplan SET status = 'PE' WHERE id BETWEEN %s AND %s", first, last)
-                    db.verify(first, last)
-                    changed += last - first + 1
-                if (now := time.monotonic()) - sampled > every:
-                    row = db.run(
-                        # Without its name, which is a comment before it: those are cut off there.
-                        "SELECT sum(calls), sum(total_exec_time) FROM pg_stat_statements"
-                        " WHERE query LIKE '%%UPDATE pgherald.outbox%%pg_current_snapshot()%%'"
-                    )[0]
-                    made, took = int(row[0] or 0) - calls, float(row[1] or 0) - spent
-                    calls, spent = calls + made, spent + took
-                    samples.append({
-                        "s": round(now - began, 1), "mails": sink.count, "waiting": changed - sink.count,
-                        "mb": round(machine.megabytes(daemon.pid), 1), "claim_ms": round(took / made, 3),
-                    })  # fmt: skip
-                    sampled = now
-                time.sleep(0.01)
-            seconds = time.monotonic() - began
-            warnings = daemon.warnings()
+    with stage.database() as db, Sink() as sink, Daemon(db.url, sink.port) as daemon:
+        daemon.wait_ready()
+        began = time.monotonic()
+        changed, sampled, calls, spent = 0, began, 0, 0.0
+        while sink.count < total:
+            due = min(total, int((time.monotonic() - began) * rate))
+            while changed < due:
+                # Rows go back and come again: their number is limited, and that of the changes is not.
+                batch = min(due - changed, 200)
+                first = changed % stage.rows + 1
+                last = min(first + batch - 1, stage.rows)
+                db.run("UPDATE public.dateplan SET status = 'PE' WHERE id BETWEEN %s AND %s", first, last)
+                db.verify(first, last)
+                changed += last - first + 1
+            if (now := time.monotonic()) - sampled > every:
+                row = db.run(
+                    # Without its name, which is a comment before it: those are cut off there.
+                    "SELECT sum(calls), sum(total_exec_time) FROM pg_stat_statements"
+                    " WHERE query LIKE '%%UPDATE pgherald.outbox%%pg_current_snapshot()%%'"
+                )[0]
+                made, took = int(row[0] or 0) - calls, float(row[1] or 0) - spent
+                calls, spent = calls + made, spent + took
+                samples.append({
+                    "s": round(now - began, 1), "mails": sink.count, "waiting": changed - sink.count,
+                    "mb": round(machine.megabytes(daemon.pid), 1), "claim_ms": round(took / made, 3),
+                })  # fmt: skip
+                sampled = now
+            time.sleep(0.01)
+        seconds = time.monotonic() - began
+        warnings = daemon.warnings()
     return {"mails": total, "seconds": seconds, "offered_per_s": rate, "samples": samples, "warnings": len(warnings)}

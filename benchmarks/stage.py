@@ -105,6 +105,7 @@ class Stage:
         self._admin(f"CREATE DATABASE {name}")
         database = Database(self.cluster.dsn(name))
         database.conn.execute(_TABLES.format(rows=self.rows))
+        database.conn.execute("CREATE EXTENSION pg_stat_statements")
         fill(database)
         database.conn.execute("VACUUM ANALYZE")
         database.conn.close()
@@ -115,11 +116,17 @@ class Stage:
                 conn.execute(statement)
 
 
-def install(database: Database) -> None:
+def install(database: Database, triggers: str | None = None) -> None:
+    """The shipped triggers.sql, or this one, with the shipped rule."""
     with database.conn.transaction():
-        database.conn.execute(resource("sql/triggers.sql").read_bytes())
+        database.conn.execute((triggers or resource("sql/triggers.sql").read_text()).encode())
     database.run("SELECT pgherald.watch(%s, 'public.dateplan')", RULE)
     database.run("SELECT pgherald.remember(%s)", RULE)
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """This process' own, with these settings and no others of PostgreSQL or pgherald."""
+    return {n: v for n, v in os.environ.items() if not n.startswith(("PG", "PGHERALD_"))} | settings
 
 
 class Sink:
@@ -194,20 +201,18 @@ class Daemon:
     """A running `pgherald run`, or, with `command`, another daemon that says `ready` when it is."""
 
     def __init__(self, url: str, port: int, *command: str, **settings: str) -> None:
-        outside = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "PGHERALD_"))}
         self.log = Path(os.environ.get("TMPDIR", "/tmp")) / f"pgherald-bench-{os.getpid()}-{time.monotonic_ns()}.log"
         self.started = time.monotonic()
         with self.log.open("wb") as stream:
             self.process = subprocess.Popen(
                 command or [str(PROGRAM), "run"],
-                env={
-                    **outside,
-                    "PGHERALD_DATABASE_URL": url,
-                    "PGHERALD_SMTP_URL": f"smtp://127.0.0.1:{port}",
-                    "PGHERALD_MAIL_FROM": "Bench <noreply@bench.test>",
-                    "PGHERALD_HTTP_LISTEN": "off",
+                env=environment(
+                    PGHERALD_DATABASE_URL=url,
+                    PGHERALD_SMTP_URL=f"smtp://127.0.0.1:{port}",
+                    PGHERALD_MAIL_FROM="Bench <noreply@bench.test>",
+                    PGHERALD_HTTP_LISTEN="off",
                     **settings,
-                },
+                ),
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=stream,

@@ -27,10 +27,12 @@ SELECT count(*) FROM pgherald.outbox WHERE settled_at IS NULL;
 SELECT rule, state, count(*) FROM pgherald.outbox GROUP BY rule, state;
 
 -- name: outbox_size
--- What the statistics know; dead rows are those that vacuum has yet to take away.
-SELECT pg_total_relation_size(relid) AS bytes, pg_size_pretty(pg_total_relation_size(relid)) AS size, n_live_tup AS live_rows,
-       n_dead_tup AS dead_rows
-  FROM pg_stat_user_tables WHERE schemaname = 'pgherald' AND relname = 'outbox';
+-- What the statistics know; dead rows are those that vacuum has yet to take away. An outbox in partitions has all in those.
+SELECT bytes, pg_size_pretty(bytes) AS size, live_rows, dead_rows
+  FROM (SELECT sum(pg_total_relation_size(relid))::bigint AS bytes, sum(n_live_tup)::bigint AS live_rows, sum(n_dead_tup)::bigint AS dead_rows
+          FROM pg_stat_user_tables
+         WHERE relid = 'pgherald.outbox'::regclass
+            OR relid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'pgherald.outbox'::regclass)) AS whole;
 
 -- name: oldest
 SELECT extract(epoch FROM now() - min(captured_at))::float8 FROM pgherald.outbox WHERE state = 'available';
