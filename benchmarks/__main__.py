@@ -81,6 +81,7 @@ def parts(size: Size) -> dict[str, list[Case]]:
         "gate": [(f"{r}", lambda s, r=r: writers.gate(s, r, size.seconds)) for r in size.rates],
         "pair": [(f"{n}", lambda s, n=n: deliver.pair(s, n, size.pair)) for n in (1, 2)],
         "daemons": [(f"{n}", lambda s, n=n: scale.daemons(s, n, size.each)) for n in size.daemons],
+        "asleep": [(f"{n}", lambda s, n=n: scale.asleep(s, n, 2 * size.seconds)) for n in size.daemons],
         "primary": [(f"{n}", lambda s, n=n: scale.primary(s, n, size.events)) for n in size.halves],
         "partitions": [(f"{n}", lambda s, n=n: scale.partitions(s, n, size.backlogs[-1])) for n in size.partitions],
         "retention": [("purge", lambda s: scale.retention(s, size.purged))],

@@ -91,11 +91,11 @@ def _timed(stage: Stage, db: Database, sink: Sink, daemons: list[Daemon], backlo
     first = time.monotonic()
     counted = sink.count
     pids = {f"daemon{i}": daemon.pid for i, daemon in enumerate(daemons)}
-    stated = _statements(db)
+    stated = statements(db)
     meter = machine.Meter.start(server=stage.server_pid, sink=sink.process.pid, **pids)
     wait_until(lambda: sink.count >= backlog, 600, f"last of {backlog} mails")
     spent = meter.read()
-    stated = _statements(db) - stated
+    stated = statements(db) - stated
     thousands = (backlog - counted) / 1000
     rate = (backlog - counted) / spent["seconds"]
     wait_until(lambda: not _unsettled(db), 20, "last settling")
@@ -112,7 +112,7 @@ def _timed(stage: Stage, db: Database, sink: Sink, daemons: list[Daemon], backlo
     }
 
 
-def _statements(db: Database) -> int:
+def statements(db: Database) -> int:
     """How many were run in this database."""
     found = db.run(
         "SELECT sum(calls) FROM pg_stat_statements JOIN pg_database ON oid = dbid WHERE datname = current_database()"

@@ -23,6 +23,7 @@ def draw(results: Mapping[str, Part], folder: Path) -> None:
     )
     pictures: dict[str, Callable[[Any, Part], None]] = {
         "idle": _latency, "drain": _backlog, "settled": _settled, "write": _clients, "gate": _gate, "soak": _soak,
+        "daemons": _daemons, "primary": _primary,
     }  # fmt: skip
     for part, picture in pictures.items():
         if part in results:
@@ -49,14 +50,12 @@ def _latency(axes: Any, part: Part) -> None:
     axes.legend(frameon=False)
 
 
-def _steps(axes: Any, part: Part, xlabel: str) -> None:
+def _steps(axes: Any, part: Part, xlabel: str, key: str = "mails_per_s", ylabel: str = "mails a second") -> None:
     at = [int(case) for case in part]
-    bars = list(zip(*(_bars(rounds, "mails_per_s") for rounds in part.values()), strict=True))
-    axes.errorbar(
-        range(len(at)), [_middle(rounds, "mails_per_s") for rounds in part.values()], yerr=bars, marker="o", capsize=4
-    )
+    bars = list(zip(*(_bars(rounds, key) for rounds in part.values()), strict=True))
+    axes.errorbar(range(len(at)), [_middle(rounds, key) for rounds in part.values()], yerr=bars, marker="o", capsize=4)
     axes.set_xticks(range(len(at)), [f"{n:,}" for n in at])
-    axes.set(xlabel=xlabel, ylabel="mails a second")
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_ylim(bottom=0)
 
 
@@ -66,6 +65,17 @@ def _backlog(axes: Any, part: Part) -> None:
 
 def _settled(axes: Any, part: Part) -> None:
     _steps(axes, {case: rounds for case, rounds in part.items() if case.isdecimal()}, "settled events in the table")
+
+
+def _daemons(axes: Any, part: Part) -> None:
+    _steps(axes, part, "daemons")
+    one = _middle(part["1"], "mails_per_s")
+    axes.plot(range(len(part)), [one * int(case) for case in part], linestyle=":", label="as many times one daemon's")
+    axes.legend(frameon=False)
+
+
+def _primary(axes: Any, part: Part) -> None:
+    _steps(axes, part, "daemons, the database's half", "events_per_s", "events a second")
 
 
 def _clients(axes: Any, part: Part) -> None:

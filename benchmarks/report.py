@@ -57,8 +57,10 @@ def _compared(part: str, cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> li
         pairs = [(case, "no trigger", "seconds") for case in cases if case != "no trigger"]
     elif part == "idle":
         pairs = [("pgherald", "naive", "p50_ms"), ("pgherald", "naive", "p99_ms")]
-    elif part == "pair":
-        pairs = [("2", "1", "mails_per_s")]
+    elif part in ("pair", "daemons"):
+        pairs = [(case, "1", "mails_per_s") for case in cases if case != "1"]
+    elif part == "partitions":
+        pairs = [(case, "0", key) for case in cases if case != "0" for key in ("mails_per_s", "server_cpu_s_per_1000")]
     elif part == "settled":
         pairs = [(case, f"new, beside {case}", "mails_per_s") for case in cases if case.isdecimal()]
     return [

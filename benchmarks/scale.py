@@ -3,11 +3,12 @@
 import re
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from typing import Any
 
 from benchmarks import deliver, machine
-from benchmarks.stage import PROGRAM, Stage, environment, install
+from benchmarks.stage import PROGRAM, Daemon, Sink, Stage, environment, install
 from listener.resources import resource
 
 Result = dict[str, Any]
@@ -16,6 +17,30 @@ Result = dict[str, Any]
 def daemons(stage: Stage, number: int, each: int) -> Result:
     """So many daemons, `each` mails for every one, and a mail server so far away that the processor is not the limit."""
     return deliver.pair(stage, number, number * each, delay=0.1)
+
+
+def asleep(stage: Stage, number: int, seconds: float) -> Result:
+    """What so many daemons cost while nothing happens."""
+    with stage.database() as db, Sink() as sink, ExitStack() as running:
+        started = [running.enter_context(Daemon(db.url, sink.port)) for _ in range(number)]
+        for daemon in started:
+            daemon.wait_ready()
+        time.sleep(2.0)
+        meter = machine.Meter.start(server=stage.server_pid, **{f"daemon{i}": one.pid for i, one in enumerate(started)})
+        stated = deliver.statements(db)
+        time.sleep(seconds)
+        stated = deliver.statements(db) - stated
+        spent = meter.read()
+        connections = db.run("SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()")[0][0]
+    return {
+        "server_cores": spent["server"] / spent["seconds"],
+        "daemon_cores_each": sum(cpu for name, cpu in spent.items() if name.startswith("daemon"))
+        / spent["seconds"]
+        / number,
+        "statements_per_s_each": stated / spent["seconds"] / number,
+        "connections_each": connections / number,
+        "others": spent["others"],
+    }
 
 
 def primary(stage: Stage, number: int, events: int) -> Result:
