@@ -33,6 +33,7 @@ class Size:
     pair: int = 4_000
     daemons: tuple[int, ...] = (1, 2, 4, 8, 16)
     each: int = 800
+    fleets: tuple[tuple[int, int], ...] = ((16, 8), (4, 32), (2, 64))
     halves: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     events: int = 40_000
     purged: int = 500_000
@@ -42,25 +43,26 @@ class Size:
 
 
 QUICK = Size(
-    1,
-    20_000,
-    20,
-    (200,),
-    (0, 2_000),
-    200,
-    (2,),
-    1,
-    2_000,
-    (100,),
-    200,
-    (2,),
-    50,
-    (2,),
-    2_000,
-    2_000,
-    (0, 2),
-    2_000,
-    500,
+    repeat=1,
+    rows=20_000,
+    changes=20,
+    backlogs=(200,),
+    settled=(0, 2_000),
+    after=200,
+    clients=(2,),
+    seconds=1,
+    bulk=2_000,
+    rates=(100,),
+    pair=200,
+    daemons=(2,),
+    each=50,
+    fleets=((2, 16),),
+    halves=(2,),
+    events=2_000,
+    purged=2_000,
+    partitions=(0, 2),
+    soak=2_000,
+    soak_rate=500,
 )
 
 
@@ -80,7 +82,11 @@ def parts(size: Size) -> dict[str, list[Case]]:
         "bulk": [(case, lambda s, case=case: writers.bulk(s, case, size.bulk)) for case in writers.BULK],
         "gate": [(f"{r}", lambda s, r=r: writers.gate(s, r, size.seconds)) for r in size.rates],
         "pair": [(f"{n}", lambda s, n=n: deliver.pair(s, n, size.pair)) for n in (1, 2)],
-        "daemons": [(f"{n}", lambda s, n=n: scale.daemons(s, n, size.each)) for n in size.daemons],
+        "daemons": [(f"{n}", lambda s, n=n: scale.daemons(s, n, n * size.each)) for n in size.daemons],
+        "fleets": [
+            (f"{n} daemons of {c} connections", lambda s, n=n, c=c: scale.daemons(s, n, n * c * size.each // 8, c))
+            for n, c in size.fleets
+        ],
         "asleep": [(f"{n}", lambda s, n=n: scale.asleep(s, n, 2 * size.seconds)) for n in size.daemons],
         "primary": [(f"{n}", lambda s, n=n: scale.primary(s, n, size.events)) for n in size.halves],
         "partitions": [(f"{n}", lambda s, n=n: scale.partitions(s, n, size.backlogs[-1])) for n in size.partitions],

@@ -70,13 +70,13 @@ def drained(stage: Stage, db: Database, first: int, backlog: int) -> Result:
         return {**_timed(stage, db, sink, [daemon], backlog), "sink": sink.name}
 
 
-def pair(stage: Stage, daemons: int, backlog: int, delay: float = 0.02) -> Result:
+def pair(stage: Stage, daemons: int, backlog: int, delay: float = 0.02, **settings: str) -> Result:
     """One daemon or several, and a mail server that takes `delay` seconds for each mail."""
     with stage.database() as db, TimedSink(delay) as sink:
         running = []
         try:
             for _ in range(daemons):
-                running.append(Daemon(db.url, sink.port))
+                running.append(Daemon(db.url, sink.port, **settings))
                 running[-1].wait_ready()
             time.sleep(1.5)
             db.verify(1, backlog)

@@ -14,9 +14,9 @@ from listener.resources import resource
 Result = dict[str, Any]
 
 
-def daemons(stage: Stage, number: int, each: int) -> Result:
-    """So many daemons, `each` mails for every one, and a mail server so far away that the processor is not the limit."""
-    return deliver.pair(stage, number, number * each, delay=0.1)
+def daemons(stage: Stage, number: int, mails: int, connections: int = 8) -> Result:
+    """So many daemons, and a mail server so far away that the processor is not the limit."""
+    return deliver.pair(stage, number, mails, delay=0.1, PGHERALD_SMTP_CONNECTIONS=str(connections))
 
 
 def asleep(stage: Stage, number: int, seconds: float) -> Result:

@@ -4,11 +4,11 @@ import os
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.sql.conftest import Programs, programs  # noqa: F401
+from tests.support import wait_until
 from tests.support.command import PROGRAM, Pgherald
 from tests.support.database import STORY, Database
 from tests.support.mail import MailServer
@@ -78,18 +78,19 @@ def test_everything_works_on_it(partitioned: Partitioned, mail: MailServer, pghe
 def test_what_was_dropped_stays_handled(partitioned: Partitioned, mail: MailServer, pgherald: Pgherald) -> None:
     database = partitioned.database
     plan = database.add_plan("Café", "john@example.org")
-    database.verify(plan)
-    assert pgherald("run", "--once").returncode == 0
-    assert partitioned.psql(NEXT).returncode == 0
-    assert (dropped := partitioned.psql(DROP)).returncode == 0, dropped.stderr
-    assert partitioned.held() == {}
-    assert pgherald("backfill", RULE, check=True).stdout == "0 rows captured\n"
-    # And what comes later is news.
-    partitioned.skip_to(15_000_000)
-    database.execute("UPDATE public.dateplan SET status = 'PE' WHERE id = %s", (plan,))
-    database.verify(plan)
-    assert pgherald("run", "--once").returncode == 0
-    assert len(mail.messages) == 2
+    with pgherald.daemon() as daemon:
+        database.verify(plan)
+        daemon.wait_event("event_sent")
+        wait_until(lambda: database.value("SELECT state = 'sent' FROM pgherald.outbox"))
+        assert partitioned.psql(NEXT).returncode == 0
+        assert (dropped := partitioned.psql(DROP)).returncode == 0, dropped.stderr
+        assert partitioned.held() == {}
+        assert pgherald("backfill", RULE, check=True).stdout == "0 rows captured\n"
+        # And what comes later is news.
+        partitioned.skip_to(15_000_000)
+        database.execute("UPDATE public.dateplan SET status = 'PE' WHERE id = %s", (plan,))
+        database.verify(plan)
+        mail.wait_for(2)
 
 
 @pytest.mark.parametrize("state", ["available", "claimed", "transmitting", "in_doubt"])
@@ -105,6 +106,6 @@ def test_what_is_not_settled_is_not_dropped(partitioned: Partitioned, state: str
 
 def test_an_event_beyond_the_last_partition_does_not_fail_the_application(partitioned: Partitioned) -> None:
     partitioned.skip_to(10_000_000)
-    database: Any = partitioned.database
+    database = partitioned.database
     database.verify(database.add_plan("Café", "john@example.org"))
     assert partitioned.held() == {"outbox_rest": 1}
