@@ -81,10 +81,10 @@ def parts(size: Size) -> dict[str, list[Case]]:
         ],
         "bulk": [(case, lambda s, case=case: writers.bulk(s, case, size.bulk)) for case in writers.BULK],
         "gate": [(f"{r}", lambda s, r=r: writers.gate(s, r, size.seconds)) for r in size.rates],
-        "pair": [(f"{n}", lambda s, n=n: deliver.pair(s, n, size.pair)) for n in (1, 2)],
-        "daemons": [(f"{n}", lambda s, n=n: scale.daemons(s, n, n * size.each)) for n in size.daemons],
+        "pair": [(f"{n}", lambda s, n=n: deliver.fleet(s, n, size.pair, 0.02)) for n in (1, 2)],
+        "daemons": [(f"{n}", lambda s, n=n: deliver.fleet(s, n, n * size.each, 0.1)) for n in size.daemons],
         "fleets": [
-            (f"{n} daemons of {c} connections", lambda s, n=n, c=c: scale.daemons(s, n, n * c * size.each // 8, c))
+            (f"{n} daemons of {c} connections", lambda s, n=n, c=c: deliver.fleet(s, n, n * c * size.each // 8, 0.1, c))
             for n, c in size.fleets
         ],
         "asleep": [(f"{n}", lambda s, n=n: scale.asleep(s, n, 2 * size.seconds)) for n in size.daemons],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, naive
-from benchmarks.stage import RULE, Daemon, Database, Sink, Stage, TimedSink, wait_until
+from benchmarks.stage import RULE, Daemon, Database, Sink, Stage, TimedSink, daemons, wait_until
 
 Result = dict[str, Any]
 
@@ -70,54 +70,43 @@ def drained(stage: Stage, db: Database, first: int, backlog: int) -> Result:
         return {**_timed(stage, db, sink, [daemon], backlog), "sink": sink.name}
 
 
-def pair(stage: Stage, daemons: int, backlog: int, delay: float = 0.02, **settings: str) -> Result:
-    """One daemon or several, and a mail server that takes `delay` seconds for each mail."""
-    with stage.database() as db, TimedSink(delay) as sink:
-        running = []
-        try:
-            for _ in range(daemons):
-                running.append(Daemon(db.url, sink.port, **settings))
-                running[-1].wait_ready()
-            time.sleep(1.5)
-            db.verify(1, backlog)
-            return _timed(stage, db, sink, running, backlog)
-        finally:
-            for daemon in running:
-                daemon.__exit__()
+def fleet(stage: Stage, number: int, mails: int, delay: float, connections: int = 8) -> Result:
+    """So many daemons of so many connections each, and a mail server that takes `delay` seconds for each mail."""
+    settings = {"PGHERALD_SMTP_CONNECTIONS": str(connections)}
+    with (
+        stage.database() as db,
+        TimedSink(delay) as sink,
+        daemons(db.url, sink.port, number, **settings) as running,
+    ):
+        time.sleep(1.5)
+        db.verify(1, mails)
+        return _timed(stage, db, sink, running, mails)
 
 
-def _timed(stage: Stage, db: Database, sink: Sink, daemons: list[Daemon], backlog: int) -> Result:
+def _timed(stage: Stage, db: Database, sink: Sink, running: list[Daemon], backlog: int) -> Result:
     wait_until(lambda: sink.count, 20, "mail")
     first = time.monotonic()
     counted = sink.count
-    pids = {f"daemon{i}": daemon.pid for i, daemon in enumerate(daemons)}
-    stated = statements(db)
+    pids = {f"daemon{i}": daemon.pid for i, daemon in enumerate(running)}
+    stated = db.statements()
     meter = machine.Meter.start(server=stage.server_pid, sink=sink.process.pid, **pids)
     wait_until(lambda: sink.count >= backlog, 600, f"last of {backlog} mails")
     spent = meter.read()
-    stated = statements(db) - stated
+    stated = db.statements() - stated
     thousands = (backlog - counted) / 1000
     rate = (backlog - counted) / spent["seconds"]
     wait_until(lambda: not _unsettled(db), 20, "last settling")
-    assert not daemons[0].warnings(), daemons[0].warnings()[:3]
+    assert not running[0].warnings(), running[0].warnings()[:3]
     return {
         "mails_per_s": rate,
-        "first_mail_s": first - daemons[0].started,
+        "first_mail_s": first - running[0].started,
         "worker_cpu_s_per_1000": sum(spent[name] for name in pids) / thousands,
         "server_cpu_s_per_1000": spent["server"] / thousands,
         "sink_cpu_s_per_1000": spent["sink"] / thousands,
         "statements_per_1000": stated / thousands,
-        "peak_mb": machine.peak_megabytes(daemons[0].pid),
+        "peak_mb": machine.peak_megabytes(running[0].pid),
         "others": spent["others"],
     }
-
-
-def statements(db: Database) -> int:
-    """How many were run in this database."""
-    found = db.run(
-        "SELECT sum(calls) FROM pg_stat_statements JOIN pg_database ON oid = dbid WHERE datname = current_database()"
-    )
-    return int(found[0][0] or 0)
 
 
 def _unsettled(db: Database) -> int:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,13 @@ class Database:
 
     def verify(self, first: int, last: int) -> None:
         self.run("UPDATE public.dateplan SET status = 'VE' WHERE id BETWEEN %s AND %s", first, last)
+
+    def statements(self) -> int:
+        """How many were run in this database."""
+        found = self.run(
+            "SELECT sum(calls) FROM pg_stat_statements JOIN pg_database ON oid = dbid WHERE datname = current_database()"
+        )
+        return int(found[0][0] or 0)
 
 
 class Stage:
@@ -243,6 +250,16 @@ class Daemon:
             self.process.kill()
             self.process.wait()
         self.log.unlink()
+
+
+@contextmanager
+def daemons(url: str, port: int, number: int, **settings: str) -> Iterator[list[Daemon]]:
+    """So many `pgherald run`, each of them ready."""
+    with ExitStack() as running:
+        started = [running.enter_context(Daemon(url, port, **settings)) for _ in range(number)]
+        for daemon in started:
+            daemon.wait_ready()
+        yield started
 
 
 def _free_port() -> int:

@@ -22,14 +22,14 @@ FIRST, COMMANDS, NEXT, DROP = [
 
 
 class Partitioned:
-    def __init__(self, database: Database, programs: Programs) -> None:  # noqa: F811
+    def __init__(self, database: Database, programs: Programs, folder: Path) -> None:  # noqa: F811
         self.database = database
         self._programs = programs
+        self._script = folder / "script.sql"
 
     def psql(self, text: str) -> subprocess.CompletedProcess[str]:
-        return self._programs._run(
-            self._programs.psql_program, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", self.database.url, input=text
-        )
+        self._script.write_text(text)
+        return self._programs.psql(self.database, "-q", "-v", "ON_ERROR_STOP=1", "-f", self._script)
 
     def held(self) -> dict[str, int]:
         """How many events each partition holds."""
@@ -52,7 +52,7 @@ def partitioned(
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    return Partitioned(bare_database, programs)
+    return Partitioned(bare_database, programs, tmp_path)
 
 
 def test_everything_works_on_it(partitioned: Partitioned, mail: MailServer, pgherald: Pgherald) -> None:
