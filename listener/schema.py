@@ -16,7 +16,7 @@ from listener.resources import resource
 from listener.retry import backoff
 from listener.rules import Rule
 
-VERSION = 3
+VERSION = 1
 LOCK_TIMEOUT = 2.0
 # Of the 30 s within which `install` gives up; the rest is for its start and for what waits for nobody.
 PATIENCE = 25.0

@@ -16,8 +16,8 @@ DO $$ BEGIN PERFORM pg_catalog.pg_advisory_xact_lock(726354, 3); END $$;
 DO $$
 BEGIN
     IF pg_catalog.to_regprocedure('pgherald.version()') IS NOT NULL THEN
-        IF pgherald.version() > 3 THEN
-            RAISE EXCEPTION 'the database''s pgherald is version %, newer than this file''s 3; run the newer one''s', pgherald.version();
+        IF pgherald.version() > 1 THEN
+            RAISE EXCEPTION 'the database''s pgherald is version %, newer than this file''s 1; run the newer one''s', pgherald.version();
         END IF;
     END IF;
 END $$;
@@ -28,7 +28,7 @@ REVOKE ALL ON SCHEMA pgherald FROM PUBLIC;
 -- A function and not a comment, because dumps and restores keep functions whole.
 CREATE OR REPLACE FUNCTION pgherald.version() RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN 3;
+    RETURN 1;
 
 
 ---------------------------------------------------------------------------------------------------------------------
@@ -76,11 +76,10 @@ CREATE OR REPLACE FUNCTION pgherald.traceparent() RETURNS text
 
 DO $$
 BEGIN
-    -- The look before it, because ALTER TABLE waits for everybody; the column, from version 1.
+    -- The look before it, because ALTER TABLE waits for everybody.
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute
                     WHERE attrelid = 'pgherald.outbox'::regclass AND attname = 'traceparent' AND atthasdef) THEN
-        EXECUTE pg_catalog.format('ALTER TABLE pgherald.outbox ADD COLUMN IF NOT EXISTS traceparent text, ALTER COLUMN traceparent SET DEFAULT %s',
-                                  pgherald.traceparent());
+        EXECUTE pg_catalog.format('ALTER TABLE pgherald.outbox ALTER COLUMN traceparent SET DEFAULT %s', pgherald.traceparent());
     END IF;
 END $$;
 
@@ -105,9 +104,6 @@ BEGIN
             EXECUTE format('CREATE INDEX %I ON pgherald.outbox %s', name, definition);
         END IF;
     END LOOP;
-    IF to_regclass('pgherald.outbox_row_idx') IS NOT NULL THEN
-        DROP INDEX pgherald.outbox_row_idx;     -- version 1
-    END IF;
 END $$;
 
 -- What an event cannot be. As triggers of UPDATE and not as CHECKs: capture inserts what is good by its defaults, and would
@@ -133,18 +129,12 @@ BEGIN
         ('outbox_reason_given', $never$ NEW.reason IS NULL AND NEW.state IN ('skipped', 'failed') $never$),
         ('outbox_message_forgotten', $never$ NEW.settled_at IS NOT NULL AND (NEW.message IS NOT NULL OR NEW.recipient IS NOT NULL) $never$)
     LOOP
-        IF EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE conrelid = 'pgherald.outbox'::regclass AND conname = name) THEN
-            EXECUTE format('ALTER TABLE pgherald.outbox DROP CONSTRAINT %I', name);     -- version 1
-        END IF;
         IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = 'pgherald.outbox'::regclass AND tgname = name) THEN
             EXECUTE format('CREATE TRIGGER %I AFTER UPDATE ON pgherald.outbox FOR EACH ROW WHEN (%s) EXECUTE FUNCTION pgherald.refuse()',
                            name, never);
         END IF;
     END LOOP;
 END $$;
-
--- For daemons of version 1, which may still run after an upgrade; later ones number their claims themselves.
-CREATE SEQUENCE IF NOT EXISTS pgherald.claim_id OWNED BY pgherald.outbox.claim;
 
 -- An event's history, one line longer; what repeats for days keeps its beginning and its end.
 -- VOLATILE, as its clock is: otherwise it is not inlined, and costs more than the UPDATE that calls it.
@@ -190,16 +180,6 @@ CREATE TABLE IF NOT EXISTS pgherald.rule (
     -- a pause holds for all daemons, and for one that is started during it. Capture goes on.
     paused_at     timestamptz
 );
-
--- From version 1. Not ADD COLUMN IF NOT EXISTS: that locks the daemons out before it finds the column there.
-DO $$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = 'pgherald.rule'::regclass AND attname = 'paused_at') THEN
-        ALTER TABLE pgherald.rule
-            ADD COLUMN per text NOT NULL DEFAULT 'row' CONSTRAINT rule_per_known CHECK (per IN ('row', 'statement')),
-            ADD COLUMN paused_at timestamptz;
-    END IF;
-END $$;
 
 -- Rows that need no event any more: backfill leaves them out.
 CREATE TABLE IF NOT EXISTS pgherald.handled (
@@ -443,9 +423,6 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = hint;
     END IF;
 END $$;
-
--- Version 1 had one argument less, and a call that fits both is an error.
-DROP FUNCTION IF EXISTS pgherald.watch(text, regclass, text[], text, text);
 
 CREATE OR REPLACE FUNCTION pgherald.watch(
         rule text, "table" regclass, key text[] DEFAULT '{id}', "column" text DEFAULT 'status', value text DEFAULT 'VE',

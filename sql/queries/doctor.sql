@@ -4,7 +4,7 @@
 SELECT n.oid IS NOT NULL AS installed,
        EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'version') AS version_function,
        ARRAY (SELECT 'pgherald.' || wanted
-                FROM unnest(ARRAY['outbox', 'worker', 'rule', 'handled', 'secret', 'minute', 'pace', 'claim_id', 'outbox_pkey', 'outbox_available_idx',
+                FROM unnest(ARRAY['outbox', 'worker', 'rule', 'handled', 'secret', 'minute', 'pace', 'outbox_pkey', 'outbox_available_idx',
                                   'outbox_claimed_idx', 'outbox_in_doubt_idx', 'outbox_failed_idx', 'outbox_key_idx']) WITH ORDINALITY AS w(wanted, i)
                WHERE NOT EXISTS (SELECT FROM pg_class AS c LEFT JOIN pg_index AS x ON x.indexrelid = c.oid
                                   WHERE c.relnamespace = n.oid AND c.relname = wanted AND coalesce(x.indisvalid, true))
@@ -33,7 +33,6 @@ WITH wanted (kind, name, privileges) AS (VALUES
         ('column',   'pace.rate',      '{UPDATE}'),
         ('column',   'pace.throttled_at', '{UPDATE}'),
         ('column',   'pace.next_at',   '{UPDATE}'),
-        ('sequence', 'claim_id', '{USAGE}'),
         ('function', 'version',  '{EXECUTE}'),
         ('function', 'noted',    '{EXECUTE}'),
         ('function', 'handled_key',    '{EXECUTE}'),
@@ -48,12 +47,11 @@ had AS (
                WHEN 'schema'   THEN has_schema_privilege(n.oid, privilege)
                WHEN 'table'    THEN has_table_privilege(c.oid, privilege)
                WHEN 'column'   THEN has_column_privilege(a.attrelid, a.attnum, privilege)
-               WHEN 'sequence' THEN has_sequence_privilege(c.oid, privilege)
                WHEN 'function' THEN has_function_privilege(p.oid, privilege)
            END AS has
       FROM wanted AS w CROSS JOIN unnest(w.privileges) AS privilege
       JOIN pg_namespace AS n ON n.nspname = 'pgherald'
-      LEFT JOIN pg_class AS c ON w.kind IN ('table', 'sequence') AND c.relnamespace = n.oid AND c.relname = w.name
+      LEFT JOIN pg_class AS c ON w.kind = 'table' AND c.relnamespace = n.oid AND c.relname = w.name
       LEFT JOIN pg_class AS t ON w.kind = 'column' AND t.relnamespace = n.oid AND t.relname = split_part(w.name, '.', 1)
       LEFT JOIN pg_attribute AS a ON a.attrelid = t.oid AND a.attname = split_part(w.name, '.', 2)
       LEFT JOIN pg_proc AS p ON w.kind = 'function' AND p.pronamespace = n.oid AND p.proname = w.name)

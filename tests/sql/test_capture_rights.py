@@ -92,7 +92,6 @@ def test_it_may_use_nothing(app: Session, sandbox: Database, role: str) -> None:
         "SELECT pgherald.unwatch('simple')",
         "SELECT pgherald.remember('simple')",
         "SELECT pgherald.capture_simple()",
-        "SELECT nextval('pgherald.claim_id')",
         "CREATE TABLE pgherald.mine ()",
     ],
 )

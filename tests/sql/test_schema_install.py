@@ -18,8 +18,6 @@ from tests.support.database import STORY, Database, Databases
 TRIGGERS = resource("sql/triggers.sql")
 ROLES = resource("sql/roles.sql")
 UNINSTALL = resource("sql/uninstall.sql")
-# What earlier versions installed.
-EARLIER = Path(__file__).with_name("versions")
 STRICT = ("-v", "ON_ERROR_STOP=1")
 WATCH = "SELECT pgherald.watch('dateplan_verified', 'public.dateplan')"
 PARTED = """
@@ -243,21 +241,6 @@ def test_a_dump_restored_captures_no_event_and_goes_on(
         before = programs.dump(other)
         run(programs, other, "-1", "-f", TRIGGERS, "-c", WATCH)
         assert programs.dump(other) == before
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_an_earlier_version_becomes_as_a_new_one(
-    story: Database, databases: Databases, programs: Programs, version: int
-) -> None:
-    run(programs, story, "-1", "-f", EARLIER / f"{version}.sql", "-c", WATCH)
-    story.verify(story.add_plan("Café", "jane@example.org"))
-    run(programs, story, "-1", "-f", TRIGGERS, "-c", WATCH)
-    assert story.value("SELECT pgherald.version()") == VERSION
-    assert [event["state"] for event in story.events()] == ["available"]
-    with databases.fresh() as other:
-        other.execute(STORY)
-        run(programs, other, "-1", "-f", TRIGGERS, "-c", WATCH)
-        assert programs.dump(story) == programs.dump(other)
 
 
 @pytest.mark.parametrize("file", [TRIGGERS, ROLES, UNINSTALL], ids=lambda file: file.name)
