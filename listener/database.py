@@ -3,11 +3,12 @@
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from psycopg import InterfaceError, InternalError, OperationalError, errors, sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 
 from listener.errors import ConfigError, DatabaseUnavailable, RuleBroken, SchemaError
 from listener.pool import Pool, limited
@@ -22,6 +23,12 @@ _PINNED_PLANS = (
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
 _OVERVIEW_PLANS = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off"
+# Of each session that sends our own statements. A function, an operator or a type that another role has made in a schema of
+# the usual path would run with our rights; a policy would hide events without a word, so the server is to refuse instead.
+PATH = "pg_catalog, pg_temp"
+_PATH = f"SET LOCAL search_path = {PATH}"
+# In a transaction around statements that read the application's tables, where policies may show a part of the rows.
+POLICIES_APPLY = "SET LOCAL row_security = on"
 # For the server's end of the connection: a client whose network is cut is gone for it after 10 s, not after two hours,
 # and its locks with it.
 KEEPALIVES = (
@@ -81,13 +88,91 @@ def quoted(name: str) -> sql.Identifier:
 
 
 def connect(url: str) -> psycopg.Connection[Any]:
-    """A connection for a command, in autocommit."""
+    """Return a secured connection for a command, in autocommit."""
     with translated():
-        return psycopg.connect(**parameters(url), autocommit=True)
+        conn: psycopg.Connection[Any] = psycopg.connect(**parameters(url), autocommit=True)
+        # The owner of a table that is read may DEALLOCATE a prepared statement and PREPARE another of its name.
+        conn.prepare_threshold = None
+        try:
+            if conn.execute(_secure(conn)).fetchone() is None:
+                conn.cursor_factory = _SecuredCursor
+        except BaseException:
+            conn.close()
+            raise
+    return conn
 
 
 async def connect_async(url: str) -> psycopg.AsyncConnection[Any]:
-    return await psycopg.AsyncConnection.connect(**parameters(url), autocommit=True)
+    """Return a secured connection, in autocommit."""
+    conn: psycopg.AsyncConnection[Any] = await psycopg.AsyncConnection.connect(**parameters(url), autocommit=True)
+    conn.prepare_threshold = None
+    try:
+        with limited(conn, _PATIENCE):
+            await secure(conn)
+    except BaseException:
+        await conn.close()
+        raise
+    return conn
+
+
+async def secure(conn: psycopg.AsyncConnection[Any]) -> bool:
+    """Pin the session's search_path, and have row security refuse instead of hide. Return True behind a pooler.
+
+    Behind a pooler a setting of the session would stay in a server session that others use too, and be missing in the
+    next: each statement then brings it along, in a transaction.
+    """
+    cursor = await conn.execute(_secure(conn), prepare=False)
+    if await cursor.fetchone() is not None:
+        return False
+    conn.cursor_factory = _SecuredAsyncCursor
+    return True
+
+
+def _secure(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> sql.Composed:
+    """No row behind a pooler, which makes up the process id that it hands out at connect."""
+    return sql.SQL(
+        "SELECT pg_catalog.set_config('search_path', {}, false), pg_catalog.set_config('row_security', 'off', false)"
+        " WHERE pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {}"
+    ).format(sql.Literal(PATH), sql.Literal(conn.info.backend_pid))
+
+
+class _SecuredCursor(psycopg.Cursor[Any]):
+    """Secures the transaction of each statement, for a session that is lent to others between transactions.
+
+    In a transaction that the caller has begun, row security is the caller's to set.
+    """
+
+    def execute(self, *args: Any, **kwargs: Any) -> Self:
+        if not _is_idle(self):
+            super().execute(_PATH)
+            return super().execute(*args, **kwargs)
+        with self.connection.transaction():
+            super().execute(f"{_PATH}; SET LOCAL row_security = off")
+            return super().execute(*args, **kwargs)
+
+
+class _SecuredAsyncCursor(psycopg.AsyncCursor[Any]):
+    """As `_SecuredCursor`."""
+
+    policies = "off"
+
+    async def execute(self, *args: Any, **kwargs: Any) -> Self:
+        if not _is_idle(self):
+            await super().execute(_PATH)
+            return await super().execute(*args, **kwargs)
+        async with self.connection.transaction():
+            await super().execute(f"{_PATH}; SET LOCAL row_security = {self.policies}")
+            return await super().execute(*args, **kwargs)
+
+
+class _UnsubscribeCursor(_SecuredAsyncCursor):
+    """The statement changes the application's tables, of which policies may show a part."""
+
+    policies = "on"
+
+
+def _is_idle(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> bool:
+    return cursor.connection.info.transaction_status == TransactionStatus.IDLE
 
 
 @contextmanager
@@ -140,7 +225,7 @@ async def is_shared(conn: psycopg.AsyncConnection[Any], url: str) -> bool:
 
 
 async def _session(conn: psycopg.AsyncConnection[Any]) -> int:
-    cursor = await conn.execute("SELECT pg_backend_pid()", prepare=False)
+    cursor = await psycopg.AsyncCursor(conn).execute("SELECT pg_catalog.pg_backend_pid()", prepare=False)
     row = await cursor.fetchone()
     assert row is not None
     return int(row[0])
@@ -148,14 +233,15 @@ async def _session(conn: psycopg.AsyncConnection[Any]) -> int:
 
 async def refuse_standby(conn: psycopg.AsyncConnection[Any]) -> None:
     """Raises `OperationalError`, as libpq does for ``target_session_attrs=primary``."""
-    cursor = await conn.execute("SELECT pg_is_in_recovery()", prepare=False)
+    cursor = await conn.execute("SELECT pg_catalog.pg_is_in_recovery()", prepare=False)
     if await cursor.fetchone() == (True,):
         raise OperationalError("connected to a standby; waiting for it to be promoted, or for a primary in its place")
 
 
 async def _outbox_session(conn: psycopg.AsyncConnection[Any]) -> None:
+    pooled = await secure(conn)
     await refuse_standby(conn)
-    if await is_pooled(conn):
+    if pooled:
         # Settings and prepared statements would stay behind in a server session that others use too.
         conn.prepare_threshold = None
     else:
@@ -164,6 +250,7 @@ async def _outbox_session(conn: psycopg.AsyncConnection[Any]) -> None:
 
 
 async def _lookup_session(conn: psycopg.AsyncConnection[Any]) -> None:
+    # The lookup is the operator's own query: its names are found by the path of its role.
     if await is_pooled(conn):
         conn.prepare_threshold = None
     else:
@@ -173,33 +260,41 @@ async def _lookup_session(conn: psycopg.AsyncConnection[Any]) -> None:
         )
 
 
-async def _plain_session(conn: psycopg.AsyncConnection[Any]) -> None:
+async def _unsubscribe_session(conn: psycopg.AsyncConnection[Any]) -> None:
+    if await secure(conn):
+        conn.cursor_factory = _UnsubscribeCursor
+    else:
+        await conn.execute("RESET row_security", prepare=False)
     await refuse_standby(conn)
     # Its statements come by the day, and may come through a pooler.
     conn.prepare_threshold = None
 
 
-def outbox_pool(url: str, patience: float = 5.0) -> Pool:
-    return Pool(parameters(url), _outbox_session, 4, patience=patience)
-
-
-def lookup_pool(url: str) -> Pool:
-    return Pool(parameters(url), _lookup_session, 2, patience=_LOOKUP_PATIENCE)
-
-
-def unsubscribe_pool(url: str) -> Pool:
-    return Pool(parameters(url), _plain_session, 1, patience=_PATIENCE)
-
-
 async def _overview_session(conn: psycopg.AsyncConnection[Any]) -> None:
-    if await is_pooled(conn):
+    if await secure(conn):
         conn.prepare_threshold = None
     else:
         # As with the outbox's: whatever the statistics say, no look at it reads the whole of it.
         await conn.execute(f"{_OVERVIEW_PLANS}; {KEEPALIVES}", prepare=False)
 
 
+def outbox_pool(url: str, patience: float = 5.0) -> Pool:
+    """Return the pool for the daemon's queries. `patience` in seconds."""
+    return Pool(parameters(url), _outbox_session, 4, patience=patience)
+
+
+def lookup_pool(url: str) -> Pool:
+    """Return the pool for lookups; `url` is `Database.lookups`."""
+    return Pool(parameters(url), _lookup_session, 2, patience=_LOOKUP_PATIENCE)
+
+
+def unsubscribe_pool(url: str) -> Pool:
+    """Return the pool for the rules' statements to unsubscribe."""
+    return Pool(parameters(url), _unsubscribe_session, 1, patience=_PATIENCE)
+
+
 def overview_pool(url: str) -> Pool:
+    """Return the pool for the page, `watch` and the metrics."""
     return Pool(parameters(url), _overview_session, 1, patience=5.0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from listener.database import is_away, one_line
+from listener.database import PATH, is_away, one_line
 from listener.errors import DatabaseUnavailable, SchemaError
 from listener.queries import load
 from listener.resources import resource
@@ -21,6 +21,8 @@ LOCK_TIMEOUT = 2.0
 # Of the 30 s within which `install` gives up; the rest is for its start and for what waits for nobody.
 PATIENCE = 25.0
 _QUERIES = load("admin")
+# Of a step that does not pin the path for itself, as the files do: what `--print` shows may be run by psql.
+_SECURED = f"SET LOCAL search_path = {PATH};\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +49,16 @@ def install_steps(rules: Mapping[str, Rule], *, roles: bool = False, daemon_role
         grants = _file("roles.sql").partition("GRANT USAGE")
         yield Step(
             f"rights of {daemon_role}",
-            (grants[1] + grants[2]).replace("pgherald_daemon", _quoted(sql.Identifier(daemon_role))),
+            _SECURED + (grants[1] + grants[2]).replace("pgherald_daemon", _quoted(sql.Identifier(daemon_role))),
         )
     for name, rule in rules.items():
-        yield Step(f"rule {name}", f"{watch_call(name, rule)};", table=rule.table)
+        yield Step(f"rule {name}", f"{_SECURED}{watch_call(name, rule)};", table=rule.table)
     # After all that waits for locks: it may take its time, and the locks' time is short.
     for name in rules:
         yield Step(
             f"rows that are in the value already; page by page, nothing held (rule {name})",
-            f"DO $$ BEGIN WHILE pgherald.remember('{name}') LOOP COMMIT; END LOOP; END $$;",
+            f"DO $$ DECLARE more pg_catalog.bool; BEGIN "
+            f"LOOP CALL pgherald.remember('{name}', more => more); EXIT WHEN NOT more; END LOOP; END $$;",
             transaction=False,
         )
 
@@ -92,7 +95,8 @@ def run(conn: psycopg.Connection[Any], step: Step, tell: Callable[[str], None], 
     attempt = 0
     while True:
         try:
-            conn.execute(str(step))
+            # By a plain cursor: the step begins and ends its own transaction.
+            psycopg.Cursor(conn).execute(str(step))
         except errors.LockNotAvailable as exc:
             conn.rollback()
             attempt += 1

@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from listener.database import is_away, one_line
+from listener.database import POLICIES_APPLY, is_away, one_line
 from listener.errors import DatabaseUnavailable, RuleBroken
 from listener.logs import log
 from listener.pool import Pool
@@ -80,7 +80,9 @@ async def check(conn: psycopg.AsyncConnection[Any], name: str, rule: Rule) -> No
         return
     try:
         # Rights are looked at when a plan is about to be run, which EXPLAIN stops short of.
-        await conn.execute(f"EXPLAIN {_sql(rule)}", {"keys": []})
+        async with conn.transaction():
+            await conn.execute(POLICIES_APPLY)
+            await conn.execute(f"EXPLAIN {_sql(rule)}", {"keys": []})
     except (psycopg.Error, OSError) as exc:
         raise _failure(name, exc) from exc
 

@@ -7,6 +7,14 @@
 -- What a rule's lookup reads is granted by you, on your own tables:
 --   GRANT SELECT ON public.dateplan, public.users, public.plan TO pgherald_daemon;
 
+-- A function, an operator or a type that another role has made in a schema of the session's path would run with your rights.
+-- The path as it was comes back at the end; also where this is not one transaction.
+DO $$
+BEGIN
+    PERFORM pg_catalog.set_config('pgherald.search_path', pg_catalog.current_setting('search_path'), false);
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+END $$;
+
 -- One at a time: two that grant on one object at once, and one of them fails.
 DO $$ BEGIN PERFORM pg_catalog.pg_advisory_xact_lock(726354, 3); END $$;
 
@@ -40,7 +48,7 @@ BEGIN
            AND (relkind = 'r' OR relkind = 'S' AND NOT EXISTS (     -- an owned sequence goes with its table
                SELECT FROM pg_depend WHERE objid = c.oid AND deptype IN ('a', 'i') AND refclassid = 'pg_class'::regclass))
         UNION ALL
-        SELECT 'FUNCTION ' || p.oid::regprocedure FROM pg_proc AS p
+        SELECT 'ROUTINE ' || p.oid::regprocedure FROM pg_proc AS p
          WHERE pronamespace = 'pgherald'::regnamespace AND proowner <> 'pgherald_owner'::regrole
     LOOP
         EXECUTE format('ALTER %s OWNER TO pgherald_owner', object);
@@ -59,3 +67,5 @@ GRANT EXECUTE ON FUNCTION pgherald.version(), pgherald.noted(jsonb, text, text),
 GRANT EXECUTE ON FUNCTION pgherald.capture_body(text, regclass, text[], text[]),
                           pgherald.capture_statement_body(text, regclass, text[], text, text),
                           pgherald.key_expression(regclass, text[], text), pgherald.base_type(oid), pgherald.gate() TO pgherald_daemon;
+
+DO $$ BEGIN PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('pgherald.search_path'), false); END $$;

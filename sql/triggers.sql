@@ -7,6 +7,14 @@
 -- watch() adds two triggers to the table that it is given, four to a partitioned one, unwatch() takes them away.
 -- The application's role needs no right on any of this: the capture functions run with their owner's.
 
+-- A function, an operator or a type that another role has made in a schema of the session's path would run with your rights.
+-- The path as it was comes back at the end; also where this is not one transaction.
+DO $$
+BEGIN
+    PERFORM pg_catalog.set_config('pgherald.search_path', pg_catalog.current_setting('search_path'), false);
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+END $$;
+
 SET client_min_messages = warning;
 
 -- One at a time: IF NOT EXISTS looks first and makes then, and two that look at once both make.
@@ -528,48 +536,110 @@ END $$;
 
 
 ---------------------------------------------------------------------------------------------------------------------
--- remember(): the rows that were in the value before the rule was. Called until it says false, each time in a
--- transaction of its own, so that a large table is read in pages and never held. `pgherald install` does it.
+-- remember(): the rows that were in the value before the rule was. It reads a large table in pages, each in a transaction
+-- of its own, and can be interrupted. `pgherald install` calls it.
 -- Exact, because the triggers are there first: a row that gets the value meanwhile has an event.
 ---------------------------------------------------------------------------------------------------------------------
 
--- With row_security off it fails where a policy would hide rows: those that it had not seen, backfill would mail.
-CREATE OR REPLACE FUNCTION pgherald.remember(rule text, batch integer DEFAULT 10000) RETURNS boolean
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off AS $remember$
+-- The query for a page of the rows in a rule's value, in the order of their key: the key as the outbox has it, each of its
+-- columns as text, and, where a column says so, when the row changed. Parameters: $1 the columns of the last row of the page
+-- before, $2 how many rows, $3 and $4 the first moment of the change and the first after it.
+CREATE OR REPLACE FUNCTION pgherald.page_query(rule text, changed_at text) RETURNS text
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $page$
 #variable_conflict use_variable
 DECLARE
     watched pgherald.rule;
     columns text;
     bound   text;
-    last    text[];
+    texts   text;
+    changed text := CASE WHEN changed_at IS NULL THEN 'NULL::pg_catalog.timestamptz'
+                         ELSE format('CASE WHEN isfinite(t.%1$I) THEN t.%1$I::pg_catalog.timestamptz END', changed_at) END;
 BEGIN
-    SELECT * INTO watched FROM pgherald.rule AS r WHERE r.rule = remember.rule FOR UPDATE;
-    IF NOT FOUND OR watched.remembered THEN
-        RETURN false;
-    END IF;
+    SELECT * INTO STRICT watched FROM pgherald.rule AS r WHERE r.rule = page_query.rule;
     SELECT string_agg(format('t.%I::%s', name, type), ', ' ORDER BY i),
-           string_agg(format('$1[%s]::%s', i, type), ', ' ORDER BY i) INTO columns, bound
+           string_agg(format('($1::pg_catalog.text[])[%s]::%s', i, type), ', ' ORDER BY i),
+           string_agg(format('concat(t.%I)', name), ', ' ORDER BY i) INTO columns, bound, texts
       FROM unnest(watched.key) WITH ORDINALITY AS u(name, i) JOIN pg_attribute ON attrelid = watched."table" AND attname = name,
            format_type(pgherald.base_type(atttypid), -1) AS type;
-    EXECUTE format($$
-        WITH page AS MATERIALIZED (
-            SELECT %1$s AS key, ARRAY[%2$s]::text[] AS at FROM %3$s AS t
-             WHERE t.%4$I::%6$s = %5$L::%6$s AND ($1 IS NULL OR (%7$s) > (%8$s)) ORDER BY %7$s LIMIT $2),
-        kept AS (
-            INSERT INTO pgherald.handled (rule, key, why)
-            SELECT $3, pgherald.handled_key(key), 'existing' FROM page WHERE NOT EXISTS (SELECT FROM pgherald.outbox AS o WHERE o.rule = $3 AND o.key = page.key)
-            ON CONFLICT DO NOTHING)
-        SELECT at FROM page OFFSET $2 - 1$$,
-        pgherald.key_expression(watched."table", watched.key, 't'),
-        (SELECT string_agg(format('concat(t.%I)', name), ', ' ORDER BY i) FROM unnest(watched.key) WITH ORDINALITY AS u(name, i)),
+    RETURN format($query$SELECT %1$s AS key, ARRAY[%2$s]::pg_catalog.text[] AS at, (%3$s)::pg_catalog.text AS changed
+  FROM %4$s AS t
+ WHERE t.%5$I::%7$s = %6$L::%7$s AND ($1::pg_catalog.text[] IS NULL OR (%8$s) > (%9$s))
+   AND ($3::pg_catalog.timestamptz IS NULL OR %3$s >= $3) AND ($4::pg_catalog.timestamptz IS NULL OR %3$s < $4)
+ ORDER BY %8$s LIMIT $2::pg_catalog.int4$query$,
+        pgherald.key_expression(watched."table", watched.key, 't'), texts, changed,
         watched."table", watched."column", watched.value,
         (SELECT format_type(pgherald.base_type(atttypid), -1) FROM pg_attribute WHERE attrelid = watched."table" AND attname = watched."column"),
-        columns, bound)
-    INTO last USING watched.remembered_to, batch, rule;
-    UPDATE pgherald.rule AS r SET remembered = last IS NULL, remembered_to = last WHERE r.rule = remember.rule;
-    RETURN last IS NOT NULL;
+        columns, bound);
+END $page$;
+
+-- The statement that reads a page. The functions behind a table run with the rights of the role that reads it: those of an
+-- index's predicate or of a policy, which the table's owner has written. So, where the caller may, the page is read by a
+-- function of that owner. SET ROLE would not do: the owner's code could RESET it. The caller rolls the transaction back once
+-- it has the rows: what the owner's code has left in it (a deferred trigger, a cursor WITH HOLD, a setting) would run, or
+-- count, with the caller's rights; and nobody else ever sees the function.
+-- With row_security off the read fails where a policy would hide rows; those would be taken for new ones later, and mailed.
+CREATE OR REPLACE FUNCTION pgherald.page_reader(rule text, changed_at text DEFAULT NULL) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $reader$
+DECLARE
+    reader CONSTANT text := format('pgherald.%I', 'page_' || rule);
+    page   CONSTANT text := pgherald.page_query(rule, changed_at);
+    owner  regrole := (SELECT relowner FROM pgherald.rule AS r JOIN pg_class AS c ON c.oid = r."table" WHERE r.rule = page_reader.rule);
+    super  boolean := (SELECT rolsuper FROM pg_roles WHERE rolname = current_user);
+BEGIN
+    IF owner = current_user::regrole OR (SELECT rolsuper FROM pg_roles WHERE oid = owner)
+       OR NOT super AND NOT (pg_has_role(owner, CASE WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END)
+                             AND has_schema_privilege('pgherald', 'CREATE WITH GRANT OPTION')
+                             AND has_schema_privilege('pgherald', 'USAGE WITH GRANT OPTION')) THEN
+        RETURN page;
+    END IF;
+    IF NOT super THEN
+        EXECUTE format('GRANT CREATE, USAGE ON SCHEMA pgherald TO %s', owner);
+    END IF;
+    EXECUTE format('CREATE OR REPLACE FUNCTION %s(text[], integer, timestamptz, timestamptz) RETURNS TABLE (key text, at text[], changed text) '
+                   'LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS %L', reader, page);
+    EXECUTE format('ALTER FUNCTION %s OWNER TO %s', reader, owner);
+    RETURN format('SELECT key, at, changed FROM %s($1, $2, $3, $4)', reader);
+END $reader$;
+
+-- One page; `more` says whether there are others. A procedure that ends transactions can have no SET clause: it sets the path
+-- in each, and names types in full.
+CREATE OR REPLACE PROCEDURE pgherald.remember(rule text, batch integer DEFAULT 10000, INOUT more boolean DEFAULT NULL)
+    LANGUAGE plpgsql AS $remember$
+#variable_conflict use_variable
+DECLARE
+    watched pgherald.rule;
+    keys    pg_catalog.text[];
+    last    pg_catalog.text[];
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('row_security', 'off', true);
+    SELECT * INTO watched FROM pgherald.rule AS r WHERE r.rule = remember.rule;
+    more := FOUND AND NOT watched.remembered;
+    IF NOT more THEN
+        RETURN;
+    END IF;
+    EXECUTE format('SELECT array_agg(key), max(at) FILTER (WHERE number = %s) FROM (SELECT *, row_number() OVER () AS number FROM (%s) AS page) AS page',
+                   batch, pgherald.page_reader(rule))
+       INTO keys, last USING watched.remembered_to, batch, NULL::timestamptz, NULL::timestamptz;
+    ROLLBACK;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('row_security', 'off', true);
+    more := last IS NOT NULL;
+    -- Not where the rule has become another meanwhile, or another session has remembered this page.
+    UPDATE pgherald.rule AS r SET remembered = NOT more, remembered_to = last
+     WHERE r.rule = remember.rule AND r.watched_at = watched.watched_at AND NOT r.remembered
+       AND r.remembered_to IS NOT DISTINCT FROM watched.remembered_to;
+    IF NOT FOUND THEN
+        more := true;
+    ELSE
+        INSERT INTO pgherald.handled (rule, key, why)
+        SELECT rule, pgherald.handled_key(page.key), 'existing' FROM unnest(keys) AS page (key)
+         WHERE NOT EXISTS (SELECT FROM pgherald.outbox AS o WHERE o.rule = remember.rule AND o.key = page.key)
+            ON CONFLICT DO NOTHING;
+    END IF;
+    COMMIT;
 END $remember$;
 
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pgherald FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA pgherald FROM PUBLIC;
 
 RESET client_min_messages;
+
+DO $$ BEGIN PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('pgherald.search_path'), false); END $$;

@@ -90,7 +90,7 @@ def test_it_may_use_nothing(app: Session, sandbox: Database, role: str) -> None:
         "SELECT pgherald.version()",
         "SELECT pgherald.watch('mine', 'app.simple')",
         "SELECT pgherald.unwatch('simple')",
-        "SELECT pgherald.remember('simple')",
+        "CALL pgherald.remember('simple')",
         "SELECT pgherald.capture_simple()",
         "CREATE TABLE pgherald.mine ()",
     ],

@@ -52,7 +52,8 @@ def test_over_to_it_and_back(plans: Database) -> None:
     """What is known of the rows stays known; every change has its one event."""
     plans.execute("INSERT INTO app.plans VALUES (7, 'VE')")
     plans.execute(WATCH, ("row",))
-    plans.execute("SELECT pgherald.remember('bulk'); UPDATE pgherald.rule SET paused_at = now() WHERE rule = 'bulk'")
+    plans.execute("CALL pgherald.remember('bulk')")
+    plans.execute("UPDATE pgherald.rule SET paused_at = now() WHERE rule = 'bulk'")
     rule = "SELECT remembered, paused_at FROM pgherald.rule WHERE rule = 'bulk'"
     before = plans.execute(rule)
     triggers = "SELECT tgtype FROM pg_trigger WHERE tgrelid = 'app.plans'::regclass ORDER BY tgname"

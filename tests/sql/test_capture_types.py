@@ -78,7 +78,8 @@ def test_key(typed: Database, type_: str, given: str, text: str) -> None:
     typed.execute(sql.SQL("CREATE TABLE app.plans (id {} PRIMARY KEY, status text)").format(sql.SQL(type_)))
     typed.execute("INSERT INTO app.plans VALUES (%s, 'VE')", (given,))
     typed.execute("SELECT pgherald.watch('typed', 'app.plans')")
-    typed.execute("SELECT pgherald.remember('typed', 1), pgherald.remember('typed', 1)")
+    for _ in range(2):
+        typed.execute("CALL pgherald.remember('typed', 1)")
     assert typed.execute("SELECT key FROM pgherald.handled") == [(text,)]
     typed.execute("UPDATE app.plans SET status = 'PE'; UPDATE app.plans SET status = 'VE'")
     assert captured(typed) == [text]
@@ -131,7 +132,8 @@ def test_a_value_too_long_for_its_column_is_not_cut_to_fit(typed: Database, type
 
 def test_a_value_that_a_domain_forbids_breaks_no_write(typed: Database) -> None:
     typed.execute("CREATE TABLE app.plans (id app.never PRIMARY KEY, status app.never)")
-    typed.execute("SELECT pgherald.watch('typed', 'app.plans'), pgherald.remember('typed')")
+    typed.execute("SELECT pgherald.watch('typed', 'app.plans')")
+    typed.execute("CALL pgherald.remember('typed')")
     typed.execute("INSERT INTO app.plans VALUES ('PE', 'PE'); UPDATE app.plans SET status = 'AC'")
     assert captured(typed) == []
 
@@ -181,7 +183,7 @@ def test_names(sandbox: Database, schema: str, table: str, key: str, column: str
         sandbox.execute(sql.SQL("INSERT INTO {} VALUES (1, {})").format(target, value))
         name = target.as_string()
         sandbox.execute("SELECT pgherald.watch('named', %s, %s, %s, %s)", (name, [key], column, value))
-        sandbox.execute("SELECT pgherald.remember('named')")
+        sandbox.execute("CALL pgherald.remember('named')")
         assert sandbox.execute("SELECT key FROM pgherald.handled") == [("1",)]
         sandbox.execute(sql.SQL("UPDATE {} SET {} = 'PE'").format(target, column_))
         sandbox.execute(sql.SQL("UPDATE {} SET {} = {}").format(target, column_, value))

@@ -1,11 +1,13 @@
 """The rows that were in the value before the rule was: all of them, page by page, and not one that has an event."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import errors
 
+from tests.support import wait_until
 from tests.support.database import Database
 
 RULE = "remembering"
@@ -23,7 +25,7 @@ def plans(sandbox: Database) -> Database:
 
 
 def remember(database: Database, batch: int) -> bool:
-    return bool(database.value("SELECT pgherald.remember(%s, %s)", (RULE, batch)))
+    return bool(database.value("CALL pgherald.remember(%s, %s)", (RULE, batch)))
 
 
 def handled(database: Database) -> list[str]:
@@ -57,7 +59,7 @@ def test_once_is_enough(plans: Database) -> None:
 
 
 def test_a_rule_that_is_not_watched(plans: Database) -> None:
-    assert plans.value("SELECT pgherald.remember('nothing')") is False
+    assert plans.value("CALL pgherald.remember('nothing')") is False
     assert handled(plans) == []
 
 
@@ -89,22 +91,23 @@ def test_a_row_that_comes_back_has_an_event(plans: Database) -> None:
 
 def test_where_rows_are_hidden_it_fails(plans: Database) -> None:
     """What it does not see, backfill would take for missed."""
-    with psycopg.connect(plans.url) as conn:
-        conn.execute(
-            """ALTER TABLE app.plans ENABLE ROW LEVEL SECURITY;
-               GRANT USAGE ON SCHEMA app, pgherald TO pg_monitor; GRANT ALL ON ALL TABLES IN SCHEMA app, pgherald TO pg_monitor;
-               GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgherald TO pg_monitor; SET LOCAL ROLE pg_monitor"""
-        )
-        with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
-            conn.execute("SELECT pgherald.remember(%s)", (RULE,))
-        conn.rollback()
+    plans.execute(
+        """ALTER TABLE app.plans ENABLE ROW LEVEL SECURITY;
+           GRANT USAGE ON SCHEMA app, pgherald TO pg_monitor; GRANT ALL ON ALL TABLES IN SCHEMA app, pgherald TO pg_monitor;
+           GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgherald TO pg_monitor"""
+    )
+    conn = plans.connect()
+    conn.execute("SET ROLE pg_monitor")
+    with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
+        conn.execute("CALL pgherald.remember(%s)", (RULE,))
     assert handled(plans) == []
 
 
-def test_a_page_rolled_back_is_read_again(plans: Database) -> None:
+def test_in_a_transaction_of_the_caller_it_refuses_and_nothing_is_kept(plans: Database) -> None:
     conn = plans.connect()
-    with conn.transaction(force_rollback=True):
-        conn.execute("SELECT pgherald.remember(%s, 5)", (RULE,))
+    with pytest.raises(errors.InvalidTransactionTermination), conn.transaction():
+        conn.execute("CALL pgherald.remember(%s, 5)", (RULE,))
+    assert handled(plans) == []
     assert remember(plans, 5)
     assert handled(plans) == EVEN[:5]
 
@@ -113,19 +116,39 @@ def test_it_holds_up_no_writer_and_waits_for_none(plans: Database) -> None:
     dba, writer = plans.connect(options="-c lock_timeout=1s"), plans.connect(options="-c lock_timeout=1s")
     with writer.transaction():
         writer.execute("UPDATE app.plans SET status = 'VE'")
-        with dba.transaction():
-            dba.execute("SELECT pgherald.remember(%s, 5)", (RULE,))
-            plans.execute("INSERT INTO app.plans VALUES (40, 'VE')")
+        dba.execute("CALL pgherald.remember(%s, 5)", (RULE,))
+        plans.execute("INSERT INTO app.plans VALUES (40, 'VE')")
+    assert handled(plans) == EVEN[:5]
 
 
 def test_two_at_once_share_the_pages(plans: Database) -> None:
-    one, other = plans.connect(), plans.connect(options="-c lock_timeout=100ms")
-    with one.transaction():
-        one.execute("SELECT pgherald.remember(%s, 5)", (RULE,))
-        with pytest.raises(Exception, match="lock timeout"):
-            other.execute("SELECT pgherald.remember(%s, 5)", (RULE,))
-    assert other.execute("SELECT pgherald.remember(%s, 5)", (RULE,)).fetchone() == (True,)
-    assert handled(plans) == EVEN[:10]
+    """One that finds its page written by the other goes on behind it."""
+
+    def some(conn: psycopg.Connection[Any]) -> None:
+        for _ in range(8):
+            conn.execute("CALL pgherald.remember(%s, 1)", (RULE,))
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(some, plans.connect()) for _ in range(2)]:
+            done.result()
+    while remember(plans, 1):
+        pass
+    assert handled(plans) == EVEN
+
+
+def test_a_rule_that_moved_meanwhile_keeps_nothing_of_the_page(plans: Database) -> None:
+    plans.execute("CREATE TABLE app.others (id int PRIMARY KEY, status text)")
+    conn, other = plans.connect(), plans.connect()
+    with ThreadPoolExecutor(1) as pool:
+        with conn.transaction():
+            # The page waits for this transaction before it is written.
+            conn.execute("SELECT FROM pgherald.rule FOR UPDATE")
+            more = pool.submit(lambda: other.execute("CALL pgherald.remember(%s)", (RULE,)).fetchone())
+            wait_until(lambda: plans.value("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
+            conn.execute("SELECT pgherald.watch('remembering', 'app.others')")
+        assert more.result() == (True,)
+    assert handled(plans) == []
+    assert not remember(plans, 100)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 100])

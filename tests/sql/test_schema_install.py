@@ -47,7 +47,7 @@ def test_psql_runs_it_and_again(story: Database, programs: Programs, together: t
     story.execute(WATCH)
     plan = story.add_plan("Café", "jane@example.org")
     story.verify(plan)
-    story.execute("SELECT pgherald.remember('dateplan_verified')")
+    story.execute("CALL pgherald.remember('dateplan_verified')")
     first = programs.dump(story), everything(story)
     run(programs, story, *together, "-f", TRIGGERS)
     story.execute(WATCH)

@@ -37,7 +37,7 @@ def remember(apps, schema_editor):
     more = True
     while more:
         with schema_editor.connection.cursor() as cursor:
-            cursor.execute("SELECT pgherald.remember(%s)", [RULE])
+            cursor.execute("CALL pgherald.remember(%s)", [RULE])
             [more] = cursor.fetchone()
 
 
