@@ -47,7 +47,7 @@ class Daemon:
         self._reload = reload
         # A connection that hangs must be found out before the lease is over.
         self._outbox_pool = outbox_pool(settings.database.url, patience=max(1.0, settings.delivery.lease / 2))
-        self._lookup_pool = lookup_pool(settings.database.url)
+        self._lookup_pool = lookup_pool(settings.database.lookups)
         self._outbox = Outbox(
             self._outbox_pool, lease=settings.delivery.lease, hold=settings.delivery.in_doubt == "hold"
         )
@@ -162,7 +162,7 @@ class Daemon:
                         if self._site:
                             self._site.signs_with(signing_key(self._secret))
                         delivery = self._delivery(self._settings, self._templates)
-                        await delivery.check(conn)
+                        await delivery.check(conn, self._lookup_pool)
                 await self._outbox.register()
             except DatabaseUnavailable as exc:
                 if not wait:
@@ -258,7 +258,7 @@ class Daemon:
             with translated():
                 async with await connect_async(self._settings.database.url) as conn:
                     await schema.verify(conn, settings.rules)
-                    await delivery.check(conn)
+                    await delivery.check(conn, self._lookup_pool)
         except PgheraldError as exc:
             log.error(
                 "reload_refused", error=str(exc), remedy="mend it and send SIGHUP again; the old ones stay in use"

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from listener.database import OWNERS, quoted, translated, verbatim
+from listener.database import OWNERS, translated
 from listener.errors import SchemaError
 from listener.queries import load
 from listener.rules import Rule
@@ -41,49 +41,65 @@ class Page:
 
 
 def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options) -> Iterator[Page]:
-    """Go through the table in the order of its key, a transaction a page, and capture what was missed.
+    """Go through the table in the order of its key, a page at a time, and capture what was missed.
 
-    May be stopped and begun anew at any time: what it has captured has its event. One at a time does it for a rule.
+    It can be interrupted and started again at any time: what it has captured has its event. One backfill of a rule runs
+    at a time.
 
     Raises:
-        SchemaError: the rule is not watched, its rows from before are not remembered yet, or another backfill is at it.
+        SchemaError: the rule is not watched, its rows from before are not remembered yet, or another backfill runs.
     """
     with translated(OWNERS):
-        found = conn.execute(_QUERIES["table_of"], {"rule": name}).fetchone()
+        found = conn.execute(_QUERIES["remembered"], {"rule": name}).fetchone()
         if found is None:
             raise SchemaError(f"rule {name} is not watched in this database; run `pgherald install`")
-        table, remembered, key, key_types, type_ = found
-        if not remembered:
+        if found != (True,):
             raise SchemaError(f"rule {name}: its rows from before are not remembered yet; run `pgherald install`")
         if not options.dry_run and conn.execute(_QUERIES["lock_backfill"], {"rule": name}).fetchone() != (True,):
             raise SchemaError(f"another backfill of rule {name} is at work; wait for its end")
-        query = _query(rule, table, key, key_types, type_, options)
-        values: dict[str, Any] = {"rule": name, "value": rule.becomes, "since": options.since, "until": options.until}
+        query = _capture(options)
         after: list[str] | None = None
         left = options.limit
         while left is None or left > 0:
             begun = time.monotonic()
             # With a rate, no more in one page than a second's worth, so that it does not come in gusts.
             most = min(x for x in (left, options.rate and max(1, int(options.rate)), PAGE) if x is not None)
-            row = conn.execute(query, {**values, "after": after, "most": most, "page": PAGE}).fetchone()
+            rows = _read(conn, name, rule, options, after)
+            values = {"rule": name, "keys": [key for key, _, _ in rows], "changed": [at for _, _, at in rows]}
+            row = conn.execute(query, {**values, "most": most}).fetchone()
             assert row is not None
-            looked_at, after, missed, oldest = row
-            yield Page(looked_at, missed, oldest)
+            missed, oldest, last = row
+            yield Page(len(rows), missed, oldest)
             if left is not None:
                 left -= len(missed)
-            if after is None:
+            if len(missed) == most:
+                after = rows[last - 1][1]
+            elif len(rows) == PAGE:
+                after = rows[-1][1]
+            else:
                 return
             if options.rate and not options.dry_run:
                 time.sleep(max(0.0, len(missed) / options.rate - (time.monotonic() - begun)))
 
 
-def _query(rule: Rule, table: str, key: str, key_types: list[str], type_: str, options: Options) -> sql.Composed:
-    columns = [sql.SQL("t.{}").format(quoted(column)) for column in rule.key]
-    bound = [
-        sql.SQL("(%(after)s::text[])[{}]::{}").format(sql.Literal(i + 1), sql.SQL(t)) for i, t in enumerate(key_types)
-    ]
-    known = "CASE WHEN isfinite(t.{0}) THEN t.{0} END" if rule.changed_at else "NULL::timestamptz"
-    changed = sql.SQL(known).format(quoted(rule.changed_at))
+def _read(
+    conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options, after: list[str] | None
+) -> list[tuple[str, list[str], str | None]]:
+    """Return a page of the rows in the value: their key, its columns, and when they changed.
+
+    With the rights of the table's owner where this role may, and in a transaction that is rolled back, as
+    `pgherald.page_reader` asks for.
+    """
+    with conn.transaction(force_rollback=True):
+        (query,) = conn.execute("SELECT pgherald.page_reader(%s, %s)", (name, rule.changed_at or None)).fetchone() or (
+            "",
+        )
+        page = psycopg.RawCursor(conn).execute(query, (after, PAGE, options.since, options.until), prepare=False)
+        return page.fetchall()
+
+
+def _capture(options: Options) -> sql.Composed:
+    """The statement that finds out which rows of a page were missed, and captures those."""
     # With the time of the change, an event older than it does not speak for the row: it came back unseen. A row without
     # that time is spoken for by any.
     event_covers = sql.SQL("AND (o.captured_at < page.changed) IS NOT TRUE")
@@ -103,19 +119,15 @@ def _query(rule: Rule, table: str, key: str, key_types: list[str], type_: str, o
             "INSERT INTO pgherald.outbox (rule, key, history) "
             "SELECT %(rule)s, key, pgherald.noted('[]', 'backfilled', NULL) FROM missed RETURNING 1"
         )
-        # The gate, as in a capture: who is awake will find them, who sleeps is rung.
+        # The gate, as in a capture: a daemon that is awake will find them, one that sleeps is rung.
         ring = sql.SQL(
             "SELECT CASE WHEN EXISTS (SELECT FROM written) AND NOT pg_try_advisory_xact_lock_shared(726354, 1) "
             "THEN pg_notify('pgherald', '') END"
         )
     return sql.SQL("""
         WITH page AS MATERIALIZED (
-            SELECT {key} AS key, ARRAY[{texts}] AS at, {changed} AS changed, row_number() OVER (ORDER BY {columns}) AS number
-              FROM {table} AS t
-             WHERE t.{column}::{type} = %(value)s::{type} AND (%(after)s::text[] IS NULL OR ({columns}) > ({bound}))
-               AND (%(since)s::timestamptz IS NULL OR {changed} >= %(since)s)
-               AND (%(until)s::timestamptz IS NULL OR {changed} < %(until)s)
-             ORDER BY {columns} LIMIT %(page)s),
+            SELECT key, changed::timestamptz, number
+              FROM unnest(%(keys)s::text[], %(changed)s::text[]) WITH ORDINALITY AS page (key, changed, number)),
         missed AS MATERIALIZED (
             SELECT key, changed, number FROM page
              WHERE NOT EXISTS (SELECT FROM pgherald.outbox AS o
@@ -125,22 +137,7 @@ def _query(rule: Rule, table: str, key: str, key_types: list[str], type_: str, o
                AND NOT EXISTS (SELECT FROM pgherald.handled AS h WHERE h.rule = %(rule)s AND h.key = pgherald.handled_key(page.key) {handled_covers})
              ORDER BY number LIMIT %(most)s),
         written AS ({write}),
-        rung AS ({ring}),
-        last AS (SELECT CASE WHEN (SELECT count(*) FROM missed) = %(most)s THEN (SELECT max(number) FROM missed)
-                             WHEN (SELECT count(*) FROM page) = %(page)s THEN %(page)s END AS number)
-        SELECT (SELECT count(*) FROM page), (SELECT at FROM page JOIN last USING (number)),
-               (SELECT coalesce(array_agg(key ORDER BY number), '{{}}') FROM missed), (SELECT min(changed) FROM missed)
-          FROM rung""").format(
-        key=verbatim(key),
-        texts=sql.SQL(", ").join(sql.SQL("{}::text").format(column) for column in columns),
-        changed=changed,
-        columns=sql.SQL(", ").join(columns),
-        table=verbatim(table),
-        column=quoted(rule.column),
-        type=sql.SQL(type_),
-        bound=sql.SQL(", ").join(bound),
-        event_covers=event_covers,
-        handled_covers=handled_covers,
-        write=write,
-        ring=ring,
-    )
+        rung AS ({ring})
+        SELECT (SELECT coalesce(array_agg(key ORDER BY number), '{{}}') FROM missed), (SELECT min(changed) FROM missed),
+               (SELECT max(number) FROM missed)
+          FROM rung""").format(event_covers=event_covers, handled_covers=handled_covers, write=write, ring=ring)

@@ -48,6 +48,14 @@ class Database(Section):
     `postgresql://a,b/app?target_session_attrs=read-write`"""
     listen_url: Conninfo = ""
     """where `url` goes through a pooler: a direct connection for LISTEN and the gate"""
+    lookup_url: Conninfo = ""
+    """a login of its own for lookups, without any right on the schema `pgherald`: the functions behind the tables that a
+    lookup reads run with its rights. See [dba.md](dba.md#a-login-for-lookups)"""
+
+    @property
+    def lookups(self) -> str:
+        """Where lookups go."""
+        return self.lookup_url or self.url
 
 
 class Smtp(Section):

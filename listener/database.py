@@ -102,6 +102,16 @@ def connect(url: str) -> psycopg.Connection[Any]:
     return conn
 
 
+@contextmanager
+def tables_of(conn: psycopg.Connection[Any], lookup_url: str) -> Iterator[psycopg.Connection[Any]]:
+    """Give the connection that reads the application's tables: of the login for lookups where there is one, else `conn`."""
+    if not lookup_url:
+        yield conn
+    else:
+        with connect(lookup_url) as tables:
+            yield tables
+
+
 async def connect_async(url: str) -> psycopg.AsyncConnection[Any]:
     """Return a secured connection, in autocommit."""
     conn: psycopg.AsyncConnection[Any] = await psycopg.AsyncConnection.connect(**parameters(url), autocommit=True)

@@ -54,14 +54,14 @@ class Delivery:
         self._max_age = max_age
         self._held: dict[str, float] = {}
 
-    async def check(self, conn: AsyncConnection[Any]) -> None:
-        """Try every rule against the database, without a row.
+    async def check(self, conn: AsyncConnection[Any], lookups: Pool) -> None:
+        """Try every rule against the database, without a row. `conn` is the daemon's own session.
 
         Raises:
             RuleBroken: a lookup fails, or a statement to unsubscribe would; or a template takes what its lookup does not give.
         """
         for name, lookup in self._lookups.items():
-            self._composer.check(name, await lookup.check(conn))
+            self._composer.check(name, await lookup.check(conn, lookups))
             await unsubscribe.check(conn, name, lookup.rule)
 
     @property

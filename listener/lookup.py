@@ -9,15 +9,14 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from listener import keys
 from listener.address import Address, parse_address
-from listener.database import is_away, lookup_failure, one_line, verbatim
+from listener.database import is_away, lookup_failure, one_line
 from listener.errors import BadData, DatabaseUnavailable, RuleBroken
 from listener.outbox import Event
+from listener.owner import execute_as_owner
 from listener.pool import Pool
-from listener.queries import load
 from listener.rules import OWN_COLUMNS, Rule, array_literal
-
-_QUERIES = load("admin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +39,31 @@ class Unmailed:
 
 
 class Lookup:
-    def __init__(self, name: str, rule: Rule) -> None:
+    """A rule's query. `as_owner`: run it as the table's owner where the role is a superuser, as the commands do.
+
+    The daemon does not: it would be a statement more for each batch. Its role is no superuser, or has a login for lookups.
+    """
+
+    def __init__(self, name: str, rule: Rule, *, as_owner: bool = False) -> None:
         self.name = name
         self.rule = rule
+        self._as_owner = as_owner
         # The value as the configuration writes it, and as the database does: t is true, 5 may be 5.00.
         self._spellings = {rule.becomes.rstrip(" ")}
         self._query = f"-- name: lookup {name}\n{rule.lookup.strip().rstrip(';')}"
 
-    async def check(self, conn: psycopg.AsyncConnection[Any]) -> frozenset[str]:
-        """The lookup's columns.
+    async def check(self, conn: psycopg.AsyncConnection[Any], lookups: Pool) -> frozenset[str]:
+        """Return the lookup's columns. `conn` reads the catalog.
 
         Raises:
             RuleBroken: the query fails, or lacks a column that is read.
+            DatabaseUnavailable: the database cannot be reached.
         """
         try:
-            cursor = await conn.execute(self._query, {"keys": []})
-            columns = frozenset(column.name for column in cursor.description or ())
-        except psycopg.Error as exc:
+            async with lookups.connection() as session, session.cursor() as cursor:
+                await self._execute(cursor, [])
+                columns = frozenset(column.name for column in cursor.description or ())
+        except (psycopg.Error, OSError, TimeoutError) as exc:
             raise self._failure(exc) from exc
         for column in (*OWN_COLUMNS, *self.rule.require):
             if column not in columns:
@@ -67,19 +74,28 @@ class Lookup:
         return columns
 
     async def _learn_spelling(self, conn: psycopg.AsyncConnection[Any]) -> None:
-        column = {"table": self.rule.table, "column": self.rule.column}
-        found = await (await conn.execute(_QUERIES["column_type"], column)).fetchone()
+        column = self.rule.column
+        try:
+            types = dict(await (await conn.execute(keys.COLUMN_TYPES, keys.of(self.rule))).fetchall())
+            if column not in types:
+                return
+            row = sql.SQL("SELECT {} AS {}").format(
+                keys.literal(self.rule.becomes, column, types), sql.Identifier(column)
+            )
+            query = sql.SQL("SELECT {} FROM ({}) AS t").format(keys.value_text(column, types), row)
+            found = await (await conn.execute(query.as_string(conn))).fetchone()
+        except psycopg.Error as exc:
+            raise self._failure(exc) from exc
         if found is not None:
-            try:
-                cursor = await conn.execute(
-                    sql.SQL("SELECT %s::{}::text").format(verbatim(found[0])), (self.rule.becomes,)
-                )
-                (spelling,) = await cursor.fetchone() or (self.rule.becomes,)
-            except psycopg.Error as exc:
-                raise self._failure(exc) from exc
-            self._spellings.add(spelling.rstrip(" "))
+            self._spellings.add(found[0].rstrip(" "))
 
-    async def rows(self, pool: Pool, keys: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    async def _execute(self, cursor: psycopg.AsyncCursor[Any], of: Sequence[str]) -> None:
+        if self._as_owner:
+            await execute_as_owner(cursor, self.rule.table, self._query, of)
+        else:
+            await cursor.execute(self._query, {"keys": list(of)})
+
+    async def rows(self, pool: Pool, of: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """What the lookup finds for these keys, by key.
 
         Raises:
@@ -89,7 +105,7 @@ class Lookup:
         """
         try:
             async with pool.connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
-                await cursor.execute(self._query, {"keys": list(keys)})
+                await self._execute(cursor, of)
                 found = await cursor.fetchall()
         except psycopg.DataError as exc:
             # The driver's message would quote the row.
@@ -103,7 +119,7 @@ class Lookup:
             ) from exc
         except (psycopg.Error, OSError, TimeoutError) as exc:
             raise self._failure(exc) from exc
-        by_key: dict[str, list[dict[str, Any]]] = {key: [] for key in keys}
+        by_key: dict[str, list[dict[str, Any]]] = {key: [] for key in of}
         for row in found:
             if missing := [column for column in OWN_COLUMNS if column not in row]:
                 raise RuleBroken(f"the lookup of rule {self.name} gives no column {missing[0]!r}")

@@ -32,7 +32,7 @@ class Rule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     # As SQL writes a name; it goes into queries as it stands.
-    table: str = Field(pattern=rf"^{NAME}(\.{NAME})?$")
+    table: str = Field(pattern=rf"^{NAME}\.{NAME}$")
     """the table that is watched, with its schema"""
     key: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ("id",)
     """its primary key; of several columns `["a", "b"]`. Integer, numeric, text, uuid, enum or boolean"""

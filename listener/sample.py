@@ -4,19 +4,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from secrets import token_bytes
+from typing import Any
 
-from psycopg import sql
+from psycopg import AsyncConnection, sql
 
+from listener import keys
 from listener.address import Address, parse_address
 from listener.composer import Composer, Message
 from listener.config import Settings
-from listener.database import connect_async, lookup_pool, opened, quoted, translated, verbatim
+from listener.database import connect_async, lookup_pool, opened, translated
 from listener.errors import BadData, PgheraldError
 from listener.lookup import Lookup, Mailing
 from listener.message import message_key
 from listener.outbox import Event
+from listener.owner import execute_as_owner
 from listener.render import Templates
-from listener.rules import show_key
+from listener.rules import Rule, show_key
 
 _NOBODY = "nobody@example.org"
 
@@ -43,27 +46,14 @@ async def make(
         PgheraldError: there is no such row, or its message cannot be made.
     """
     rule = settings.rules[name]
-    lookup = Lookup(name, rule)
-    pool = lookup_pool(settings.database.url)
+    lookup = Lookup(name, rule, as_owner=True)
+    pool = lookup_pool(settings.database.lookups)
     with translated():
-        async with await connect_async(settings.database.url) as conn:
+        async with await connect_async(settings.database.lookups) as conn, opened(pool):
             composer = Composer(settings, templates, token_bytes(32))
-            composer.check(name, await lookup.check(conn))
-        async with opened(pool):
+            composer.check(name, await lookup.check(conn, pool))
             if key is None:
-                parts = [sql.SQL("{}::text").format(quoted(column)) for column in rule.key]
-                text = parts[0] if len(parts) == 1 else sql.SQL("ARRAY[{}]::text").format(sql.SQL(", ").join(parts))
-                query = sql.SQL("SELECT {} FROM {} WHERE {} = %s ORDER BY {} LIMIT 1").format(
-                    text,
-                    verbatim(rule.table),
-                    quoted(rule.column),
-                    sql.SQL(", ").join(sql.SQL("{} DESC").format(quoted(column)) for column in rule.key),
-                )
-                async with pool.connection() as conn:
-                    row = await (await conn.execute(query, (rule.becomes,))).fetchone()
-                if row is None:
-                    raise PgheraldError(f"no row of {rule.table} is {rule.becomes!r}; name one with --key")
-                key = row[0]
+                key = await _newest(conn, rule)
             try:
                 rows = (await lookup.rows(pool, [key])).get(key, [])
             except BadData as exc:
@@ -94,3 +84,20 @@ async def make(
     except BadData as exc:
         raise PgheraldError(f"the message for key {key} cannot be made: {exc}") from exc
     return Sample(show_key(rule, key), message, translations, note)
+
+
+async def _newest(conn: AsyncConnection[Any], rule: Rule) -> str:
+    types = dict(await (await conn.execute(keys.COLUMN_TYPES, keys.of(rule))).fetchall())
+    query = sql.SQL("SELECT {} FROM {} AS t WHERE {} = {} ORDER BY {} LIMIT 1").format(
+        keys.key_text(rule, types),
+        sql.SQL(rule.table),
+        keys.typed(rule.column, types),
+        keys.literal(rule.becomes, rule.column, types),
+        sql.SQL(", ").join(sql.SQL("t.{} DESC").format(sql.Identifier(column)) for column in rule.key),
+    )
+    async with conn.cursor() as cursor:
+        await execute_as_owner(cursor, rule.table, query.as_string(conn))
+        row = await cursor.fetchone()
+    if row is None:
+        raise PgheraldError(f"no row of {rule.table} is {rule.becomes!r}; name one with --key")
+    return str(row[0])

@@ -46,10 +46,9 @@ def install_steps(rules: Mapping[str, Rule], *, roles: bool = False, daemon_role
     if roles:
         yield Step("roles.sql", _file("roles.sql"))
     if daemon_role is not None:
-        grants = _file("roles.sql").partition("GRANT USAGE")
         yield Step(
             f"rights of {daemon_role}",
-            _SECURED + (grants[1] + grants[2]).replace("pgherald_daemon", _quoted(sql.Identifier(daemon_role))),
+            _SECURED + daemon_grants().replace("pgherald_daemon", _quoted(sql.Identifier(daemon_role))),
         )
     for name, rule in rules.items():
         yield Step(f"rule {name}", f"{_SECURED}{watch_call(name, rule)};", table=rule.table)
@@ -61,6 +60,12 @@ def install_steps(rules: Mapping[str, Rule], *, roles: bool = False, daemon_role
             f"LOOP CALL pgherald.remember('{name}', more => more); EXIT WHEN NOT more; END LOOP; END $$;",
             transaction=False,
         )
+
+
+def daemon_grants() -> str:
+    """Return what roles.sql grants to pgherald_daemon."""
+    _, grant, rest = _file("roles.sql").partition("GRANT USAGE")
+    return grant + rest.partition("\nDO $$")[0]
 
 
 def watch_call(name: str, rule: Rule) -> str:

@@ -8,10 +8,12 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from listener.database import one_line, quoted, translated, verbatim
+from listener import keys
+from listener.database import one_line, translated
 from listener.errors import SchemaError
+from listener.owner import fetch_as_owner
 from listener.queries import load
-from listener.rules import Rule, array_literal
+from listener.rules import Rule
 from listener.schema import watch_values
 
 _QUERIES = load("admin")
@@ -30,11 +32,11 @@ class Story:
     paused_at: datetime | None
 
 
-def tell(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> Story:
-    """Collect a row's events, in order. `key` in the outbox's form."""
+def tell(conn: psycopg.Connection[Any], tables: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> Story:
+    """Collect a row's events, in order. `key` in the outbox's form; `tables` is the connection that reads the row."""
     with translated():
-        row = _row(conn, name, rule, key)
-        key = row.key if row is not None else _cast(conn, name, rule, key)
+        row = _row(tables, name, rule, key)
+        key = row.key if row is not None else _written(tables, rule, key)
         with conn.cursor(row_factory=dict_row) as cursor:
             events = cursor.execute(_QUERIES["story"], {"rule": name, "key": key}).fetchall()
         for event in events:
@@ -56,27 +58,38 @@ def tell(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> Stor
     return Story(events, row is not None, why, paused.get(name))
 
 
-def as_written(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> str:
+def as_written(tables: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> str:
     """A key as the outbox has it: 007 is 7, whether or not the row is still there."""
-    row = _row(conn, name, rule, key)
-    return row.key if row is not None else _cast(conn, name, rule, key)
+    row = _row(tables, name, rule, key)
+    return row.key if row is not None else _written(tables, rule, key)
 
 
-def _cast(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> str:
-    found = conn.execute(_QUERIES["table_of"], {"rule": name}).fetchone()
-    if found is None:
-        return key
-    parts = sql.SQL(", ").join(
-        sql.SQL("(%(key)s::text[])[{}]::{}::text").format(sql.Literal(i + 1), sql.SQL(type_))
-        for i, type_ in enumerate(found[3])
-    )
-    one = len(rule.key) == 1
-    query = sql.SQL("SELECT {}" if one else "SELECT ARRAY[{}]::text").format(parts)
+def _written(conn: psycopg.Connection[Any], rule: Rule, key: str) -> str:
     try:
-        (written,) = conn.execute(query, {"key": array_literal([key]) if one else key}).fetchone() or (None,)
+        types, parts = _types(conn, rule), _parts(conn, rule, key)
+        if not types or parts is None:
+            return key
+        columns = sql.SQL(", ").join(
+            sql.SQL("{} AS {}").format(keys.literal(part, column, types), sql.Identifier(column))
+            for column, part in zip(rule.key, parts, strict=True)
+        )
+        query = sql.SQL("SELECT {} FROM (SELECT {}) AS t").format(keys.key_text(rule, types), columns)
+        (written,) = conn.execute(query.as_string(conn)).fetchone() or (None,)
     except (psycopg.DataError, psycopg.ProgrammingError):
         return key
     return key if written is None else str(written)
+
+
+def _types(conn: psycopg.Connection[Any], rule: Rule) -> dict[str, str]:
+    return dict(conn.execute(keys.COLUMN_TYPES, keys.of(rule)).fetchall())
+
+
+def _parts(conn: psycopg.Connection[Any], rule: Rule, key: str) -> list[str] | None:
+    """The key's columns; None where they are not as many as the rule's."""
+    if len(rule.key) == 1:
+        return [key]
+    (parts,) = conn.execute("SELECT %s::text[]", (key,)).fetchone() or ([],)
+    return parts if len(parts) == len(rule.key) and None not in parts else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +105,21 @@ def _iso(moment: datetime | None) -> str | None:
 
 def _row(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> _Row | None:
     """The watched row, if it is there, found by its index."""
-    columns = [quoted(column) for column in rule.key]
     try:
-        if len(columns) == 1:
-            parts = [key]
-        else:
-            (parts,) = conn.execute("SELECT %s::text[]", (key,)).fetchone() or ([],)
-        if len(parts) != len(columns):
+        types, parts = _types(conn, rule), _parts(conn, rule, key)
+        if parts is None:
             return None
-        texts = [sql.SQL("{}::text").format(column) for column in columns]
         query = sql.SQL(
-            "SELECT {key}, {current}::text, {current} IS NOT DISTINCT FROM %s FROM {table} WHERE {match}"
+            "SELECT {key}, {current}, {column} IS NOT DISTINCT FROM {value} FROM {table} AS t WHERE {match}"
         ).format(
-            key=texts[0] if len(texts) == 1 else sql.SQL("ARRAY[{}]::text").format(sql.SQL(", ").join(texts)),
-            current=quoted(rule.column),
-            table=verbatim(rule.table),
-            match=sql.SQL(" AND ").join(sql.SQL("{} = %s").format(column) for column in columns),
+            key=keys.key_text(rule, types),
+            current=keys.value_text(rule.column, types),
+            column=keys.typed(rule.column, types),
+            value=keys.literal(rule.becomes, rule.column, types),
+            table=sql.SQL(rule.table),
+            match=keys.match(rule, types, parts),
         )
-        row = conn.execute(query, [rule.becomes, *parts]).fetchone()
+        row = fetch_as_owner(conn, rule.table, query)
     except psycopg.errors.UndefinedTable as exc:
         raise SchemaError(f"rule {name}: {one_line(exc)}") from exc
     except psycopg.DataError:

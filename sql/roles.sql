@@ -67,5 +67,7 @@ GRANT EXECUTE ON FUNCTION pgherald.version(), pgherald.noted(jsonb, text, text),
 GRANT EXECUTE ON FUNCTION pgherald.capture_body(text, regclass, text[], text[]),
                           pgherald.capture_statement_body(text, regclass, text[], text, text),
                           pgherald.key_expression(regclass, text[], text), pgherald.base_type(oid), pgherald.gate() TO pgherald_daemon;
+-- For `pgherald backfill --dry-run`.
+GRANT EXECUTE ON FUNCTION pgherald.page_query(text, text), pgherald.page_reader(text, text) TO pgherald_daemon;
 
 DO $$ BEGIN PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('pgherald.search_path'), false); END $$;

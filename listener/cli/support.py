@@ -12,7 +12,7 @@ from rich.table import Table
 
 from listener import story
 from listener.cli.options import KEYED, configured, console, settings, the_rule
-from listener.database import connect, translated
+from listener.database import connect, tables_of, translated
 from listener.queries import load
 from listener.rules import parse_key, show_key
 
@@ -98,8 +98,8 @@ def explain(rule: str, key: str, as_json: bool, config_file: Path | None) -> Non
         stored = parse_key(watched, key)
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="KEY") from exc
-    with connect(loaded.database.url) as conn:
-        told = story.tell(conn, rule, watched, stored)
+    with connect(loaded.database.url) as conn, tables_of(conn, loaded.database.lookup_url) as tables:
+        told = story.tell(conn, tables, rule, watched, stored)
     if as_json:
         answer: dict[str, Any] = {"rule": rule, "key": show_key(watched, stored), "events": told.events}
         if told.why is not None:

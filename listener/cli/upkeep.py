@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from listener import backfill as missed
 from listener import story
 from listener.cli.options import DURATION, KEYED, MOMENT, RATE, configured, counted, settings, the_rule
-from listener.database import OWNERS, connect, translated
+from listener.database import OWNERS, connect, tables_of, translated
 from listener.queries import load
 from listener.rules import parse_key, show_key
 
@@ -108,8 +108,12 @@ def forget(rule: str, key: str, config_file: Path | None) -> None:
         stored = parse_key(watched, key)
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="KEY") from exc
-    with connect(loaded.database.url) as conn, translated(OWNERS):
-        key = story.as_written(conn, rule, watched, stored)
+    with (
+        connect(loaded.database.url) as conn,
+        tables_of(conn, loaded.database.lookup_url) as tables,
+        translated(OWNERS),
+    ):
+        key = story.as_written(tables, rule, watched, stored)
         gone, busy = conn.execute(load("admin")["forget"], {"rule": rule, "key": key}).fetchone() or (0, 0)
     click.echo(f"{counted(gone, 'event')} forgotten")
     if busy:

@@ -7,7 +7,7 @@ import psycopg
 
 from listener.config import Settings
 from listener.database import one_line
-from listener.doctor import bell, letter, mailing, objects, server, triggers
+from listener.doctor import bell, letter, mailing, objects, privacy, server, triggers
 from listener.doctor.examination import Examination
 from listener.doctor.finding import Finding, NotChecked, Seen, State, fault, warn
 from listener.errors import PgheraldError
@@ -39,6 +39,10 @@ def _checks(settings: Settings) -> list[tuple[str, Check]]:
         ("schema", objects.schema),
         ("functions", objects.functions),
         ("grants", objects.grants),
+        ("row security", privacy.row_security),
+        ("readers", privacy.readers),
+        ("server log", privacy.server_log),
+        ("lookup login", privacy.lookup_login),
         *((f"triggers {rule}", partial(triggers.definitions, rule=rule)) for rule in rules),
         *((f"capture {rule}", partial(triggers.capture, rule=rule)) for rule in rules),
         ("replication", triggers.replication_role),

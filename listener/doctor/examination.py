@@ -11,16 +11,15 @@ from psycopg.rows import dict_row
 
 from listener.composer import Message
 from listener.config import Settings
+from listener.database import connect_async
 from listener.doctor.finding import NotChecked
 from listener.queries import load
 from listener.schema import VERSION
 
 QUERIES = load("doctor")
 # The last, because conditions are compared as the server shows them.
-_READING = (
-    "SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '5s'; SET LOCAL lock_timeout = '2s'; "
-    "SET LOCAL quote_all_identifiers = off"
-)
+_PATIENT = "SET LOCAL statement_timeout = '5s'; SET LOCAL lock_timeout = '2s'; SET LOCAL quote_all_identifiers = off"
+_READING = f"SET TRANSACTION READ ONLY; {_PATIENT}"
 
 Query = LiteralString | sql.SQL | sql.Composed
 Rows = list[dict[str, Any]]
@@ -48,6 +47,21 @@ class Examination:
         async with self.conn.transaction():
             await self.conn.execute(_READING, prepare=False)
             yield self.conn
+
+    @asynccontextmanager
+    async def tables(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        """Give a transaction of the login that reads the application's tables, which is rolled back at its end."""
+        if self.conn is None:
+            raise NotChecked("there is no connection to the database")
+        lookup_url = self.settings.database.lookup_url
+        conn = await connect_async(lookup_url) if lookup_url else self.conn
+        try:
+            async with conn.transaction(force_rollback=True):
+                await conn.execute(_PATIENT, prepare=False)
+                yield conn
+        finally:
+            if lookup_url:
+                await conn.close()
 
     async def rows(self, query: Query, values: Mapping[str, Any] | None = None) -> Rows:
         async with self.reading() as conn, conn.cursor(row_factory=dict_row) as cursor:

@@ -10,6 +10,7 @@ from typing import Any
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from listener import keys
 from listener.advice import advice
 from listener.database import lookup_pool, opened
 from listener.dispatch import server
@@ -17,6 +18,8 @@ from listener.doctor.examination import QUERIES, Examination, Sample
 from listener.doctor.finding import Seen, fault, ok, warn
 from listener.errors import BadData, ConfigError, RuleBroken
 from listener.lookup import Lookup
+from listener.owner import execute_as_owner
+from listener.pool import Pool
 from listener.replies import Scope
 from listener.rules import NAME, Rule
 from listener.smtp import Connection, ServerTrouble, Timeouts, tls_context
@@ -32,15 +35,16 @@ _TIMEOUTS = Timeouts(connect=5, greeting=10, command=10, quit=1)
 async def lookup(examination: Examination, rule: str) -> Seen:
     configured = examination.settings.rules[rule]
     examination.samples[rule] = None
-    query = Lookup(rule, configured)
+    query = Lookup(rule, configured, as_owner=True)
     try:
-        async with examination.reading() as conn:
-            columns = await query.check(conn)
-        keys = await _keys(examination, configured)
-        plan = await _plan(examination, configured, keys[:1])
-        hidden = await _hidden(examination, configured, plan)
-        whole = await _whole_table(examination, plan) if keys else None
-        rows = await _rows(examination, query, keys)
+        async with opened(pool := lookup_pool(examination.settings.database.lookups)):
+            async with examination.reading() as conn:
+                columns = await query.check(conn, pool)
+            newest = await _keys(examination, configured)
+            plan = await _plan(pool, configured, newest[:1])
+            hidden = await _hidden(examination, configured, plan)
+            whole = await _whole_table(examination, plan) if newest else None
+            rows = await _rows(pool, query, newest)
     except RuleBroken as exc:
         denied = "permission denied" in str(exc)
         return fault(
@@ -54,7 +58,7 @@ async def lookup(examination: Examination, rule: str) -> Seen:
         examination.samples[rule] = Sample(columns, rows)
     if hidden is not None:
         return hidden
-    if not keys:
+    if not newest:
         return ok(f"runs; {configured.table} has no row to try it with")
     if whole is not None:
         return warn(
@@ -62,47 +66,52 @@ async def lookup(examination: Examination, rule: str) -> Seen:
             "CREATE INDEX on the column it looks by; cast the keys and not the column: = ANY (%(keys)s::bigint[])",
         )
     if rows is None:
-        return warn(f"no answer for {len(keys)} keys in {_PATIENCE:g} s", "look at it with EXPLAIN (ANALYZE, BUFFERS)")
-    return ok(f"runs, by index; finds {len(rows)} of the newest {len(keys)} rows")
+        return warn(
+            f"no answer for {len(newest)} keys in {_PATIENCE:g} s", "look at it with EXPLAIN (ANALYZE, BUFFERS)"
+        )
+    return ok(f"runs, by index; finds {len(rows)} of the newest {len(newest)} rows")
 
 
-async def _rows(examination: Examination, query: Lookup, keys: list[str]) -> dict[str, list[dict[str, Any]]] | None:
+async def _rows(pool: Pool, query: Lookup, newest: list[str]) -> dict[str, list[dict[str, Any]]] | None:
     """None where it takes too long."""
-    if not keys:
+    if not newest:
         return {}
     with suppress(TimeoutError):
-        async with asyncio.timeout(_PATIENCE), opened(pool := lookup_pool(examination.settings.database.url)):
-            return await query.rows(pool, keys)
+        async with asyncio.timeout(_PATIENCE):
+            return await query.rows(pool, newest)
     return None
 
 
 async def _keys(examination: Examination, rule: Rule) -> list[str]:
     """Of the newest rows, as the outbox would hold them; by the key's index."""
-    columns = [sql.Identifier(column) for column in rule.key]
-    parts = [sql.SQL("{}::text").format(column) for column in columns]
-    query = sql.SQL("SELECT {} AS key FROM {} ORDER BY {} LIMIT {}").format(
-        parts[0] if len(parts) == 1 else sql.SQL("ARRAY[{}]::text").format(sql.SQL(", ").join(parts)),
-        sql.SQL(rule.table),
-        sql.SQL(", ").join(sql.SQL("{} DESC").format(column) for column in columns),
-        sql.Literal(_SAMPLE),
-    )
-    return [row["key"] for row in await examination.rows(query)]
+    async with examination.tables() as conn, conn.cursor() as cursor:
+        types = dict(await (await conn.execute(keys.COLUMN_TYPES, keys.of(rule))).fetchall())
+        query = sql.SQL("SELECT {} FROM {} AS t ORDER BY {} LIMIT {}").format(
+            keys.key_text(rule, types),
+            sql.SQL(rule.table),
+            sql.SQL(", ").join(sql.SQL("t.{} DESC").format(sql.Identifier(column)) for column in rule.key),
+            sql.Literal(_SAMPLE),
+        )
+        await execute_as_owner(cursor, rule.table, query.as_string(conn))
+        return [key for (key,) in await cursor.fetchall()]
 
 
-async def _plan(examination: Examination, rule: Rule, keys: list[str]) -> list[dict[str, Any]]:
+async def _plan(pool: Pool, rule: Rule, of: list[str]) -> list[dict[str, Any]]:
     """The nodes of the lookup's plan."""
-    async with examination.reading() as conn, conn.cursor(row_factory=dict_row) as cursor:
-        explain = f"EXPLAIN (VERBOSE, FORMAT JSON) {rule.lookup.strip().rstrip(';')}"
-        await cursor.execute(explain, {"keys": keys})
-        [row] = await cursor.fetchall()
-    return list(_nodes(row["QUERY PLAN"][0]["Plan"]))
+    explain = f"EXPLAIN (VERBOSE, FORMAT JSON) {rule.lookup.strip().rstrip(';')}"
+    async with pool.connection() as conn, conn.cursor() as cursor:
+        await execute_as_owner(cursor, rule.table, explain, of, "SELECT NULL::pg_catalog.json")
+        [(found,)] = await cursor.fetchall()
+    return list(_nodes(found[0]["Plan"]))
 
 
 async def _hidden(examination: Examination, rule: Rule, plan: list[dict[str, Any]]) -> Seen | None:
     """Row level security that keeps rows from the daemon, for which a hidden row is one that is gone."""
     # The plan knows views' tables; but a table of which nothing may be seen is not in it any more.
     read = {_name(node) for node in plan if "Relation Name" in node} | set(_READ.findall(rule.lookup))
-    rows = await examination.rows(QUERIES["hidden"], {"tables": sorted({rule.table} | read)})
+    async with examination.tables() as conn, conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(QUERIES["hidden"], {"tables": sorted({rule.table} | read)})
+        rows = await cursor.fetchall()
     for row in rows:
         if row["whole"]:
             continue

@@ -45,7 +45,7 @@ async def functions(examination: Examination) -> Seen:
 
 def _shipped() -> dict[str, str]:
     text = resource("sql/triggers.sql").read_text(encoding="utf-8")
-    parts = re.split(r"(?m)^CREATE OR REPLACE FUNCTION pgherald\.", text)[1:]
+    parts = re.split(r"(?m)^CREATE OR REPLACE (?:FUNCTION|PROCEDURE) pgherald\.", text)[1:]
     found = ((part, re.search(r"\bAS (\$\w*\$)(.*?)\1", part.partition("\n\n\n")[0], re.DOTALL)) for part in parts)
     return {part.partition("(")[0]: body[2] for part, body in found if body}
 

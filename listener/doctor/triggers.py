@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from listener import keys
 from listener.doctor.examination import QUERIES, Examination
 from listener.doctor.finding import NotChecked, Seen, fault, ok, warn
 from listener.rules import Rule
@@ -19,6 +20,7 @@ _STATEMENT_TRIGGERS = {"update": _UPDATE, "insert": _INSERT}
 _READS = {"update": ("old_rows", "new_rows"), "insert": (None, "new_rows")}
 _PARTITIONED = {"delete": _ROW | _DELETE, "end": _UPDATE | _DELETE}
 _INSTALL = "run `pgherald install`"
+_VALUE = "value"
 
 
 async def definitions(examination: Examination, rule: str) -> Seen:
@@ -98,7 +100,9 @@ def _again(rule: str, configured: Rule, row: dict[str, Any]) -> str:
 async def _conditions(examination: Examination, value: str, watched: dict[str, Any]) -> dict[str, set[str]]:
     """What the server may make of watch()'s WHEN: a constant is shown with quotes or without, by its type."""
     try:
-        query = sql.SQL("SELECT {}::{}::text AS value").format(sql.Literal(value), sql.SQL(watched["type"] or "text"))
+        types = {_VALUE: watched["type"] or "text"}
+        row = sql.SQL("SELECT {} AS {}").format(keys.literal(value, _VALUE, types), sql.Identifier(_VALUE))
+        query = sql.SQL("SELECT {} AS value FROM ({}) AS t").format(keys.value_text(_VALUE, types), row)
         value = (await examination.row(query))["value"]
     except psycopg.DataError:
         pass

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from listener import remedy, story
 from listener.config import Settings
-from listener.database import connect
+from listener.database import connect, tables_of
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.health import Health
 from listener.overview import Glance
@@ -116,7 +116,7 @@ class Page:
             return self._answer(request, "explain", status=404, **context | {"why": f"there is no rule {name}"})
         try:
             stored = parse_key(rule, key)
-            told = await self._ask(lambda conn: story.tell(conn, name, rule, stored))
+            told = await self._ask(lambda conn: self._story(conn, name, rule, stored))
         except ValueError as exc:
             return self._answer(request, "explain", status=400, **context | {"why": str(exc)})
         except PgheraldError as exc:
@@ -177,6 +177,10 @@ class Page:
             return await self._ask(work)
         except PgheraldError as exc:
             raise web.HTTPServiceUnavailable(text=f"{exc}\n") from exc
+
+    def _story(self, conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> story.Story:
+        with tables_of(conn, self._settings.database.lookup_url) as tables:
+            return story.tell(conn, tables, name, rule, key)
 
     async def _ask(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
         """What the commands do, as they do it: on a connection of its own, in a thread."""

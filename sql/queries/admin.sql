@@ -131,19 +131,19 @@ UPDATE pgherald.rule SET paused_at = NULL WHERE rule = %(rule)s RETURNING rule;
 -- name: ring
 SELECT pg_notify('pgherald', '');
 
--- name: table_of
--- What backfill needs of a watched rule's table.
-SELECT r."table"::text, r.remembered,
-       pgherald.key_expression(r."table", r.key, 't'),
-       ARRAY(SELECT format_type(atttypid, -1) FROM unnest(r.key) WITH ORDINALITY AS u(name, i)
-               JOIN pg_attribute ON attrelid = r."table" AND attname = name ORDER BY i),
-       (SELECT format_type(pgherald.base_type(atttypid), -1) FROM pg_attribute WHERE attrelid = r."table" AND attname = r."column")
-  FROM pgherald.rule AS r
- WHERE r.rule = %(rule)s;
+-- name: remembered
+SELECT remembered FROM pgherald.rule WHERE rule = %(rule)s;
 
--- name: column_type
-SELECT pg_catalog.format_type(atttypid, atttypmod) FROM pg_catalog.pg_attribute
- WHERE attrelid = pg_catalog.to_regclass(%(table)s) AND attname = %(column)s AND NOT attisdropped;
+-- name: column_types
+-- Without a length, and a domain as what it is made of.
+SELECT a.attname::text,
+       (WITH RECURSIVE chain AS (
+            SELECT oid, typtype, typbasetype FROM pg_type WHERE oid = a.atttypid
+             UNION ALL
+            SELECT t.oid, t.typtype, t.typbasetype FROM chain JOIN pg_type AS t ON t.oid = chain.typbasetype)
+        SELECT format_type(oid, -1) FROM chain WHERE typtype <> 'd')
+  FROM pg_attribute AS a
+ WHERE a.attrelid = to_regclass(%(table)s) AND a.attname = ANY (%(columns)s) AND NOT a.attisdropped;
 
 -- name: lock_backfill
 SELECT pg_try_advisory_lock(726356, hashtext(%(rule)s));

@@ -40,7 +40,9 @@ WITH wanted (kind, name, privileges) AS (VALUES
         ('function', 'capture_statement_body', '{EXECUTE}'),
         ('function', 'gate',           '{EXECUTE}'),
         ('function', 'key_expression', '{EXECUTE}'),
-        ('function', 'base_type',      '{EXECUTE}')),
+        ('function', 'base_type',      '{EXECUTE}'),
+        ('function', 'page_query',     '{EXECUTE}'),
+        ('function', 'page_reader',    '{EXECUTE}')),
 had AS (
     SELECT w.kind, w.name, privilege,
            CASE w.kind
@@ -208,3 +210,55 @@ SELECT closed.pid, closed.holder, waiting.overdue, waiting.oldest
         FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a USING (pid)
        WHERE l.locktype = 'advisory' AND l.classid = 726354 AND l.objid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS closed ON true;
+
+-- name: row_security
+-- Our tables with row level security: no policy of ours is there, so it shows the daemon no row.
+SELECT ARRAY(SELECT c.oid::regclass::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+              WHERE n.nspname = 'pgherald' AND c.relkind IN ('r', 'p') AND c.relrowsecurity ORDER BY 1) AS tables;
+
+-- name: readers
+-- Roles that can read the secret or messages on their way, besides superusers, the owner and the daemon. A daemon is a
+-- role with the rights of one and no more; PUBLIC stands for all.
+WITH ours AS (
+    SELECT c.oid, c.relname, c.relowner, c.relnamespace, c.relacl FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE n.nspname = 'pgherald' AND c.relname IN ('secret', 'outbox')),
+readers AS (
+    SELECT quote_ident(r.rolname) AS role, ours.relname, pg_has_role(r.oid, 'pg_read_all_data', 'USAGE') AS all_data
+      FROM pg_roles AS r CROSS JOIN ours
+     WHERE NOT r.rolsuper AND r.rolname !~ '^pg_' AND r.rolname <> current_user
+       AND has_schema_privilege(r.oid, ours.relnamespace, 'USAGE') AND has_any_column_privilege(r.oid, ours.oid, 'SELECT')
+       AND NOT pg_has_role(r.oid, ours.relowner, 'MEMBER')
+       AND NOT (has_table_privilege(r.oid, 'pgherald.outbox', 'UPDATE') AND NOT has_table_privilege(r.oid, 'pgherald.outbox', 'DELETE')
+                AND has_function_privilege(r.oid, 'pgherald.noted(jsonb, text, text)', 'EXECUTE'))
+       AND NOT EXISTS (SELECT FROM aclexplode(ours.relacl) AS acl WHERE acl.grantee = 0 AND acl.privilege_type = 'SELECT')
+     UNION ALL
+    SELECT 'PUBLIC', ours.relname, false FROM ours CROSS JOIN aclexplode(ours.relacl) AS acl
+     WHERE acl.grantee = 0 AND acl.privilege_type = 'SELECT')
+SELECT role, bool_or(all_data) AS all_data, string_agg('pgherald.' || relname, ' and ' ORDER BY relname) AS tables
+  FROM readers GROUP BY role ORDER BY role;
+
+-- name: server_log
+-- Settings by which the server's log shows statements, and with them the parameters of a mark: address and message.
+SELECT ARRAY(
+    SELECT format('%%s = %%s', name, value)
+      FROM (VALUES ('log_statement', current_setting('log_statement'), ARRAY['none', 'ddl']),
+                   ('log_min_duration_statement', current_setting('log_min_duration_statement'), ARRAY['-1']),
+                   ('log_min_duration_sample', current_setting('log_min_duration_sample'), ARRAY['-1']),
+                   ('log_transaction_sample_rate', current_setting('log_transaction_sample_rate'), ARRAY['0']))
+           AS setting (name, value, quiet)
+     WHERE value <> ALL (quiet) AND current_setting('log_parameter_max_length') <> '0') AS statements,
+       current_setting('log_parameter_max_length_on_error') <> '0' AS on_error,
+       coalesce(current_setting('auto_explain.log_min_duration', true), '-1') <> '-1'
+           AND coalesce(current_setting('auto_explain.log_parameter_max_length', true), '0') <> '0' AS auto_explain,
+       coalesce(current_setting('pgaudit.log_parameter', true), 'off') = 'on' AS pgaudit,
+       quote_ident(current_user) AS role;
+
+-- name: lookup_login
+-- Sent by the session of the lookups. To be run by `other` or by a member of it would be no login of its own.
+SELECT quote_ident(current_user) AS role, current_user = %(other)s AS same,
+       (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS super,
+       pg_has_role(current_user, (SELECT oid FROM pg_roles WHERE rolname = %(other)s), 'MEMBER') AS member,
+       coalesce((SELECT has_schema_privilege(n.oid, 'USAGE')
+                        AND EXISTS (SELECT FROM pg_class AS c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p')
+                                       AND (has_any_column_privilege(c.oid, 'SELECT, INSERT, UPDATE') OR has_table_privilege(c.oid, 'DELETE, TRUNCATE')))
+                   FROM pg_namespace AS n WHERE n.nspname = 'pgherald'), false) AS reaches;

@@ -30,7 +30,7 @@ template = 'dateplan_verified'
 lookup = '''SELECT ARRAY["Key %%", "sel""ect"::text] AS key, "Stätus %%s" AS current, 'odd@example.org' AS email, true AS consent, 'x' AS place
               FROM "Odd ""one"."Tab'le 5%%s" WHERE ARRAY["Key %%", "sel""ect"::text]::text = ANY (%(keys)s)'''
 [rules.yes]
-table = 'yes'
+table = 'public.yes'
 column = 'value'
 becomes = 't'
 template = 'dateplan_verified'

@@ -328,7 +328,7 @@ class TestRules:
 
 
 def rule_with(*key: str) -> Rule:
-    return Rule(table="t", key=key, becomes="VE", template="t", lookup="%(keys)s")
+    return Rule(table="public.t", key=key, becomes="VE", template="t", lookup="%(keys)s")
 
 
 class TestKeys:
