@@ -59,7 +59,6 @@ class Reference:
 def read(conn: psycopg.Connection[Any]) -> list[Table]:
     """All tables that are not the system's or ours; partitions only as the table that they are part of."""
     with translated(), conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:
-        cursor.execute("SET LOCAL search_path = pg_catalog")
         columns = cursor.execute(_QUERIES["columns"]).fetchall()
         references = cursor.execute(_QUERIES["references"]).fetchall()
     rows: dict[int, list[dict[str, Any]]] = {}

@@ -17,9 +17,12 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
 
 from listener.database import POLICIES_APPLY
 
+_EXPLAIN = re.compile(r"\s*EXPLAIN\b", re.IGNORECASE)
 _KEYS = re.compile(r"%(?:%|\(keys\)[sbt])")
 # All names in full: the session may be one that keeps the path of its role.
 _OWNER = """
@@ -28,60 +31,87 @@ _OWNER = """
       JOIN pg_catalog.pg_roles AS owner ON owner.oid OPERATOR(pg_catalog.=) c.relowner
       JOIN pg_catalog.pg_roles AS me ON me.rolname OPERATOR(pg_catalog.=) CURRENT_USER
      WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s) AND me.rolsuper AND NOT owner.rolsuper"""
-_READ = "SELECT * FROM pg_temp.pgherald_read(%s)"
+_TYPES = """
+    SELECT pg_catalog.format_type(type, modifier)
+      FROM ROWS FROM (pg_catalog.unnest(%s::pg_catalog.oid[]), pg_catalog.unnest(%s::pg_catalog.int4[]))
+           WITH ORDINALITY AS found (type, modifier, i) ORDER BY i"""
+
+Session = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 
 
 async def execute_as_owner(
-    cursor: psycopg.AsyncCursor[Any],
-    table: str,
-    query: str,
-    keys: Sequence[str] | None = None,
-    shape: str | None = None,
+    cursor: psycopg.AsyncCursor[Any], table: str, query: str, keys: Sequence[str] | None = None
 ) -> None:
     """Run a query that takes `keys`, if it takes any, as the owner of `table` where this role is a superuser.
 
-    `shape` is a query with the same columns, for one of which no view can be made. Raises what psycopg does.
+    Raises what psycopg does.
     """
     conn = cursor.connection
+    owner = await (await conn.execute(_OWNER, (table,), prepare=False)).fetchone()
     async with conn.transaction(force_rollback=True):
+        await conn.execute(f"SET TRANSACTION READ {'WRITE' if owner else 'ONLY'}", prepare=False)
         await conn.execute(POLICIES_APPLY, prepare=False)
-        found = await (await conn.execute(_OWNER, (table,), prepare=False)).fetchone()
-        if found is None:
-            await conn.execute("SET TRANSACTION READ ONLY", prepare=False)
+        if owner is None:
             await cursor.execute(query, {"keys": keys})
-        else:
-            await conn.execute(_reader(found[0], query, shape or query, conn), prepare=False)
-            await cursor.execute(_READ, (keys,), prepare=False)
+            return
+        names, types = _columns(conn, query)
+        found = await (await conn.execute(_TYPES, types, prepare=False)).fetchall()
+        await conn.execute(_reader(conn, owner[0], query, [name for (name,) in found]), prepare=False)
+        await cursor.execute(_read(conn, names), (keys,), prepare=False)
 
 
 def fetch_as_owner(conn: psycopg.Connection[Any], table: str, query: sql.Composable) -> tuple[Any, ...] | None:
     """Return the first row of a query without parameters, read likewise. Raises what psycopg does."""
-    text = query.as_string(conn)
+    text = query.as_string(conn).replace("%", "%%")
+    owner = conn.execute(_OWNER, (table,)).fetchone()
     with conn.transaction(force_rollback=True):
+        conn.execute(f"SET TRANSACTION READ {'WRITE' if owner else 'ONLY'}")
         conn.execute(POLICIES_APPLY)
-        found = conn.execute(_OWNER, (table,)).fetchone()
-        if found is None:
-            conn.execute("SET TRANSACTION READ ONLY")
-            return conn.execute(text).fetchone()
-        conn.execute(_reader(found[0], text, text, conn))
-        return conn.execute(_READ, (None,)).fetchone()
+        if owner is None:
+            return conn.execute(text, ()).fetchone()
+        names, types = _columns(conn, text)
+        found = conn.execute(_TYPES, types).fetchall()
+        conn.execute(_reader(conn, owner[0], text, [name for (name,) in found]))
+        return conn.execute(_read(conn, names), (None,)).fetchone()
 
 
-def _reader(owner: str, query: str, shape: str, conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> str:
-    """A view, of which only the columns are wanted, and a function that gives rows of those."""
-    columns, body = _bound(shape, "NULL"), _bound(query, "$1")
-    function = f"BEGIN RETURN QUERY EXECUTE {sql.Literal(body).as_string(conn)} USING keys; END"
+def _columns(conn: Session, query: str) -> tuple[list[str], tuple[list[int], list[int]]]:
+    """The columns' names, and their types as oid and modifier. The server parses the query for it, and plans nothing."""
+    parsed = conn.pgconn.prepare(b"", _bound(query).encode())
+    described = conn.pgconn.describe_prepared(b"") if parsed.status == ExecStatus.COMMAND_OK else parsed
+    if described.status != ExecStatus.COMMAND_OK:
+        raise error_from_result(described)
+    every = range(described.nfields)
+    names = [(described.fname(i) or b"").decode() for i in every]
+    return names, ([described.ftype(i) for i in every], [described.fmod(i) for i in every])
+
+
+def _reader(conn: Session, owner: str, query: str, types: Sequence[str]) -> str:
+    # Columns by number: of a lookup, two may have one name.
+    columns = sql.SQL(", ").join(sql.SQL(f"c{i} {name}") for i, name in enumerate(types))
+    text = _bound(query)
+    if not _EXPLAIN.match(text):
+        # The protocol tells of a domain only what it is made of, and a function's rows must be of its types exactly.
+        casts = ", ".join(f"c{i}::{name}" for i, name in enumerate(types))
+        names = ", ".join(f"c{i}" for i in range(len(types)))
+        text = f"SELECT {casts} FROM ({text}\n) AS found ({names})"  # noqa: S608 - the operator's own query
+    body = f"BEGIN RETURN QUERY EXECUTE {sql.Literal(text).as_string(conn)} USING keys; END"
     return (
         sql.SQL(
-            "CREATE TEMPORARY VIEW pgherald_read AS {shape};"
-            "CREATE FUNCTION pg_temp.pgherald_read(keys pg_catalog.text[]) RETURNS SETOF pg_temp.pgherald_read"
-            " LANGUAGE plpgsql SECURITY DEFINER AS {function};"
+            "CREATE FUNCTION pg_temp.pgherald_read(keys pg_catalog.text[]) RETURNS TABLE ({columns})"
+            " LANGUAGE plpgsql SECURITY DEFINER AS {body};"
             "ALTER FUNCTION pg_temp.pgherald_read(pg_catalog.text[]) OWNER TO {owner}"
         )
-        .format(shape=sql.SQL(columns), function=sql.Literal(function), owner=sql.Identifier(owner))
+        .format(columns=columns, body=sql.Literal(body), owner=sql.Identifier(owner))
         .as_string(conn)
     )
 
 
-def _bound(query: str, keys: str) -> str:
-    return _KEYS.sub(lambda found: "%" if found[0] == "%%" else keys, query)
+def _read(conn: Session, names: Sequence[str]) -> str:
+    columns = sql.SQL(", ").join(sql.SQL(f"c{i} AS {{}}").format(sql.Identifier(name)) for i, name in enumerate(names))
+    text = sql.SQL("SELECT {} FROM pg_temp.pgherald_read(").format(columns).as_string(conn)
+    return text.replace("%", "%%") + "%s)"
+
+
+def _bound(query: str) -> str:
+    return _KEYS.sub(lambda found: "%" if found[0] == "%%" else "$1", query)

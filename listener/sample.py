@@ -96,7 +96,7 @@ async def _newest(conn: AsyncConnection[Any], rule: Rule) -> str:
         sql.SQL(", ").join(sql.SQL("t.{} DESC").format(sql.Identifier(column)) for column in rule.key),
     )
     async with conn.cursor() as cursor:
-        await execute_as_owner(cursor, rule.table, query.as_string(conn))
+        await execute_as_owner(cursor, rule.table, query.as_string(conn).replace("%", "%%"))
         row = await cursor.fetchone()
     if row is None:
         raise PgheraldError(f"no row of {rule.table} is {rule.becomes!r}; name one with --key")

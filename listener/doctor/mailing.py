@@ -92,7 +92,7 @@ async def _keys(examination: Examination, rule: Rule) -> list[str]:
             sql.SQL(", ").join(sql.SQL("t.{} DESC").format(sql.Identifier(column)) for column in rule.key),
             sql.Literal(_SAMPLE),
         )
-        await execute_as_owner(cursor, rule.table, query.as_string(conn))
+        await execute_as_owner(cursor, rule.table, query.as_string(conn).replace("%", "%%"))
         return [key for (key,) in await cursor.fetchall()]
 
 
@@ -100,7 +100,7 @@ async def _plan(pool: Pool, rule: Rule, of: list[str]) -> list[dict[str, Any]]:
     """The nodes of the lookup's plan."""
     explain = f"EXPLAIN (VERBOSE, FORMAT JSON) {rule.lookup.strip().rstrip(';')}"
     async with pool.connection() as conn, conn.cursor() as cursor:
-        await execute_as_owner(cursor, rule.table, explain, of, "SELECT NULL::pg_catalog.json")
+        await execute_as_owner(cursor, rule.table, explain, of)
         [(found,)] = await cursor.fetchall()
     return list(_nodes(found[0]["Plan"]))
 

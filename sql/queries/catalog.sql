@@ -1,4 +1,4 @@
--- What `init` asks about tables that it does not know. Sent with search_path = pg_catalog, so that all names come qualified.
+-- What `init` asks about tables that it does not know. The session's search_path has no schema of the application's, so that all names come qualified.
 
 -- name: columns
 -- Every column of the application's tables, with what a domain over a domain is made of, and what the column may hold.
