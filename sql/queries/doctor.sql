@@ -240,7 +240,7 @@ SELECT role, bool_or(all_data) AS all_data, string_agg('pgherald.' || relname, '
 -- name: server_log
 -- Settings by which the server's log shows statements, and with them the parameters of a mark: address and message.
 SELECT ARRAY(
-    SELECT format('%%s = %%s', name, value)
+    SELECT name || ' = ' || value
       FROM (VALUES ('log_statement', current_setting('log_statement'), ARRAY['none', 'ddl']),
                    ('log_min_duration_statement', current_setting('log_min_duration_statement'), ARRAY['-1']),
                    ('log_min_duration_sample', current_setting('log_min_duration_sample'), ARRAY['-1']),

@@ -21,7 +21,7 @@ def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """In a server of the test's own, of which it reads the log, with a role for the daemon."""
     with Cluster(chosen_binaries(), OPTIONS) as cluster:
         database = Database(cluster.dsn("postgres"))
-        fill_with_story(database)
+        fill_with_story(database.url)
         request.node.cluster = cluster
         yield database
         database.close()
