@@ -64,7 +64,7 @@ def test_ended_it_leaves_nothing_behind(folder: Path, ends: signal.Signals, mome
         wait_line(process, moment)
         process.send_signal(ends)
         wait_line(process, "ended and cleaned up")
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         wait_until(lambda: is_gone(process.pid))
     assert list(folder.iterdir()) == []
 
@@ -73,4 +73,4 @@ def test_ended_before_its_end_it_has_shown_nothing(folder: Path) -> None:
     with demo(folder, "--once", "--count", "10000") as process:
         wait_line(process, "daemon: pgherald run")
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 1
+        assert process.wait(60) == 1
