@@ -14,6 +14,15 @@ SELECT r."table"::oid = to_regclass(%(table)s)::oid AND r.key = %(key)s AND r."c
            AND t.tgname = ANY (ARRAY['pgherald_' || r.rule || '_update', 'pgherald_' || r.rule || '_insert'])) AS triggers
   FROM (SELECT) AS one LEFT JOIN pgherald.rule AS r ON r.rule = %(rule)s;
 
+-- name: missing_columns
+-- Whether a table is there, and which of these columns it lacks, in their order.
+SELECT to_regclass(%(table)s) IS NOT NULL AS table_exists,
+       ARRAY(SELECT name
+               FROM unnest(%(columns)s::text[]) WITH ORDINALITY AS wanted (name, i)
+              WHERE NOT EXISTS (SELECT FROM pg_attribute
+                                 WHERE attrelid = to_regclass(%(table)s) AND attname = name AND attnum > 0 AND NOT attisdropped)
+              ORDER BY i) AS missing;
+
 -- name: rules
 SELECT rule FROM pgherald.rule ORDER BY rule;
 
