@@ -15,18 +15,23 @@ PINNED = --quiet --universal --generate-hashes --no-emit-index-url --no-header -
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-.venv/ready: requirements.lock pyproject.toml
+# .venv grows in two steps, so that the first look comes soon: what runs the daemon and the demo, a third of all, then the rest.
+.venv/demo: requirements-demo.lock
 	$(PYTHON) -c 'import sys; sys.exit("pgherald needs Python 3.11 or later; make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	touch $@
+
+.venv/ready: requirements.lock pyproject.toml .venv/demo
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: .venv/ready  ## the whole system at work, on an embedded PostgreSQL and mail catcher
-	$(BIN)/pgherald demo
+demo: .venv/demo  ## the whole system at work, on an embedded PostgreSQL and mail catcher
+	$(BIN)/python cli.py demo
 
-demo-once: .venv/ready  ## the same, ending by itself
-	$(BIN)/pgherald demo --once
+demo-once: .venv/demo  ## the same, ending by itself
+	$(BIN)/python cli.py demo --once
 
 test: .venv/ready  ## the tests, in parallel, on a real PostgreSQL and a real SMTP server
 	$(BIN)/pytest --numprocesses $(JOBS) -m "not slow"
@@ -73,6 +78,7 @@ imports: .venv/ready  ## imports point down
 
 lock: .venv/ready  ## pin every dependency, with hashes; UPGRADE=--upgrade takes newer versions
 	$(BIN)/uv pip compile $(PINNED) --group dev --extra demo --extra speed --extra tracing pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile $(PINNED) --extra demo --extra speed --constraint requirements.lock pyproject.toml --output-file requirements-demo.lock
 	$(BIN)/uv pip compile $(PINNED) --extra speed --constraint requirements.lock pyproject.toml --output-file requirements-run.lock
 	echo hatchling | $(BIN)/uv pip compile $(PINNED) --constraint requirements.lock - --output-file requirements-build.lock
 	echo kubernetes-validate | $(BIN)/uv pip compile $(PINNED) --constraint requirements.lock - --output-file requirements-deploy.lock

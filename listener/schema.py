@@ -14,7 +14,7 @@ from listener.errors import DatabaseUnavailable, SchemaError
 from listener.queries import load
 from listener.resources import resource
 from listener.retry import backoff
-from listener.rules import Rule
+from listener.rules import Rule, default_rules
 
 VERSION = 1
 LOCK_TIMEOUT = 2.0
@@ -38,6 +38,38 @@ class Step:
         if not self.transaction:
             return f"-- {self.title}\n{self.text}\n"
         return f"-- {self.title}\nBEGIN;\nSET LOCAL lock_timeout = '{LOCK_TIMEOUT:g}s';\n{self.text}\nCOMMIT;\n"
+
+
+def check_tables(conn: psycopg.Connection[Any], rules: Mapping[str, Rule]) -> None:
+    """Verify that every rule's table and columns are there, so that `install` does not stop halfway.
+
+    Raises:
+        SchemaError: one is not; names the rule and the remedy.
+    """
+    for name, rule in rules.items():
+        try:
+            row = conn.execute(
+                _QUERIES["missing_columns"], {"table": rule.table, "columns": [*rule.key, rule.column]}
+            ).fetchone()
+        except errors.InsufficientPrivilege as exc:
+            raise SchemaError(
+                f"rule {name}: {one_line(exc)}; grant it to the role that runs `pgherald install`"
+            ) from exc
+        assert row is not None
+        table_exists, missing = row
+        if not table_exists:
+            raise SchemaError(f"rule {name}: there is no table {rule.table}; {table_remedy(name, rule)}")
+        if missing:
+            raise SchemaError(
+                f'rule {name}: table {rule.table} has no column "{missing[0]}"; {table_remedy(name, rule)}'
+            )
+
+
+def table_remedy(name: str, rule: Rule) -> str:
+    """Return what to do about a rule that does not fit the database's tables."""
+    if rule == default_rules().get(name):
+        return "run `pgherald init` to write a pgherald.toml for your own tables"
+    return f"correct [rules.{name}]"
 
 
 def install_steps(rules: Mapping[str, Rule], *, roles: bool = False, daemon_role: str | None = None) -> Iterator[Step]:
@@ -171,9 +203,7 @@ async def verify(conn: psycopg.AsyncConnection[Any], rules: Mapping[str, Rule]) 
         assert watched is not None
         as_configured, table_exists, watches, _, triggers = watched
         if not table_exists:
-            raise SchemaError(
-                f"rule {name}: there is no table {rule.table}, or no right to see it; correct [rules.{name}] table"
-            )
+            raise SchemaError(f"rule {name}: there is no table {rule.table}; {table_remedy(name, rule)}")
         if watches is None:
             raise SchemaError(f"rule {name} is not watched in this database; run `pgherald install`")
         if not as_configured:

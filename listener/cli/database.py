@@ -7,7 +7,7 @@ import click
 
 from listener import schema
 from listener.cli.options import configured, counted, settings
-from listener.database import connect
+from listener.database import connect, translated
 
 
 @click.command()
@@ -30,6 +30,8 @@ def install(print_only: bool, with_roles: bool, daemon_role: str | None, config_
         return
     end = time.monotonic() + schema.PATIENCE
     with connect(loaded.database.url) as conn:
+        with translated():
+            schema.check_tables(conn, loaded.rules)
         for step in steps:
             schema.run(conn, step, lambda text: click.echo(text, err=True), end)
         for name, rule in loaded.rules.items():

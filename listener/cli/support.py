@@ -36,9 +36,11 @@ def status(as_json: bool, config_file: Path | None) -> None:
             rules.setdefault(rule, dict.fromkeys(_STATES, 0))[state] = count
         (oldest,) = conn.execute(queries["oldest"]).fetchone() or (None,)
         workers = conn.cursor(row_factory=dict_row).execute(queries["workers"]).fetchall()
-        outbox = conn.cursor(row_factory=dict_row).execute(queries["outbox_size"]).fetchone() or {}
+        [outbox] = conn.cursor(row_factory=dict_row).execute(queries["outbox_size"]).fetchall()
         paused = dict(conn.execute(queries["paused"]).fetchall())
         (asleep,) = conn.execute(queries["gate"]).fetchone() or (False,)
+    # Counted, not estimated: every event is in one of the counts.
+    outbox["rows"] = sum(sum(counts.values()) for counts in rules.values())
     answer: dict[str, Any] = {
         "rules": rules,
         "oldest_available_seconds": oldest,
@@ -73,8 +75,7 @@ def status(as_json: bool, config_file: Path | None) -> None:
         if not worker["alive"]:
             parts = [f"not seen for {worker['seen_seconds_ago']:.0f} s"]
         screen.print(f"worker {worker['name']}: {', '.join(filter(None, parts))}", markup=False)
-    if outbox:
-        screen.print(f"outbox: {outbox['size']}, about {outbox['live_rows']} rows and {outbox['dead_rows']} dead ones")
+    screen.print(f"outbox: {outbox['size']}, {outbox['rows']} rows and about {outbox['dead_rows']} dead ones")
     if not workers:
         screen.print("no daemon is at work")
 

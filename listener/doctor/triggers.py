@@ -10,7 +10,7 @@ from listener import keys
 from listener.doctor.examination import QUERIES, Examination
 from listener.doctor.finding import NotChecked, Seen, fault, ok, warn
 from listener.rules import Rule
-from listener.schema import watch_call, watch_values
+from listener.schema import table_remedy, watch_call, watch_values
 
 # pg_trigger.tgtype: https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_trigger.h
 _ROW, _INSERT, _DELETE, _UPDATE = 1, 4, 8, 16
@@ -72,7 +72,7 @@ async def _watched(examination: Examination, rule: str) -> Seen | dict[str, Any]
     configured = examination.settings.rules[rule]
     row = await examination.row(QUERIES["watched"], watch_values(rule, configured))
     if not row["table_exists"]:
-        return fault(f"there is no table {configured.table}, or no right to see it", f"correct [rules.{rule}] table")
+        return fault(f"there is no table {configured.table}", table_remedy(rule, configured))
     if row["watches"] is None:
         return fault(f"{configured.table} is not watched under this name", _INSTALL)
     if row["gone"]:

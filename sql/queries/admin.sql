@@ -14,6 +14,15 @@ SELECT r."table"::oid = to_regclass(%(table)s)::oid AND r.key = %(key)s AND r."c
            AND t.tgname = ANY (ARRAY['pgherald_' || r.rule || '_update', 'pgherald_' || r.rule || '_insert'])) AS triggers
   FROM (SELECT) AS one LEFT JOIN pgherald.rule AS r ON r.rule = %(rule)s;
 
+-- name: missing_columns
+-- Whether a table is there, and which of these columns it lacks, in their order.
+SELECT to_regclass(%(table)s) IS NOT NULL AS table_exists,
+       ARRAY(SELECT name
+               FROM unnest(%(columns)s::text[]) WITH ORDINALITY AS wanted (name, i)
+              WHERE NOT EXISTS (SELECT FROM pg_attribute
+                                 WHERE attrelid = to_regclass(%(table)s) AND attname = name AND attnum > 0 AND NOT attisdropped)
+              ORDER BY i) AS missing;
+
 -- name: rules
 SELECT rule FROM pgherald.rule ORDER BY rule;
 
@@ -27,12 +36,17 @@ SELECT count(*) FROM pgherald.outbox WHERE settled_at IS NULL;
 SELECT rule, state, count(*) FROM pgherald.outbox GROUP BY rule, state;
 
 -- name: outbox_size
--- What the statistics know; dead rows are those that vacuum has yet to take away. An outbox in partitions has all in those.
-SELECT bytes, pg_size_pretty(bytes) AS size, live_rows, dead_rows
-  FROM (SELECT sum(pg_total_relation_size(relid))::bigint AS bytes, sum(n_live_tup)::bigint AS live_rows, sum(n_dead_tup)::bigint AS dead_rows
-          FROM pg_stat_user_tables
-         WHERE relid = 'pgherald.outbox'::regclass
-            OR relid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'pgherald.outbox'::regclass)) AS whole;
+-- The outbox's size on disk with all its partitions, at any depth, and about how many dead rows vacuum has yet to remove.
+-- Live rows are counted by `counts`: pg_stat_user_tables shows up to twice as many, where ANALYZE came before a session had
+-- reported the rows that it inserted. A partition that is being detached no longer belongs to the outbox.
+WITH RECURSIVE tree AS (
+    SELECT 'pgherald.outbox'::regclass::oid AS relid
+     UNION
+    SELECT inhrelid FROM tree JOIN pg_inherits ON inhparent = relid WHERE NOT inhdetachpending)
+SELECT bytes, pg_size_pretty(bytes) AS size, dead_rows
+  FROM (SELECT sum(pg_total_relation_size(relid))::bigint AS bytes,
+               sum(pg_stat_get_dead_tuples(relid))::bigint AS dead_rows
+          FROM tree) AS whole;
 
 -- name: oldest
 SELECT extract(epoch FROM now() - min(captured_at))::float8 FROM pgherald.outbox WHERE state = 'available';

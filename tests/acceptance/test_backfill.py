@@ -100,7 +100,7 @@ def test_two_at_once_and_the_daemon(remembered: Database, mail: MailServer, pghe
         for run in runs:
             run.join()
         pgherald("backfill", RULE, check=True)
-        mail.wait_for(200, timeout=30)
+        mail.wait_for(200)
     assert set(Counter(mail.recipients).values()) == {1}
 
 

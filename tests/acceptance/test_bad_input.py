@@ -114,8 +114,8 @@ def test_a_template_that_is_wrong(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"table": "public.dateplans"}, ("public.dateplans", "does not exist")),
-        ({"column": "state"}, ("dateplan_verified", 'no column "state"')),
+        ({"table": "public.dateplans"}, ("no table public.dateplans", "correct [rules.dateplan_verified]")),
+        ({"column": "state"}, ("dateplan_verified", 'no column "state"', "correct [rules.dateplan_verified]")),
         ({"key": "user_id"}, ("dateplan_verified", '"user_id"', "may be NULL")),
     ],
     ids=["table", "column", "key"],

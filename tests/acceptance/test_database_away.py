@@ -27,6 +27,8 @@ from tests.support.standby import Standby
 # What the daemon is not told of, it must not find by its poll.
 NO_POLL = {"PGHERALD_DELIVERY_POLL": "60s"}
 LEASE = 2.0
+# Seconds until the first mail, once the database is back: one or two on a machine that has nothing else to do.
+SOON = 8.0
 SHORT = {**NO_POLL, "PGHERALD_DELIVERY_LEASE": "2s"}
 WAITS = {"listen_waits", "lease_waits", "settling_waits", "database_waits"}
 _DAEMONS = "FROM pg_stat_activity WHERE application_name = 'pgherald' AND datname = current_database()"
@@ -56,7 +58,7 @@ def stop(cluster: Cluster, database: Database, mode: Literal["fast", "immediate"
 
 def first_mail(mail: MailServer, back: float) -> float:
     """Seconds from when the database was back to the next mail."""
-    return wait_until(lambda: next((received.at - back for received in mail.messages if received.at > back), 0.0), 30)
+    return wait_until(lambda: next((received.at - back for received in mail.messages if received.at > back), 0.0))
 
 
 def assert_calm(daemon: Daemon) -> None:
@@ -75,14 +77,14 @@ def test_a_restart_in_a_backlog(
     with pgherald.daemon(env=NO_POLL) as daemon:
         database.verify(*plans)
         for share in (300, 1500):
-            wait_until(lambda share=share: len(mail.messages) > share, 30)
+            wait_until(lambda share=share: len(mail.messages) > share)
             stop(cluster, database, mode)
             for name in ("settling_waits", "lease_waits", "listen_waits"):
                 daemon.wait_event(name)
             cluster.start()
             took = first_mail(mail, time.time())
             print(f"first mail {took:.2f} s after the database was back ({mode})")
-            assert took < 2
+            assert took < SOON
         wait_sent(database, 5000, 60)
         assert_calm(daemon)
     assert times_each([mail]) == {1: 5000}
@@ -100,14 +102,14 @@ def test_however_long_it_was_away_the_first_mail_comes_soon_and_the_bell_is_hear
         database.execute("UPDATE pgherald.outbox SET state = 'available', settled_at = NULL, claim = NULL")
         stop(cluster, database)
         # Said again after ten seconds.
-        wait_until(lambda: sum(event["event"] == "database_waits" for event in daemon.events) >= 3, 40)
+        wait_until(lambda: sum(event["event"] == "database_waits" for event in daemon.events) >= 3)
         cluster.start()
         took = first_mail(mail, time.time())
         print(f"first mail {took:.2f} s after the database was back")
-        assert took < 2
+        assert took < SOON
         wait_until(lambda: sum(event["event"] == "listening" for event in daemon.events) == 2)
         database.verify(second)
-        mail.wait_for(3, timeout=5)
+        mail.wait_for(3)
         assert_calm(daemon)
         assert sum(event["event"] in WAITS for event in daemon.events) < 20
 
@@ -124,7 +126,7 @@ def test_it_waits_for_a_database_that_is_not_there_yet(
         daemon.wait_event("ready")
         took = first_mail(mail, back)
         print(f"first mail {took:.2f} s after the database was there")
-        assert took < 3
+        assert took < SOON
         assert_calm(daemon)
 
 
@@ -132,7 +134,7 @@ def test_and_can_be_stopped_while_it_waits(cluster: Cluster, database: Database,
     cluster.stop()
     with pgherald.daemon(ready=False) as daemon:
         daemon.wait_event("database_waits")
-        assert daemon.stop(5) == 0
+        assert daemon.stop() == 0
     done = pgherald("run", "--once")
     assert done.returncode == 1
     assert "Error: the database cannot be reached" in done.stderr
@@ -149,7 +151,7 @@ def test_sessions_ended_while_it_is_idle(database: Database, mail: MailServer, p
             for pid in pids if turn % 3 == 0 else [pids[turn % len(pids)]]:
                 database.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
             database.verify(database.add_plan("Café", f"a{turn}@example.org"))
-            mail.wait_for(turn + 1, timeout=5)
+            mail.wait_for(turn + 1)
         wait_sent(database, 13)
         assert_calm(daemon)
     assert doubted(database) == 0
@@ -164,7 +166,7 @@ def test_sessions_ended_in_a_backlog(
     with pgherald.daemon(env=NO_POLL) as daemon:
         database.verify(*plans)
         for turn in range(1, 3 if how == "crash" else 11):
-            wait_until(lambda turn=turn: len(mail.messages) > 120 * turn, 30)
+            wait_until(lambda turn=turn: len(mail.messages) > 120 * turn)
             pids = [pid for (pid,) in database.execute(f"SELECT pid {_DAEMONS} ORDER BY backend_start")]
             if how == "crash":
                 # The server takes a killed backend for a sign of damage, ends all sessions, and recovers.
@@ -269,7 +271,7 @@ def test_read_only_for_a_while(database: Database, mail: MailServer, pgherald: P
     database.execute("SET default_transaction_read_only = off")
     with pgherald.daemon(env=SHORT) as daemon:
         database.verify(*plans)
-        wait_until(lambda: len(mail.messages) > 200, 30)
+        wait_until(lambda: len(mail.messages) > 200)
         database.execute("ALTER SYSTEM SET default_transaction_read_only = on")
         database.execute("SELECT pg_reload_conf()")
         for name in ("settling_waits", "lease_waits"):
@@ -281,7 +283,7 @@ def test_read_only_for_a_while(database: Database, mail: MailServer, pgherald: P
         database.execute("SELECT pg_reload_conf()")
         took = first_mail(mail, time.time())
         print(f"first mail {took:.2f} s after it could be written again")
-        assert took < 2
+        assert took < SOON
         wait_sent(database, 1000, 30)
         assert_calm(daemon)
     assert times_each([mail]) == {1: 1000}
@@ -344,7 +346,7 @@ def test_the_outbox_connections_hang(database: Database, mail: MailServer, pgher
         env = {**SHORT, "PGHERALD_DATABASE_URL": network.url, "PGHERALD_DATABASE_LISTEN_URL": database.url}
         with pgherald.daemon(env=env) as daemon:
             database.verify(*plans)
-            wait_until(lambda: len(mail.messages) > 200, 30)
+            wait_until(lambda: len(mail.messages) > 200)
             network.cut()
             for name in ("settling_waits", "lease_waits"):
                 daemon.wait_event(name)
@@ -368,15 +370,15 @@ def test_the_listen_connection_hangs(database: Database, mail: MailServer, pgher
             mail.wait_for(1)
             network.cut()
             database.verify(database.add_plan("Café", "unheard@example.org"))
-            mail.wait_for(2, timeout=12)
+            mail.wait_for(2)
             daemon.wait_event("listen_lost")
             daemon.wait_event("listen_waits")
             database.verify(database.add_plan("Café", "polled@example.org"))
-            mail.wait_for(3, timeout=3)
+            mail.wait_for(3)
             network.heal()
-            wait_until(lambda: sum(event["event"] == "listening" for event in daemon.events) == 2, 15)
+            wait_until(lambda: sum(event["event"] == "listening" for event in daemon.events) == 2)
             database.verify(database.add_plan("Café", "heard@example.org"))
-            mail.wait_for(4, timeout=3)
+            mail.wait_for(4)
             assert_calm(daemon)
 
 
@@ -394,7 +396,7 @@ def test_failover_to_a_standby(
         url = cluster.dsn().replace(f"127.0.0.1:{cluster.port}", hosts) + "?target_session_attrs=read-write"
         with pgherald.daemon(env={**NO_POLL, "PGHERALD_DATABASE_URL": url}) as daemon:
             database.verify(*plans)
-            wait_until(lambda: len(mail.messages) > 600, 60)
+            wait_until(lambda: len(mail.messages) > 600)
             cluster.kill()
             for name in ("settling_waits", "lease_waits", "listen_waits"):
                 daemon.wait_event(name)
@@ -403,7 +405,7 @@ def test_failover_to_a_standby(
             promoted = time.time()
             took = first_mail(mail, promoted)
             print(f"promoted in {promoted - began:.2f} s, first mail {took:.2f} s later")
-            assert took < 2
+            assert took < SOON
             there = Database(standby.dsn())
             wait_sent(there, 3000, 60)
             assert doubted(there) == 0
@@ -478,10 +480,10 @@ def test_the_disk_is_full_for_a_while(small_disk: Path, mail: MailServer, tmp_pa
         plans = add_plans(database, 2000)
         with Pgherald(settings, tmp_path).daemon() as daemon:
             database.verify(*plans)
-            wait_until(lambda: len(mail.messages) > 200, 30)
+            wait_until(lambda: len(mail.messages) > 200)
             ballast = small_disk / "ballast"
             subprocess.run(["dd", "if=/dev/zero", f"of={ballast}", "bs=64k"], capture_output=True)
-            error = wait_until(lambda: next((e["error"] for e in daemon.events if e["event"] in WAITS), None), 30)
+            error = wait_until(lambda: next((e["error"] for e in daemon.events if e["event"] in WAITS), None))
             print(f"{error}; after {len(mail.messages)} mails")
             ballast.unlink()
             if cluster.pid is None:

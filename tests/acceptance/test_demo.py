@@ -1,17 +1,26 @@
 """The demo ends by itself, or when it is told to, and leaves nothing behind."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
+import psutil
 import pytest
 
 from tests.support import wait_until
 from tests.support.command import PROGRAM, Pgherald
+
+CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -37,9 +46,12 @@ def demo(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def wait_line(process: subprocess.Popen[bytes], words: str) -> None:
+def wait_line(process: subprocess.Popen[bytes], words: str) -> str:
+    """The next line with these words in it."""
     assert process.stdout is not None
-    assert any(words in line.decode() for line in process.stdout), f"it ended without saying {words!r}"
+    found = next((line for line in map(bytes.decode, process.stdout) if words in line), None)
+    assert found is not None, f"it ended without saying {words!r}"
+    return found.strip()
 
 
 def is_gone(group: int) -> bool:
@@ -57,6 +69,61 @@ def test_it_ends_by_itself(pgherald: Pgherald, folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
+def test_it_shows_who_was_told_who_was_not_and_why(pgherald: Pgherald, folder: Path) -> None:
+    said = pgherald("demo", "--once", "--count", 24, env={"TMPDIR": str(folder)}, check=True).stdout
+    assert re.search(r"^  mail     user1@example\.org .* is now verified 🎉 \| Congratulations!", said, re.MULTILINE)
+    skipped = [re.split(r"  +", line.strip()) for line in said.splitlines() if line.startswith("  skipped  user")]
+    assert skipped == [
+        ["skipped", "user6@example.org", "dateplan 6: no_consent (consent is false)"],
+        ["skipped", "user12@example.org", "dateplan 12: no_consent (consent is NULL)"],
+        ["skipped", "user24@example.org", "dateplan 24: incomplete (place is NULL)"],
+    ]
+    assert re.search(r"^  skipped  \(no address\) +dateplan 18: no_recipient", said, re.MULTILINE)
+    asked, answer, *history = said.partition("$ pgherald")[2].partition("\n\n")[0].splitlines()
+    assert asked == " explain dateplan_verified 6"
+    assert re.fullmatch(r"event \d+: skipped \(no_consent\), attempt 0", answer)
+    assert [line.split()[2] for line in history] == ["captured", "claimed", "skipped"]
+
+
+def test_it_explains_a_mail_where_nobody_was_skipped(pgherald: Pgherald, folder: Path) -> None:
+    said = pgherald("demo", "--once", "--count", 1, env={"TMPDIR": str(folder)}, check=True).stdout
+    assert re.search(r"^\$ pgherald explain dateplan_verified 1\nevent \d+: sent, attempt 1\n", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["its port is free", "its port is taken"])
+def test_it_names_the_status_page(folder: Path, taken: bool) -> None:
+    with ExitStack() as stack:
+        if taken:
+            # Unless somebody else has it: then it is taken all the same.
+            with suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", 9599)))
+        process = stack.enter_context(demo(folder, "--count", "1"))
+        address = wait_line(process, "status page on ").split()[-1]
+        wait_line(process, f"live: {address}")
+        # Another daemon of this machine would show a page too.
+        assert urlsplit(address).port in listening_ports(process.pid)
+        with urlopen(address, timeout=60) as page:
+            assert "dateplan_verified" in page.read().decode()
+
+
+def listening_ports(pid: int) -> set[int]:
+    """Those of all the programs that this one has started."""
+    connections = [c for child in psutil.Process(pid).children(recursive=True) for c in child.net_connections("tcp")]
+    return {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN}
+
+
+def test_it_needs_no_installed_package_and_no_folder_of_its_own(folder: Path, tmp_path: Path) -> None:
+    """As `make demo` runs it, with only what pgherald depends on: in PYTHONPATH, no .pth file leads to a checkout."""
+    dependencies = sysconfig.get_path("purelib")
+    done = subprocess.run(
+        [sys._base_executable, CHECKOUT / "cli.py", "demo", "--once", "--count", "1"],  # type: ignore[attr-defined]
+        env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": dependencies},
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 mails came" in done.stdout
+
+
 @pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 @pytest.mark.parametrize("moment", ["triggers installed", "Ctrl-C ends it"])
 def test_ended_it_leaves_nothing_behind(folder: Path, ends: signal.Signals, moment: str) -> None:
@@ -64,7 +131,7 @@ def test_ended_it_leaves_nothing_behind(folder: Path, ends: signal.Signals, mome
         wait_line(process, moment)
         process.send_signal(ends)
         wait_line(process, "ended and cleaned up")
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         wait_until(lambda: is_gone(process.pid))
     assert list(folder.iterdir()) == []
 
@@ -73,4 +140,4 @@ def test_ended_before_its_end_it_has_shown_nothing(folder: Path) -> None:
     with demo(folder, "--once", "--count", "10000") as process:
         wait_line(process, "daemon: pgherald run")
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 1
+        assert process.wait(60) == 1

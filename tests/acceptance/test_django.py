@@ -398,7 +398,7 @@ class TestMails:
         with pgherald.daemon(*CONFIG) as daemon:
             daemon.wait_event("event_not_sent", reason="server")
             mail.start()
-            mail.wait_for(1, timeout=30)
+            mail.wait_for(1)
         assert mail.recipients == [plan.user.email]
 
     def test_a_running_daemon_hears_of_every_way_to_change_a_row(

@@ -57,7 +57,7 @@ def test_alive_ready_and_counted(database: Database, mail: MailServer, pgherald:
         )
         assert seen[f'pgherald_events_total{{reason="",rule="{RULE}",state="sent"}}'] == 1
         assert seen[f'pgherald_delivery_seconds_count{{rule="{RULE}"}}'] == 1
-        assert 0 < seen[f'pgherald_delivery_seconds_sum{{rule="{RULE}"}}'] < 15
+        assert 0 < seen[f'pgherald_delivery_seconds_sum{{rule="{RULE}"}}'] < 60
         assert seen['pgherald_smtp_replies_total{class="2xx",phase="dot"}'] == 1
         assert sum(seen[f'pgherald_wakes_total{{by="{by}"}}'] for by in ("ring", "poll", "gate")) >= 1
         assert seen["pgherald_claim_events_sum"] == 2
@@ -82,7 +82,7 @@ def test_a_mail_server_in_trouble(database: Database, mail: MailServer, pgherald
     database.verify(*[database.add_plan("Café", f"u{i}@example.org") for i in range(8)])
     with pgherald.daemon(env=ANY_PORT) as daemon:
         client = Client(daemon)
-        wait_until(lambda: failing(client) == {"smtp"}, 20)
+        wait_until(lambda: failing(client) == {"smtp"})
         assert "breaker open" in client.get("/readyz").json()["parts"]["smtp"]["detail"]
         seen = wait_until(lambda: found if (found := client.metrics())["pgherald_breaker_open"] else None)
         assert seen['pgherald_smtp_replies_total{class="none",phase="connect"}'] >= 5
@@ -97,7 +97,7 @@ def test_a_schema_that_does_not_fit_any_more(database: Database, pgherald: Pgher
         wait_until(lambda: not failing(client))
         database.execute("ALTER TABLE public.dateplan DISABLE TRIGGER USER")
         # Looked at again after ten seconds.
-        wait_until(lambda: failing(client) == {"schema"}, 20)
+        wait_until(lambda: failing(client) == {"schema"})
         database.execute("ALTER TABLE public.dateplan ENABLE TRIGGER USER")
         wait_until(lambda: not failing(client))
 
@@ -143,13 +143,13 @@ def test_listen_killed_is_seen_and_mended(database: Database, mail: MailServer, 
             proxy.call("cut")
             database.execute("SELECT pg_terminate_backend(%s)", (daemon.wait_event("listening")["pid"],))
             proxy.call("reset")
-            wait_until(lambda: failing(client) == {"listen"}, 15)
+            wait_until(lambda: failing(client) == {"listen"})
             # Deaf is not dead: it polls, and the metrics answer.
             assert client.metrics()["pgherald_listening"] == 0
             database.verify(database.add_plan("Café", "a@example.org"))
             mail.wait_for(1)
             proxy.call("heal")
-            wait_until(lambda: not failing(client), 20)
+            wait_until(lambda: not failing(client))
             assert client.metrics()["pgherald_listen_reconnects_total"] >= 1
     finally:
         proxy.close()

@@ -1,13 +1,16 @@
 """`pgherald init`: a configuration that works where everything was decided, and says so where it was not."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from tests.support.command import Pgherald
-from tests.support.database import STORY, Database
+from tests.support.database import STORY, Database, Databases
 from tests.support.mail import MailServer
 
 DJANGO = """
@@ -205,3 +208,70 @@ def test_it_writes_over_nothing(bare_database: Database, pgherald: Pgherald) -> 
     assert pgherald("init", "--out", "-", check=True).stdout == (pgherald.folder / "other.toml").read_text()
     pgherald("init", "--force", check=True)
     assert written.read_text() == (pgherald.folder / "other.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("tables", "wrong"),
+    [
+        (["SELECT"], "there is no table public.dateplan"),
+        ([DJANGO], "there is no table public.dateplan"),
+        ([STORY, "ALTER TABLE public.dateplan RENAME status TO state"], 'table public.dateplan has no column "status"'),
+        ([STORY, "ALTER TABLE public.dateplan DROP id"], 'table public.dateplan has no column "id"'),
+    ],
+    ids=["no tables", "other names", "no column", "no key"],
+)
+def test_install_without_its_table_says_to_run_init_and_installs_nothing(
+    bare_database: Database, pgherald: Pgherald, tables: list[Any], wrong: str
+) -> None:
+    prepare(bare_database, *tables)
+    done = pgherald("install")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"Error: rule dateplan_verified: {wrong}; run `pgherald init` to write a pgherald.toml for your own tables\n"
+    )
+    assert bare_database.value("SELECT to_regnamespace('pgherald')") is None
+    assert "CREATE SCHEMA" in pgherald("install", "--print", check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ('table = "public.none"', "there is no table public.none"),
+        ('key = ["id", "region"]', 'table public.dateplan has no column "region"'),
+        ('column = "Status"', 'table public.dateplan has no column "Status"'),
+    ],
+)
+def test_one_rule_that_does_not_fit_keeps_all_from_being_installed(
+    bare_database: Database, pgherald: Pgherald, change: str, wrong: str
+) -> None:
+    """Half of it would capture events that no daemon delivers: `run` refuses too."""
+    prepare(bare_database, STORY)
+    pgherald("init", check=True)
+    written = pgherald.folder / "pgherald.toml"
+    name = change.split(" = ")[0]
+    fits = written.read_text().partition("[rules.")[2]
+    second = re.sub(rf"^{name} = .*$", change, fits.replace("dateplan_verified]", "second]", 1), flags=re.MULTILINE)
+    written.write_text(f"{written.read_text()}\n[rules.{second}")
+    done = pgherald("install")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"Error: rule second: {wrong}; correct [rules.second]\n"
+    assert bare_database.value("SELECT to_regnamespace('pgherald')") is None
+
+
+def test_install_of_a_table_in_a_schema_that_is_closed_to_it(
+    bare_database: Database, databases: Databases, pgherald: Pgherald
+) -> None:
+    prepare(bare_database, STORY, "CREATE SCHEMA closed", "ALTER TABLE public.dateplan SET SCHEMA closed")
+    pgherald("init", check=True)
+    name = sql.Identifier(f"{databases.run}_closed")
+    with bare_database.connect() as conn:
+        conn.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'geheim'").format(name))
+    url = make_conninfo(bare_database.url, user=f"{databases.run}_closed", password="geheim")
+    done = pgherald("install", env={"PGHERALD_DATABASE_URL": url})
+    with bare_database.connect() as conn:
+        conn.execute(sql.SQL("DROP ROLE {}").format(name))
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Error: rule dateplan_verified: permission denied for schema closed; "
+        "grant it to the role that runs `pgherald install`\n"
+    )

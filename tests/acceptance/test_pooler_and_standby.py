@@ -58,7 +58,7 @@ def test_through_a_pooler_alone_it_says_so_and_polls(
         assert daemon.wait_event("ready")["listening"] is False
         for turn in range(1, 4):
             database.verify(database.add_plan("Café", f"a{turn}@example.org"))
-            mail.wait_for(turn, timeout=5)
+            mail.wait_for(turn)
         assert database.execute(_ADVISORY) == []
         database.verify(*add_plans(database, 2000))
         wait_sent(database, 2003, 60)
@@ -111,7 +111,7 @@ def test_with_a_direct_connection_for_listen_it_works_in_full(
             # It sleeps behind the gate, and shows that it lives.
             wait_until(lambda: [kind for kind, _ in database.execute(_ADVISORY)] == [726354, 726354, 726355])
             database.verify(database.add_plan("Café", f"a{turn}@example.org"))
-            mail.wait_for(turn, timeout=5)
+            mail.wait_for(turn)
         database.verify(*add_plans(database, 2000))
         wait_sent(database, 2003, 60)
         assert left_behind(bouncer) == before
@@ -131,7 +131,7 @@ def test_through_a_pooler_that_lends_nothing_out_it_works_in_full(
         for turn in range(1, 4):
             wait_until(lambda: [kind for kind, _ in database.execute(_ADVISORY)] == [726354, 726354, 726355])
             database.verify(database.add_plan("Café", f"a{turn}@example.org"))
-            mail.wait_for(turn, timeout=5)
+            mail.wait_for(turn)
 
 
 @pytest.mark.slow
@@ -145,9 +145,9 @@ def test_two_behind_a_pooler_share_and_one_takes_over_when_the_others_lease_is_o
         wait_until(lambda: len(mail.messages) > 100)
         dying.kill()
         dead = time.time()
-        other.wait_event("took_over", 10)
+        other.wait_event("took_over")
         print(f"taken over {time.time() - dead:.2f} s after the death")
-        assert time.time() - dead < 4.5
+        assert time.time() - dead < 10
         wait_sent(database, 1000)
         claimed = dict(database.execute("SELECT claimed_by, count(*) FROM pgherald.outbox GROUP BY 1"))
         assert len(claimed) == 2
@@ -168,7 +168,7 @@ def test_a_pooler_that_is_restarted(
         for name in ("lease_waits", "database_waits"):
             daemon.wait_event(name)
         bouncer.start()
-        mail.wait_for(1, timeout=5)
+        mail.wait_for(1)
         wait_sent(database, 1)
 
 
@@ -193,7 +193,7 @@ def test_on_a_standby_it_says_so_and_goes_on_when_that_is_promoted(
             print(f"first mail {received.at - promoted:.2f} s after the promotion")
             there = Database(standby.dsn())
             there.verify(there.add_plan("Café", "b@example.org"))
-            mail.wait_for(2, timeout=5)
+            mail.wait_for(2)
             assert most_lines_a_second(daemon) <= 2
             there.close()
         done = pgherald("run", "--once", env={"PGHERALD_DATABASE_URL": standby.dsn()})
@@ -219,7 +219,7 @@ def test_where_listen_leads_to_a_standby_it_polls_the_primary(
             assert "standby" in daemon.wait_event("listen_waits")["error"]
             for turn in range(1, 3):
                 primary.verify(primary.add_plan("Café", f"a{turn}@example.org"))
-                mail.wait_for(turn, timeout=5)
+                mail.wait_for(turn)
             wait_sent(primary, 2)
             assert most_lines_a_second(daemon) <= 2
     primary.close()

@@ -37,7 +37,7 @@ def test_two_daemons_find_the_rate_of_a_server_that_throttles(
     plans = add_plans(database, 200)
     with pgherald.daemon(env=env) as one, pgherald.daemon(env=env) as other:
         database.verify(*plans)
-        wait_sent(database, 200, 30)
+        wait_sent(database, 200)
         took = slow_mail.messages[-1].at - slow_mail.messages[0].at
         lowered = [event for daemon in (one, other) for event in daemon.events if event["event"] == "rate_lowered"]
     assert times_each([slow_mail]) == {1: 200}
@@ -53,17 +53,20 @@ def test_a_configured_rate_holds_for_all_daemons_and_consent_is_asked_within_it(
     database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:
     env = {"PGHERALD_SMTP_RATE": "10"}
-    plans = add_plans(database, 40)
+    plans = add_plans(database, 100)
     with pgherald.daemon(env=env), pgherald.daemon(env=env):
         database.verify(*plans)
         wait_until(lambda: len(mail.messages) >= 10)
         database.execute("UPDATE public.users SET email_notifications_enabled = false")
-        wait_until(lambda: set(states(database)) == {"sent", "skipped"}, 15)
+        asked = len(mail.messages)
+        wait_until(lambda: set(states(database)) == {"sent", "skipped"})
     sent = states(database)["sent"]
-    # Those within the next half second, and what came while it was looked.
-    assert 10 <= sent <= 22
-    assert most_in_a_second(mail) <= 12
-    assert longest_wait(database) < 2
+    # Those within the next half second, and what was on its way.
+    assert asked <= sent <= asked + 12
+    # Two daemons that did not share it would send 20; a machine that stalls lets some come late, and more at once.
+    assert most_in_a_second(mail) <= 16
+    # Claimed all together, the last would have waited for ten seconds.
+    assert longest_wait(database) < 4
 
 
 def test_at_a_slow_rate_nothing_is_claimed_in_vain(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
@@ -71,7 +74,7 @@ def test_at_a_slow_rate_nothing_is_claimed_in_vain(database: Database, mail: Mai
     with pgherald.daemon(env={"PGHERALD_SMTP_RATE": "1"}) as daemon:
         database.verify(*plans)
         wait_until(lambda: len(mail.messages) >= 3)
-        assert daemon.stop(timeout=10) == 0
+        assert daemon.stop() == 0
     sent = len(mail.messages)
     assert states(database) == {"sent": sent, "available": 30 - sent}
     assert database.value("SELECT count(*) FROM pgherald.outbox WHERE state = 'available' AND history <> '[]'") <= 1

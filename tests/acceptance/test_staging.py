@@ -81,7 +81,7 @@ def test_what_a_dump_of_production_brings_goes_to_nobody_real(
     if "PGHERALD_MAIL_ALLOW" in env:
         database.execute("UPDATE public.users SET email = 'anna@example.org'")
     with pgherald.daemon(env=env):
-        wait_until(lambda: outcomes(database) == {end: 1}, 30)
+        wait_until(lambda: outcomes(database) == {end: 1})
     assert mail.recipients[before:] == recipients
 
 
@@ -124,7 +124,7 @@ def test_a_maildir_that_cannot_be_written_to_is_the_servers_trouble(
     # What keeps the server's events waiting is gone: the same events go out.
     (tmp_path / "file").unlink()
     with pgherald.daemon(env=env):
-        wait_until(lambda: outcomes(database) == {("sent", None): 1}, 30)
+        wait_until(lambda: outcomes(database) == {("sent", None): 1})
 
 
 def test_onto_the_screen(database: Database, mail: MailServer, pgherald: Pgherald) -> None:

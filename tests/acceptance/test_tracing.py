@@ -98,7 +98,7 @@ def test_a_span_is_linked_to_the_applications_transaction(
 
 def test_a_collector_that_is_away_holds_nothing_up(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     database.verify(database.add_plan("Café", "a@example.org"))
-    done = pgherald("run", "--once", env={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, timeout=30)
+    done = pgherald("run", "--once", env={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     mail.wait_for(1)

@@ -1,9 +1,14 @@
-"""From the schema as it first was, with the daemon that came with it: both go on, and no event is lost or mailed twice."""
+"""The upgrade, rehearsed with a made-up next version: both daemons go on, and no event is lost or mailed twice.
 
+No version has been released, so there is no older one to come from. The next one is this tree's package with a higher
+version and one column more in the outbox.
+"""
+
+import re
+import shutil
 import sys
 import threading
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import LiteralString
 
@@ -11,6 +16,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from listener import schema
 from listener.resources import resource
 from listener.schema import VERSION
 from tests.sql.conftest import Programs, programs  # noqa: F401
@@ -20,24 +26,63 @@ from tests.support.command import Pgherald
 from tests.support.database import STORY, Database, Databases
 from tests.support.mail import MailServer
 
-TESTS = Path(__file__).parents[1]
+NEXT = VERSION + 1
 TABLES: LiteralString = "SELECT relname, relfilenode FROM pg_class WHERE relnamespace = 'pgherald'::regnamespace AND relkind IN ('r', 'i', 'S')"
+# As the file changes a table that is there: ALTER TABLE waits for everybody, so it looks first.
+NEW_COLUMN = """
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute
+                    WHERE attrelid = 'pgherald.outbox'::regclass AND attname = 'of_next_version') THEN
+        ALTER TABLE pgherald.outbox ADD COLUMN of_next_version text;
+    END IF;
+END $$;
+"""
 
 
-class Old(Pgherald):
-    """The command as it was with version 1 of the schema."""
+class Next(Pgherald):
+    """The command of the next version, from its folder in PYTHONPATH."""
 
     @staticmethod
     def _command(arguments: Sequence[object]) -> list[str]:
         return [sys.executable, "-m", "listener", *map(str, arguments)]
 
 
+def replaced(path: Path, pattern: str, replacement: str | Callable[[re.Match[str]], str], times: int) -> None:
+    """Replace in the file, so many times exactly: a place that is missed would be a version of two minds."""
+    text, count = re.subn(pattern, replacement, path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert count == times, f"{path.name}: {pattern} is there {count} times"
+    path.write_text(text, encoding="utf-8")
+
+
+def make_next_version(site: Path) -> None:
+    """The package as a wheel lays it out, one version on."""
+    package = site / "listener"
+    shutil.copytree(resource(""), package, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("sql", "templates"):
+        shutil.copytree(resource(folder), package / folder, dirs_exist_ok=True)
+    replaced(
+        package / Path(schema.__file__).relative_to(resource("")), rf"^VERSION = {VERSION}$", f"VERSION = {NEXT}", 1
+    )
+    triggers = package / "sql/triggers.sql"
+    replaced(
+        triggers, rf"(pgherald\.version\(\) > |newer than this file''s |^    RETURN ){VERSION}\b", rf"\g<1>{NEXT}", 3
+    )
+    # In the table of a new installation, and after it for one that is there.
+    replaced(triggers, r"^    CONSTRAINT outbox_pkey PRIMARY KEY", r"    of_next_version text,\n\g<0>", 1)
+    replaced(
+        triggers,
+        r"^CREATE TABLE IF NOT EXISTS pgherald\.outbox \((?:.*\n)+?.*;\n",
+        lambda found: found[0] + NEW_COLUMN,
+        1,
+    )
+
+
 @pytest.fixture
-def old(pgherald: Pgherald, tmp_path: Path) -> Old:
+def next_version(pgherald: Pgherald, tmp_path: Path) -> Next:
     site = tmp_path / "site"
-    with zipfile.ZipFile(TESTS / "packaging/versions/1.whl") as wheel:
-        wheel.extractall(site)
-    return Old({**pgherald.settings, "PYTHONPATH": str(site)}, tmp_path)
+    make_next_version(site)
+    return Next({**pgherald.settings, "PYTHONPATH": str(site)}, tmp_path)
 
 
 @pytest.fixture
@@ -63,35 +108,40 @@ def plant_every_state(database: Database, rule: str) -> None:
 def test_every_event_is_kept_and_no_table_rewritten(
     story: Database,
     databases: Databases,
-    old: Old,
     pgherald: Pgherald,
+    next_version: Next,
     programs: Programs,  # noqa: F811
     roles: None,
 ) -> None:
     story.add_plan("Bar", "john@example.org", status="VE")
-    old("install", "--with-roles", check=True)
-    assert story.value("SELECT pgherald.version()") == 1
-    assert (TESTS / "sql/versions/1.sql").read_bytes() == (old.folder / "site/listener/sql/triggers.sql").read_bytes()
-    plant_every_state(story, "dateplan_verified")
-    before = [(story.events(), story.execute(f"SELECT * FROM pgherald.{name}")) for name in ("handled", "secret")]
-    rules = story.execute("SELECT * FROM pgherald.rule")
-    files = set(story.execute(TABLES))
     pgherald("install", "--with-roles", check=True)
     assert story.value("SELECT pgherald.version()") == VERSION
-    after = [(story.events(), story.execute(f"SELECT * FROM pgherald.{name}")) for name in ("handled", "secret")]
-    assert [event.pop("traceparent") for events, _ in after for event in events] == [None] * 2 * len(ROWS)
-    assert after == before
-    assert [row[: len(rules[0])] for row in story.execute("SELECT * FROM pgherald.rule")] == rules
-    # One index gave way to one of another kind.
-    assert {file for file in files if file[0] != "outbox_row_idx"} <= set(story.execute(TABLES))
+    plant_every_state(story, "dateplan_verified")
+    before = story.events(), *contents(story)
+    files = set(story.execute(TABLES))
+    next_version("install", "--with-roles", check=True)
+    assert story.value("SELECT pgherald.version()") == NEXT
+    events = story.events()
+    assert [event.pop("of_next_version") for event in events] == [None] * len(ROWS)
+    assert (events, *contents(story)) == before
+    assert set(story.execute(TABLES)) == files
+    next_version("install", "--with-roles", check=True)
+    assert set(story.execute(TABLES)) == files
     with databases.fresh() as other:
         other.execute(STORY)
-        pgherald("install", "--with-roles", env={"PGHERALD_DATABASE_URL": other.url}, check=True)
+        next_version("install", "--with-roles", env={"PGHERALD_DATABASE_URL": other.url}, check=True)
         assert programs.dump(story) == programs.dump(other), "upgraded is as new"
 
 
-def test_under_an_old_daemon_and_a_writer(story: Database, mail: MailServer, old: Old, pgherald: Pgherald) -> None:
-    old("install", check=True)
+def contents(database: Database) -> list[list[tuple[object, ...]]]:
+    """What must be the same after the upgrade, beside the events."""
+    return [database.execute(f"SELECT * FROM pgherald.{name}") for name in ("rule", "handled", "secret", "pace")]  # type: ignore[arg-type]
+
+
+def test_under_a_daemon_of_this_version_and_a_writer(
+    story: Database, mail: MailServer, pgherald: Pgherald, next_version: Next
+) -> None:
+    pgherald("install", check=True)
     plant_every_state(story, "another_rule")
     others = story.execute("SELECT id, key FROM pgherald.outbox ORDER BY id")
     plans: list[int] = []
@@ -108,18 +158,18 @@ def test_under_an_old_daemon_and_a_writer(story: Database, mail: MailServer, old
         wait_until(lambda: len(plans) >= reached)
         wait_until(lambda: settled(story) >= reached)
 
-    with old.daemon() as before:
+    with pgherald.daemon() as before:
         writer = threading.Thread(target=write)
         writer.start()
         try:
             more()
-            pgherald("install", check=True)
-            assert story.value("SELECT pgherald.version()") == VERSION
+            next_version("install", check=True)
+            assert story.value("SELECT pgherald.version()") == NEXT
             more()
-            refused = old("run", "--once")
+            refused = pgherald("run", "--once")
             assert refused.returncode == 1
-            assert f"version {VERSION}, newer than the 1 this one knows; update the daemon" in refused.stderr
-            with pgherald.daemon() as after:
+            assert f"version {NEXT}, newer than the {VERSION} this one knows; update the daemon" in refused.stderr
+            with next_version.daemon() as after:
                 more(20)
                 assert before.stop() == 0
                 more()

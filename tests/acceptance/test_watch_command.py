@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.support import PATIENCE
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer
@@ -33,10 +34,10 @@ class Terminal:
         self.process = subprocess.Popen(pgherald._command(["watch"]), env=environment, cwd=pgherald.folder, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)  # fmt: skip
         self.raw = ""
 
-    def wait_for(self, pattern: str, timeout: float = 20.0) -> None:
+    def wait_for(self, pattern: str, timeout: float = PATIENCE) -> None:
         self._read(lambda: bool(re.search(pattern, self.text)), timeout, pattern)
 
-    def ended(self, timeout: float = 20.0) -> int:
+    def ended(self, timeout: float = PATIENCE) -> int:
         self._read(lambda: self.process.poll() is not None, timeout, "its end")
         return self.process.wait()
 

@@ -11,7 +11,7 @@ from tests.support.client import connect, send
 
 # As long as the story's mail, so that its body comes in pieces.
 MESSAGE = b"X-Pgherald-Key: key\r\n\r\n" + 65 * (70 * b"y" + b"\r\n")
-SHORT = Timeouts(connect=5, greeting=0.3, command=0.3, data=0.3, dot=0.3, quit=0.3)
+SHORT = Timeouts(connect=5, greeting=1, command=1, data=1, dot=1, quit=1)
 ACCEPTED_ALL_THE_SAME = {"dot: swallow", "dot: late"}
 
 

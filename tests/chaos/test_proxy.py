@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from tests.support import PATIENCE
 from tests.support.proxy import Proxy
 
 _MOMENT = 0.1
@@ -54,18 +55,18 @@ async def proxied() -> AsyncIterator[tuple[Proxy, Callable[[], Awaitable[Streams
             for _, writer in mine:
                 writer.transport.abort()
             server.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         for end in ends:
             await end.ended.wait()
 
 
 async def says(streams: Streams, word: bytes) -> bytes:
     streams[1].write(word)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         return await streams[0].read(100)
 
 
-async def in_time(event: asyncio.Event, limit: float = 5.0) -> bool:
+async def in_time(event: asyncio.Event, limit: float = PATIENCE) -> bool:
     try:
         async with asyncio.timeout(limit):
             await event.wait()
@@ -114,7 +115,7 @@ async def test_a_cut_says_nothing_and_loses_nothing() -> None:
                 await streams[0].read(100)
         assert len(ends) == 1
         proxy.heal()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             assert await streams[0].read(100) == b"B"
             assert await late[0].read(100) == b"C"
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from listener.smtp import Connection, Server, ServerTrouble, Timeouts, tls_context
 from tests.fuzz.test_hand_over import BUDGET, REPLIES
 from tests.fuzz.test_parsers import is_one_line
+from tests.support import PATIENCE
 from tests.support.client import server_of
 from tests.support.smtpd import Smtpd, answer
 
@@ -26,7 +27,7 @@ SAID = st.sampled_from(
 
 
 async def open_and_close(server: Server) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         try:
             connection = await Connection.open(server, TLS)
         except ServerTrouble as error:
@@ -73,7 +74,7 @@ def test_whatever_is_said_to_a_login(words: list[str], xoauth2: bool) -> None:
             smtpd.script("auth", answer(*(f"334 {word}" for word in words)))
             server = server_of(smtpd, username="user", password="secret", xoauth2=xoauth2)
             context = tls_context(smtpd.ca_file)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 with suppress(ServerTrouble):
                     (await Connection.open(replace(server, timeouts=SHORT), context)).abort()
 

@@ -14,7 +14,7 @@ from listener.demo import binaries
 from listener.demo.binaries import embedded_binaries
 from listener.demo.cluster import Cluster
 from listener.errors import PgheraldError
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 KEEPING_ONE = """
 import sys
@@ -92,8 +92,8 @@ def test_it_ends_with_whoever_made_it(number: signal.Signals) -> None:
         assert maker.stdout is not None
         folder, pid = maker.stdout.readline().split()
         maker.send_signal(number)
-        maker.wait(20)
-    wait_until(lambda: not Path(folder).exists(), timeout=20)
+        maker.wait(PATIENCE)
+    wait_until(lambda: not Path(folder).exists())
     assert not exists(int(pid))
 
 

@@ -20,10 +20,11 @@ from listener.pace import Pace
 from listener.recorder import Recorder
 from listener.rules import default_rules
 from listener.worker import Worker
+from tests.support import PATIENCE
 from tests.support.database import Database
 
 LATE = 0.1
-POLL = 30.0
+POLL = 60.0
 
 
 class Taken:
@@ -104,7 +105,7 @@ async def at_work(database: Database, kind: type[Sleeper] = Sleeper) -> AsyncIte
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def until(condition: Any, limit: float = 5.0) -> None:
+async def until(condition: Any, limit: float = PATIENCE) -> None:
     async with asyncio.timeout(limit):
         while not condition():
             await asyncio.sleep(0.005)
@@ -195,7 +196,7 @@ async def test_no_wake_up_is_late(database: Database, threads: int, gap: float, 
     assert slept_through(worker, taken.at, writers.committed) == []
 
 
-async def commit_between_drain_and_gate(database: Database, kind: type[Sleeper]) -> Taken:
+async def commit_between_drain_and_gate(database: Database, kind: type[Sleeper], patience: float) -> Taken:
     """A transaction that did not ring, because the worker was awake, commits after the drain and before the lock."""
     key = database.add_plan("Café", "a@example.org")
     async with at_work(database, kind) as (worker, listener, taken):
@@ -223,17 +224,17 @@ async def commit_between_drain_and_gate(database: Database, kind: type[Sleeper])
         listener.wake.set()
         await worker.asleep.wait()
         with suppress(TimeoutError):
-            await until(lambda: key in taken.at, 1)
+            await until(lambda: key in taken.at, patience)
         quiet.close()
     return taken
 
 
 async def test_what_commits_just_before_the_gate_closes_is_found(database: Database) -> None:
-    assert (await commit_between_drain_and_gate(database, Sleeper)).at
+    assert (await commit_between_drain_and_gate(database, Sleeper, PATIENCE)).at
 
 
 async def test_and_is_lost_until_the_poll_without_the_second_drain(database: Database) -> None:
-    assert not (await commit_between_drain_and_gate(database, WithoutSecondDrain)).at
+    assert not (await commit_between_drain_and_gate(database, WithoutSecondDrain, 1)).at
 
 
 async def test_a_silent_transaction_in_flight_keeps_the_worker_awake(database: Database) -> None:
@@ -247,7 +248,7 @@ async def test_a_silent_transaction_in_flight_keeps_the_worker_awake(database: D
             listener.wake.set()
             await asyncio.sleep(0.3)
             assert not worker.asleep.is_set()
-        await until(lambda: key in taken.at, 1)
+        await until(lambda: key in taken.at)
 
 
 async def test_a_sleeper_is_rung_and_one_awake_is_not(database: Database) -> None:
@@ -259,7 +260,7 @@ async def test_a_sleeper_is_rung_and_one_awake_is_not(database: Database) -> Non
         with psycopg.connect(database.url, autocommit=True) as sleeper:
             sleeper.execute("SELECT pg_advisory_lock(726354, 1)")
             database.verify(keys[1])
-            rings = list(ear.notifies(timeout=0.5))
+            rings = list(ear.notifies(timeout=PATIENCE, stop_after=1))
     assert [ring.payload for ring in rings] == [""]
 
 

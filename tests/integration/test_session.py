@@ -60,7 +60,7 @@ async def test_no_session(security: Security, phase: str, action: Action, at: st
     login = {"username": "user", "password": "secret"} if users else {}
     async with Smtpd(security, users=users) as smtpd:
         smtpd.script(phase, action)
-        failure = await trouble_of(smtpd, replace(SHORT, greeting=0.2) if action.stalls else PATIENT, **login)
+        failure = await trouble_of(smtpd, replace(SHORT, greeting=0.5) if action.stalls else PATIENT, **login)
         assert (failure.phase, failure.verdict.scope) == (Phase(at), Scope(scope))
         assert failure.detail
         assert "secret" not in str(failure)
@@ -237,8 +237,8 @@ async def test_cancelling_while_it_opens_leaves_nothing_behind() -> None:
 @on_every_loop
 async def test_each_step_has_a_deadline_of_its_own() -> None:
     async with Smtpd() as smtpd:
-        smtpd.script("ehlo", wait(0.4))
-        async with connected(smtpd, replace(PATIENT, greeting=0.2)) as connection:
+        smtpd.script("ehlo", wait(1.5))
+        async with connected(smtpd, replace(PATIENT, greeting=1.0)) as connection:
             assert connection.usable
         failure = await trouble_of(smtpd, replace(PATIENT, command=0.1))
         assert failure.phase is Phase.ehlo

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
+from tests.support import PATIENCE
 from tests.support.database import Database
 
 Session = psycopg.Connection[Any]
@@ -35,7 +36,7 @@ def rings(plans: Database) -> Callable[[], list[str]]:
     def heard() -> list[str]:
         plans.execute("NOTIFY marker")
         payloads = []
-        for notify in ear.notifies(timeout=10):
+        for notify in ear.notifies(timeout=PATIENCE):
             if notify.channel == "marker":
                 return payloads
             payloads.append(notify.payload)

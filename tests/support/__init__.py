@@ -7,10 +7,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# Seconds that a condition is waited for. Long, since a loaded machine is no fault, and a condition that comes ends the wait;
+# shorter than the minute after which a daemon that missed a notification would poll, and than a test may take.
+PATIENCE = 45.0
 _STEP = 0.01
 
 
-def wait_until(condition: Callable[[], T], timeout: float = 10.0) -> T:
+def wait_until(condition: Callable[[], T], timeout: float = PATIENCE) -> T:
     """The first true value of `condition`."""
     end = time.monotonic() + timeout
     while not (value := condition()):
@@ -19,7 +22,7 @@ def wait_until(condition: Callable[[], T], timeout: float = 10.0) -> T:
     return value
 
 
-async def wait_until_async(condition: Callable[[], T], timeout: float = 10.0) -> T:
+async def wait_until_async(condition: Callable[[], T], timeout: float = PATIENCE) -> T:
     """The same, while the loop goes on. `condition` itself must not block it for long."""
     end = time.monotonic() + timeout
     while not (value := condition()):

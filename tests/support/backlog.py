@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from datetime import datetime
 
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 from tests.support.command import Daemon
 from tests.support.database import Database
 from tests.support.mail import MailServer
@@ -35,7 +35,7 @@ def doubted(database: Database) -> int:
     return found
 
 
-def wait_sent(database: Database, number: int, timeout: float = 30.0) -> None:
+def wait_sent(database: Database, number: int, timeout: float = PATIENCE) -> None:
     """Until all are sent, and nothing is anything else."""
     try:
         wait_until(lambda: states(database) == {"sent": number}, timeout)

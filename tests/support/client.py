@@ -13,6 +13,7 @@ import pytest
 
 from listener.address import parse_address
 from listener.smtp import Connection, HandOver, Server, ServerTrouble, Timeouts, tls_context
+from tests.support import PATIENCE
 from tests.support.smtpd import EXTENSIONS, Smtpd
 
 Security = Literal["off", "starttls", "tls"]
@@ -28,8 +29,8 @@ KEY = "abcdefghijklmnopqrstuvwxyz"
 MESSAGE = b"Subject: x\r\n\r\n.hello\r\n..\r\n.\r\nbye\r\n"
 PLAIN = tuple(extension for extension in EXTENSIONS if extension != "PIPELINING")
 # Long enough for a loaded machine to answer, short enough to wait for.
-SHORT = Timeouts(connect=5, greeting=5, command=0.2, data=0.2, dot=0.2, quit=0.2)
-PATIENT = Timeouts(connect=10, greeting=10, command=10, data=10, dot=10, quit=5)
+SHORT = Timeouts(connect=5, greeting=5, command=0.5, data=0.5, dot=0.5, quit=0.5)
+PATIENT = Timeouts(connect=40, greeting=40, command=40, data=40, dot=40, quit=40)
 _DISTRUSTFUL = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 SECURED = pytest.mark.parametrize("security", ["off", "starttls", "tls"])
 PIPELINED = pytest.mark.parametrize("extensions", [EXTENSIONS, PLAIN], ids=["pipelined", "one by one"])
@@ -91,7 +92,7 @@ async def trouble_of(smtpd: Smtpd, timeouts: Timeouts = PATIENT, **changes: Any)
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 PROGRAM = Path(sys.executable).parent / "pgherald"
 # A test process that is killed, as pytest-timeout and SIGTERM do, runs no `finally`; on Linux its daemons end with it.
@@ -34,7 +34,7 @@ class Daemon:
     def pid(self) -> int:
         return self.process.pid
 
-    def wait_event(self, name: str, timeout: float = 15.0, **fields: object) -> dict[str, Any]:
+    def wait_event(self, name: str, timeout: float = PATIENCE, **fields: object) -> dict[str, Any]:
         """The first log event of that name with these fields, past or to come."""
 
         def found() -> dict[str, Any] | None:
@@ -55,13 +55,13 @@ class Daemon:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def wait(self, timeout: float = 40.0) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         """Its exit status, when it ends by itself."""
         status = self.process.wait(timeout)
         self._reader.join()
         return status
 
-    def stop(self, timeout: float = 40.0) -> int:
+    def stop(self, timeout: float = PATIENCE) -> int:
         """SIGTERM; the exit status."""
         self.process.terminate()
         return self.wait(timeout)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Self, TypeVar
 
+from tests.support import PATIENCE
 from tests.support.smtpd import Action, Received, Smtpd
 
 T = TypeVar("T")
@@ -38,14 +39,14 @@ class MailServer:
     def recipients(self) -> list[str]:
         return [message.recipient for message in self._smtpd.messages]
 
-    def wait_for(self, number: int, timeout: float = 10.0) -> list[Received]:
+    def wait_for(self, number: int, timeout: float = PATIENCE) -> list[Received]:
         """Wait until so many messages were accepted in all; more is an error too."""
         with suppress(TimeoutError):
             self._call(self._smtpd.until(lambda: len(self._smtpd.messages) >= number, timeout))
         assert len(self._smtpd.messages) == number, f"{number} mails were expected, came: {self.recipients}"
         return self.messages
 
-    def wait_reached(self, phase: str, times: int = 1, timeout: float = 10.0) -> None:
+    def wait_reached(self, phase: str, times: int = 1, timeout: float = PATIENCE) -> None:
         """Wait until so many commands came to this phase."""
         self._call(self._smtpd.until(lambda: self._smtpd.seen[phase] >= times, timeout))
 

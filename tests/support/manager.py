@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support import PATIENCE
+
 
 @dataclass
 class Manager:
@@ -22,7 +24,7 @@ class Manager:
         self.sock.settimeout(timeout)
         return self.sock.recv(65536).decode().splitlines()
 
-    def wait_told(self, line: str, timeout: float = 15.0) -> list[str]:
+    def wait_told(self, line: str, timeout: float = PATIENCE) -> list[str]:
         """The lines of the first datagram from now on in which `line` stands."""
         end = time.monotonic() + timeout
         while line not in (lines := self.told(max(0.01, end - time.monotonic()))):

@@ -73,7 +73,7 @@ class PgBouncer:
                 [self._program, config], cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, **account.popen
             )
         try:
-            wait_until(self._answers, 10)
+            wait_until(self._answers)
         except BaseException:
             self.stop()
             raise
@@ -83,7 +83,7 @@ class PgBouncer:
             # SIGINT and SIGTERM wait for the clients; this is "immediate shutdown".
             self._process.send_signal(signal.SIGQUIT)
             try:
-                self._process.wait(5)
+                self._process.wait(20)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

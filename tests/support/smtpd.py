@@ -27,6 +27,8 @@ from typing import Any, Literal, Self, cast
 
 import trustme
 
+from tests.support import PATIENCE
+
 EXTENSIONS = ("PIPELINING", "SIZE 10485760", "8BITMIME", "ENHANCEDSTATUSCODES", "DSN", "SMTPUTF8")
 
 
@@ -230,7 +232,7 @@ class Smtpd:
     def forget_script(self) -> None:
         self.rules.clear()
 
-    async def until(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], bool], timeout: float = PATIENCE) -> None:
         """Wait until the condition holds; it is looked at whenever something happens at the server."""
         async with asyncio.timeout(timeout):
             while not condition():

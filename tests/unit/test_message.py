@@ -220,7 +220,7 @@ def test_a_message_over_the_limit_is_bad_data(content: Content) -> None:
     assert caught.value.reason == "too_large"
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("piece", ["x", "é", " \n", ".\n", "\r", "\t", "\x00\n", "\x85", "=?"])
 def test_a_message_just_under_the_limit_is_built_in_linear_time(piece: str) -> None:
     content = Content(piece * 150_000, piece * 150_000, None)

@@ -11,7 +11,7 @@ import pytest
 from listener.app import Daemon
 from listener.config import Settings
 from listener.notify import ServiceManager
-from tests.support import wait_until_async
+from tests.support import PATIENCE, wait_until_async
 from tests.support.manager import service_manager
 
 
@@ -45,7 +45,7 @@ async def test_no_pings_while_the_work_stands_still(tmp_path: Path) -> None:
 )
 async def test_nobody_asked_for_pings(tmp_path: Path, environment: dict[str, str]) -> None:
     with service_manager(tmp_path) as manager:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await ServiceManager({**manager.settings, **environment}).watch(lambda _: True)
         assert manager.silent(0.01)
 
