@@ -11,6 +11,7 @@ from psycopg import sql
 
 from listener.database import OWNERS, quoted, translated, verbatim
 from listener.errors import SchemaError
+from listener.overview import plain
 from listener.queries import load
 from listener.rules import Rule
 
@@ -55,8 +56,8 @@ def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options)
         table, remembered, key, key_types, type_ = found
         if not remembered:
             raise SchemaError(f"rule {name}: its rows from before are not remembered yet; run `pgherald install`")
-        if not options.dry_run and conn.execute(_QUERIES["lock_backfill"], {"rule": name}).fetchone() != (True,):
-            raise SchemaError(f"another backfill of rule {name} is at work; wait for its end")
+        if not options.dry_run:
+            _lock(conn, name)
         query = _query(rule, table, key, key_types, type_, options)
         values: dict[str, Any] = {"rule": name, "value": rule.becomes, "since": options.since, "until": options.until}
         after: list[str] | None = None
@@ -75,6 +76,17 @@ def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options)
                 return
             if options.rate and not options.dry_run:
                 time.sleep(max(0.0, len(missed) / options.rate - (time.monotonic() - begun)))
+
+
+def _lock(conn: psycopg.Connection[Any], name: str) -> None:
+    granted, number = conn.execute(_QUERIES["lock_backfill"], {"rule": name}).fetchone() or (False, 0)
+    if not granted:
+        row = conn.execute(_QUERIES["lock_holder"], {"space": 726356, "number": number}).fetchone()
+        holder = f": pid {row[0]} (user {plain(row[1])}, application {plain(row[2])})" if row else ""
+        raise SchemaError(
+            f"rule {name}: another session holds the lock of its backfill{holder}; wait for its end, "
+            f"or end it: SELECT pg_terminate_backend({row[0] if row else 'PID'})"
+        )
 
 
 def _query(rule: Rule, table: str, key: str, key_types: list[str], type_: str, options: Options) -> sql.Composed:
