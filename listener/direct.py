@@ -14,7 +14,7 @@ _PATIENCE_S = 5.0
 # An answer comes behind the notifications that were sent before. A session that has not caught up within this time falls
 # behind, and would fill the server's queue (8 GB at 8 KB pages), without which nobody can commit a NOTIFY.
 _BEHIND_S = 20.0
-# One turn of the event loop reads up to as many of libpq's buffers.
+# One turn of the event loop reads libpq's buffer as often as that, at most.
 _READS = 16
 
 
@@ -25,19 +25,19 @@ class ListenConnection(psycopg.AsyncConnection[Any]):
     ones, a gigabyte in twelve seconds.
     """
 
-    take: Callable[[], object] | None = None
+    read: Callable[[], object] | None = None
 
     async def wait(self, gen: Generator[Any, Any, T], *args: Any, **more: Any) -> T:
-        """As psycopg's own, with `take` called at each step."""
-        return await super().wait(self._taking(gen), *args, **more)
+        """As psycopg's own, with `read` called at each step."""
+        return await super().wait(self._reading(gen), *args, **more)
 
-    def _taking(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+    def _reading(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
         try:
             wanted = next(gen)
             while True:
                 ready = yield wanted
-                if ready and self.take is not None:
-                    self.take()
+                if ready and self.read is not None:
+                    self.read()
                 wanted = gen.send(ready)
         except StopIteration as end:
             result: T = end.value
@@ -63,7 +63,7 @@ class Direct:
         self.behind = False
         self.used = self.received = self._loop.time()
         conn.add_notify_handler(lambda notify: heard(notify.payload))
-        conn.take = self._take
+        conn.read = self._read
         self._watch()
 
     @property
@@ -124,21 +124,21 @@ class Direct:
 
     def _on_readable(self) -> None:
         try:
-            for _ in range(_READS):
-                self._conn.pgconn.consume_input()
-                if not self._take():
-                    break
+            self._read()
         except psycopg.Error:
             self._lose()
 
-    def _take(self) -> bool:
-        """Hand out what has come. Return whether anything has."""
+    def _read(self) -> None:
+        """Read what has come, some of it if there is much, and hand out the notifications."""
         self.received = self._loop.time()
-        found = False
-        while notify := self._conn.pgconn.notifies():
-            found = True
-            self._heard(notify.extra.decode(errors="replace"))
-        return found
+        for _ in range(_READS):
+            self._conn.pgconn.consume_input()
+            found = False
+            while notify := self._conn.pgconn.notifies():
+                found = True
+                self._heard(notify.extra.decode(errors="replace"))
+            if not found:
+                break
 
     def _lose(self) -> None:
         self._unwatch()

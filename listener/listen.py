@@ -44,9 +44,11 @@ _PATIENCE = 5.0
 _LASTED = 5.0
 # The worker waits no longer for the gate: behind a flood the answer may take seconds, and the mails must not.
 _GATE_WAIT_S = 0.5
-# So many rings by others, none of them for work, within a second are a flood. Daemons ring themselves, 0.2 times a second each.
+# So many rings by others, none of them for work, within so many seconds are a flood: a daemon rings itself every 5 s. It
+# may let little through for a while: a session that is to hear all of it gets the server's locks late.
 _FLOOD = 256
-_FLOOD_ENDS_S = 2.0
+_FLOOD_WITHIN_S = 10.0
+_FLOOD_ENDS_S = 60.0
 # An application's transaction holds the gate for a moment. What holds it for longer is worth a look.
 _REFUSED_S = 0.5
 # Long enough for two looks at who has taken this worker's own lock.
@@ -177,10 +179,10 @@ class Listener:
         if not heard:
             self._say_deaf(pooled=pooled)
             return
-        log.info("listening", pid=direct.pid)
         # Locks and settings of the session only now: through a pooler they could stay behind in somebody else's.
         await direct.execute(KEEPALIVES)
         await self._end_previous(direct)
+        log.info("listening", pid=direct.pid)
         self.hearing, self.deaf = True, False
         await self.lead()
         await self.show()
@@ -280,7 +282,7 @@ class Listener:
         if self._others < _FLOOD:
             return
         now = asyncio.get_running_loop().time()
-        if now - self._others_since < 1.0:
+        if now - self._others_since < _FLOOD_WITHIN_S:
             if now > self._flooded_until:
                 # Whoever sleeps until it is rung must not go on with that.
                 self.wake.set()

@@ -63,7 +63,9 @@ SELECT CASE l.classid WHEN 726355 THEN 'presence' ELSE (ARRAY['gate', 'leader', 
        coalesce(nullif(a.application_name, ''), 'unknown') AS application, p.gid
   FROM pg_locks AS l
   LEFT JOIN pg_stat_activity AS a USING (pid)
-  LEFT JOIN pg_prepared_xacts AS p ON l.pid IS NULL AND p.transaction::text = split_part(l.virtualtransaction, '/', 2)
+  LEFT JOIN pg_prepared_xacts AS p ON l.pid IS NULL AND p.transaction = (
+       SELECT x.transactionid FROM pg_locks AS x
+        WHERE x.locktype = 'transactionid' AND x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction AND x.granted LIMIT 1)
  WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND (l.classid = 726355 OR l.classid = 726354 AND (l.objid = 2 OR l.objid IN (1, 3) AND l.mode = 'ExclusiveLock'))
