@@ -25,20 +25,22 @@ class ListenConnection(psycopg.AsyncConnection[Any]):
     ones, a gigabyte in twelve seconds.
     """
 
-    read: Callable[[], object] | None = None
+    take: Callable[[], bool] | None = None
 
     async def wait(self, gen: Generator[Any, Any, T], *args: Any, **more: Any) -> T:
-        """As psycopg's own, with `read` called at each step."""
-        return await super().wait(self._reading(gen), *args, **more)
+        """As psycopg's own, with `take` called at each step. It returns whether it has found any."""
+        return await super().wait(self._taking(gen), *args, **more)
 
-    def _reading(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+    def _taking(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+        # It is psycopg that reads: once the answer is there, libpq only makes its buffer longer for what comes behind it.
         try:
             wanted = next(gen)
             while True:
                 ready = yield wanted
-                if ready and self.read is not None:
-                    self.read()
-                wanted = gen.send(ready)
+                for _ in range(_READS):
+                    wanted = gen.send(ready)
+                    if not (ready and self.take is not None and self.take() and wanted == ready):
+                        break
         except StopIteration as end:
             result: T = end.value
             return result
@@ -63,7 +65,7 @@ class Direct:
         self.behind = False
         self.used = self.received = self._loop.time()
         conn.add_notify_handler(lambda notify: heard(notify.payload))
-        conn.read = self._read
+        conn.take = self._take
         self._watch()
 
     @property
@@ -124,21 +126,21 @@ class Direct:
 
     def _on_readable(self) -> None:
         try:
-            self._read()
+            for _ in range(_READS):
+                self._conn.pgconn.consume_input()
+                if not self._take():
+                    break
         except psycopg.Error:
             self._lose()
 
-    def _read(self) -> None:
-        """Read what has come, some of it if there is much, and hand out the notifications."""
+    def _take(self) -> bool:
+        """Hand out what has been read. Return whether there was any."""
         self.received = self._loop.time()
-        for _ in range(_READS):
-            self._conn.pgconn.consume_input()
-            found = False
-            while notify := self._conn.pgconn.notifies():
-                found = True
-                self._heard(notify.extra.decode(errors="replace"))
-            if not found:
-                break
+        found = False
+        while notify := self._conn.pgconn.notifies():
+            found = True
+            self._heard(notify.extra.decode(errors="replace"))
+        return found
 
     def _lose(self) -> None:
         self._unwatch()

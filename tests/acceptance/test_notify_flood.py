@@ -73,7 +73,7 @@ def endure(
         f"{channel}: {rate:.0f} notifications a second; {len(late)} mails, {statistics.median(late):.3f} s in the middle, "
         f"{max(late):.2f} s at worst; {before:.0f} MB before, {peak:.0f} at most, {megabytes(daemon):.0f} after; queue {full:.1%}"
     )
-    assert peak < before + 30
+    assert peak < before + 25
     assert not any(event["event"] in ("listen_lost", "listen_waits", "not_listening") for event in daemon.events)
     return late
 
