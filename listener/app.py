@@ -19,6 +19,7 @@ from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.health import Health
 from listener.lease import Lease
 from listener.listen import Listener
+from listener.lock_watch import LockWatch
 from listener.logs import log
 from listener.notify import ServiceManager
 from listener.outbox import Outbox
@@ -108,9 +109,10 @@ class Daemon:
             metrics.known(rule)
         async with opened(self._outbox_pool, self._lookup_pool):
             worker = self._worker(await self._checked(wait=wait))
-            self._listener.shows(self._outbox.worker)
+            self._listener.shows(self._outbox.lock)
             self._in_background(self._listener.keep())
             self._in_background(self._lease.keep())
+            self._in_background(LockWatch(self._outbox, self._listener).run())
             self._in_background(self._recorder.run())
             await _set_within(_LISTEN_FIRST, self._listener.ready)
             self._handle_reload(worker)

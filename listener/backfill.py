@@ -11,6 +11,7 @@ from psycopg import sql
 
 from listener.database import OWNERS, translated
 from listener.errors import SchemaError
+from listener.overview import plain
 from listener.queries import load
 from listener.rules import Rule
 
@@ -55,8 +56,8 @@ def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options)
             raise SchemaError(f"rule {name} is not watched in this database; run `pgherald install`")
         if found != (True,):
             raise SchemaError(f"rule {name}: its rows from before are not remembered yet; run `pgherald install`")
-        if not options.dry_run and conn.execute(_QUERIES["lock_backfill"], {"rule": name}).fetchone() != (True,):
-            raise SchemaError(f"another backfill of rule {name} is at work; wait for its end")
+        if not options.dry_run:
+            _lock(conn, name)
         query = _capture(options)
         after: list[str] | None = None
         left = options.limit
@@ -96,6 +97,17 @@ def _read(
         )
         page = psycopg.RawCursor(conn).execute(query, (after, PAGE, options.since, options.until), prepare=False)
         return page.fetchall()
+
+
+def _lock(conn: psycopg.Connection[Any], name: str) -> None:
+    granted, number = conn.execute(_QUERIES["lock_backfill"], {"rule": name}).fetchone() or (False, 0)
+    if not granted:
+        row = conn.execute(_QUERIES["lock_holder"], {"space": 726356, "number": number}).fetchone()
+        holder = f": pid {row[0]} (user {plain(row[1])}, application {plain(row[2])})" if row else ""
+        raise SchemaError(
+            f"rule {name}: another session holds the lock of its backfill{holder}; wait for its end, "
+            f"or end it: SELECT pg_terminate_backend({row[0] if row else 'PID'})"
+        )
 
 
 def _capture(options: Options) -> sql.Composed:

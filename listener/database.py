@@ -3,7 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg import InterfaceError, InternalError, OperationalError, errors, sql
@@ -12,6 +12,8 @@ from psycopg.pq import TransactionStatus
 
 from listener.errors import ConfigError, DatabaseUnavailable, RuleBroken, SchemaError
 from listener.pool import Pool, limited
+
+C = TypeVar("C", bound=psycopg.AsyncConnection[Any])
 
 # A plan made while the outbox is empty, kept until it is full, took 22 s a claim. These leave only the index scans.
 _PINNED_PLANS = (
@@ -114,7 +116,12 @@ def tables_of(conn: psycopg.Connection[Any], lookup_url: str) -> Iterator[psycop
 
 async def connect_async(url: str) -> psycopg.AsyncConnection[Any]:
     """Return a secured connection, in autocommit."""
-    conn: psycopg.AsyncConnection[Any] = await psycopg.AsyncConnection.connect(**parameters(url), autocommit=True)
+    return await connect_as(psycopg.AsyncConnection, url)
+
+
+async def connect_as(kind: type[C], url: str) -> C:
+    """Return a secured connection of this kind, in autocommit."""
+    conn: C = await kind.connect(**parameters(url), autocommit=True)
     conn.prepare_threshold = None
     try:
         with limited(conn, _PATIENCE):

@@ -46,7 +46,7 @@ class Lease:
         self._breaker = breaker
         self._seconds = seconds
         self._renewed = -math.inf
-        self._said = (False, False, "")
+        self._said: tuple[object, ...] = ()
         self._watched: dict[int, _Watched] = {}
         self._last_look = -math.inf
         self._buried = -math.inf
@@ -74,16 +74,23 @@ class Lease:
 
         By `locked` they know whether to look for this worker's lock: that it is lost must be said before they look.
         """
-        self._listener.changed.clear()
-        state = (self._listener.locked, self._listener.hearing, self._breaker.reason or "")
+        listener = self._listener
+        listener.changed.clear()
+        if listener.lock_taken:
+            listener.shows(await self._outbox.renumber())
+            await listener.show()
+        state = (listener.locked, listener.hearing, listener.leading, listener.pid, self._breaker.reason)
         now = asyncio.get_running_loop().time()
         if state == self._said and now - self._renewed < self._seconds / 4:
             return
-        if await self._outbox.renew(locked=state[0], listening=state[1], breaker=self._breaker.reason):
+        if await self._outbox.renew(
+            locked=state[0], listening=state[1], leading=state[2], pid=state[3], breaker=state[4]
+        ):
             self._renewed, self._said = now, state
             return
         log.warning("declared_dead", worker=self._outbox.worker)
-        self._listener.shows(await self._outbox.register())
+        await self._outbox.register()
+        self._listener.shows(self._outbox.lock)
         self._renewed = -math.inf
 
     async def _take_over(self) -> None:
@@ -93,7 +100,7 @@ class Lease:
             self._watched.clear()
         self._last_look = now
         peers = await self._outbox.peers()
-        self._listener.peers = len(peers)
+        self._listener.meets(len(peers), led=any(peer.leading and not peer.gone for peer in peers))
         gone, silent = self._judge(peers, now)
         if not gone and not silent and now - self._buried < _BURY:
             return

@@ -10,6 +10,9 @@ The leader holds it exclusively while it sleeps:
 Every transaction that did not ring held the lock shared until its row was visible, so once the gate is closed the last
 drain sees it; every later one finds the gate closed and rings. Without that second drain, a row that became visible
 between the first drain and the lock is heard of by nobody.
+
+Advisory locks and the channel are anybody's. `is_rung` tells whether a commit wakes this worker at once: not while a
+stranger holds the leader's lock, and not behind a flood of notifications. The worker then sleeps for a second at most.
 """
 
 import asyncio
@@ -22,8 +25,8 @@ from typing import Any
 import psycopg
 
 from listener import metrics
-from listener.database import KEEPALIVES, connect_async, is_pooled, is_shared, one_line, refuse_standby, translated
-from listener.direct import Direct
+from listener.database import KEEPALIVES, connect_as, is_pooled, is_shared, one_line, refuse_standby, translated
+from listener.direct import Direct, ListenConnection
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.logs import log
 from listener.pool import limited
@@ -39,13 +42,26 @@ _BEAT = 2.5
 _PATIENCE = 5.0
 # A connection that lasted for so long was a good one; what comes after it is not more of the same trouble.
 _LASTED = 5.0
+# The worker waits no longer for the gate: behind a flood the answer may take seconds, and the mails must not.
+_GATE_WAIT_S = 0.5
+# So many rings by others, none of them for work, within so many seconds are a flood: a daemon rings itself every 5 s. It
+# may let little through for a while: a session that is to hear all of it gets the server's locks late.
+_FLOOD = 256
+_FLOOD_WITHIN_S = 10.0
+_FLOOD_ENDS_S = 60.0
+# An application's transaction holds the gate for a moment. What holds it for longer is worth a look.
+_REFUSED_S = 0.5
+# Long enough for two looks at who has taken this worker's own lock.
+_TAKEN_S = 5.0
 
 
 class Listener:
     """Keeps one direct connection to the primary. `wake` is set whenever there may be work.
 
-    `changed` is set with `hearing` and `locked`. `peers`: the other workers, as last counted by who looks for them.
-    `heard_at`: when it last heard its own ring, on the loop's clock. `deaf`: connected, and found not to hear it.
+    `changed` is set with `hearing`, `leading`, `locked` and `lock_taken`. `peers`: the other workers, as last counted by who
+    looks for them. `heard_at`: when it last heard its own ring, on the loop's clock. `deaf`: connected, and found not to hear
+    it. `lock_taken`: another session holds the lock that is to show this worker. `gate_taken`: a stranger keeps the gate
+    closed, as last seen by who looks for that.
     """
 
     def __init__(self, url: str, ring: Callable[[str], Awaitable[None]]) -> None:
@@ -55,15 +71,24 @@ class Listener:
         self.hearing = False
         self.leading = False
         self.locked = False
+        self.lock_taken = False
         self.gate_closed = False
+        self.gate_taken = False
         self.reconnects = -1
         self.peers = 0
         self._url = url
         self._ring = ring
-        self._worker: int | None = None
+        self._lock: int | None = None
+        self._led = False
         self._direct: Direct | None = None
-        # Opening runs beside the drain: who asks for the gate meanwhile must not take it for closed.
+        # One after the other: who asks for the gate while it is being opened must not take it for closed.
         self._gate = asyncio.Lock()
+        self._gate_task: asyncio.Task[None] | None = None
+        self._gate_wanted = False
+        self._refused_since = math.inf
+        self._taken_at = -math.inf
+        self._others, self._others_since = 0, -math.inf
+        self._flooded_until = -math.inf
         self._lost = asyncio.Event()
         self._heard = asyncio.Event()
         self._token = ""
@@ -71,6 +96,25 @@ class Listener:
         self.deaf = False
         self.heard_at = -math.inf
         self._session: tuple[int, Any] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process of this session, as itself says: a pooler makes up the one that it tells at connect."""
+        return self._session[0] if self.hearing and self._session is not None else None
+
+    @property
+    def is_rung(self) -> bool:
+        """Whether whoever commits an event wakes this worker at once: the gate is worked, and rings are heard in time."""
+        now = asyncio.get_running_loop().time()
+        return self.hearing and now > self._flooded_until and (self.gate_closed if self.leading else self._led)
+
+    @property
+    def suspects(self) -> bool:
+        """Whether a stranger may hold a lock of ours."""
+        now = asyncio.get_running_loop().time()
+        if self.leading:
+            return now - self._refused_since > _REFUSED_S or now - self._taken_at < _TAKEN_S
+        return (self.hearing and not self._led) or now - self._taken_at < _TAKEN_S
 
     async def keep(self) -> None:
         """Connect, and connect again, until cancelled. Never gives up."""
@@ -89,7 +133,8 @@ class Listener:
                     if clock() - began > _LASTED:
                         away.over()
                         lost.over()
-                    pause = lost.met(exc)
+                    pause = _HEAR_AGAIN if exc.for_long else 0.0
+                    pause = max(pause, lost.met(exc))
                 except PgheraldError as exc:
                     pause = away.met(exc)
                 await self._drop()
@@ -100,8 +145,7 @@ class Listener:
 
     async def _connect(self) -> bool:
         """False behind a pooler through which nobody can LISTEN: nothing was asked of it that would stay behind there."""
-        conn = await connect_async(self._url)
-        conn.prepare_threshold = None
+        conn = await connect_as(ListenConnection, self._url)
         try:
             with limited(conn, _PATIENCE):
                 await refuse_standby(conn)
@@ -134,10 +178,10 @@ class Listener:
         if not heard:
             self._say_deaf(pooled=pooled)
             return
-        log.info("listening", pid=direct.pid)
         # Locks and settings of the session only now: through a pooler they could stay behind in somebody else's.
         await direct.execute(KEEPALIVES)
         await self._end_previous(direct)
+        log.info("listening", pid=direct.pid)
         self.hearing, self.deaf = True, False
         await self.lead()
         await self.show()
@@ -149,12 +193,19 @@ class Listener:
         self._token = secrets.token_hex(8)
         self._heard.clear()
         await self._ring(self._token)
-        try:
-            async with asyncio.timeout(_HEARING):
-                await self._heard.wait()
-        except TimeoutError:
+        clock = asyncio.get_running_loop().time
+        end = clock() + _HEARING
+        # Behind a flood it may take longer: as long as something comes, this one hears.
+        longest = end + _PATIENCE
+        while not self._heard.is_set() and (left := end - clock()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._heard.wait()
+            if self._direct is not None and clock() < self._flooded_until:
+                end = min(self._direct.received + _HEARING, longest)
+        if not self._heard.is_set():
             return False
-        self.heard_at = asyncio.get_running_loop().time()
+        self.heard_at = clock()
         return True
 
     def _say_deaf(self, *, pooled: bool) -> None:
@@ -208,6 +259,8 @@ class Listener:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TICK):
                     await self._lost.wait()
+        if self._direct is not None and self._direct.behind:
+            raise _Lost("notifications on channel pgherald come faster than they can be read; polling", for_long=True)
         raise _Lost("the LISTEN connection was lost")
 
     def _on_notify(self, payload: str) -> None:
@@ -216,10 +269,24 @@ class Listener:
         if payload:
             if payload == self._token:
                 self._heard.set()
+            else:
+                self._count_others()
             return
         if not self.wake.is_set():
             metrics.woken("ring")
         self.wake.set()
+
+    def _count_others(self) -> None:
+        self._others += 1
+        if self._others < _FLOOD:
+            return
+        now = asyncio.get_running_loop().time()
+        if now - self._others_since < _FLOOD_WITHIN_S:
+            if now > self._flooded_until:
+                # Whoever sleeps until it is rung must not go on with that.
+                self.wake.set()
+            self._flooded_until = now + _FLOOD_ENDS_S
+        self._others, self._others_since = 0, now
 
     def _gone(self) -> None:
         self.hearing = self.leading = self.locked = self.gate_closed = False
@@ -233,15 +300,19 @@ class Listener:
             await direct.close()
         self._gone()
 
-    async def _got(self, query: str) -> bool:
-        """What a query says whose answer is yes or no. No as well when the connection is down: then nobody sleeps."""
+    async def _asked(self, query: str) -> bool | None:
+        """What a query says whose answer is yes or no; None where there is no answer."""
         if self._direct is None:
-            return False
+            return None
         try:
             return bool((await self._direct.fetch(query))[0])
         except (psycopg.Error, TimeoutError) as exc:
             log.debug("lock_failed", error=one_line(exc))
-            return False
+            return None
+
+    async def _got(self, query: str) -> bool:
+        """As `_asked`, and no where there is no answer: then nobody sleeps."""
+        return await self._asked(query) or False
 
     async def lead(self) -> bool:
         """Become the one that works the gate, if nobody else is."""
@@ -249,30 +320,61 @@ class Listener:
             self.leading = await self._got(f"SELECT pg_try_advisory_lock({_LEADER})")
             if self.leading:
                 log.info("leading")
+                self.changed.set()
                 self.wake.set()
         return self.leading
 
-    def shows(self, worker: int) -> None:
-        """From now on it is this worker's lock that is to be held."""
-        self._worker, self.locked = worker, False
+    def meets(self, peers: int, *, led: bool) -> None:
+        """Note how many other workers there are, and whether one of them leads. Without a leader nobody is rung."""
+        if self._led and not led:
+            self.wake.set()
+        self.peers, self._led = peers, led
+
+    def shows(self, lock: int) -> None:
+        """From now on the lock of this number is to be held."""
+        self._lock, self.locked, self.lock_taken = lock, False, False
 
     async def show(self) -> None:
         """Hold the lock by which the others see that this worker's session is alive."""
-        worker = self._worker
-        if self.hearing and not self.locked and worker is not None:
-            locked = await self._got(f"SELECT pg_try_advisory_lock(726355, {worker})")
+        lock = self._lock
+        if self.hearing and not self.locked and not self.lock_taken and lock is not None:
+            locked = await self._asked(f"SELECT pg_try_advisory_lock(726355, {lock})")
             # It may have got another number meanwhile.
-            if locked and worker == self._worker:
-                self.locked = True
-                self.changed.set()
+            if locked is None or lock != self._lock:
+                return
+            self.locked, self.lock_taken = locked, not locked
+            if self.lock_taken:
+                self._taken_at = asyncio.get_running_loop().time()
+            self.changed.set()
 
     async def close_gate(self) -> bool:
+        """Return whether it is closed. Behind a flood the answer may come later: ask again."""
+        await self._move_gate(closed=True)
+        return self.gate_closed and self._gate_task is None
+
+    async def open_gate(self) -> None:
+        await self._move_gate(closed=False)
+
+    async def _move_gate(self, *, closed: bool) -> None:
+        if self._gate_task is None and closed == self.gate_closed:
+            return
+        if self._gate_task is None or closed != self._gate_wanted:
+            # After what is under way: whoever takes it for closed must not have it opened on him later.
+            self._gate_task = asyncio.create_task(self._close_gate() if closed else self._open_gate())
+            self._gate_wanted = closed
+        task = self._gate_task
+        await asyncio.wait({task}, timeout=_GATE_WAIT_S)
+        if task.done() and task is self._gate_task:
+            self._gate_task = None
+
+    async def _close_gate(self) -> None:
         async with self._gate:
             if self.leading and not self.gate_closed:
                 self.gate_closed = await self._got(f"SELECT pg_try_advisory_lock({_GATE})")
-            return self.gate_closed
+                now = asyncio.get_running_loop().time()
+                self._refused_since = math.inf if self.gate_closed else min(self._refused_since, now)
 
-    async def open_gate(self) -> None:
+    async def _open_gate(self) -> None:
         async with self._gate:
             if self.gate_closed:
                 await self._got(f"SELECT pg_advisory_unlock({_GATE})")
@@ -280,4 +382,8 @@ class Listener:
 
 
 class _Lost(DatabaseUnavailable):
-    """It was connected, and is no more."""
+    """It was connected, and is no more. `for_long`: to be left alone for a while."""
+
+    def __init__(self, why: str, *, for_long: bool = False) -> None:
+        super().__init__(why)
+        self.for_long = for_long

@@ -15,6 +15,7 @@ from psycopg.rows import class_row
 
 from listener import __version__
 from listener.database import translated
+from listener.locks import Holder, holders
 from listener.pool import Pool
 from listener.queries import load
 from listener.rules import array_literal
@@ -81,12 +82,18 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another worker. `lease` in seconds; `gone`: it had a session with this server, and has it no more."""
+    """Another worker. `lease` in seconds; `gone`: it had a session with this server, and has it no more.
+
+    `lock`: the number of the lock that shows it; `pid`: the server's process that holds it.
+    """
 
     id: int
     seen_at: datetime
     lease: float
     gone: bool
+    leading: bool
+    lock: int
+    pid: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +142,7 @@ class Outbox:
         self.hold = hold
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.worker = 0
+        self.lock = 0
         self._utf8 = True
         self._until = 0.0
         self._claims = itertools.count(1)
@@ -150,14 +158,24 @@ class Outbox:
     async def register(self) -> int:
         begun = time.clock_gettime(time.CLOCK_BOOTTIME)
         (row,) = await self._run("register", name=self.name, version=__version__, lease=self._lease)
-        self.worker, self._utf8 = row
+        self.worker, self.lock, self._utf8 = row
         self._extend(begun)
         return self.worker
 
-    async def renew(self, *, locked: bool, listening: bool, breaker: str | None) -> bool:
+    async def renew(
+        self, *, locked: bool, listening: bool, leading: bool, pid: int | None, breaker: str | None
+    ) -> bool:
         """Extend the lease. False: another worker has declared this one dead, and a new registration is due."""
         begun = time.clock_gettime(time.CLOCK_BOOTTIME)
-        rows = await self._run("renew", worker=self.worker, locked=locked, listening=listening, breaker=breaker)
+        rows = await self._run(
+            "renew",
+            worker=self.worker,
+            locked=locked,
+            listening=listening,
+            leading=leading,
+            pid=pid,
+            breaker=breaker,
+        )
         if rows:
             self._extend(begun)
         return bool(rows)
@@ -165,6 +183,18 @@ class Outbox:
     def _extend(self, begun: float) -> None:
         # From before the request, and a tenth short: the lease must end here before it ends there.
         self._until = begun + 0.9 * self._lease
+
+    async def renumber(self) -> int:
+        """Give this worker another lock, and return its number. One that was declared dead keeps the number it had."""
+        for (lock,) in await self._run("renumber", worker=self.worker):
+            self.lock = lock
+        return self.lock
+
+    async def foreign_locks(self) -> list[Holder]:
+        """Return the sessions that hold a lock of ours and are no worker's."""
+        with translated():
+            async with self._pool.connection() as conn:
+                return await holders(conn)
 
     async def leave(self) -> None:
         await self._run("leave", worker=self.worker)
@@ -195,7 +225,7 @@ class Outbox:
 
     async def end_sessions(self, dead: Sequence[Peer]) -> None:
         """End what sessions are left of buried workers, and with them the locks that they hold."""
-        await self._run("end_sessions", workers=[peer.id for peer in dead])
+        await self._run("end_sessions", pids=[peer.pid for peer in dead], locks=[peer.lock for peer in dead])
 
     async def disown(self, known: Collection[tuple[int, int]]) -> int:
         """Give back what this worker claimed without hearing of it: all but what has one of these fences. How many."""

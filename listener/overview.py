@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 
 from listener.database import translated
 from listener.errors import PgheraldError
+from listener.locks import Holder, holders, strangers
 from listener.metrics import DELIVERY_BUCKETS
 from listener.pool import Pool
 from listener.queries import load
@@ -82,11 +83,15 @@ class Minute:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """`minutes`: the last hour, the newest last, those without an event included."""
+    """`minutes`: the last hour, the newest last, those without an event included.
+
+    `strangers`: other sessions that hold a lock of ours, installers not among them.
+    """
 
     rules: list[RuleState]
     workers: list[WorkerState]
     asleep: bool
+    strangers: list[Holder]
     latest: list[EventState]
     failed: list[EventState]
     doubtful: list[EventState]
@@ -125,6 +130,7 @@ async def look(conn: AsyncConnection[Any]) -> Overview:
             rules=await rows("overview_rules", RuleState),
             workers=await rows("workers", WorkerState),
             asleep=asleep,
+            strangers=[h for h in await strangers(lambda: holders(conn)) if h.lock != "installer"],
             latest=await rows("latest", EventState, most=MOST),
             failed=await rows("failed", EventState, most=MOST),
             doubtful=await rows("doubtful", EventState, most=MOST),

@@ -112,21 +112,28 @@ class Pool:
 
 
 @contextmanager
-def limited(conn: Connection, seconds: float) -> Iterator[None]:
+def limited(conn: Connection, seconds: float, until: Callable[[], float] | None = None) -> Iterator[None]:
     """Cut the connection when its server, or the network, keeps silent for so long. Raises `TimeoutError` then.
+
+    `until`: asked when the time is over, it may name a later end, on the loop's clock.
 
     Cancelling would not do: psycopg then asks the server to end the query, and waits for its answer.
     """
     silent = False
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
 
     def cut() -> None:
-        nonlocal silent
+        nonlocal silent, timer
+        if until is not None and (end := until()) > loop.time():
+            timer = loop.call_at(end, cut)
+            return
         silent = True
         if not conn.closed:
             with socket.socket(fileno=os.dup(conn.fileno())) as sock, suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
-    timer = asyncio.get_running_loop().call_later(seconds, cut)
+    timer = loop.call_later(seconds, cut)
     try:
         yield
     except psycopg.Error as exc:

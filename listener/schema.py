@@ -11,6 +11,7 @@ from psycopg import errors, sql
 
 from listener.database import PATH, is_away, one_line
 from listener.errors import DatabaseUnavailable, SchemaError
+from listener.overview import plain
 from listener.queries import load
 from listener.resources import resource
 from listener.retry import backoff
@@ -154,6 +155,13 @@ def run(conn: psycopg.Connection[Any], step: Step, tell: Callable[[str], None], 
 
 
 def _blocker(conn: psycopg.Connection[Any], table: str | None) -> str:
+    # The installers' lock comes first. Anybody may hold it.
+    if row := conn.execute(_QUERIES["lock_holder"], {"space": 726354, "number": 3}).fetchone():
+        pid, user, application = row
+        return (
+            f" that every installer takes, held by pid {pid} (user {plain(user)}, application {plain(application)});"
+            f" if that is no installer: SELECT pg_terminate_backend({pid})"
+        )
     row = conn.execute(_QUERIES["holders"], {"table": table}).fetchone() if table else None
     return f" on {table}, held by pid {row[0]} (user {row[1]}): {row[2]}" if row else ""
 

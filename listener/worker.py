@@ -98,6 +98,10 @@ class Worker:
                     await self._listener.open_gate()
                     continue
                 if not await self._listener.close_gate():
+                    if self._listener.gate_taken:
+                        # A stranger keeps it closed: whoever commits an event rings, unless the stranger lets go.
+                        await self._sleep()
+                        continue
                     # Somebody who did not ring has not committed yet.
                     await asyncio.sleep(doze)
                     doze = min(1.5 * doze, 0.02)
@@ -122,7 +126,7 @@ class Worker:
             await self.carriers.freed(left)
 
     async def _sleep(self) -> None:
-        limit = self._poll if self._listener.hearing else min(self._poll, 1.0)
+        limit = self._poll if self._listener.is_rung else min(self._poll, 1.0)
         try:
             async with asyncio.timeout(limit):
                 await self._listener.wake.wait()

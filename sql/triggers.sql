@@ -153,8 +153,9 @@ CREATE OR REPLACE FUNCTION pgherald.noted(history jsonb, what text, detail text)
 
 
 ---------------------------------------------------------------------------------------------------------------------
--- The daemons at work. A row is a lease: it ends when nobody has renewed it, or, at once, when the session that
--- holds the advisory lock (726355, id) is gone.
+-- The daemons at work. A row is a lease: it ends when nobody has renewed it, or, at once, when the session `pid` that
+-- holds the advisory lock (726355, lock) is gone. Anybody may take an advisory lock, so the number is random: nobody can
+-- take it before the worker does. Who takes it after the worker's death is not that session.
 ---------------------------------------------------------------------------------------------------------------------
 
 CREATE TABLE IF NOT EXISTS pgherald.worker (
@@ -164,7 +165,10 @@ CREATE TABLE IF NOT EXISTS pgherald.worker (
     started_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     seen_at    timestamptz NOT NULL DEFAULT pg_catalog.now(),
     lease      interval    NOT NULL,
+    lock       integer     NOT NULL DEFAULT (pg_catalog.random() * 2147483647)::integer,
     locked     boolean     NOT NULL DEFAULT false,      -- holds its advisory lock; through a pooler it cannot
+    pid        integer,                                 -- the server's process of its LISTEN session, if it has one
+    leads      boolean     NOT NULL DEFAULT false,      -- works the gate
     listening  boolean     NOT NULL DEFAULT false,      -- hears the bell
     breaker    text                                     -- why it does not claim, if it does not
 );

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import click
 from psycopg.rows import dict_row
 from rich.table import Table
 
-from listener import story
+from listener import locks, story
 from listener.cli.options import KEYED, configured, console, settings, the_rule
 from listener.database import connect, tables_of, translated
+from listener.overview import plain
 from listener.queries import load
 from listener.rules import parse_key, show_key
 
@@ -39,6 +41,7 @@ def status(as_json: bool, config_file: Path | None) -> None:
         [outbox] = conn.cursor(row_factory=dict_row).execute(queries["outbox_size"]).fetchall()
         paused = dict(conn.execute(queries["paused"]).fetchall())
         (asleep,) = conn.execute(queries["gate"]).fetchone() or (False,)
+        strangers = locks.strangers_now(conn)
     # Counted, not estimated: every event is in one of the counts.
     outbox["rows"] = sum(sum(counts.values()) for counts in rules.values())
     answer: dict[str, Any] = {
@@ -47,6 +50,7 @@ def status(as_json: bool, config_file: Path | None) -> None:
         "workers": [{**worker, "started_at": worker["started_at"].isoformat()} for worker in workers],
         "listening": any(worker["listening"] and worker["alive"] for worker in workers),
         "gate": "asleep" if asleep else "open",
+        "foreign_locks": [{**asdict(holder), "remedy": holder.remedy} for holder in strangers],
         "outbox": outbox,
         "paused": {rule: since.isoformat() for rule, since in paused.items()},
     }
@@ -76,6 +80,12 @@ def status(as_json: bool, config_file: Path | None) -> None:
             parts = [f"not seen for {worker['seen_seconds_ago']:.0f} s"]
         screen.print(f"worker {worker['name']}: {', '.join(filter(None, parts))}", markup=False)
     screen.print(f"outbox: {outbox['size']}, {outbox['rows']} rows and about {outbox['dead_rows']} dead ones")
+    for holder in strangers:
+        screen.print(
+            f"the {holder.lock} lock is held by {plain(holder.name)}, which is no daemon's session: {plain(holder.remedy)}",
+            markup=False,
+            soft_wrap=True,
+        )
     if not workers:
         screen.print("no daemon is at work")
 

@@ -151,6 +151,7 @@ def _workers(o: Overview) -> RenderableType:
         for w in o.workers
     ] or [Text("no daemon is at work", "yellow")]
     gate = "asleep: the application rings" if o.asleep else "awake: the application rings nobody"
+    lines += [Text(f"the {h.lock} lock is held by {plain(h.name)}: {plain(h.remedy)}", "red") for h in o.strangers]
     return Panel(Group(*lines, Text(gate, "dim")), title="Workers", title_align="left", border_style="dim")
 
 

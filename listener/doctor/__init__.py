@@ -57,6 +57,7 @@ def _checks(settings: Settings) -> list[tuple[str, Check]]:
         ("listen", bell.listen),
         ("queue", bell.queue),
         ("transactions", server.transactions),
+        ("locks", bell.locks),
         ("gate", bell.gate),
         ("daemon", bell.daemon),
         ("sender", mailing.sender),

@@ -10,6 +10,8 @@ from listener.database import connect_async, is_pooled, translated
 from listener.doctor.examination import QUERIES, Examination
 from listener.doctor.finding import NotChecked, Seen, fault, ok, warn
 from listener.errors import DatabaseUnavailable
+from listener.locks import Holder, holders, strangers
+from listener.overview import plain
 from listener.queries import load
 
 HEARING = 2.0
@@ -74,6 +76,28 @@ async def queue(examination: Examination) -> Seen:
     if used > 0.5:
         return fault(f"{shown}; when it is full, every commit that notifies fails", remedy)
     return warn(shown, remedy)
+
+
+async def locks(examination: Examination) -> Seen:
+    """Look for sessions that hold a lock of ours and are no daemon's: whoever may connect may take one."""
+    examination.need_schema()
+
+    async def look() -> list[Holder]:
+        async with examination.reading() as conn:
+            return await holders(conn)
+
+    found = await strangers(look)
+    others = [holder for holder in found if holder.lock != "installer"]
+    if others:
+        return fault(
+            "; ".join(
+                f"the {holder.lock} lock is held by {plain(holder.name)}, no daemon's session" for holder in others
+            ),
+            "end it: " + "; ".join(dict.fromkeys(plain(holder.remedy) for holder in others)),
+        )
+    if found:
+        return ok(f"an installer is running: {plain(found[0].name)}")
+    return ok("no other session holds one of ours")
 
 
 async def gate(examination: Examination) -> Seen:

@@ -13,7 +13,7 @@ from listener.breaker import Breaker
 from listener.health import Health
 from listener.listen import Listener
 from listener.metrics import REGISTRY
-from listener.overview import Glance, Overview
+from listener.overview import Glance, Overview, plain
 
 # A scrape waits no longer for the database; what was seen is shown for a while, and then nothing rather than the past.
 _WAIT = 1.0
@@ -84,7 +84,14 @@ class _Live(Collector):
             available.add_metric([rule.name], rule.available)
             doubt.add_metric([rule.name], rule.in_doubt)
             paused.add_metric([rule.name], rule.paused_at is not None)
-        yield from (oldest, available, doubt, paused)
+        foreign = GaugeMetricFamily(
+            "pgherald_foreign_lock_holder",
+            "1: this session, which is no daemon's, holds this lock of ours",
+            labels=["lock", "pid", "user", "application"],
+        )
+        for holder in self._seen.strangers:
+            foreign.add_metric([holder.lock, str(holder.pid or ""), plain(holder.user), plain(holder.application)], 1.0)
+        yield from (oldest, available, doubt, paused, foreign)
         yield _gauge(
             "notify_queue_usage_ratio", "Of PostgreSQL's queue; at 1, NOTIFY fails", self._seen.notify_queue_usage
         )

@@ -55,18 +55,47 @@ SELECT extract(epoch FROM now() - min(captured_at))::float8 FROM pgherald.outbox
 SELECT w.id, w.name, w.version, w.started_at, extract(epoch FROM now() - w.seen_at)::float8 AS seen_seconds_ago,
        w.seen_at + w.lease >= now() AS alive, w.listening, w.breaker,
        (SELECT count(*) FROM pgherald.outbox AS o WHERE o.claimed_by = w.id AND o.state IN ('claimed', 'transmitting')) AS in_hand,
-       EXISTS (SELECT FROM pg_locks AS leader JOIN pg_locks AS own USING (pid)
-                WHERE leader.locktype = 'advisory' AND leader.classid = 726354 AND leader.objid = 2 AND leader.granted
+       EXISTS (SELECT FROM pg_locks AS leader
+                WHERE leader.locktype = 'advisory' AND leader.classid = 726354 AND leader.objid = 2 AND leader.objsubid = 2 AND leader.granted
                   AND leader.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                  AND own.locktype = 'advisory' AND own.classid = 726355 AND own.objid = w.id::bigint::oid AND own.granted) AS leads
+                  AND leader.pid = w.pid) AS leads
   FROM pgherald.worker AS w
  ORDER BY w.id;
 
 -- name: gate
 -- Asleep: the leader holds the gate, and the application rings.
 SELECT EXISTS (SELECT FROM pg_locks
-                WHERE locktype = 'advisory' AND classid = 726354 AND objid = 1 AND mode = 'ExclusiveLock' AND granted
-                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database()));
+                WHERE locktype = 'advisory' AND classid = 726354 AND objid = 1 AND objsubid = 2 AND mode = 'ExclusiveLock' AND granted
+                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                  AND pid IN (SELECT pid FROM pgherald.worker));
+
+-- name: foreign_locks
+-- Who holds an advisory lock of ours, and is no registered worker's LISTEN session: anybody may. The gate held shared is an
+-- application's transaction, as far as can be told. A prepared transaction holds locks without a process.
+SELECT CASE l.classid WHEN 726355 THEN 'presence' ELSE (ARRAY['gate', 'leader', 'installer'])[l.objid::bigint] END AS lock,
+       l.pid, coalesce(a.usename::text, p.owner::text, 'unknown') AS "user",
+       coalesce(nullif(a.application_name, ''), 'unknown') AS application, p.gid
+  FROM pg_locks AS l
+  LEFT JOIN pg_stat_activity AS a USING (pid)
+  LEFT JOIN pg_prepared_xacts AS p ON l.pid IS NULL AND p.transaction = (
+       SELECT x.transactionid FROM pg_locks AS x
+        WHERE x.locktype = 'transactionid' AND x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction AND x.granted LIMIT 1)
+ WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+   AND (l.classid = 726355 OR l.classid = 726354 AND (l.objid = 2 OR l.objid IN (1, 3) AND l.mode = 'ExclusiveLock'))
+   AND NOT EXISTS (SELECT FROM pgherald.worker AS w WHERE w.pid = l.pid)
+ GROUP BY 1, 2, 3, 4, 5
+ ORDER BY 1, 2
+ LIMIT 20;
+
+-- name: lock_holder
+-- Who holds this advisory lock. A session's that waits is not granted it.
+SELECT l.pid, coalesce(a.usename::text, 'unknown') AS "user", coalesce(nullif(a.application_name, ''), 'unknown') AS application
+  FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a USING (pid)
+ WHERE l.locktype = 'advisory' AND l.classid = %(space)s AND l.objid::bigint = %(number)s::bigint & 4294967295 AND l.objsubid = 2
+   AND l.granted AND l.pid <> pg_backend_pid()
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+ LIMIT 1;
 
 -- name: story
 SELECT id, state, reason, attempt, captured_at, settled_at, scheduled_at,
@@ -160,7 +189,7 @@ SELECT a.attname::text,
  WHERE a.attrelid = to_regclass(%(table)s) AND a.attname = ANY (%(columns)s) AND NOT a.attisdropped;
 
 -- name: lock_backfill
-SELECT pg_try_advisory_lock(726356, hashtext(%(rule)s));
+SELECT pg_try_advisory_lock(726356, hashtext(%(rule)s)), hashtext(%(rule)s);
 
 -- name: purge
 -- A page of settled events, the oldest first; what they were about stays known as handled.

@@ -201,6 +201,7 @@ SELECT c.oid::regclass::text AS "table", quote_ident(current_user) AS role,
  ORDER BY 1;
 
 -- name: gate
+-- Closed by a worker; a stranger who holds it is told by the check locks.
 SELECT closed.pid, closed.holder, waiting.overdue, waiting.oldest
   FROM (SELECT count(*) AS overdue, extract(epoch FROM now() - min(scheduled_at))::float8 AS oldest
           FROM pgherald.outbox
@@ -208,8 +209,9 @@ SELECT closed.pid, closed.holder, waiting.overdue, waiting.oldest
   LEFT JOIN (
       SELECT l.pid, concat_ws(', ', a.usename, nullif(a.application_name, ''), host(a.client_addr)) AS holder
         FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a USING (pid)
-       WHERE l.locktype = 'advisory' AND l.classid = 726354 AND l.objid = 1 AND l.mode = 'ExclusiveLock' AND l.granted
-         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS closed ON true;
+       WHERE l.locktype = 'advisory' AND l.classid = 726354 AND l.objid = 1 AND l.objsubid = 2 AND l.mode = 'ExclusiveLock' AND l.granted
+         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+         AND l.pid IN (SELECT w.pid FROM pgherald.worker AS w)) AS closed ON true;
 
 -- name: row_security
 -- Our tables with row level security: no policy of ours is there, so it shows the daemon no row.

@@ -100,23 +100,29 @@ RETURNING o.id;
 -- name: register
 INSERT INTO pgherald.worker (name, version, lease)
 VALUES (%(name)s, %(version)s, make_interval(secs => %(lease)s))
-RETURNING id, pg_catalog.getdatabaseencoding() = 'UTF8' AS utf8;
+RETURNING id, lock, pg_catalog.getdatabaseencoding() = 'UTF8' AS utf8;
 
 -- name: renew
 UPDATE pgherald.worker
-   SET seen_at = now(), locked = %(locked)s, listening = %(listening)s, breaker = %(breaker)s
+   SET seen_at = now(), locked = %(locked)s, pid = %(pid)s, leads = %(leading)s, listening = %(listening)s, breaker = %(breaker)s
  WHERE id = %(worker)s
 RETURNING id;
+
+-- name: renumber
+-- Another session holds the lock of this worker's number: it gets another, as random as the first.
+UPDATE pgherald.worker SET lock = DEFAULT, locked = false WHERE id = %(worker)s RETURNING lock;
 
 -- name: leave
 DELETE FROM pgherald.worker WHERE id = %(worker)s;
 
 -- name: peers
--- The other workers. Gone is one that had its advisory lock when it was last seen, and has it no more. Locks do not
--- outlive a restart, and a standby never had them: there, a worker is believed once it has been seen again.
+-- The other workers. Gone is one that had its advisory lock when it was last seen, and whose session has ended, or has the
+-- lock no more. The session is asked for as well, because a stranger may have waited for the lock, and have it now. Locks do
+-- not outlive a restart, and a standby never had them: there, a worker is believed once it has been seen again.
 SELECT w.id, w.seen_at, extract(epoch FROM w.lease)::float8 AS lease,
        w.locked AND w.seen_at > greatest(pg_postmaster_start_time(), pg_last_xact_replay_timestamp())
-                AND pg_try_advisory_xact_lock_shared(726355, w.id) AS gone
+                AND (NOT EXISTS (SELECT FROM pg_stat_get_activity(w.pid)) OR pg_try_advisory_xact_lock_shared(726355, w.lock)) AS gone,
+       w.leads AS leading, w.lock, w.pid
   FROM pgherald.worker AS w
  WHERE w.id <> %(worker)s;
 
@@ -155,10 +161,11 @@ SELECT (SELECT array_agg(name) FROM buried) AS names, (SELECT count(*) FROM free
        (SELECT count(*) FROM pgherald.worker WHERE id <> %(worker)s) AS peers;
 
 -- name: end_sessions
--- Of this role alone: nobody else's may be ended.
+-- Of this role alone: nobody else's may be ended. By the lock as well as by its number: a process's number is used again.
 SELECT pg_terminate_backend(l.pid)
-  FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
- WHERE l.locktype = 'advisory' AND l.classid = 726355 AND l.objid::bigint = ANY (%(workers)s::bigint[]) AND l.granted
+  FROM unnest(%(pids)s::integer[], %(locks)s::bigint[]) AS dead (pid, lock)
+  JOIN pg_locks AS l USING (pid) JOIN pg_stat_activity AS a USING (pid)
+ WHERE l.locktype = 'advisory' AND l.classid = 726355 AND l.objid::bigint = dead.lock AND l.objsubid = 2 AND l.granted
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND a.usename = current_user;
 

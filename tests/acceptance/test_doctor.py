@@ -120,7 +120,7 @@ def test_healthy(plan: int, database: Database, pgherald: Pgherald, mail: MailSe
     assert {finding["check"] for finding in findings if finding["state"] != "ok"} == (
         HEALTHY | {"lookup login"} | of_its_release(database)
     )
-    assert len(findings) == 24
+    assert len(findings) == 25
     assert mail.smtpd.seen["mail"] == 0
     assert pgherald("doctor", "--strict").returncode == 1
     lines = pgherald("doctor", check=True).stdout.splitlines()
@@ -155,7 +155,7 @@ def test_a_check_that_breaks_hides_no_other(plan: int, doctor: Examine, monkeypa
 
     monkeypatch.setattr(bell, "queue", breaks)
     findings = doctor()
-    assert len(findings) == 24
+    assert len(findings) == 25
     assert ill(findings) == HEALTHY
     assert findings["queue"].seen == "not checked: ZeroDivisionError: unforeseen"
 
@@ -169,7 +169,7 @@ def test_no_database_hides_no_other_fault(doctor: Examine, mail: MailServer) -> 
     assert ill(findings) == {"database", "sender", "smtp"}
     assert "refused" in findings["database"].seen
     assert all(bool(finding.remedy) == (finding.state is not State.ok) for finding in findings.values())
-    assert len(findings) == 24
+    assert len(findings) == 25
 
 
 def test_a_release_with_the_known_fault(
@@ -713,14 +713,30 @@ def test_a_gate_held_by_a_stalled_session(plan: int, database: Database, doctor:
     database.execute(add.format(RULE, "1 min"))
     with database.connect(application_name="stalled") as conn:
         conn.execute("SELECT pg_advisory_lock(726354, 1)")
+        # A stranger's is no sleeping daemon's.
         findings = doctor()
-        assert ill(findings) == HEALTHY
+        assert findings["gate"].seen == "open: nobody sleeps"
+        pid = conn.info.backend_pid
+        names(findings, "locks", "fault", f"gate lock is held by pid {pid}", "stalled", f"pg_terminate_backend({pid})")
+        database.execute(
+            "INSERT INTO pgherald.worker (name, version, lease, pid, listening) VALUES ('host:1', '1', '1 min', %s, true)",
+            (pid,),
+        )
+        findings = doctor()
+        assert ill(findings) == set()
         assert "asleep" in findings["gate"].seen
         database.execute(add.format(RULE, "-1 min"))
-        pid = conn.info.backend_pid
         names(doctor(), "gate", "fault", f"pid {pid}", "stalled", "1 events overdue", f"pg_terminate_backend({pid})")
     # With nobody asleep they are merely waiting.
-    assert ill(doctor()) == HEALTHY
+    assert ill(doctor()) == set()
+
+
+def test_an_installer_is_no_stranger(plan: int, database: Database, doctor: Examine) -> None:
+    with database.connect() as conn:
+        conn.execute("SELECT pg_advisory_lock(726354, 3)")
+        findings = doctor()
+        assert ill(findings) == HEALTHY
+        assert f"an installer is running: pid {conn.info.backend_pid}" in findings["locks"].seen
 
 
 def test_a_daemon_with_trouble_of_its_own(plan: int, database: Database, doctor: Examine) -> None:

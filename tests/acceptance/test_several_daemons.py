@@ -26,15 +26,10 @@ SOON = 6.0
 SHORT = {**NO_POLL, "PGHERALD_DELIVERY_LEASE": "2s"}
 
 _OF_THE_LEADER = """
-    SELECT own.objid::int FROM pg_locks AS leader JOIN pg_locks AS own USING (pid, database)
+    SELECT w.id FROM pg_locks AS leader JOIN pgherald.worker AS w USING (pid)
      WHERE leader.locktype = 'advisory' AND leader.classid = 726354 AND leader.objid = 2 AND leader.granted
-       AND own.locktype = 'advisory' AND own.classid = 726355 AND own.granted
-       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-     -- One that was declared dead, and has registered anew, may hold its old number's lock as well.
-     ORDER BY own.objid::int DESC LIMIT 1"""
-_SESSIONS = """
-    SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 726355 AND objid = %s::bigint::oid AND granted
        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+_SESSIONS = "SELECT pid FROM pgherald.worker WHERE id = %s AND locked"
 
 
 @pytest.fixture

@@ -19,12 +19,15 @@ class Claimant:
         self.claims = 0
         [row] = self._run("register", name=name, version="0", lease=lease)
         self.id: int = row["id"]
+        self.lock: int = row["lock"]
         if locked:
-            conn.execute("SELECT pg_advisory_lock(726355, %s)", (self.id,))
+            conn.execute("SELECT pg_advisory_lock(726355, %s)", (self.lock,))
             self.renew(locked=True)
 
     def renew(self, *, locked: bool = False) -> bool:
-        return bool(self._run("renew", worker=self.id, locked=locked, listening=False, breaker=None))
+        pid = self.conn.info.backend_pid if locked else None
+        values = {"locked": locked, "pid": pid, "leading": False, "listening": False, "breaker": None}
+        return bool(self._run("renew", worker=self.id, **values))
 
     def claim(self, limit: int = 100, rules: Sequence[str] = (RULE,)) -> list[DictRow]:
         self.claims += 1

@@ -172,9 +172,9 @@ def test_two_who_bury_at_once_do_not_wait_for_the_events(sandbox: Database, clai
 def test_the_lock_that_tells_is_let_go_at_once(claimant: Register) -> None:
     """Who has lost its session, and looks for a moment as if it were gone, must get its lock again."""
     worker, other = claimant("worker", locked=True), claimant("other")
-    worker.conn.execute("SELECT pg_advisory_unlock(726355, %s)", (worker.id,))
+    worker.conn.execute("SELECT pg_advisory_unlock(726355, %s)", (worker.lock,))
     assert other.peers()[0]["gone"]
-    assert worker.conn.execute("SELECT pg_try_advisory_lock(726355, %s)", (worker.id,)).fetchone() == (True,)
+    assert worker.conn.execute("SELECT pg_try_advisory_lock(726355, %s)", (worker.lock,)).fetchone() == (True,)
 
 
 @pytest.mark.usefixtures("events")
@@ -208,7 +208,8 @@ def test_before_the_servers_start_nobody_has_gone(sandbox: Database, claimant: R
 
 def test_the_sessions_of_the_buried_are_ended_and_no_others(sandbox: Database, claimant: Register) -> None:
     buried, alive, other = claimant("buried", locked=True), claimant("alive", locked=True), claimant("other")
-    assert other.conn.execute(QUERIES["end_sessions"], {"workers": [buried.id]}).fetchall() == [(True,)]
+    values = {"pids": [buried.conn.info.backend_pid, alive.conn.info.backend_pid], "locks": [buried.lock, buried.lock]}
+    assert other.conn.execute(QUERIES["end_sessions"], values).fetchall() == [(True,)]
     with pytest.raises(psycopg.OperationalError):
         wait_until(lambda: buried.conn.execute("SELECT false").fetchone() == (True,))
     assert alive.renew(locked=True)

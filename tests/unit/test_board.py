@@ -32,7 +32,7 @@ def test_plots_stay_in_their_frame(minutes: list[tuple[int, int, float | None]])
         Minute(now + timedelta(minutes=i), sent, 0, failed, took and took / 2, took)
         for i, (sent, failed, took) in enumerate(minutes)
     ]
-    o = Overview([], [], False, [], [], [], hour, 0.0, now)
+    o = Overview([], [], False, [], [], [], [], hour, 0.0, now)
     for plot in (rate(o), latency(o)):
         assert len(plot.bars) == 60
         assert all(0 <= bar.low <= bar.high <= 1.0001 for bar in plot.bars)

@@ -1,0 +1,98 @@
+"""The channel is anybody's: a flood of notifications makes no mail late, ends no session, and is not kept in memory."""
+
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.support.command import Daemon, Pgherald
+from tests.support.database import Database
+from tests.support.mail import MailServer
+
+# By its poll a daemon would find an event after a minute.
+NO_POLL = {"PGHERALD_DELIVERY_POLL": "60s"}
+# Each with a payload of its own: PostgreSQL drops a transaction's duplicates. 8000 bytes are its limit.
+_NOTIFY = "SELECT pg_notify(%s, repeat('x', 7000) || %s || '-' || n) FROM generate_series(%s::int, %s) AS n"
+_BATCH = 50
+
+
+@contextmanager
+def flood(database: Database, channel: str, sessions: int, most: float) -> Iterator[list[int]]:
+    """So many sessions, `most` notifications a second together; how many each has sent."""
+    over = threading.Event()
+    sent = [0] * sessions
+
+    def pour(number: int) -> None:
+        begun = time.monotonic()
+        with psycopg.connect(database.url, autocommit=True) as conn:
+            while not over.is_set():
+                if sent[number] > (time.monotonic() - begun) * most / sessions:
+                    over.wait(0.002)
+                    continue
+                conn.execute(_NOTIFY, (channel, str(number), sent[number], sent[number] + _BATCH - 1))
+                sent[number] += _BATCH
+
+    threads = [threading.Thread(target=pour, args=(number,)) for number in range(sessions)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield sent
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def megabytes(daemon: Daemon) -> float:
+    lines = Path(f"/proc/{daemon.pid}/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def endure(
+    database: Database, mail: MailServer, daemon: Daemon, channel: str, sessions: int, most: float, seconds: float
+) -> list[float]:
+    """Seconds that each mail took. Prints what was measured."""
+    before, peak, full, late = megabytes(daemon), 0.0, 0.0, []
+    with flood(database, channel, sessions, most) as sent:
+        begun = time.monotonic()
+        while time.monotonic() - begun < seconds:
+            number = len(mail.messages) + 1
+            plan = database.add_plan("Café", f"a{number}@example.org")
+            at = time.time()
+            database.verify(plan)
+            late.append(mail.wait_for(number, timeout=20)[-1].at - at)
+            peak = max(peak, megabytes(daemon))
+            full = max(full, database.value("SELECT pg_notification_queue_usage()"))
+        rate = sum(sent) / (time.monotonic() - begun)
+    print(
+        f"{channel}: {rate:.0f} notifications a second; {len(late)} mails, {statistics.median(late):.3f} s in the middle, "
+        f"{max(late):.2f} s at worst; {before:.0f} MB before, {peak:.0f} at most, {megabytes(daemon):.0f} after; queue {full:.1%}"
+    )
+    assert peak < before + 25
+    assert not any(event["event"] in ("listen_lost", "listen_waits", "not_listening") for event in daemon.events)
+    return late
+
+
+@pytest.mark.parametrize("channel", ["pgherald", "anothers"])
+def test_a_flood(database: Database, mail: MailServer, pgherald: Pgherald, channel: str) -> None:
+    with pgherald.daemon(env=NO_POLL) as daemon:
+        daemon.wait_event("leading")
+        # More than the machine can do: what the session is asked for is answered behind seconds of notifications.
+        endure(database, mail, daemon, channel, 4, 1e6, 6)
+        number = len(mail.messages) + 1
+        database.verify(database.add_plan("Café", "calm@example.org"))
+        mail.wait_for(number, timeout=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sessions", "most"), [(3, 14_000), (8, 1e6)], ids=["14000 a second", "all that goes"])
+def test_a_long_flood(database: Database, mail: MailServer, pgherald: Pgherald, sessions: int, most: float) -> None:
+    with pgherald.daemon(env=NO_POLL) as daemon, pgherald.daemon(env=NO_POLL):
+        daemon.wait_event("leading")
+        late = endure(database, mail, daemon, "pgherald", sessions, most, 30)
+        assert statistics.median(late) < 1
