@@ -59,7 +59,7 @@ def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options)
             raise SchemaError(f"another backfill of rule {name} is at work; wait for its end")
         query = _query(rule, table, key, key_types, type_, options)
         values: dict[str, Any] = {"rule": name, "value": rule.becomes, "since": options.since, "until": options.until}
-        after: list[str] | None = None
+        after: list[bytes] | None = None
         left = options.limit
         while left is None or left > 0:
             begun = time.monotonic()
@@ -79,8 +79,12 @@ def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options)
 
 def _query(rule: Rule, table: str, key: str, key_types: list[str], type_: str, options: Options) -> sql.Composed:
     columns = [sql.SQL("t.{}").format(quoted(column)) for column in rule.key]
+    # Where it has come to goes to and fro as bytes: a key that is no text for a client in UTF-8 must not end the walk.
     bound = [
-        sql.SQL("(%(after)s::text[])[{}]::{}").format(sql.Literal(i + 1), sql.SQL(t)) for i, t in enumerate(key_types)
+        sql.SQL("convert_from((%(after)s::bytea[])[{}], getdatabaseencoding()::text)::{}").format(
+            sql.Literal(i + 1), sql.SQL(t)
+        )
+        for i, t in enumerate(key_types)
     ]
     known = "CASE WHEN isfinite(t.{0}) THEN t.{0} END" if rule.changed_at else "NULL::timestamptz"
     changed = sql.SQL(known).format(quoted(rule.changed_at))
@@ -112,7 +116,7 @@ def _query(rule: Rule, table: str, key: str, key_types: list[str], type_: str, o
         WITH page AS MATERIALIZED (
             SELECT {key} AS key, ARRAY[{texts}] AS at, {changed} AS changed, row_number() OVER (ORDER BY {columns}) AS number
               FROM {table} AS t
-             WHERE t.{column}::{type} = %(value)s::{type} AND (%(after)s::text[] IS NULL OR ({columns}) > ({bound}))
+             WHERE t.{column}::{type} = %(value)s::{type} AND (%(after)s::bytea[] IS NULL OR ({columns}) > ({bound}))
                AND (%(since)s::timestamptz IS NULL OR {changed} >= %(since)s)
                AND (%(until)s::timestamptz IS NULL OR {changed} < %(until)s)
              ORDER BY {columns} LIMIT %(page)s),
@@ -129,10 +133,12 @@ def _query(rule: Rule, table: str, key: str, key_types: list[str], type_: str, o
         last AS (SELECT CASE WHEN (SELECT count(*) FROM missed) = %(most)s THEN (SELECT max(number) FROM missed)
                              WHEN (SELECT count(*) FROM page) = %(page)s THEN %(page)s END AS number)
         SELECT (SELECT count(*) FROM page), (SELECT at FROM page JOIN last USING (number)),
-               (SELECT coalesce(array_agg(key ORDER BY number), '{{}}') FROM missed), (SELECT min(changed) FROM missed)
+               (SELECT coalesce(array_agg(pgherald.shown(key) ORDER BY number), '{{}}') FROM missed), (SELECT min(changed) FROM missed)
           FROM rung""").format(
         key=verbatim(key),
-        texts=sql.SQL(", ").join(sql.SQL("{}::text").format(column) for column in columns),
+        texts=sql.SQL(", ").join(
+            sql.SQL("convert_to({}::text, getdatabaseencoding()::text)").format(column) for column in columns
+        ),
         changed=changed,
         columns=sql.SQL(", ").join(columns),
         table=verbatim(table),

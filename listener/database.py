@@ -10,6 +10,7 @@ from psycopg import InterfaceError, InternalError, OperationalError, errors, sql
 from psycopg.conninfo import conninfo_to_dict
 
 from listener.errors import ConfigError, DatabaseUnavailable, RuleBroken, SchemaError
+from listener.moments import read_any_time
 from listener.pool import Pool, limited
 
 # A plan made while the outbox is empty, kept until it is full, took 22 s a claim. These leave only the index scans.
@@ -83,7 +84,9 @@ def quoted(name: str) -> sql.Identifier:
 def connect(url: str) -> psycopg.Connection[Any]:
     """A connection for a command, in autocommit."""
     with translated():
-        return psycopg.connect(**parameters(url), autocommit=True)
+        conn = psycopg.connect(**parameters(url), autocommit=True)
+    read_any_time(conn)
+    return conn
 
 
 async def connect_async(url: str) -> psycopg.AsyncConnection[Any]:
@@ -192,6 +195,7 @@ def unsubscribe_pool(url: str) -> Pool:
 
 
 async def _overview_session(conn: psycopg.AsyncConnection[Any]) -> None:
+    read_any_time(conn)
     if await is_pooled(conn):
         conn.prepare_threshold = None
     else:

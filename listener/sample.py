@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from secrets import token_bytes
 
+import psycopg
 from psycopg import sql
 
 from listener.address import Address, parse_address
+from listener.bounded import ROW
 from listener.composer import Composer, Message
 from listener.config import Settings
 from listener.database import connect_async, lookup_pool, opened, quoted, translated, verbatim
 from listener.errors import BadData, PgheraldError
+from listener.event import Event
 from listener.lookup import Lookup, Mailing
 from listener.message import message_key
-from listener.outbox import Event
 from listener.render import Templates
 from listener.rules import show_key
 
@@ -59,19 +61,26 @@ async def make(
                     quoted(rule.column),
                     sql.SQL(", ").join(sql.SQL("{} DESC").format(quoted(column)) for column in rule.key),
                 )
-                async with pool.connection() as conn:
-                    row = await (await conn.execute(query, (rule.becomes,))).fetchone()
+                try:
+                    async with pool.connection() as conn:
+                        row = await (await conn.execute(query, (rule.becomes,))).fetchone()
+                except (psycopg.DataError, UnicodeDecodeError) as exc:
+                    raise PgheraldError(
+                        f"the greatest key of {rule.table} that is {rule.becomes!r} cannot be read as text; name another with --key"
+                    ) from exc
                 if row is None:
                     raise PgheraldError(f"no row of {rule.table} is {rule.becomes!r}; name one with --key")
                 key = row[0]
             try:
-                rows = (await lookup.rows(pool, [key])).get(key, [])
+                found = await lookup.rows(pool, [key])
             except BadData as exc:
                 raise PgheraldError(f"the lookup of rule {name} fails on key {key}: {exc}") from exc
-    if not rows:
+    if key in found.too_large:
+        raise PgheraldError(f"the lookup's row for key {key} has {found.too_large[key]} octets; at most {ROW} are read")
+    if not (rows := found.rows[key]):
         raise PgheraldError(f"the lookup of rule {name} finds no row for key {key}")
     now = datetime.now(UTC)
-    event = Event(0, name, key, 0, 0, now, 0.0, 0, None, None, None)
+    event = Event(0, name, key, 0, 0, now, 0.0, 0, False, None)
     verdict = lookup.judge(event, rows)
     note = None
     recipient = parse_address(_NOBODY)

@@ -136,12 +136,54 @@ BEGIN
     END LOOP;
 END $$;
 
--- An event's history, one line longer; what repeats for days keeps its beginning and its end.
+-- An event's history, one line longer; what repeats for days keeps its beginning and its end. A history that somebody has
+-- edited into something else than a list becomes the first entry of one: the events beside it must not wait for it.
 -- VOLATILE, as its clock is: otherwise it is not inlined, and costs more than the UPDATE that calls it.
 CREATE OR REPLACE FUNCTION pgherald.noted(history jsonb, what text, detail text) RETURNS jsonb
     LANGUAGE sql VOLATILE PARALLEL SAFE
-    RETURN CASE WHEN jsonb_array_length(history) < 100 THEN history ELSE history - 50 END
+    RETURN CASE WHEN jsonb_typeof(history) <> 'array' THEN jsonb_build_array(history)
+                WHEN jsonb_array_length(history) < 100 THEN history ELSE history - 50 END
         || jsonb_build_object('at', clock_timestamp(), 'what', what, 'detail', detail);
+
+-- A text as every session can read it. SQL_ASCII takes any bytes for text, and other encodings have characters that no
+-- client in UTF-8 can be given: the server then fails the whole statement, for one row of many. Such a text, or one that
+-- is longer than a key may be, is shown by its beginning, with \xNN for each byte that is not printable ASCII.
+CREATE OR REPLACE FUNCTION pgherald.shown(value text) RETURNS text
+    LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    octets bytea;
+BEGIN
+    IF octet_length(value) <= 16384 THEN
+        BEGIN
+            PERFORM convert_to(value, 'UTF8');
+            RETURN value;
+        EXCEPTION WHEN data_exception THEN
+            NULL;
+        END;
+    END IF;
+    octets := convert_to(value, getdatabaseencoding()::text);
+    RETURN (SELECT string_agg(CASE WHEN octet BETWEEN 32 AND 126 THEN chr(octet) ELSE '\x' || lpad(to_hex(octet), 2, '0') END,
+                              '' ORDER BY i)
+              FROM generate_series(0, least(length(octets), 200) - 1) AS i, get_byte(octets, i) AS octet)
+           || CASE WHEN length(octets) > 200 THEN '...' ELSE '' END;
+EXCEPTION WHEN data_exception THEN
+    -- Not even text of the database's own encoding: its files were damaged, or written by something else.
+    RETURN octet_length(value) || ' octets that are no text';
+END $$;
+
+-- The key that shown() shows so, unless its beginning is all that is shown; any other is itself.
+CREATE OR REPLACE FUNCTION pgherald.typed(key text) RETURNS text
+    LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF getdatabaseencoding() = 'UTF8' OR key !~ '\\x[0-9a-f]{2}' THEN
+        RETURN key;
+    END IF;
+    RETURN (SELECT convert_from(string_agg(coalesce(decode(part[1], 'hex'), convert_to(part[2], getdatabaseencoding()::text)),
+                                           '' ORDER BY i), getdatabaseencoding()::text)
+              FROM regexp_matches(key, '\\x([0-9a-f]{2})|(.)', 'gs') WITH ORDINALITY AS parts (part, i));
+EXCEPTION WHEN data_exception THEN
+    RETURN key;
+END $$;
 
 
 ---------------------------------------------------------------------------------------------------------------------
@@ -191,10 +233,10 @@ CREATE TABLE IF NOT EXISTS pgherald.handled (
     CONSTRAINT handled_why_known CHECK (why IN ('existing', 'marked', 'purged', 'forgotten'))
 );
 
--- A row's name there: its key, or, where an entry of a btree might not hold that, the key's hash.
+-- A row's name there: its key, or, where an entry of a btree might not hold that, the hash of the key's bytes.
 CREATE OR REPLACE FUNCTION pgherald.handled_key(key text) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
-    RETURN CASE WHEN octet_length(key) <= 2000 THEN key ELSE 'sha256:' || encode(sha256(convert_to(key, 'UTF8')), 'hex') END;
+    RETURN CASE WHEN octet_length(key) <= 2000 THEN key ELSE 'sha256:' || encode(sha256(convert_to(key, getdatabaseencoding()::text)), 'hex') END;
 
 -- Makes the daemons' Message-IDs unlike anybody else's. It never leaves the database but as a hash.
 CREATE TABLE IF NOT EXISTS pgherald.secret (

@@ -11,12 +11,13 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from listener.advice import advice
+from listener.bounded import ROW
 from listener.database import lookup_pool, opened
 from listener.dispatch import server
 from listener.doctor.examination import QUERIES, Examination, Sample
 from listener.doctor.finding import Seen, fault, ok, warn
 from listener.errors import BadData, ConfigError, RuleBroken
-from listener.lookup import Lookup
+from listener.lookup import Found, Lookup
 from listener.replies import Scope
 from listener.rules import NAME, Rule
 from listener.smtp import Connection, ServerTrouble, Timeouts, tls_context
@@ -40,7 +41,7 @@ async def lookup(examination: Examination, rule: str) -> Seen:
         plan = await _plan(examination, configured, keys[:1])
         hidden = await _hidden(examination, configured, plan)
         whole = await _whole_table(examination, plan) if keys else None
-        rows = await _rows(examination, query, keys)
+        found = await _rows(examination, query, keys)
     except RuleBroken as exc:
         denied = "permission denied" in str(exc)
         return fault(
@@ -50,8 +51,8 @@ async def lookup(examination: Examination, rule: str) -> Seen:
         return fault(
             f"the lookup fails on data of the newest rows: {exc}", f"correct [rules.{rule}] lookup, or the rows"
         )
-    if rows is not None:
-        examination.samples[rule] = Sample(columns, rows)
+    if found is not None:
+        examination.samples[rule] = Sample(columns, found.rows)
     if hidden is not None:
         return hidden
     if not keys:
@@ -61,15 +62,22 @@ async def lookup(examination: Examination, rule: str) -> Seen:
             f"reads the whole of {whole}, for one key",
             "CREATE INDEX on the column it looks by; cast the keys and not the column: = ANY (%(keys)s::bigint[])",
         )
-    if rows is None:
+    if found is None:
         return warn(f"no answer for {len(keys)} keys in {_PATIENCE:g} s", "look at it with EXPLAIN (ANALYZE, BUFFERS)")
-    return ok(f"runs, by index; finds {len(rows)} of the newest {len(keys)} rows")
+    if found.too_large:
+        key, octets = next(iter(found.too_large.items()))
+        return warn(
+            f"its rows are too large for {len(found.too_large)} of the newest {len(keys)}; key {key} has {octets} octets, and "
+            f"at most {ROW} are read",
+            "leave out of the SELECT what the template does not take, or shorten it there: left(text, 10000)",
+        )
+    return ok(f"runs, by index; finds {len(found.rows)} of the newest {len(keys)} rows")
 
 
-async def _rows(examination: Examination, query: Lookup, keys: list[str]) -> dict[str, list[dict[str, Any]]] | None:
+async def _rows(examination: Examination, query: Lookup, keys: list[str]) -> Found | None:
     """None where it takes too long."""
     if not keys:
-        return {}
+        return Found({})
     with suppress(TimeoutError):
         async with asyncio.timeout(_PATIENCE), opened(pool := lookup_pool(examination.settings.database.url)):
             return await query.rows(pool, keys)
@@ -80,13 +88,17 @@ async def _keys(examination: Examination, rule: Rule) -> list[str]:
     """Of the newest rows, as the outbox would hold them; by the key's index."""
     columns = [sql.Identifier(column) for column in rule.key]
     parts = [sql.SQL("{}::text").format(column) for column in columns]
+    key = parts[0] if len(parts) == 1 else sql.SQL("ARRAY[{}]::text").format(sql.SQL(", ").join(parts))
+    if examination.installed:
+        # One that no client can read is not among them, nor one that is longer than a key may be.
+        key = sql.SQL("CASE WHEN pgherald.shown({0}) = {0} THEN {0} END").format(key)
     query = sql.SQL("SELECT {} AS key FROM {} ORDER BY {} LIMIT {}").format(
-        parts[0] if len(parts) == 1 else sql.SQL("ARRAY[{}]::text").format(sql.SQL(", ").join(parts)),
+        key,
         sql.SQL(rule.table),
         sql.SQL(", ").join(sql.SQL("{} DESC").format(column) for column in columns),
         sql.Literal(_SAMPLE),
     )
-    return [row["key"] for row in await examination.rows(query)]
+    return [row["key"] for row in await examination.rows(query) if row["key"] is not None]
 
 
 async def _plan(examination: Examination, rule: Rule, keys: list[str]) -> list[dict[str, Any]]:

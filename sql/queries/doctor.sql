@@ -36,6 +36,8 @@ WITH wanted (kind, name, privileges) AS (VALUES
         ('function', 'version',  '{EXECUTE}'),
         ('function', 'noted',    '{EXECUTE}'),
         ('function', 'handled_key',    '{EXECUTE}'),
+        ('function', 'shown',          '{EXECUTE}'),
+        ('function', 'typed',          '{EXECUTE}'),
         ('function', 'capture_body',   '{EXECUTE}'),
         ('function', 'capture_statement_body', '{EXECUTE}'),
         ('function', 'gate',           '{EXECUTE}'),
