@@ -8,8 +8,9 @@ import asyncio
 import sys
 
 from listener.database import lookup_pool, opened, outbox_pool
+from listener.event import Event, Mark, Settlement
 from listener.lookup import Lookup
-from listener.outbox import Event, Mark, Outbox, Settlement
+from listener.outbox import Outbox
 from listener.pool import Pool
 from listener.rules import DEFAULT_NAME, default_rules
 

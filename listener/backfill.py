@@ -59,7 +59,7 @@ def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options)
         if not options.dry_run:
             _lock(conn, name)
         query = _capture(options)
-        after: list[str] | None = None
+        after: list[bytes] | None = None
         left = options.limit
         while left is None or left > 0:
             begun = time.monotonic()
@@ -84,17 +84,18 @@ def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options)
 
 
 def _read(
-    conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options, after: list[str] | None
-) -> list[tuple[str, list[str], str | None]]:
+    conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options, after: list[bytes] | None
+) -> list[tuple[bytes, list[bytes], str | None]]:
     """Return a page of the rows in the value: their key, its columns, and when they changed.
 
     With the rights of the table's owner where this role may, and in a transaction that is rolled back, as
-    `pgherald.page_reader` asks for.
+    `pgherald.page_reader` asks for. Keys come and go as bytes: one that is no text in UTF-8 must not end the walk.
     """
     with conn.transaction(force_rollback=True):
         (query,) = conn.execute("SELECT pgherald.page_reader(%s, %s)", (name, rule.changed_at or None)).fetchone() or (
             "",
         )
+        query = f"SELECT convert_to(key, getdatabaseencoding()), at, changed FROM ({query}) AS page"  # noqa: S608 - our own
         page = psycopg.RawCursor(conn).execute(query, (after, PAGE, options.since, options.until), prepare=False)
         return page.fetchall()
 
@@ -138,8 +139,8 @@ def _capture(options: Options) -> sql.Composed:
         )
     return sql.SQL("""
         WITH page AS MATERIALIZED (
-            SELECT key, changed::timestamptz, number
-              FROM unnest(%(keys)s::text[], %(changed)s::text[]) WITH ORDINALITY AS page (key, changed, number)),
+            SELECT convert_from(key, getdatabaseencoding()) AS key, changed::timestamptz, number
+              FROM unnest(%(keys)s::bytea[], %(changed)s::text[]) WITH ORDINALITY AS page (key, changed, number)),
         missed AS MATERIALIZED (
             SELECT key, changed, number FROM page
              WHERE NOT EXISTS (SELECT FROM pgherald.outbox AS o
@@ -150,6 +151,6 @@ def _capture(options: Options) -> sql.Composed:
              ORDER BY number LIMIT %(most)s),
         written AS ({write}),
         rung AS ({ring})
-        SELECT (SELECT coalesce(array_agg(key ORDER BY number), '{{}}') FROM missed), (SELECT min(changed) FROM missed),
+        SELECT (SELECT coalesce(array_agg(pgherald.shown(key) ORDER BY number), '{{}}') FROM missed), (SELECT min(changed) FROM missed),
                (SELECT max(number) FROM missed)
           FROM rung""").format(event_covers=event_covers, handled_covers=handled_covers, write=write, ring=ring)

@@ -10,12 +10,13 @@ from typing import Any
 from listener import metrics, tracing
 from listener.address import Address
 from listener.breaker import Breaker
-from listener.delivery import Delivery, Letter
-from listener.errors import RuleBroken
+from listener.delivery import Delivery, Letter, unforeseen, unusable
+from listener.errors import BadData, PgheraldError, RuleBroken
+from listener.event import Event, Mark, Settlement
 from listener.listen import Listener
 from listener.logs import log
 from listener.lookup import Mailing
-from listener.outbox import Event, Mark, Outbox, Settlement
+from listener.outbox import Outbox
 from listener.pace import Pace
 from listener.recorder import Recorder
 from listener.replies import Scope
@@ -26,6 +27,9 @@ _FRESH = 2.0
 _AHEAD = 0.5
 _MOST = 500
 _LAST_WORDS = 2.0
+# Octets of messages that are made and not settled: each is held about four times, by the mark's statement and the server's
+# connection too.
+_MADE = 8_000_000
 _LEVELS = {"sent": "info", "skipped": "info", "failed": "error", "in_doubt": "warning", "available": "info"}
 
 
@@ -33,7 +37,7 @@ class Carriers:
     """What one worker has claimed, and those who bring it to its end.
 
     `post` and `sender` may be put anew at any time. `reached`: whether the last mail got to the server.
-    `settled_at`: when an event was last settled, on the loop's clock.
+    `settled_at`: when an event was last settled, on the loop's clock. `octets`: what the rows take that wait to be sent.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class Carriers:
         self.sender = sender
         self.reached = True
         self.settled_at = -math.inf
+        self.octets = 0
+        self._made = 0
         self._outbox = outbox
         self._listener = listener
         self._recorder = recorder
@@ -102,6 +108,7 @@ class Carriers:
 
         As soon as somebody is free, or, where there are sending slots, `at`; not when the look-up has grown old.
         """
+        self.octets += mailing.octets
         self._queue.put_nowait((delivery, mailing, looked_up, at))
 
     def settle(self, settlement: Settlement) -> asyncio.Future[bool]:
@@ -136,26 +143,50 @@ class Carriers:
             await self.empty(_LAST_WORDS)
 
     async def _carry(self) -> None:
-        loop = asyncio.get_running_loop()
         before: asyncio.Future[bool] | None = None
         while True:
-            delivery, mailing, looked_up, at = await self._queue.get()
-            if at is not None:
-                await asyncio.sleep(at - loop.time())
-            unpaced = at is None and self._pace.limited
-            if self._stopping or self._breaker.is_open or unpaced or loop.time() - looked_up > _FRESH:
-                # The answer about consent has grown old, or nobody is there to take the mail, or not that much of it:
-                # back, for whoever can.
-                self.settle(Settlement(mailing.event, "available"))
-                continue
-            try:
-                letter = delivery.write(mailing)
-            except RuleBroken as exc:
-                delivery.hold(mailing.event.rule, exc)
-                self.settle(Settlement(mailing.event, "available"))
-                continue
-            sent = letter if isinstance(letter, Settlement) else await self._send(delivery, letter, before)
-            before = self.settle(sent)
+            before = await self._next(before)
+
+    async def _next(self, before: asyncio.Future[bool] | None) -> asyncio.Future[bool] | None:
+        """Take one event from the queue to its end. By itself, so that nobody who waits for the next keeps the last row."""
+        loop = asyncio.get_running_loop()
+        delivery, mailing, looked_up, at = await self._queue.get()
+        if at is not None:
+            await asyncio.sleep(at - loop.time())
+        while self._made > _MADE and not self._stopping:
+            await self.freed(_AHEAD)
+        unpaced = at is None and self._pace.limited
+        if self._stopping or self._breaker.is_open or unpaced or loop.time() - looked_up > _FRESH:
+            # The answer about consent has grown old, or nobody is there to take the mail, or not that much of it:
+            # back, for whoever can.
+            self.octets -= mailing.octets
+            self.settle(Settlement(mailing.event, "available"))
+            return before
+        written = await self._write(delivery, mailing)
+        self.octets -= mailing.octets
+        del mailing
+        if isinstance(written, Settlement):
+            return self.settle(written)
+        self._made += len(written.message)
+        sent = await self._send(delivery, written, before)
+        self._made -= len(written.message)
+        return self.settle(sent)
+
+    async def _write(self, delivery: Delivery, mailing: Mailing) -> Letter | Settlement:
+        event = mailing.event
+        try:
+            stored = await self._outbox.stored(event) if event.kept else None
+            if event.kept and stored is None:
+                return Settlement(event, "available")
+            return delivery.write(mailing, stored)
+        except BadData as exc:
+            return unusable(event, exc)
+        except RuleBroken as exc:
+            delivery.hold(event.rule, exc)
+        except PgheraldError:
+            # The database is away. The next claim meets that too, and logs it.
+            pass
+        return Settlement(event, "available")
 
     async def _send(self, delivery: Delivery, letter: Letter, before: asyncio.Future[bool] | None) -> Settlement:
         # The mark is on its way to the disk while the envelope is on its way to the server. It takes longer, and goes first.
@@ -171,8 +202,12 @@ class Carriers:
             return await marked and self._outbox.leased(worker) and not self._stopping
 
         event = letter.event
-        span = tracing.begin(event.rule, event.id, event.attempt, event.doubts, event.traceparent)
-        outcome = await self.post.hand_over(self.sender, letter.recipient, letter.message, permission, letter.key)
+        try:
+            span = tracing.begin(event.rule, event.id, event.attempt, event.doubts, event.traceparent)
+            outcome = await self.post.hand_over(self.sender, letter.recipient, letter.message, permission, letter.key)
+        except Exception as exc:
+            await marked
+            return unforeseen(event, exc, sending=True)
         # A mark still under way must not be written after what is settled now.
         await marked
         self.reached = not isinstance(outcome, NotSent)

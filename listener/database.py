@@ -11,6 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from listener.errors import ConfigError, DatabaseUnavailable, RuleBroken, SchemaError
+from listener.moments import read_any_time
 from listener.pool import Pool, limited
 
 C = TypeVar("C", bound=psycopg.AsyncConnection[Any])
@@ -95,6 +96,7 @@ def connect(url: str) -> psycopg.Connection[Any]:
         conn: psycopg.Connection[Any] = psycopg.connect(**parameters(url), autocommit=True)
         # The owner of a table that is read may DEALLOCATE a prepared statement and PREPARE another of its name.
         conn.prepare_threshold = None
+        read_any_time(conn)
         try:
             if conn.execute(_secure(conn)).fetchone() is None:
                 conn.cursor_factory = _SecuredCursor
@@ -288,6 +290,7 @@ async def _unsubscribe_session(conn: psycopg.AsyncConnection[Any]) -> None:
 
 
 async def _overview_session(conn: psycopg.AsyncConnection[Any]) -> None:
+    read_any_time(conn)
     if await secure(conn):
         conn.prepare_threshold = None
     else:

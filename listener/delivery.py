@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, assert_never
@@ -10,12 +11,13 @@ from psycopg import AsyncConnection
 
 from listener import unsubscribe
 from listener.address import Address, mask, parse_address
+from listener.bounded import BATCH
 from listener.composer import Composer
 from listener.errors import BadData, RuleBroken
+from listener.event import Event, Settlement, State, Stored
 from listener.logs import log
-from listener.lookup import Lookup, Mailing, Unmailed
+from listener.lookup import Found, Lookup, Mailing, Unmailed, too_large
 from listener.message import message_key
-from listener.outbox import Event, Settlement, State
 from listener.pool import Pool
 from listener.replies import Verdict
 from listener.retry import FIRST, LONGEST, backoff
@@ -77,25 +79,31 @@ class Delivery:
             log.error("rule_held", rule=rule, error=str(exc), remedy="mend it; it is tried again every 15 s")
         self._held[rule] = asyncio.get_running_loop().time() + _HELD
 
-    async def sort(self, rule: str, events: Iterable[Event], pool: Pool) -> list[Mailing | Settlement]:
+    async def sort(
+        self, rule: str, events: Iterable[Event], pool: Pool, budget: int = BATCH
+    ) -> list[Mailing | Settlement]:
         """Decide for each event of one rule whether it is to be mailed, with one query for all.
+
+        Rows are read up to `budget` octets; the events of the others are given back.
 
         Raises:
             RuleBroken, DatabaseUnavailable: none of them can be decided.
         """
         events = list(events)
-        newest = {event.key: event.id for event in sorted(events, key=lambda event: event.id)}
+        newest = {event.key: event.id for event in sorted(events, key=lambda event: event.id) if event.flaw is None}
         decided: list[Mailing | Settlement] = []
         undecided: list[Event] = []
         for event in events:
-            if early := self._early(event, newest[event.key]):
+            if early := self._early(event, newest.get(event.key, event.id)):
                 decided.append(early)
             else:
                 undecided.append(event)
-        return decided + await self._judged(self._lookups[rule], undecided, pool)
+        return decided + await self._judged(self._lookups[rule], undecided, pool, budget)
 
     def _early(self, event: Event, newest: int) -> Settlement | None:
         """What can be said without looking."""
+        if event.flaw is not None:
+            return Settlement(event, "failed", "failed", *event.flaw, counts=True)
         if self._max_age is not None and event.age > self._max_age:
             return Settlement(event, "skipped", "skipped", "expired", f"{event.age:.0f} s after the change")
         if newest > event.id or event.covered == "sent":
@@ -107,41 +115,63 @@ class Delivery:
             return Settlement(event, "available", delay=_COVERED_AGAIN)
         return None
 
-    async def _judged(self, lookup: Lookup, events: list[Event], pool: Pool) -> list[Mailing | Settlement]:
+    async def _judged(self, lookup: Lookup, events: list[Event], pool: Pool, budget: int) -> list[Mailing | Settlement]:
         if not events:
             return []
+        if budget <= 0:
+            return [Settlement(event, "available") for event in events]
         try:
-            rows = await lookup.rows(pool, [event.key for event in events])
+            found = await lookup.rows(pool, [event.key for event in events], budget)
         except BadData as exc:
             if len(events) == 1:
                 return [self._retry(events[0], exc.reason, str(exc), None)]
             # One row spoils the query for all: find it by halves.
             half = len(events) // 2
-            return await self._judged(lookup, events[:half], pool) + await self._judged(lookup, events[half:], pool)
-        verdicts = [self._guarded(lookup.judge(event, rows.get(event.key, ()))) for event in events]
-        return [verdict if isinstance(verdict, Mailing) else _unmailed(verdict) for verdict in verdicts]
+            first = await self._judged(lookup, events[:half], pool, budget)
+            return first + await self._judged(lookup, events[half:], pool, budget - octets(first))
+        return [self._decided(lookup, event, found) for event in events]
+
+    def _decided(self, lookup: Lookup, event: Event, found: Found) -> Mailing | Settlement:
+        if event.key in found.too_large:
+            return _unmailed(too_large(event, found.too_large[event.key]))
+        if event.key in found.later:
+            return Settlement(event, "available")
+        try:
+            verdict = lookup.judge(event, found.rows[event.key], found.octets.get(event.key, 0))
+        except Exception as exc:
+            return unforeseen(event, exc)
+        verdict = self._guarded(verdict)
+        return verdict if isinstance(verdict, Mailing) else _unmailed(verdict)
 
     def _guarded(self, verdict: Mailing | Unmailed) -> Mailing | Unmailed:
         if isinstance(verdict, Mailing) and not self._composer.guard.admits(verdict.recipient):
             return _not_allowed(verdict.event, verdict.recipient)
         return verdict
 
-    def write(self, mailing: Mailing) -> Letter | Settlement:
-        """The bytes to send. After a sending in doubt: the very same as then."""
+    def write(self, mailing: Mailing, stored: Stored | None = None) -> Letter | Settlement:
+        """The bytes to send. After a sending in doubt, what is `stored` of it: the very same as then.
+
+        Raises:
+            RuleBroken: there is no message for any row.
+        """
         event = mailing.event
         key = message_key(self._secret, event.rule, event.id, event.captured_at)
         try:
-            if event.recipient is not None and (kept := event.kept) is not None:
-                recipient = parse_address(event.recipient)
+            if stored is not None:
+                recipient = parse_address(stored.recipient)
                 # The dump of a database comes with the mail that was in doubt there.
                 if not self._composer.guard.admits(recipient):
                     return _unmailed(_not_allowed(event, recipient))
-                return Letter(event, self._composer.guard.divert(recipient), kept, key)
+                return Letter(event, self._composer.guard.divert(recipient), stored.message, key)
             message = self._composer.compose(
                 event.rule, event.key, mailing.context, mailing.recipient, key, event.captured_at
             )
         except BadData as exc:
-            return Settlement(event, "failed", "failed", exc.reason, mask(str(exc)), counts=True)
+            return unusable(event, exc)
+        except RuleBroken:
+            raise
+        except Exception as exc:
+            return unforeseen(event, exc)
         return Letter(event, message.recipient, message.octets, key)
 
     def settlement(self, letter: Letter, outcome: HandOver) -> Settlement:
@@ -181,6 +211,30 @@ class Delivery:
         first = 1.5 * delay if delay is not None else FIRST
         pause = backoff(attempt, first, longest=max(LONGEST, 8 * first))
         return Settlement(event, "available", "deferred", reason, detail, counts=True, delay=pause)
+
+
+def octets(decided: Iterable[Mailing | Settlement]) -> int:
+    """What the rows of those that are to be mailed take."""
+    return sum(each.octets for each in decided if isinstance(each, Mailing))
+
+
+def unusable(event: Event, exc: BadData) -> Settlement:
+    """What becomes of an event whose own data cannot be mailed."""
+    return Settlement(event, "failed", "failed", exc.reason, mask(str(exc)), counts=True)
+
+
+def unforeseen(event: Event, exc: Exception, *, sending: bool = False) -> Settlement:
+    """What becomes of an event on which the daemon itself fails; the others go on. `sending`: nobody knows how far it came.
+
+    Where it failed is logged, and no words of the error: they may quote the row.
+    """
+    where = "".join(traceback.format_tb(exc.__traceback__))
+    log.error("event_unforeseen", event_id=event.id, rule=event.rule, error=type(exc).__name__, where=where)
+    state: State = "in_doubt" if sending else "failed"
+    detail = f"{type(exc).__name__}, which nobody foresaw; the log says where (event_unforeseen)"
+    return Settlement(
+        event, state, state, "internal_error", detail, counts=not sending, delay=backoff(1) if sending else None
+    )
 
 
 def _not_allowed(event: Event, recipient: Address) -> Unmailed:

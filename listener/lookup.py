@@ -1,19 +1,21 @@
 """A rule's query, once for a batch: who gets the mail, whether they want it, and what it says."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeGuard
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import dict_row
+from psycopg.rows import tuple_row
+from psycopg.types.numeric import Int8
 
 from listener import keys
 from listener.address import Address, parse_address
+from listener.bounded import BATCH, ROW, ROWS, bounded
 from listener.database import is_away, lookup_failure, one_line
-from listener.errors import BadData, DatabaseUnavailable, RuleBroken
-from listener.outbox import Event
+from listener.errors import BadData, DatabaseUnavailable, PgheraldError, RuleBroken
+from listener.event import Event
 from listener.owner import execute_as_owner
 from listener.pool import Pool
 from listener.rules import OWN_COLUMNS, Rule, array_literal
@@ -21,11 +23,12 @@ from listener.rules import OWN_COLUMNS, Rule, array_literal
 
 @dataclass(frozen=True, slots=True)
 class Mailing:
-    """An event that is to be mailed: to whom, and with what."""
+    """An event that is to be mailed: to whom, and with what. `octets`: what that takes until it is sent."""
 
     event: Event
     recipient: Address
     context: Mapping[str, Any]
+    octets: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,20 @@ class Unmailed:
     reason: str
     detail: str | None = None
     failed: bool = False
+
+
+@dataclass(slots=True)
+class Found:
+    """What a lookup has found. `rows` by key; `octets`: the size of them, by key.
+
+    `too_large`: the size of a row that is over the limit, by key; such a row is not read. `later`: keys whose rows were
+    not read because the others took all that may be read at once.
+    """
+
+    rows: dict[str, list[dict[str, Any]]]
+    octets: dict[str, int] = field(default_factory=dict)
+    too_large: dict[str, int] = field(default_factory=dict)
+    later: set[str] = field(default_factory=set)
 
 
 class Lookup:
@@ -51,6 +68,8 @@ class Lookup:
         # The value as the configuration writes it, and as the database does: t is true, 5 may be 5.00.
         self._spellings = {rule.becomes.rstrip(" ")}
         self._query = f"-- name: lookup {name}\n{rule.lookup.strip().rstrip(';')}"
+        self._columns: list[str] = []
+        self._bounded: str | None = None
 
     async def check(self, conn: psycopg.AsyncConnection[Any], lookups: Pool) -> frozenset[str]:
         """Return the lookup's columns. `conn` reads the catalog.
@@ -60,17 +79,34 @@ class Lookup:
             DatabaseUnavailable: the database cannot be reached.
         """
         try:
-            async with lookups.connection() as session, session.cursor() as cursor:
-                await self._execute(cursor, [])
-                columns = frozenset(column.name for column in cursor.description or ())
+            async with lookups.connection() as session:
+                columns = await self._learn_columns(session)
         except (psycopg.Error, OSError, TimeoutError) as exc:
             raise self._failure(exc) from exc
+        await self._learn_spelling(conn)
+        return columns
+
+    async def _learn_columns(self, conn: psycopg.AsyncConnection[Any]) -> frozenset[str]:
+        """Run it without a key, and make the query that is sent of it, which goes by the columns and their types."""
+        cursor = conn.cursor()
+        await self._execute(cursor, self._query, [], 0)
+        described = cursor.description or []
+        columns = frozenset(column.name for column in described)
         for column in (*OWN_COLUMNS, *self.rule.require):
             if column not in columns:
                 raise RuleBroken(
                     f"the lookup of rule {self.name} gives no column {column!r}; name one so in its SELECT"
                 )
-        await self._learn_spelling(conn)
+        comment, _, lookup = self._query.partition("\n")
+        query = f"{comment}\n{bounded(lookup, described)}"
+        try:
+            await self._execute(cursor, query, [], 0)
+        except psycopg.errors.SyntaxError as exc:
+            raise RuleBroken(
+                f"the lookup of rule {self.name} cannot be a part of another query ({one_line(exc)}); "
+                "write one SELECT, with nothing behind a ;"
+            ) from exc
+        self._columns, self._bounded = [column.name for column in described], query
         return columns
 
     async def _learn_spelling(self, conn: psycopg.AsyncConnection[Any]) -> None:
@@ -89,14 +125,14 @@ class Lookup:
         if found is not None:
             self._spellings.add(found[0].rstrip(" "))
 
-    async def _execute(self, cursor: psycopg.AsyncCursor[Any], of: Sequence[str]) -> None:
+    async def _execute(self, cursor: psycopg.AsyncCursor[Any], query: str, of: Sequence[str], budget: int) -> None:
         if self._as_owner:
-            await execute_as_owner(cursor, self.rule.table, self._query, of)
+            await execute_as_owner(cursor, self.rule.table, query.replace("%(budget)s", str(budget)), of)
         else:
-            await cursor.execute(self._query, {"keys": list(of)})
+            await cursor.execute(query, {"keys": list(of), "budget": Int8(budget)})
 
-    async def rows(self, pool: Pool, of: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-        """What the lookup finds for these keys, by key.
+    async def rows(self, pool: Pool, of: Sequence[str], budget: int = BATCH) -> Found:
+        """What the lookup finds for these keys: up to `budget` octets of it, and the first row in any case.
 
         Raises:
             RuleBroken: it fails whatever the keys.
@@ -104,32 +140,51 @@ class Lookup:
             DatabaseUnavailable: the database is away.
         """
         try:
-            async with pool.connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
-                await self._execute(cursor, of)
-                found = await cursor.fetchall()
-        except psycopg.DataError as exc:
-            # The driver's message would quote the row.
-            raise BadData("lookup_error", f"{type(exc).__name__} (SQLSTATE {exc.sqlstate})") from exc
-        except UnicodeDecodeError as exc:
-            raise BadData("lookup_error", "text that is not UTF-8, in a database that does not mind") from exc
-        except NotImplementedError as exc:
-            # An interval, in a style that the driver does not read.
-            raise RuleBroken(
-                f"the lookup of rule {self.name} gives a value that cannot be read; cast it to text"
-            ) from exc
+            async with pool.connection() as conn, conn.cursor(row_factory=tuple_row) as cursor:
+                if self._bounded is None:
+                    await self._learn_columns(conn)
+                assert self._bounded is not None
+                await self._execute(cursor, self._bounded, of, budget)
+                rows = await cursor.fetchall()
         except (psycopg.Error, OSError, TimeoutError) as exc:
+            if _is_by_data(exc):
+                # The driver's message would quote the row.
+                raise BadData("lookup_error", f"{type(exc).__name__} (SQLSTATE {exc.sqlstate})") from exc
+            if isinstance(exc, psycopg.ProgrammingError):
+                # A column's type may be another by now. The next try asks.
+                self._bounded = None
             raise self._failure(exc) from exc
-        by_key: dict[str, list[dict[str, Any]]] = {key: [] for key in of}
-        for row in found:
-            if missing := [column for column in OWN_COLUMNS if column not in row]:
-                raise RuleBroken(f"the lookup of rule {self.name} gives no column {missing[0]!r}")
-            key = _key_text(row["key"])
-            # As for the value: a char(n) key is captured without the blanks behind it.
-            by_key.setdefault(key if key in by_key else key.rstrip(" "), []).append(row)
-        return by_key
+        except PgheraldError:
+            raise
+        except Exception as exc:
+            if isinstance(exc, NotImplementedError) and not _reads_intervals(conn):
+                raise RuleBroken(
+                    f"the lookup of rule {self.name} gives a value that cannot be read; cast it to text"
+                ) from exc
+            # Text that is not UTF-8, a number that is too long for Python, JSON that is too deep.
+            raise BadData("lookup_error", f"a value that cannot be read ({type(exc).__name__})") from exc
+        if len(rows) > ROWS and len(of) > 1:
+            raise BadData("lookup_error", f"more than {ROWS} rows")
+        return self._found(of, rows)
 
-    def judge(self, event: Event, rows: Sequence[dict[str, Any]]) -> Mailing | Unmailed:
-        """Whether, and to whom, to send: consent and all, as the row is now."""
+    def _found(self, of: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Found:
+        position = len(self._columns) - 1 - self._columns[::-1].index("key")
+        found = Found({key: [] for key in of})
+        for octets, given, *values in rows:
+            key = _key_text(values[position])
+            # As for the value: a char(n) key is captured without the blanks behind it.
+            key = key if key in found.rows else key.rstrip(" ")
+            found.octets[key] = found.octets.get(key, 0) + octets
+            if given:
+                found.rows.setdefault(key, []).append(dict(zip(self._columns, values, strict=True)))
+            elif octets > ROW:
+                found.too_large[key] = octets
+            else:
+                found.later.add(key)
+        return found
+
+    def judge(self, event: Event, rows: Sequence[dict[str, Any]], octets: int = 0) -> Mailing | Unmailed:
+        """Whether, and to whom, to send: consent and all, as the row is now. `octets`: its size."""
         if not rows:
             return Unmailed(event, "row_gone")
         if len(rows) > 1:
@@ -150,13 +205,30 @@ class Lookup:
             recipient = parse_address(str(email))
         except BadData as exc:
             return Unmailed(event, exc.reason, str(exc), failed=True)
-        return Mailing(event, recipient, row)
+        return Mailing(event, recipient, row, octets)
 
     def _failure(self, exc: BaseException) -> RuleBroken | DatabaseUnavailable:
-        if is_away(exc):
+        if is_away(exc) and not (isinstance(exc, psycopg.Error) and _is_by_data(exc)):
             return DatabaseUnavailable(f"the lookup of rule {self.name} cannot run: {one_line(exc)}")
         assert isinstance(exc, psycopg.Error)
         return lookup_failure(self.name, exc)
+
+
+def too_large(event: Event, octets: int) -> Unmailed:
+    """What becomes of an event whose row is over the limit."""
+    detail = f"the lookup's row has {octets} octets; at most {ROW} are read"
+    return Unmailed(event, "too_large", detail, failed=True)
+
+
+def _is_by_data(exc: BaseException) -> TypeGuard[psycopg.Error]:
+    """Whether one row may be the cause: of a value, of one too large for the server, or of a damaged page."""
+    return isinstance(exc, psycopg.DataError) or (
+        isinstance(exc, psycopg.Error) and (exc.sqlstate or "").startswith(("54", "XX"))
+    )
+
+
+def _reads_intervals(conn: psycopg.AsyncConnection[Any]) -> bool:
+    return conn.info.parameter_status("IntervalStyle") == "postgres"
 
 
 def _key_text(key: object) -> str:

@@ -5,17 +5,22 @@ import json
 import os
 import socket
 import time
-import zlib
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
-from psycopg.rows import class_row
+import psycopg
+from psycopg.rows import class_row, dict_row
 
 from listener import __version__
+from listener.address import mask
 from listener.database import translated
+from listener.errors import BadData
+from listener.event import MAX_KEY, Event, Mark, Settlement, Stored, packed, unpacked
 from listener.locks import Holder, holders
+from listener.logs import log
+from listener.message import MAX_OCTETS
 from listener.pool import Pool
 from listener.queries import load
 from listener.rules import array_literal
@@ -26,58 +31,8 @@ QUERIES["record"] = (
     "SELECT id, claim FROM settled UNION ALL SELECT id, claim FROM marked"
 )
 
-_SHORT = 1000
-
-State = Literal["available", "in_doubt", "sent", "skipped", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A claimed event. `claim` is its fence: whatever is written about it names it."""
-
-    id: int
-    rule: str
-    key: str
-    attempt: int
-    doubts: int
-    captured_at: datetime
-    age: float
-    claim: int
-    recipient: str | None
-    message: bytes | None
-    covered: str | None
-    traceparent: str | None = None
-
-    @property
-    def fence(self) -> tuple[int, int]:
-        return self.id, self.claim
-
-    @property
-    def kept(self) -> bytes | None:
-        """The bytes of the first sending, if that is in doubt."""
-        return zlib.decompress(self.message) if self.message is not None else None
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What is to be written about an event. `delay` in seconds, for `available` and `in_doubt`."""
-
-    event: Event
-    state: State
-    what: str | None = None
-    reason: str | None = None
-    detail: str | None = None
-    counts: bool = False
-    delay: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """The intent to send these bytes to this recipient, written before the final dot can be."""
-
-    event: Event
-    recipient: str
-    message: bytes
+# What one event's data does to a statement, on the server or when its answer is read; not what ends the connection.
+_BY_DATA = (psycopg.DataError, psycopg.IntegrityError, UnicodeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +129,7 @@ class Outbox:
             listening=listening,
             leading=leading,
             pid=pid,
-            breaker=breaker,
+            breaker=self._spelled(breaker),
         )
         if rows:
             self._extend(begun)
@@ -237,21 +192,79 @@ class Outbox:
         await self._pool.pause(seconds)
 
     async def claim(self, limit: int, rules: Sequence[str]) -> list[Event]:
-        """Up to `limit` due events, which no other worker can claim until they are settled or this worker is dead."""
+        """Up to `limit` due events, which no other worker can claim until they are settled or this worker is dead.
+
+        An event that cannot be read fails the statement for all. They are then claimed one by one, and that one
+        comes with its `flaw`.
+        """
+        number = next(self._claims)
         with translated():
-            async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Event)) as cursor:
-                await cursor.execute(
-                    QUERIES["claim"],
-                    {
-                        "worker": self.worker,
-                        "number": next(self._claims),
-                        "name": self.name,
-                        # A list would be looked at element by element, in Python.
-                        "rules": array_literal(rules),
-                        "limit": limit,
-                    },
-                )
-                return sorted(await cursor.fetchall(), key=lambda event: event.id)
+            try:
+                return await self._claim(number, limit, rules)
+            except _BY_DATA:
+                # Where the answer came and could not be read, the claim was made.
+                await self._run("unclaim", worker=self.worker, number=number)
+                due = await self._run("due", limit=limit, rules=array_literal(rules))
+                return [event for (number,) in due for event in await self._claim_apart(number, rules)]
+
+    async def _claim_apart(self, event_id: int, rules: Sequence[str]) -> list[Event]:
+        number = next(self._claims)
+        try:
+            return await self._claim(number, 1, rules, only=event_id)
+        except _BY_DATA as exc:
+            return await self._claim_unreadable(event_id, number, _kind(exc))
+
+    async def _claim(self, number: int, limit: int, rules: Sequence[str], *, only: int | None = None) -> list[Event]:
+        values = {
+            "worker": self.worker,
+            "number": number,
+            "name": self.name,
+            # A list would be looked at element by element, in Python.
+            "rules": array_literal(rules),
+            "limit": limit,
+            "only": only,
+        }
+        async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Event)) as cursor:
+            await cursor.execute(QUERIES["claim"], values)
+            events = await cursor.fetchall()
+        long = [event for event in events if event.key is None]
+        if long:
+            events = [event for event in events if event.key is not None]
+            for event in long:
+                events += await self._claim_unreadable(event.id, number)
+        return sorted(events, key=lambda event: event.id)
+
+    async def _claim_unreadable(self, event_id: int, number: int, kind: str | None = None) -> list[Event]:
+        """`kind` of error that `claim` fails with. Empty where the event has gone meanwhile."""
+        values = {"worker": self.worker, "number": number, "name": self.name, "id": event_id}
+        async with self._pool.connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(QUERIES["claim_unreadable"], values)
+            row = await cursor.fetchone()
+        if row is None:
+            return []
+        octets = row.pop("octets")
+        if octets > MAX_KEY:
+            flaw = "too_large", f"the key has {octets} octets; at most {MAX_KEY} are read"
+        else:
+            flaw = "unreadable", mask(f"the event cannot be read ({kind}); its key is {row['key']}")
+        return [Event(**row, flaw=flaw)]
+
+    async def stored(self, event: Event) -> Stored | None:
+        """What was kept of the event's first sending. None: the event has been taken up by somebody else.
+
+        Raises:
+            BadData: it cannot be read.
+        """
+        try:
+            rows = await self._run("stored", id=event.id, claim=event.claim, most=2 * MAX_OCTETS)
+        except _BY_DATA as exc:
+            raise BadData("unreadable", f"the message that was kept cannot be read ({_kind(exc)})") from exc
+        if not rows:
+            return None
+        recipient, message = rows[0]
+        if recipient is None or message is None:
+            raise BadData("unreadable", "the message that was kept is missing, or larger than any that was sent")
+        return Stored(recipient, unpacked(message))
 
     async def record(
         self, settlements: Sequence[Settlement], marks: Sequence[Mark], *, again: bool = False
@@ -262,13 +275,41 @@ class Outbox:
 
         `again`: it was tried before, and may have been written although no answer came.
         """
+        try:
+            return await self._record(settlements, marks, again=again)
+        except _BY_DATA as exc:
+            return await self._record_apart(settlements, marks, again, exc)
+
+    async def _record_apart(
+        self, settlements: Sequence[Settlement], marks: Sequence[Mark], again: bool, exc: Exception
+    ) -> set[tuple[int, int]]:
+        """By halves, until the event is alone that the database refuses to have written."""
+        if len(settlements) + len(marks) > 1:
+            half, rest = len(settlements) // 2, len(marks) // 2
+            if len(settlements) == 1:
+                half, rest = 1, 0
+            first = await self.record(settlements[:half], marks[:rest], again=again)
+            return first | await self.record(settlements[half:], marks[rest:], again=again)
+        for settlement in settlements:
+            if settlement.what is not None:
+                # Without its words and its attempt: how it ended is what matters.
+                log.error("event_detail_lost", event_id=settlement.event.id, error=_kind(exc))
+                return await self.record([replace(settlement, what=None, detail=None, counts=False)], (), again=again)
+        subjects: list[Settlement | Mark] = [*settlements, *marks]
+        for subject in subjects:
+            log.error("event_not_written", event_id=subject.event.id, rule=subject.event.rule, error=_kind(exc))
+        return set()
+
+    async def _record(
+        self, settlements: Sequence[Settlement], marks: Sequence[Mark], *, again: bool
+    ) -> set[tuple[int, int]]:
         # As JSON: of an array for each column, psycopg looks at every element in Python, which takes three times as long.
         values: dict[str, object] = {}
         if settlements:
             values |= {"settled": _json(self._written(each) for each in settlements), "hold": self.hold}
         if marks:
             marked = _json({"id": m.event.id, "claim": m.event.claim, "recipient": m.recipient} for m in marks)
-            values |= {"marked": marked, "messages": [_packed(mark.message) for mark in marks]}
+            values |= {"marked": marked, "messages": [packed(mark.message) for mark in marks]}
         rows = await self._run("record" if settlements and marks else "settle" if settlements else "mark", **values)
         if again and settlements:
             rows += await self._run("recorded", settled=values["settled"])
@@ -291,10 +332,7 @@ class Outbox:
         )
 
     def _written(self, settlement: Settlement) -> dict[str, object]:
-        event, detail = settlement.event, settlement.detail
-        if detail is not None and not self._utf8:
-            # What a server said, in letters that the database has: what it cannot hold would never be settled.
-            detail = detail.encode("ascii", "backslashreplace").decode("ascii")
+        event = settlement.event
         return {
             "id": event.id,
             "claim": event.claim,
@@ -303,8 +341,15 @@ class Outbox:
             "counts": int(settlement.counts),
             "delay": settlement.delay,
             "what": settlement.what,
-            "detail": detail,
+            "detail": self._spelled(settlement.detail),
         }
+
+    def _spelled(self, text: str | None) -> str | None:
+        """What a server said, in letters that the database has: what it cannot hold would never be written."""
+        if text is None:
+            return None
+        encoding = "utf-8" if self._utf8 else "ascii"
+        return text.replace("\0", "\\0").encode(encoding, "backslashreplace").decode(encoding)
 
     async def ring(self, payload: str) -> None:
         with translated():
@@ -323,12 +368,7 @@ def _json(rows: Iterable[dict[str, object]]) -> str:
     return json.dumps(list(rows), ensure_ascii=False)
 
 
-def _packed(message: bytes) -> bytes:
-    """A zlib stream (RFC 1950), in which what is short stands as it is (RFC 1951 3.2.4): packing it takes longer than it saves."""
-    size = len(message)
-    if size < _SHORT:
-        header = b"\x78\x01\x01" + size.to_bytes(2, "little") + (0xFFFF - size).to_bytes(2, "little")
-        return header + message + zlib.adler32(message).to_bytes(4, "big")
-    # With a window of 8 KB and little memory: a mail is no longer than a few, and the usual 256 KB cost more than all else.
-    packer = zlib.compressobj(1, wbits=13, memLevel=6)
-    return packer.compress(message) + packer.flush()
+def _kind(exc: Exception) -> str:
+    """What went wrong, without the words of it: they may quote the row."""
+    state = exc.sqlstate if isinstance(exc, psycopg.Error) else None
+    return type(exc).__name__ + (f", SQLSTATE {state}" if state else "")

@@ -3,7 +3,8 @@
 import asyncio
 
 from listener.errors import PgheraldError
-from listener.outbox import Mark, Outbox, Settlement
+from listener.event import Mark, Settlement
+from listener.outbox import Outbox
 from listener.retry import Trouble
 
 

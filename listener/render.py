@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import walk_tb
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from jinja2 import (
     ChoiceLoader,
@@ -20,6 +20,7 @@ from jinja2 import (
     meta,
     nodes,
 )
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from listener.errors import BadData, RuleBroken
@@ -40,6 +41,22 @@ class _Mail:
     may_take: frozenset[str]
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    """A sandbox in which a text cannot be repeated into gigabytes: the template is the operator's, the text a stranger's."""
+
+    intercepted_binops = frozenset({"*"})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        for text, times in ((left, right), (right, left)):
+            if (
+                isinstance(text, str | bytes | list | tuple)
+                and isinstance(times, int)
+                and len(text) * times > MAX_OCTETS
+            ):
+                raise _too_large(f"a text repeated {times} times")
+        return super().call_binop(context, operator, left, right)
+
+
 class Templates:
     """The templates of the rules. Those in the operator's `directory` go before the shipped ones, file by file.
 
@@ -51,7 +68,7 @@ class Templates:
         self._folders = [folder for folder in (directory, resource("templates")) if folder]
         # An editor's byte order mark at the beginning is not for the reader of the mail.
         self._loader = ChoiceLoader([FileSystemLoader(folder, encoding="utf-8-sig") for folder in self._folders])
-        self._environment = ImmutableSandboxedEnvironment(
+        self._environment = _Environment(
             loader=self._loader,
             undefined=StrictUndefined,
             autoescape=lambda name: name is not None and name.endswith(".html.j2"),
@@ -93,22 +110,32 @@ class Templates:
             value = context[variable]
             # It is taken several times, and escaped: stop a gigabyte before it is ten.
             if isinstance(value, str) and len(value) > MAX_OCTETS:
-                detail = f"{variable} has {len(value)} characters; a message has {MAX_OCTETS} octets at most"
-                raise BadData("too_large", detail)
+                raise _too_large(f"{variable} has {len(value)} characters")
         try:
             values = {**self._environment.globals, **context}
             subject = self._filled(mail.subject, values)
             text = self._filled(mail.text, values) + "\n"
             html = None if mail.html is None else self._filled(mail.html, values) + "\n"
+        except BadData:
+            raise
         except Exception as error:
             # Only what kind and where, and no cause: the exception's own message may quote the row.
             raise BadData("render_error", f"{type(error).__name__} in {_place(error)}") from None
         return Content(subject, text, html)
 
     def _filled(self, template: Template, values: dict[str, object]) -> str:
-        """As `Template.render`, which would put the globals and the values together anew for every part of a mail."""
+        """As `Template.render`, which would put the globals and the values together anew for every part of a mail.
+
+        It stops where there is more than a message can hold.
+        """
+        pieces, length = [], 0
         try:
-            return "".join(template.root_render_func(template.new_context(values, shared=True))).strip()
+            for piece in template.root_render_func(template.new_context(values, shared=True)):
+                length += len(piece)
+                if length > MAX_OCTETS:
+                    raise _too_large("the template makes more of this row")
+                pieces.append(piece)
+            return "".join(pieces).strip()
         except Exception:
             self._environment.handle_exception()
 
@@ -179,6 +206,10 @@ class Templates:
         except (OSError, UnicodeDecodeError):
             pass  # It is there; compiling it says what is wrong with it.
         return True
+
+
+def _too_large(what: str) -> BadData:
+    return BadData("too_large", f"{what}; a message has {MAX_OCTETS} octets at most")
 
 
 _Reference: TypeAlias = nodes.Extends | nodes.Include | nodes.Import | nodes.FromImport

@@ -6,17 +6,19 @@ from datetime import UTC, datetime
 from secrets import token_bytes
 from typing import Any
 
+import psycopg
 from psycopg import AsyncConnection, sql
 
 from listener import keys
 from listener.address import Address, parse_address
+from listener.bounded import ROW
 from listener.composer import Composer, Message
 from listener.config import Settings
 from listener.database import connect_async, lookup_pool, opened, translated
 from listener.errors import BadData, PgheraldError
+from listener.event import Event
 from listener.lookup import Lookup, Mailing
 from listener.message import message_key
-from listener.outbox import Event
 from listener.owner import execute_as_owner
 from listener.render import Templates
 from listener.rules import Rule, show_key
@@ -53,15 +55,22 @@ async def make(
             composer = Composer(settings, templates, token_bytes(32))
             composer.check(name, await lookup.check(conn, pool))
             if key is None:
-                key = await _newest(conn, rule)
+                try:
+                    key = await _newest(conn, rule)
+                except (psycopg.DataError, UnicodeDecodeError) as exc:
+                    raise PgheraldError(
+                        f"the greatest key of {rule.table} that is {rule.becomes!r} cannot be read as text; name another with --key"
+                    ) from exc
             try:
-                rows = (await lookup.rows(pool, [key])).get(key, [])
+                found = await lookup.rows(pool, [key])
             except BadData as exc:
                 raise PgheraldError(f"the lookup of rule {name} fails on key {key}: {exc}") from exc
-    if not rows:
+    if key in found.too_large:
+        raise PgheraldError(f"the lookup's row for key {key} has {found.too_large[key]} octets; at most {ROW} are read")
+    if not (rows := found.rows[key]):
         raise PgheraldError(f"the lookup of rule {name} finds no row for key {key}")
     now = datetime.now(UTC)
-    event = Event(0, name, key, 0, 0, now, 0.0, 0, None, None, None)
+    event = Event(0, name, key, 0, 0, now, 0.0, 0, False, None)
     verdict = lookup.judge(event, rows)
     note = None
     recipient = parse_address(_NOBODY)

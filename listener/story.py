@@ -41,15 +41,8 @@ def tell(conn: psycopg.Connection[Any], tables: psycopg.Connection[Any], name: s
             events = cursor.execute(_QUERIES["story"], {"rule": name, "key": key}).fetchall()
         for event in events:
             # Each session wrote them in its own time zone; they are read in one.
-            zone = event["captured_at"].tzinfo
-            event["history"] = [
-                {
-                    "at": _iso(datetime.fromisoformat(at["at"]).astimezone(zone)),
-                    "what": at["what"],
-                    "detail": at["detail"],
-                }
-                for at in event["history"]
-            ]
+            captured_at = event["captured_at"]
+            event["history"] = [{**entry, "at": _iso(_moment(entry["at"], captured_at))} for entry in event["history"]]
             for column in ("captured_at", "settled_at", "scheduled_at"):
                 event[column] = _iso(event[column])
         why = _why(conn, name, rule, key, row) if not events else None
@@ -97,6 +90,14 @@ class _Row:
     key: str
     current: str | None
     has_value: bool
+
+
+def _moment(text: str | None, captured_at: datetime) -> datetime:
+    """When an entry of a history was written, in the zone of the capture; where that is no time, when that was."""
+    try:
+        return datetime.fromisoformat(text or "").astimezone(captured_at.tzinfo)
+    except (ValueError, OverflowError):
+        return captured_at
 
 
 def _iso(moment: datetime | None) -> str | None:

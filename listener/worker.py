@@ -5,14 +5,16 @@ import math
 from collections import defaultdict
 
 from listener import metrics
+from listener.bounded import BATCH
 from listener.breaker import Breaker
 from listener.carriers import Carriers
-from listener.delivery import Delivery
+from listener.delivery import Delivery, octets
 from listener.errors import DatabaseUnavailable, PgheraldError, RuleBroken
+from listener.event import Event, Settlement
 from listener.listen import Listener
 from listener.logs import log
 from listener.lookup import Mailing
-from listener.outbox import Event, Outbox, Settlement
+from listener.outbox import Outbox
 from listener.pace import Pace, Slots
 from listener.pool import Pool
 from listener.retry import Trouble
@@ -55,6 +57,8 @@ class Worker:
         self._astray = False
         self._swept = 0.0
         self._rang = 0.0
+        # How many rows as large as the last fit into a batch.
+        self._fit = math.inf
         self._trouble = Trouble("database_waits", first=0.1, longest=1.0)
 
     @property
@@ -193,7 +197,11 @@ class Worker:
     async def _room(self) -> int:
         """Wait until there is room, and give how many events may be claimed."""
         reach = self.carriers.reach
-        while len(self.carriers.in_hand) > (0 if self._breaker.is_probing else reach // 2):
+        # What waits to be sent is bounded by its size, too: a batch of rows may take as much again.
+        while (
+            len(self.carriers.in_hand) > (0 if self._breaker.is_probing else reach // 2)
+            or self.carriers.octets > BATCH // 2
+        ):
             if self._stopping or self._breaker.is_open:
                 return 0
             self._turn()
@@ -201,7 +209,7 @@ class Worker:
             await self.carriers.freed(_RING_PEERS)
             # With its hands full it is no use to those events that come now.
             await self._ring_peers()
-        return 1 if self._breaker.is_probing else reach - len(self.carriers.in_hand)
+        return 1 if self._breaker.is_probing else int(min(reach - len(self.carriers.in_hand), self._fit))
 
     async def _slots(self, limit: int) -> Slots:
         """Wait until there is a sending slot, and give those that come now: no more than these are claimed."""
@@ -228,10 +236,12 @@ class Worker:
         by_rule: dict[str, list[Event]] = defaultdict(list)
         for event in events:
             by_rule[event.rule].append(event)
+        left = BATCH
         away: DatabaseUnavailable | None = None
         for rule, group in by_rule.items():
             try:
-                decided = await delivery.sort(rule, group, self._lookups)
+                decided = await delivery.sort(rule, group, self._lookups, left)
+                left -= octets(decided)
             except RuleBroken as exc:
                 delivery.hold(rule, exc)
                 decided = [Settlement(event, "available") for event in group]
@@ -246,6 +256,8 @@ class Worker:
                     queued += 1
                 else:
                     self.carriers.settle(decision)
+        if queued:
+            self._fit = max(1, BATCH * queued // (BATCH - left))
         if away is not None:
             raise away
         return queued

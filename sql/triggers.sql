@@ -144,12 +144,54 @@ BEGIN
     END LOOP;
 END $$;
 
--- An event's history, one line longer; what repeats for days keeps its beginning and its end.
+-- An event's history, one line longer; what repeats for days keeps its beginning and its end. A history that somebody has
+-- edited into something else than a list becomes the first entry of one: the events beside it must not wait for it.
 -- VOLATILE, as its clock is: otherwise it is not inlined, and costs more than the UPDATE that calls it.
 CREATE OR REPLACE FUNCTION pgherald.noted(history jsonb, what text, detail text) RETURNS jsonb
     LANGUAGE sql VOLATILE PARALLEL SAFE
-    RETURN CASE WHEN jsonb_array_length(history) < 100 THEN history ELSE history - 50 END
+    RETURN CASE WHEN jsonb_typeof(history) <> 'array' THEN jsonb_build_array(history)
+                WHEN jsonb_array_length(history) < 100 THEN history ELSE history - 50 END
         || jsonb_build_object('at', clock_timestamp(), 'what', what, 'detail', detail);
+
+-- A text as every session can read it. SQL_ASCII takes any bytes for text, and other encodings have characters that no
+-- client in UTF-8 can be given: the server then fails the whole statement, for one row of many. Such a text, or one that
+-- is longer than a key may be, is shown by its beginning, with \xNN for each byte that is not printable ASCII.
+CREATE OR REPLACE FUNCTION pgherald.shown(value text) RETURNS text
+    LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    octets bytea;
+BEGIN
+    IF octet_length(value) <= 16384 THEN
+        BEGIN
+            PERFORM convert_to(value, 'UTF8');
+            RETURN value;
+        EXCEPTION WHEN data_exception THEN
+            NULL;
+        END;
+    END IF;
+    octets := convert_to(value, getdatabaseencoding()::text);
+    RETURN (SELECT string_agg(CASE WHEN octet BETWEEN 32 AND 126 THEN chr(octet) ELSE '\x' || lpad(to_hex(octet), 2, '0') END,
+                              '' ORDER BY i)
+              FROM generate_series(0, least(length(octets), 200) - 1) AS i, get_byte(octets, i) AS octet)
+           || CASE WHEN length(octets) > 200 THEN '...' ELSE '' END;
+EXCEPTION WHEN data_exception THEN
+    -- Not even text of the database's own encoding: its files were damaged, or written by something else.
+    RETURN octet_length(value) || ' octets that are no text';
+END $$;
+
+-- The key that shown() shows so, unless its beginning is all that is shown; any other is itself.
+CREATE OR REPLACE FUNCTION pgherald.typed(key text) RETURNS text
+    LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF getdatabaseencoding() = 'UTF8' OR key !~ '\\x[0-9a-f]{2}' THEN
+        RETURN key;
+    END IF;
+    RETURN (SELECT convert_from(string_agg(coalesce(decode(part[1], 'hex'), convert_to(part[2], getdatabaseencoding()::text)),
+                                           '' ORDER BY i), getdatabaseencoding()::text)
+              FROM regexp_matches(key, '\\x([0-9a-f]{2})|(.)', 'gs') WITH ORDINALITY AS parts (part, i));
+EXCEPTION WHEN data_exception THEN
+    RETURN key;
+END $$;
 
 
 ---------------------------------------------------------------------------------------------------------------------
@@ -203,10 +245,10 @@ CREATE TABLE IF NOT EXISTS pgherald.handled (
     CONSTRAINT handled_why_known CHECK (why IN ('existing', 'marked', 'purged', 'forgotten'))
 );
 
--- A row's name there: its key, or, where an entry of a btree might not hold that, the key's hash.
+-- A row's name there: its key, or, where an entry of a btree might not hold that, the hash of the key's bytes.
 CREATE OR REPLACE FUNCTION pgherald.handled_key(key text) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
-    RETURN CASE WHEN octet_length(key) <= 2000 THEN key ELSE 'sha256:' || encode(sha256(convert_to(key, 'UTF8')), 'hex') END;
+    RETURN CASE WHEN octet_length(key) <= 2000 THEN key ELSE 'sha256:' || encode(sha256(convert_to(key, getdatabaseencoding()::text)), 'hex') END;
 
 -- Makes the daemons' Message-IDs unlike anybody else's. It never leaves the database but as a hash.
 CREATE TABLE IF NOT EXISTS pgherald.secret (
@@ -546,8 +588,8 @@ END $$;
 ---------------------------------------------------------------------------------------------------------------------
 
 -- The query for a page of the rows in a rule's value, in the order of their key: the key as the outbox has it, each of its
--- columns as text, and, where a column says so, when the row changed. Parameters: $1 the columns of the last row of the page
--- before, $2 how many rows, $3 and $4 the first moment of the change and the first after it.
+-- columns, as the bytes of its text, and, where a column says so, when the row changed. Parameters: $1 the columns of the last
+-- row of the page before, $2 how many rows, $3 and $4 the first moment of the change and the first after it.
 CREATE OR REPLACE FUNCTION pgherald.page_query(rule text, changed_at text) RETURNS text
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $page$
 #variable_conflict use_variable
@@ -561,13 +603,13 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT watched FROM pgherald.rule AS r WHERE r.rule = page_query.rule;
     SELECT string_agg(format('t.%I::%s', name, type), ', ' ORDER BY i),
-           string_agg(format('($1::pg_catalog.text[])[%s]::%s', i, type), ', ' ORDER BY i),
-           string_agg(format('concat(t.%I)', name), ', ' ORDER BY i) INTO columns, bound, texts
+           string_agg(format('convert_from(($1::pg_catalog.bytea[])[%s], getdatabaseencoding())::%s', i, type), ', ' ORDER BY i),
+           string_agg(format('convert_to(concat(t.%I), getdatabaseencoding())', name), ', ' ORDER BY i) INTO columns, bound, texts
       FROM unnest(watched.key) WITH ORDINALITY AS u(name, i) JOIN pg_attribute ON attrelid = watched."table" AND attname = name,
            format_type(pgherald.base_type(atttypid), -1) AS type;
-    RETURN format($query$SELECT %1$s AS key, ARRAY[%2$s]::pg_catalog.text[] AS at, (%3$s)::pg_catalog.text AS changed
+    RETURN format($query$SELECT %1$s AS key, ARRAY[%2$s] AS at, (%3$s)::pg_catalog.text AS changed
   FROM %4$s AS t
- WHERE t.%5$I::%7$s = %6$L::%7$s AND ($1::pg_catalog.text[] IS NULL OR (%8$s) > (%9$s))
+ WHERE t.%5$I::%7$s = %6$L::%7$s AND ($1::pg_catalog.bytea[] IS NULL OR (%8$s) > (%9$s))
    AND ($3::pg_catalog.timestamptz IS NULL OR %3$s >= $3) AND ($4::pg_catalog.timestamptz IS NULL OR %3$s < $4)
  ORDER BY %8$s LIMIT $2::pg_catalog.int4$query$,
         pgherald.key_expression(watched."table", watched.key, 't'), texts, changed,
@@ -599,7 +641,7 @@ BEGIN
     IF NOT super THEN
         EXECUTE format('GRANT CREATE, USAGE ON SCHEMA pgherald TO %s', owner);
     END IF;
-    EXECUTE format('CREATE OR REPLACE FUNCTION %s(text[], integer, timestamptz, timestamptz) RETURNS TABLE (key text, at text[], changed text) '
+    EXECUTE format('CREATE OR REPLACE FUNCTION %s(bytea[], integer, timestamptz, timestamptz) RETURNS TABLE (key text, at bytea[], changed text) '
                    'LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS %L', reader, page);
     EXECUTE format('ALTER FUNCTION %s OWNER TO %s', reader, owner);
     RETURN format('SELECT key, at, changed FROM %s($1, $2, $3, $4)', reader);
@@ -613,7 +655,8 @@ CREATE OR REPLACE PROCEDURE pgherald.remember(rule text, batch integer DEFAULT 1
 DECLARE
     watched pgherald.rule;
     keys    pg_catalog.text[];
-    last    pg_catalog.text[];
+    last    pg_catalog.bytea[];
+    next    pg_catalog.text[];
 BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('row_security', 'off', true);
     SELECT * INTO watched FROM pgherald.rule AS r WHERE r.rule = remember.rule;
@@ -623,12 +666,15 @@ BEGIN
     END IF;
     EXECUTE format('SELECT array_agg(key), max(at) FILTER (WHERE number = %s) FROM (SELECT *, row_number() OVER () AS number FROM (%s) AS page) AS page',
                    batch, pgherald.page_reader(rule))
-       INTO keys, last USING watched.remembered_to, batch, NULL::timestamptz, NULL::timestamptz;
+       INTO keys, last
+      USING (SELECT array_agg(convert_to(part, getdatabaseencoding()) ORDER BY i) FROM unnest(watched.remembered_to) WITH ORDINALITY AS u (part, i)),
+            batch, NULL::timestamptz, NULL::timestamptz;
     ROLLBACK;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('row_security', 'off', true);
     more := last IS NOT NULL;
+    next := (SELECT array_agg(convert_from(part, getdatabaseencoding()) ORDER BY i) FROM unnest(last) WITH ORDINALITY AS u (part, i));
     -- Not where the rule has become another meanwhile, or another session has remembered this page.
-    UPDATE pgherald.rule AS r SET remembered = NOT more, remembered_to = last
+    UPDATE pgherald.rule AS r SET remembered = NOT more, remembered_to = next
      WHERE r.rule = remember.rule AND r.watched_at = watched.watched_at AND NOT r.remembered
        AND r.remembered_to IS NOT DISTINCT FROM watched.remembered_to;
     IF NOT FOUND THEN

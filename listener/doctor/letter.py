@@ -12,10 +12,10 @@ from listener.config import Settings
 from listener.doctor.examination import Examination, Sample
 from listener.doctor.finding import NotChecked, Seen, fault, ok, warn
 from listener.errors import BadData, ConfigError, RuleBroken
+from listener.event import Event
 from listener.lint import lint
 from listener.lookup import Lookup, Mailing
 from listener.message import message_key
-from listener.outbox import Event
 from listener.render import Templates
 from listener.rules import APPLICATION, OWN_COLUMNS, Rule
 from listener.unsubscribe import check
@@ -155,7 +155,7 @@ def _mailable(rule: Rule, name: str, sample: Sample) -> Iterator[tuple[str, Addr
     """The rows that could be mailed, had they the value and consent: others never come to the template."""
     judge = Lookup(name, rule).judge
     for key, rows in sample.rows.items():
-        event = Event(0, name, key, 0, 0, datetime.now(UTC), 0.0, 0, None, None, None)
+        event = Event(0, name, key, 0, 0, datetime.now(UTC), 0.0, 0, False, None)
         verdict = judge(event, [{**row, "current": rule.becomes, "consent": True} for row in rows])
         if isinstance(verdict, Mailing):
             yield key, parse_address(str(rows[0]["email"])), rows[0]

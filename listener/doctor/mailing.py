@@ -12,12 +12,13 @@ from psycopg.rows import dict_row
 
 from listener import keys
 from listener.advice import advice
+from listener.bounded import ROW
 from listener.database import lookup_pool, opened
 from listener.dispatch import server
 from listener.doctor.examination import QUERIES, Examination, Sample
 from listener.doctor.finding import Seen, fault, ok, warn
 from listener.errors import BadData, ConfigError, RuleBroken
-from listener.lookup import Lookup
+from listener.lookup import Found, Lookup
 from listener.owner import execute_as_owner
 from listener.pool import Pool
 from listener.replies import Scope
@@ -44,7 +45,7 @@ async def lookup(examination: Examination, rule: str) -> Seen:
             plan = await _plan(pool, configured, newest[:1])
             hidden = await _hidden(examination, configured, plan)
             whole = await _whole_table(examination, plan) if newest else None
-            rows = await _rows(pool, query, newest)
+            found = await _rows(pool, query, newest)
     except RuleBroken as exc:
         denied = "permission denied" in str(exc)
         return fault(
@@ -54,8 +55,8 @@ async def lookup(examination: Examination, rule: str) -> Seen:
         return fault(
             f"the lookup fails on data of the newest rows: {exc}", f"correct [rules.{rule}] lookup, or the rows"
         )
-    if rows is not None:
-        examination.samples[rule] = Sample(columns, rows)
+    if found is not None:
+        examination.samples[rule] = Sample(columns, found.rows)
     if hidden is not None:
         return hidden
     if not newest:
@@ -65,17 +66,24 @@ async def lookup(examination: Examination, rule: str) -> Seen:
             f"reads the whole of {whole}, for one key",
             "CREATE INDEX on the column it looks by; cast the keys and not the column: = ANY (%(keys)s::bigint[])",
         )
-    if rows is None:
+    if found is None:
         return warn(
             f"no answer for {len(newest)} keys in {_PATIENCE:g} s", "look at it with EXPLAIN (ANALYZE, BUFFERS)"
         )
-    return ok(f"runs, by index; finds {len(rows)} of the newest {len(newest)} rows")
+    if found.too_large:
+        key, octets = next(iter(found.too_large.items()))
+        return warn(
+            f"its rows are too large for {len(found.too_large)} of the newest {len(newest)}; key {key} has {octets} octets, and "
+            f"at most {ROW} are read",
+            "leave out of the SELECT what the template does not take, or shorten it there: left(text, 10000)",
+        )
+    return ok(f"runs, by index; finds {len(found.rows)} of the newest {len(newest)} rows")
 
 
-async def _rows(pool: Pool, query: Lookup, newest: list[str]) -> dict[str, list[dict[str, Any]]] | None:
+async def _rows(pool: Pool, query: Lookup, newest: list[str]) -> Found | None:
     """None where it takes too long."""
     if not newest:
-        return {}
+        return Found({})
     with suppress(TimeoutError):
         async with asyncio.timeout(_PATIENCE):
             return await query.rows(pool, newest)
@@ -86,14 +94,18 @@ async def _keys(examination: Examination, rule: Rule) -> list[str]:
     """Of the newest rows, as the outbox would hold them; by the key's index."""
     async with examination.tables() as conn, conn.cursor() as cursor:
         types = dict(await (await conn.execute(keys.COLUMN_TYPES, keys.of(rule))).fetchall())
-        query = sql.SQL("SELECT {} FROM {} AS t ORDER BY {} LIMIT {}").format(
+        query = sql.SQL("SELECT convert_to({}, getdatabaseencoding()) FROM {} AS t ORDER BY {} LIMIT {}").format(
             keys.key_text(rule, types),
             sql.SQL(rule.table),
             sql.SQL(", ").join(sql.SQL("t.{} DESC").format(sql.Identifier(column)) for column in rule.key),
             sql.Literal(_SAMPLE),
         )
         await execute_as_owner(cursor, rule.table, query.as_string(conn).replace("%", "%%"))
-        return [key for (key,) in await cursor.fetchall()]
+        newest = [octets for (octets,) in await cursor.fetchall()]
+    # One that no client can read is not among them, nor one that is longer than a key may be.
+    if examination.installed:
+        return [row["key"] for row in await examination.rows(QUERIES["readable"], {"keys": newest})]
+    return [octets.decode(errors="replace") for octets in newest]
 
 
 async def _plan(pool: Pool, rule: Rule, of: list[str]) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ SELECT bytes, pg_size_pretty(bytes) AS size, dead_rows
           FROM tree) AS whole;
 
 -- name: oldest
-SELECT extract(epoch FROM now() - min(captured_at))::float8 FROM pgherald.outbox WHERE state = 'available';
+SELECT extract(epoch FROM now() - min(captured_at))::float8 FROM pgherald.outbox WHERE state = 'available' AND isfinite(captured_at);
 
 -- name: workers
 SELECT w.id, w.name, w.version, w.started_at, extract(epoch FROM now() - w.seen_at)::float8 AS seen_seconds_ago,
@@ -98,16 +98,24 @@ SELECT l.pid, coalesce(a.usename::text, 'unknown') AS "user", coalesce(nullif(a.
  LIMIT 1;
 
 -- name: story
-SELECT id, state, reason, attempt, captured_at, settled_at, scheduled_at,
+-- Whatever somebody has made of a history by hand, each entry has a time, a word and a detail.
+SELECT id, state, pgherald.shown(reason) AS reason, attempt, captured_at, settled_at, scheduled_at,
        jsonb_build_array(jsonb_build_object('at', captured_at, 'what', 'captured', 'detail', 'by transaction ' || captured_xid))
-           || history AS history
-  FROM (SELECT * FROM pgherald.outbox WHERE rule = %(rule)s AND key = %(key)s AND state <> 'available'
+           || coalesce((SELECT jsonb_agg(jsonb_build_object('at', entry ->> 'at',
+                                                            'what', pgherald.shown(coalesce(entry ->> 'what', entry::text)),
+                                                            'detail', pgherald.shown(entry ->> 'detail')) ORDER BY i)
+                          FROM jsonb_array_elements(CASE jsonb_typeof(history) WHEN 'array' THEN history ELSE jsonb_build_array(history) END)
+                               WITH ORDINALITY AS entries (entry, i)), '[]') AS history
+  FROM (SELECT * FROM pgherald.outbox
+         WHERE rule = %(rule)s AND key = ANY (ARRAY[%(key)s, pgherald.typed(%(key)s)]) AND state <> 'available'
          UNION ALL
-        SELECT * FROM pgherald.outbox WHERE rule = %(rule)s AND key = %(key)s AND state = 'available') AS events
+        SELECT * FROM pgherald.outbox
+         WHERE rule = %(rule)s AND key = ANY (ARRAY[%(key)s, pgherald.typed(%(key)s)]) AND state = 'available') AS events
  ORDER BY id;
 
 -- name: handled
-SELECT why FROM pgherald.handled WHERE rule = %(rule)s AND key = pgherald.handled_key(%(key)s);
+SELECT why FROM pgherald.handled
+ WHERE rule = %(rule)s AND key = ANY (ARRAY[pgherald.handled_key(%(key)s), pgherald.handled_key(pgherald.typed(%(key)s))]);
 
 -- name: holders
 -- Who keeps a table's triggers from being changed, or those of its partitions and heirs.
@@ -123,13 +131,13 @@ SELECT a.pid, a.usename, left(regexp_replace(a.query, '\s+', ' ', 'g'), 80)
  LIMIT 1;
 
 -- name: events
-SELECT id, rule, key, state, reason, attempt, captured_at, scheduled_at, settled_at
+SELECT id, rule, pgherald.shown(key) AS key, state, pgherald.shown(reason) AS reason, attempt, captured_at, scheduled_at, settled_at
   FROM pgherald.outbox
  WHERE (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s))
    AND (%(rule)s::text IS NULL OR rule = %(rule)s)
    AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s))
    AND (%(reason)s::text IS NULL OR reason = %(reason)s)
-   AND (%(key)s::text IS NULL OR key = %(key)s)
+   AND (%(key)s::text IS NULL OR key = ANY (ARRAY[%(key)s, pgherald.typed(%(key)s)]))
    AND (%(older)s::float8 IS NULL OR captured_at <= now() - make_interval(secs => %(older)s))
  ORDER BY id
  LIMIT %(limit)s;
@@ -209,11 +217,11 @@ SELECT count(*), max(id) FROM gone;
 -- name: forget
 WITH gone AS (
     DELETE FROM pgherald.outbox
-     WHERE rule = %(rule)s AND key = %(key)s AND state NOT IN ('claimed', 'transmitting')
+     WHERE rule = %(rule)s AND key = ANY (ARRAY[%(key)s, pgherald.typed(%(key)s)]) AND state NOT IN ('claimed', 'transmitting')
     RETURNING rule, key, captured_at),
 kept AS (
     INSERT INTO pgherald.handled (rule, key, why, at)
     SELECT rule, pgherald.handled_key(key), 'forgotten', max(captured_at) FROM gone GROUP BY rule, key
     ON CONFLICT (rule, key) DO UPDATE SET why = 'forgotten', at = greatest(handled.at, excluded.at))
 SELECT (SELECT count(*) FROM gone),
-       (SELECT count(*) FROM pgherald.outbox WHERE rule = %(rule)s AND key = %(key)s AND state IN ('claimed', 'transmitting'));
+       (SELECT count(*) FROM pgherald.outbox WHERE rule = %(rule)s AND key = ANY (ARRAY[%(key)s, pgherald.typed(%(key)s)]) AND state IN ('claimed', 'transmitting'));

@@ -36,6 +36,8 @@ WITH wanted (kind, name, privileges) AS (VALUES
         ('function', 'version',  '{EXECUTE}'),
         ('function', 'noted',    '{EXECUTE}'),
         ('function', 'handled_key',    '{EXECUTE}'),
+        ('function', 'shown',          '{EXECUTE}'),
+        ('function', 'typed',          '{EXECUTE}'),
         ('function', 'capture_body',   '{EXECUTE}'),
         ('function', 'capture_statement_body', '{EXECUTE}'),
         ('function', 'gate',           '{EXECUTE}'),
@@ -264,3 +266,8 @@ SELECT quote_ident(current_user) AS role, current_user = %(other)s AS same,
                         AND EXISTS (SELECT FROM pg_class AS c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p')
                                        AND (has_any_column_privilege(c.oid, 'SELECT, INSERT, UPDATE') OR has_table_privilege(c.oid, 'DELETE, TRUNCATE')))
                    FROM pg_namespace AS n WHERE n.nspname = 'pgherald'), false) AS reaches;
+
+-- name: readable
+-- The keys among these that every session can read, given as the bytes of their text.
+SELECT key FROM unnest(%(keys)s::bytea[]) WITH ORDINALITY AS u (octets, i) CROSS JOIN convert_from(octets, getdatabaseencoding()) AS key
+ WHERE pgherald.shown(key) = key ORDER BY i;

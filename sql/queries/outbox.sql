@@ -19,13 +19,17 @@ UPDATE pgherald.outbox AS o
            SELECT a.id
              FROM pgherald.outbox AS a
             WHERE a.state = 'available' AND a.scheduled_at <= now() AND a.rule = ANY (%(rules)s)
+              AND (%(only)s::bigint IS NULL OR a.id = %(only)s)
               -- Once a claim, not once an event.
               AND a.rule <> ALL (ARRAY (SELECT r.rule FROM pgherald.rule AS r WHERE r.rule = ANY (%(rules)s) AND r.paused_at IS NOT NULL))
             ORDER BY a.scheduled_at, a.id
             LIMIT %(limit)s
               FOR UPDATE SKIP LOCKED))
-RETURNING o.id, o.rule, o.key, o.attempt, o.doubts, o.captured_at,
-          extract(epoch FROM now() - o.captured_at)::float8 AS age, o.claim, o.recipient, o.message, o.traceparent,
+RETURNING o.id, o.rule, CASE WHEN octet_length(o.key) <= 16384 THEN o.key END AS key, o.attempt, o.doubts, o.captured_at,
+          extract(epoch FROM now() - o.captured_at)::float8 AS age, o.claim,
+          -- The message of a first sending may have a megabyte: it is read when it is sent.
+          o.recipient IS NOT NULL AND o.message IS NOT NULL AS kept,
+          CASE WHEN octet_length(o.traceparent) = 55 THEN o.traceparent END AS traceparent,
           -- The mail of another event of this row covers this one when that event was claimed after this one's
           -- transaction had ended: its lookup saw what this one would see. By time too, since a restored dump brings
           -- transaction numbers of another cluster.
@@ -35,6 +39,47 @@ RETURNING o.id, o.rule, o.key, o.attempt, o.doubts, o.captured_at,
               AND s.state IN ('claimed', 'transmitting', 'sent')
               AND s.doubts = 0      -- a second sending repeats the bytes of the first, older than its claim
               AND pg_visible_in_snapshot(o.captured_xid, s.snapshot) AND s.claimed_at >= o.captured_at) AS covered;
+
+-- name: due
+-- The events that a claim would take.
+SELECT a.id
+  FROM pgherald.outbox AS a
+ WHERE a.state = 'available' AND a.scheduled_at <= now() AND a.rule = ANY (%(rules)s)
+ ORDER BY a.scheduled_at, a.id
+ LIMIT %(limit)s;
+
+-- name: unclaim
+-- Gives back what one claim has taken, whose answer could not be read.
+UPDATE pgherald.outbox AS o
+   SET state = 'available', claim = NULL, claimed_by = NULL,
+       history = pgherald.noted(o.history, 'released', 'the answer to the claim could not be read')
+ WHERE o.id = ANY (ARRAY (
+           SELECT a.id
+             FROM pgherald.outbox AS a
+            WHERE a.claimed_by BETWEEN %(worker)s AND %(worker)s AND a.state IN ('claimed', 'transmitting')
+            ORDER BY a.claimed_by))
+   AND o.claim = (%(worker)s::bigint << 32) + %(number)s AND o.state || '' = 'claimed';
+
+-- name: claim_unreadable
+-- An event that `claim` fails on, or has given without its key: claimed so that it can be failed, as far as it can be shown.
+UPDATE pgherald.outbox AS o
+   SET state = 'claimed',
+       claim = (%(worker)s::bigint << 32) + %(number)s,
+       claimed_by = %(worker)s,
+       claimed_at = now(),
+       snapshot = pg_current_snapshot(),
+       history = CASE o.state WHEN 'available' THEN pgherald.noted(o.history, 'claimed', %(name)s) ELSE o.history END
+ WHERE o.id = ANY (ARRAY[%(id)s::bigint])
+   AND (o.state || '' = 'available' OR o.state || '' = 'claimed' AND o.claim = (%(worker)s::bigint << 32) + %(number)s)
+RETURNING o.id, o.rule, pgherald.shown(o.key) AS key, o.attempt, o.doubts, now() AS captured_at, 0::float8 AS age, o.claim,
+          false AS kept, NULL AS traceparent, NULL AS covered, octet_length(o.key) AS octets;
+
+-- name: stored
+-- What was sent when the event came into doubt. More than `most` octets are no message of ours.
+SELECT CASE WHEN octet_length(o.recipient) <= 2000 THEN o.recipient END AS recipient,
+       CASE WHEN octet_length(o.message) <= %(most)s THEN o.message END AS message
+  FROM pgherald.outbox AS o
+ WHERE o.id = ANY (ARRAY[%(id)s::bigint]) AND o.claim = %(claim)s;
 
 -- name: settle
 -- Outcomes. Every row names its claim: where that has changed, the event is another's, and nothing is written.

@@ -7,7 +7,7 @@ WITH waiting AS MATERIALIZED (
     SELECT rule, captured_at, scheduled_at <= now() AS due
       FROM pgherald.outbox WHERE state = 'available' ORDER BY scheduled_at, id LIMIT 10000),
 counted AS (
-    SELECT rule, count(*) AS available, count(*) FILTER (WHERE due) AS due, min(captured_at) AS first FROM waiting GROUP BY rule),
+    SELECT rule, count(*) AS available, count(*) FILTER (WHERE due) AS due, min(captured_at) FILTER (WHERE isfinite(captured_at)) AS first FROM waiting GROUP BY rule),
 doubted AS (
     SELECT rule, count(*) AS in_doubt FROM pgherald.outbox WHERE state = 'in_doubt' GROUP BY rule)
 SELECT coalesce(r.rule, c.rule, d.rule) AS name, coalesce(c.available, 0) AS available, coalesce(c.due, 0) AS due,
@@ -26,18 +26,21 @@ near AS (
     (SELECT * FROM pgherald.outbox WHERE id < (SELECT id FROM head) ORDER BY id DESC LIMIT 200)),
 settled AS (
     SELECT DISTINCT ON (settled_at, id) * FROM near WHERE settled_at IS NOT NULL ORDER BY settled_at DESC, id DESC LIMIT %(most)s)
-SELECT id, rule, key, state, reason, attempt, settled_at AS at, extract(epoch FROM settled_at - captured_at)::float8 AS seconds,
-       history -> -1 ->> 'detail' AS detail
+SELECT id, rule, pgherald.shown(key) AS key, state, pgherald.shown(reason) AS reason, attempt, settled_at AS at,
+       CASE WHEN isfinite(captured_at) AND isfinite(settled_at) THEN extract(epoch FROM settled_at - captured_at)::float8 ELSE 0 END AS seconds,
+       pgherald.shown(history -> -1 ->> 'detail') AS detail
   FROM settled ORDER BY settled_at DESC, id DESC;
 
 -- name: failed
-SELECT id, rule, key, state, reason, attempt, settled_at AS at, extract(epoch FROM settled_at - captured_at)::float8 AS seconds,
-       history -> -1 ->> 'detail' AS detail
+SELECT id, rule, pgherald.shown(key) AS key, state, pgherald.shown(reason) AS reason, attempt, settled_at AS at,
+       CASE WHEN isfinite(captured_at) AND isfinite(settled_at) THEN extract(epoch FROM settled_at - captured_at)::float8 ELSE 0 END AS seconds,
+       pgherald.shown(history -> -1 ->> 'detail') AS detail
   FROM pgherald.outbox WHERE state = 'failed' ORDER BY id DESC LIMIT %(most)s;
 
 -- name: doubtful
-SELECT id, rule, key, state, reason, attempt, captured_at AS at, extract(epoch FROM now() - captured_at)::float8 AS seconds,
-       history -> -1 ->> 'detail' AS detail
+SELECT id, rule, pgherald.shown(key) AS key, state, pgherald.shown(reason) AS reason, attempt, captured_at AS at,
+       CASE WHEN isfinite(captured_at) THEN extract(epoch FROM now() - captured_at)::float8 ELSE 0 END AS seconds,
+       pgherald.shown(history -> -1 ->> 'detail') AS detail
   FROM pgherald.outbox WHERE state = 'in_doubt' ORDER BY scheduled_at LIMIT %(most)s;
 
 -- name: minutes

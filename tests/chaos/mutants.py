@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from listener import carriers, cli, outbox, recorder, worker
 from listener.delivery import Delivery, Letter
-from listener.outbox import Mark, Settlement
+from listener.event import Mark, Settlement
 from tests.chaos.stage import Options
 
 

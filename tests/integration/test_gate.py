@@ -14,8 +14,9 @@ import pytest
 from listener.breaker import Breaker
 from listener.carriers import Carriers
 from listener.database import opened, outbox_pool
+from listener.event import Event, Settlement
 from listener.listen import Listener
-from listener.outbox import Event, Outbox, Settlement
+from listener.outbox import Outbox
 from listener.pace import Pace
 from listener.recorder import Recorder
 from listener.rules import default_rules

@@ -18,14 +18,14 @@ from listener.address import parse_address
 from listener.breaker import Breaker
 from listener.composer import Composer
 from listener.delivery import Delivery, Letter
-from listener.outbox import Event
+from listener.event import Event
 from listener.post import Post
 from listener.smtp import HandOver, tls_context
 from tests.support.client import KEY, MESSAGE, server_of, yes
 from tests.support.smtpd import Action, Smtpd, answer, close, stall
 
 SENDER, JANE = parse_address("no-reply@example.org"), parse_address("jane@example.com")
-EVENT = Event(1, "rule", "1", 0, 0, datetime.now(UTC), 0.0, 1, None, None, None)
+EVENT = Event(1, "rule", "1", 0, 0, datetime.now(UTC), 0.0, 1, False, None)
 LETTER = Letter(EVENT, JANE, b"", "key")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "smtp.md"
 

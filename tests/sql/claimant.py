@@ -31,8 +31,14 @@ class Claimant:
 
     def claim(self, limit: int = 100, rules: Sequence[str] = (RULE,)) -> list[DictRow]:
         self.claims += 1
-        rows = self._run("claim", worker=self.id, number=self.claims, name=self.name, rules=list(rules), limit=limit)
+        values = {"number": self.claims, "name": self.name, "rules": list(rules), "only": None, "limit": limit}
+        rows = self._run("claim", worker=self.id, **values)
         return sorted(rows, key=lambda row: row["id"])
+
+    def stored(self, event: DictRow) -> tuple[str, bytes]:
+        """What was kept of the event's first sending."""
+        [row] = self._run("stored", id=event["id"], claim=event["claim"], most=1000)
+        return row["recipient"], row["message"]
 
     def settle(
         self, event: DictRow, state: str, *, reason: str | None = None, counts: bool = False, delay: float | None = None,

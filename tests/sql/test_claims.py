@@ -29,13 +29,7 @@ def test_what_a_claim_gives_and_writes(sandbox: Database, claimant: Register) ->
     worker = claimant("host:1")
     first, second = worker.claim()
     assert first["claim"] == second["claim"] > 0
-    assert (first["attempt"], first["doubts"], first["recipient"], first["message"], first["covered"]) == (
-        0,
-        0,
-        None,
-        None,
-        None,
-    )
+    assert (first["attempt"], first["doubts"], first["kept"], first["covered"]) == (0, 0, False, None)
     assert 0 <= first["age"] < 60
     for event in sandbox.events():
         assert (event["state"], event["claimed_by"], event["claim"]) == ("claimed", worker.id, first["claim"])
@@ -176,7 +170,8 @@ def test_not_covered_by_a_second_sending(sandbox: Database, claimant: Register) 
     sandbox.verify(plan)
     assert worker.resend() == 1
     [again] = worker.claim(1)
-    assert (again["id"], again["message"]) == (first["id"], b"bytes")
+    assert (again["id"], again["kept"]) == (first["id"], True)
+    assert worker.stored(again) == ("jane@example.org", b"bytes")
     assert worker.settle(again, "sent")
     [second] = worker.claim()
     assert second["covered"] is None
@@ -211,7 +206,14 @@ def test_not_covered_by_another_row_nor_by_what_a_restored_dump_says(
     assert second["covered"] is None
 
 
-PARAMETERS = {"worker": "bigint", "number": "bigint", "name": "text", "rules": "text[]", "limit": "bigint"}
+PARAMETERS = {
+    "worker": "bigint",
+    "number": "bigint",
+    "name": "text",
+    "rules": "text[]",
+    "only": "bigint",
+    "limit": "bigint",
+}
 
 
 def prepared_claim(conn: psycopg.Connection[Any]) -> sql.Composable:
@@ -220,7 +222,7 @@ def prepared_claim(conn: psycopg.Connection[Any]) -> sql.Composable:
     for number, name in enumerate(PARAMETERS, 1):
         text = re.sub(rf"%\({name}\)s", f"${number}", text)
     conn.execute(f"PREPARE claim ({', '.join(PARAMETERS.values())}) AS {text}")
-    return sql.SQL("EXECUTE claim (1, 1, 'x', ARRAY[{}], 500)").format(RULE)
+    return sql.SQL("EXECUTE claim (1, 1, 'x', ARRAY[{}], NULL, 500)").format(RULE)
 
 
 @pytest.mark.parametrize("statistics", ["none", "of an empty table", "fresh"])
@@ -252,7 +254,22 @@ def test_the_claims_plan_stays_when_the_table_grows(database: Database, statisti
 
 
 @pytest.mark.parametrize("events", [0, 1, 20_000])
-@pytest.mark.parametrize("query", ["record", "settle", "mark", "recorded", "disown", "bury", "resend"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "record",
+        "settle",
+        "mark",
+        "recorded",
+        "disown",
+        "bury",
+        "resend",
+        "due",
+        "unclaim",
+        "claim_unreadable",
+        "stored",
+    ],
+)
 def test_no_plan_reads_what_is_settled(database: Database, query: str, events: int) -> None:
     """Planned while nothing was claimed yet, a write read the whole index of what had left `available`."""
     conn = database.connect()

@@ -109,7 +109,7 @@ def test_in_doubt_once_is_scheduled_twice_is_held(sandbox: Database, worker: Cla
         b"bytes",
     )
     [again] = worker.claim()
-    assert (again["doubts"], again["recipient"], again["message"]) == (1, "jane@example.org", b"bytes")
+    assert (again["doubts"], *worker.stored(again)) == (1, "jane@example.org", b"bytes")
     worker.mark(again)
     assert worker.settle(again, "in_doubt", reason="no_reply", delay=0)
     row = now(sandbox)

@@ -6,10 +6,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from listener.errors import DatabaseUnavailable
-from listener.outbox import Event, Mark, Settlement
+from listener.event import Event, Mark, Settlement
 from listener.recorder import Recorder
 
-EVENT = Event(7, "dateplan_verified", "1", 0, 0, datetime.now(UTC), 0.0, 40, None, None, None)
+EVENT = Event(7, "dateplan_verified", "1", 0, 0, datetime.now(UTC), 0.0, 40, False, None)
 
 
 class OnlyTheNewClaim:

@@ -1,0 +1,172 @@
+"""What nobody foresaw fails the event that it happens on; the carriers go on."""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import structlog
+
+from listener.address import parse_address
+from listener.carriers import _MADE, Carriers
+from listener.composer import Message
+from listener.delivery import Delivery
+from listener.errors import DatabaseUnavailable
+from listener.event import Event, Mark, Settlement, Stored
+from listener.lookup import Mailing
+from listener.message import Content
+from listener.replies import Reply
+from listener.rules import default_rules
+from listener.smtp import Accepted
+
+RULE = "dateplan_verified"
+JANE = parse_address("jane@example.org")
+
+
+def event(number: int, **more: Any) -> Event:
+    return Event(number, RULE, str(number), 0, 0, datetime.now(UTC), 0.0, 40, more.pop("kept", False), None, **more)
+
+
+@dataclass
+class Everything:
+    """Stands for all that carriers work with. `compose` and `hand_over` may raise."""
+
+    settled: list[Settlement] = field(default_factory=list)
+    sending: int = 0
+    most: int = 0
+    size: int = 1
+    compose_error: Exception | None = None
+    send_error: Exception | None = None
+    stored_is: Stored | Exception | None = None
+    guard: Any = field(default_factory=lambda: SimpleNamespace(admits=lambda _: True, divert=lambda address: address))
+    is_open: bool = False
+    limited: bool = False
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def compose(self, name: str, key: str, *_: Any) -> Message:
+        if key == "2" and self.compose_error is not None:
+            raise self.compose_error
+        return Message("key", JANE, Content("", "", None), b"x" * self.size)
+
+    async def hand_over(self, sender: Any, recipient: Any, message: bytes, permission: Any, key: str) -> Accepted:
+        assert await permission()
+        self.sending += len(message)
+        self.most = max(self.most, self.sending)
+        await asyncio.sleep(0.01)
+        self.sending -= len(message)
+        if self.send_error is not None and key:
+            raise self.send_error
+        return Accepted(Reply(250, None, "ok"))
+
+    def mark(self, mark: Mark) -> asyncio.Future[bool]:
+        return self._done()
+
+    def settle(self, settlement: Settlement) -> asyncio.Future[bool]:
+        self.settled.append(settlement)
+        return self._done()
+
+    async def stored(self, event: Event) -> Stored | None:
+        if isinstance(self.stored_is, Exception):
+            raise self.stored_is
+        return self.stored_is
+
+    def leased(self, worker: int) -> bool:
+        return True
+
+    def sent(self) -> None:
+        pass
+
+    def _done(self) -> asyncio.Future[bool]:
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        future.set_result(True)
+        return future
+
+
+async def deliver(one: Any, events: list[Event], octets: int = 0) -> dict[int, Settlement]:
+    delivery = Delivery(default_rules(), one, b"secret", max_attempts=10, max_age=None)
+    carriers = Carriers(one, one, one, one, one, one, sender=JANE, connections=10, poll=1.0)
+    tasks: list[asyncio.Task[None]] = []
+    carriers.start(lambda work: tasks.append(asyncio.create_task(work)))
+    carriers.take(events, 1, 0.0)
+    for each in events:
+        carriers.mail(delivery, Mailing(each, JANE, {}, octets), asyncio.get_running_loop().time(), None)
+    assert carriers.octets == octets * len(events)
+    assert await carriers.empty(20)
+    assert not any(task.done() for task in tasks)
+    assert carriers.octets == carriers._made == 0
+    for task in tasks:
+        task.cancel()
+    return {settlement.event.id: settlement for settlement in one.settled}
+
+
+ROW = "what stands in the row"
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError(ROW), MemoryError(ROW), RecursionError(ROW), UnicodeEncodeError("x", ROW, 0, 1, ROW)]
+)
+async def test_while_a_message_is_written(error: Exception) -> None:
+    with structlog.testing.capture_logs() as logs:
+        settled = await deliver(Everything(compose_error=error), [event(n) for n in range(1, 5)], 1000)
+    bad = settled.pop(2)
+    assert (bad.state, bad.reason, bad.counts) == ("failed", "internal_error", True)
+    assert {settlement.state for settlement in settled.values()} == {"sent"}
+    [entry] = [entry for entry in logs if entry["event"] == "event_unforeseen"]
+    assert (entry["event_id"], entry["error"]) == (2, type(error).__name__)
+    assert "in compose" in entry["where"]
+    assert ROW not in str(logs)
+    assert ROW not in str(bad)
+
+
+async def test_while_a_message_is_sent() -> None:
+    """Nobody knows whether it got there, so it is not taken for unsent."""
+    settled = await deliver(Everything(send_error=ValueError(ROW)), [event(n) for n in range(1, 5)])
+    assert {(each.state, each.reason) for each in settled.values()} == {("in_doubt", "internal_error")}
+    assert all(each.delay for each in settled.values())
+
+
+@pytest.mark.parametrize(
+    ("stored", "state", "reason"),
+    [
+        (Stored("b@example.org", b"kept"), "sent", None),
+        (Stored("nobody", b"kept"), "failed", "bad_address"),
+        (DatabaseUnavailable("away"), "available", None),
+        (None, "available", None),
+    ],
+    ids=["kept", "no address", "away", "taken up by another"],
+)
+async def test_a_second_sending(stored: Stored | Exception | None, state: str, reason: str | None) -> None:
+    settled = await deliver(Everything(stored_is=stored), [event(1, kept=True), event(2)])
+    assert (settled[1].state, settled[1].reason) == (state, reason)
+    assert settled[2].state == "sent"
+
+
+async def test_what_is_made_and_not_sent_is_bounded() -> None:
+    one = Everything(size=1_000_000)
+    settled = await deliver(one, [event(n) for n in range(60)])
+    assert {settlement.state for settlement in settled.values()} == {"sent"}
+    assert 1_000_000 < one.most <= _MADE + 1_000_000
+
+
+async def test_a_judgement_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    delivery = Delivery(default_rules(), Everything(), b"secret", max_attempts=10, max_age=None)  # type: ignore[arg-type]
+    lookup = delivery._lookups[RULE]
+
+    async def rows(*_: Any) -> Any:
+        from listener.lookup import Found
+
+        row = {"current": "VE", "email": "a@example.org", "consent": True, "place": "x"}
+        return Found({"1": [row], "2": [{**row, "email": Unprintable()}], "3": [row]})
+
+    monkeypatch.setattr(lookup, "rows", rows)
+    decided = await delivery.sort(RULE, [event(n) for n in (1, 2, 3)], None)  # type: ignore[arg-type]
+    assert [type(each).__name__ for each in decided] == ["Mailing", "Settlement", "Mailing"]
+    assert isinstance(decided[1], Settlement)
+    assert decided[1].reason == "internal_error"
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise ValueError(ROW)
