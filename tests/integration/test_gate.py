@@ -36,7 +36,7 @@ class Taken:
         self.unheld = list(self.rules)
         self.at: dict[int, float] = {}
 
-    async def sort(self, rule: str, events: Iterable[Event], pool: Any) -> list[Settlement]:
+    async def sort(self, rule: str, events: Iterable[Event], pool: Any, budget: int) -> list[Settlement]:
         events = list(events)
         self.at.update((int(event.key), time.monotonic()) for event in events)
         return [Settlement(event, "skipped", "skipped", "no_consent") for event in events]
