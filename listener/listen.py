@@ -28,11 +28,11 @@ from listener import metrics
 from listener.database import KEEPALIVES, connect_as, is_pooled, is_shared, one_line, refuse_standby, translated
 from listener.direct import Direct, ListenConnection
 from listener.errors import DatabaseUnavailable, PgheraldError
+from listener.gate import Gate
 from listener.logs import log
 from listener.pool import limited
 from listener.retry import Trouble
 
-_GATE = "726354, 1"
 _LEADER = "726354, 2"
 _HEARING = 1.0
 _HEAR_AGAIN = 10.0
@@ -42,8 +42,6 @@ _BEAT = 2.5
 _PATIENCE = 5.0
 # A connection that lasted for so long was a good one; what comes after it is not more of the same trouble.
 _LASTED = 5.0
-# The worker waits no longer for the gate: behind a flood the answer may take seconds, and the mails must not.
-_GATE_WAIT_S = 0.5
 # So many rings by others, none of them for work, within so many seconds are a flood: a daemon rings itself every 5 s. It
 # may let little through for a while: a session that is to hear all of it gets the server's locks late.
 _FLOOD = 256
@@ -72,7 +70,6 @@ class Listener:
         self.leading = False
         self.locked = False
         self.lock_taken = False
-        self.gate_closed = False
         self.gate_taken = False
         self.reconnects = -1
         self.peers = 0
@@ -81,11 +78,7 @@ class Listener:
         self._lock: int | None = None
         self._led = False
         self._direct: Direct | None = None
-        # One after the other: who asks for the gate while it is being opened must not take it for closed.
-        self._gate = asyncio.Lock()
-        self._gate_task: asyncio.Task[None] | None = None
-        self._gate_wanted = False
-        self._refused_since = math.inf
+        self._gate = Gate(self._got, lambda: self.leading)
         self._taken_at = -math.inf
         self._others, self._others_since = 0, -math.inf
         self._flooded_until = -math.inf
@@ -106,14 +99,14 @@ class Listener:
     def is_rung(self) -> bool:
         """Whether whoever commits an event wakes this worker at once: the gate is worked, and rings are heard in time."""
         now = asyncio.get_running_loop().time()
-        return self.hearing and now > self._flooded_until and (self.gate_closed if self.leading else self._led)
+        return self.hearing and now > self._flooded_until and (self._gate.closed if self.leading else self._led)
 
     @property
     def suspects(self) -> bool:
         """Whether a stranger may hold a lock of ours."""
         now = asyncio.get_running_loop().time()
         if self.leading:
-            return now - self._refused_since > _REFUSED_S or now - self._taken_at < _TAKEN_S
+            return now - self._gate.refused_since > _REFUSED_S or now - self._taken_at < _TAKEN_S
         return (self.hearing and not self._led) or now - self._taken_at < _TAKEN_S
 
     async def keep(self) -> None:
@@ -289,7 +282,8 @@ class Listener:
         self._others, self._others_since = 0, now
 
     def _gone(self) -> None:
-        self.hearing = self.leading = self.locked = self.gate_closed = False
+        self.hearing = self.leading = self.locked = False
+        self._gate.lost()
         self.changed.set()
         self._lost.set()
         self.wake.set()
@@ -348,37 +342,12 @@ class Listener:
             self.changed.set()
 
     async def close_gate(self) -> bool:
-        """Return whether it is closed. Behind a flood the answer may come later: ask again."""
-        await self._move_gate(closed=True)
-        return self.gate_closed and self._gate_task is None
+        """As `Gate.close`; only the leader may."""
+        return self.leading and await self._gate.close()
 
     async def open_gate(self) -> None:
-        await self._move_gate(closed=False)
-
-    async def _move_gate(self, *, closed: bool) -> None:
-        if self._gate_task is None and closed == self.gate_closed:
-            return
-        if self._gate_task is None or closed != self._gate_wanted:
-            # After what is under way: whoever takes it for closed must not have it opened on him later.
-            self._gate_task = asyncio.create_task(self._close_gate() if closed else self._open_gate())
-            self._gate_wanted = closed
-        task = self._gate_task
-        await asyncio.wait({task}, timeout=_GATE_WAIT_S)
-        if task.done() and task is self._gate_task:
-            self._gate_task = None
-
-    async def _close_gate(self) -> None:
-        async with self._gate:
-            if self.leading and not self.gate_closed:
-                self.gate_closed = await self._got(f"SELECT pg_try_advisory_lock({_GATE})")
-                now = asyncio.get_running_loop().time()
-                self._refused_since = math.inf if self.gate_closed else min(self._refused_since, now)
-
-    async def _open_gate(self) -> None:
-        async with self._gate:
-            if self.gate_closed:
-                await self._got(f"SELECT pg_advisory_unlock({_GATE})")
-                self.gate_closed = False
+        """As `Gate.open`."""
+        await self._gate.open()
 
 
 class _Lost(DatabaseUnavailable):

@@ -138,6 +138,7 @@ active proctype Daemon() {
             };
             if
             :: !granted -> goto again  /* a transaction that did not ring is in flight: drain again in a moment */
+            :: granted -> goto again   /* the answer is late, behind a flood: the next round finds the gate closed */
             :: granted
             fi;
 #ifndef NO_SECOND_DRAIN

@@ -1,7 +1,7 @@
 """Whether the daemon would be rung, and is there to hear it."""
 
 import secrets
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import psycopg
@@ -12,10 +12,13 @@ from listener.doctor.finding import NotChecked, Seen, fault, ok, warn
 from listener.errors import DatabaseUnavailable
 from listener.locks import Holder, holders, strangers
 from listener.overview import plain
+from listener.pool import limited
 from listener.queries import load
 
 HEARING = 2.0
 OVERDUE = 10.0
+# So many notifications of others, within that time, are no daemons that ring themselves.
+_FLOOD = 256
 
 
 async def listen(examination: Examination) -> Seen:
@@ -39,30 +42,40 @@ async def _listen(listen_url: str, url: str, place: str) -> Seen:
             if row is None or row[0]:
                 return fault(f"{place} leads to a standby, which cannot LISTEN", f"point {place} at the primary")
             pooled = await is_pooled(ear)
-            heard = await _hears(ear, url)
+            heard, others = await _hears(ear, url)
     if heard:
         return ok("rang and heard it" + (", through a pooler that keeps sessions" if pooled else ""))
+    if others >= _FLOOD:
+        return warn(
+            f"rang, not heard within {HEARING:g} s behind {others} notifications of others on channel pgherald",
+            "find who sends them: SELECT pid, usename, application_name, query FROM pg_stat_activity "
+            "WHERE query ILIKE '%notify%'; end it: SELECT pg_terminate_backend(PID)",
+        )
     remedy = "set [database] listen_url to a direct connection to the primary; until then the daemon polls"
     if pooled:
         return warn(f"rang, not heard: {place} goes through a transaction pooler", remedy)
     return warn(f"rang, not heard: {place} leads to database {row[1]}, and not to where the events are", remedy)
 
 
-async def _hears(ear: psycopg.AsyncConnection[Any], url: str) -> bool:
+async def _hears(ear: psycopg.AsyncConnection[Any], url: str) -> tuple[bool, int]:
+    """Return whether its own ring was heard, and how many of others' were."""
     token = secrets.token_hex(8)
     ear.prepare_threshold = None
     await ear.execute("LISTEN pgherald")
     async with await connect_async(url) as bell:
         await bell.execute("SELECT pg_notify('pgherald', %s)", (token,), prepare=False)
-    heard = False
+    heard, others = False, 0
     # The application rings the same bell, and so others' rings come first.
     async with aclosing(ear.notifies(timeout=HEARING)) as rings:
         async for ring in rings:
             if ring.payload == token:
                 heard = True
                 break
-    await ear.execute("UNLISTEN pgherald")
-    return heard
+            others += ring.payload != ""
+    # Behind a flood there may be no answer. The connection is closed after this in any case.
+    with suppress(TimeoutError), limited(ear, HEARING):
+        await ear.execute("UNLISTEN pgherald")
+    return heard, others
 
 
 async def queue(examination: Examination) -> Seen:

@@ -110,10 +110,11 @@ def test_the_leaders_lock(
         assert len(said) == 2
 
 
+@pytest.mark.parametrize("dies", [False, True], ids=["its session is lost", "it is killed"])
 def test_a_stranger_waits_for_the_leaders_lock_and_gets_it(
-    database: Database, mail: MailServer, pgherald: Pgherald, stranger: Callable[[], Session]
+    database: Database, mail: MailServer, pgherald: Pgherald, stranger: Callable[[], Session], dies: bool
 ) -> None:
-    """The one that led loses its session, and the lock goes to who has queued for it, not to another daemon."""
+    """The one that led is gone, and the lock goes to who has queued for it, not to another daemon."""
     with pgherald.daemon(env=PATIENT) as one:
         one.wait_event("leading")
         mails(database, mail, 1)
@@ -127,9 +128,12 @@ def test_a_stranger_waits_for_the_leaders_lock_and_gets_it(
             session.pgconn.flush()
             waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 2 AND NOT granted"
             wait_until(lambda: database.value(waits) == 1)
-            lost_session(database, one)
-            for daemon in (one, two):
-                named(daemon, "leader", session.info.backend_pid)
+            if dies:
+                one.kill()
+            else:
+                lost_session(database, one)
+                named(one, "leader", session.info.backend_pid)
+            named(two, "leader", session.info.backend_pid)
             mails(database, mail)
 
 

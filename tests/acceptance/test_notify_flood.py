@@ -1,5 +1,6 @@
 """The channel is anybody's: a flood of notifications makes no mail late, ends no session, and is not kept in memory."""
 
+import json
 import statistics
 import threading
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.support import wait_until
 from tests.support.command import Daemon, Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer
@@ -96,3 +98,11 @@ def test_a_long_flood(database: Database, mail: MailServer, pgherald: Pgherald, 
         daemon.wait_event("leading")
         late = endure(database, mail, daemon, "pgherald", sessions, most, 30)
         assert statistics.median(late) < 1
+
+
+def test_doctor_says_what_keeps_it_from_hearing(database: Database, pgherald: Pgherald) -> None:
+    """A backlog of notifications that it cannot read in its two seconds; whether it hears itself depends on the machine."""
+    with flood(database, "pgherald", 4, 1e6) as sent:
+        wait_until(lambda: sum(sent) > 5000)
+        found = {finding["check"]: finding for finding in json.loads(pgherald("doctor", "--json").stdout)}["listen"]
+    assert found["state"] == "ok" or "notifications of others on channel pgherald" in found["seen"]
