@@ -39,14 +39,20 @@ DEFAULT_FILE = Path("pgherald.toml")
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )
 
 
 class Database(Section):
-    url: Conninfo = ""
+    url: Conninfo = Field("", repr=False)
     """a libpq connection string. Left out, libpq's own variables hold: `PGHOST`, `PGSERVICE`, … Several hosts:
     `postgresql://a,b/app?target_session_attrs=read-write`"""
-    listen_url: Conninfo = ""
+    listen_url: Conninfo = Field("", repr=False)
     """where `url` goes through a pooler: a direct connection for LISTEN and the gate"""
     lookup_url: Conninfo = ""
     """a login of its own for lookups, without any right on the schema `pgherald`: the functions behind the tables that a
@@ -59,7 +65,7 @@ class Database(Section):
 
 
 class Smtp(Section):
-    url: str = "smtp://127.0.0.1:25"
+    url: str = Field("smtp://127.0.0.1:25", repr=False)
     """the mail server, see below"""
     auth: Literal["password", "xoauth2"] = "password"
     """how to log in: `password` (PLAIN or LOGIN, as the server offers) or `xoauth2`, where the secret in `url` is an
@@ -211,6 +217,7 @@ class Settings(BaseSettings):
         enable_decoding=False,
         extra="forbid",
         frozen=True,
+        hide_input_in_errors=True,
     )
 
     database: Database = Database()
@@ -250,7 +257,8 @@ def load(file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | 
     try:
         settings = Settings(**values)
     except ValidationError as exc:
-        raise ConfigError("; ".join(explained(error, values, file, Settings) for error in exc.errors())) from exc
+        # Not `from` it: in a traceback, pydantic's own words may have what was given, and with it a password.
+        raise ConfigError("; ".join(explained(error, values, file, Settings) for error in exc.errors())) from None
     return settings.model_copy(
         update={
             section: getattr(settings, section).model_copy(update=keys) for section, keys in (overrides or {}).items()

@@ -57,8 +57,8 @@ def parameters(url: str, **defaults: Any) -> dict[str, Any]:
     """
     try:
         given = conninfo_to_dict(url)
-    except psycopg.ProgrammingError as exc:
-        raise ConfigError(f"[database] url: {one_line(exc)}") from exc
+    except psycopg.ProgrammingError:
+        raise ConfigError("[database] url: is not a connection string") from None
     return {
         "application_name": "pgherald",
         "connect_timeout": 5,

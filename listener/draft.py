@@ -6,6 +6,7 @@ from typing import Any
 
 from listener.catalog import Reference, Table
 from listener.guess import Choice, Field, Guess
+from listener.printable import HIDDEN, printable
 from listener.rules import DEFAULT_NAME
 
 # No table has such a column: what is not decided fails at `install` or `run`, before an event is settled wrongly.
@@ -55,7 +56,7 @@ def draft(guess: Guess) -> str:
     lines.append(f"template = {_string(DEFAULT_NAME)}{_TEMPLATE if guess.name != DEFAULT_NAME else ''}\n")
     lines += [_REST, f'lookup = """\n{_escaped(_lookup(guess))}"""\n']
     tables = dict.fromkeys([guess.table.qualified, *(via.table.qualified for via in _joined(guess))])
-    lines.append(_GRANT.format(tables=", ".join(tables)))
+    lines.append(_GRANT.format(tables=printable(", ".join(tables))))
     return "".join(lines)
 
 
@@ -132,13 +133,18 @@ def _column(table: Table, name: str | None) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def _string(text: str) -> str:
-    # A JSON string is a TOML one (toml.io, String), but for one control character.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    # A JSON string is a TOML one (toml.io, String), but for characters that must be escaped or would not show.
+    return _all_shown(json.dumps(text, ensure_ascii=False))
 
 
 def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"""', '""\\"')
+    return _all_shown(text.replace("\\", "\\\\").replace('"""', '""\\"'))
+
+
+def _all_shown(text: str) -> str:
+    r"""As TOML's ``\u202e``, what would make the file read as something else than it is."""
+    return HIDDEN.sub(lambda found: f"\\U{ord(found[0]):08x}", text)

@@ -45,4 +45,8 @@ def _read_secret(variable: str, path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{variable}: cannot read {path}: {getattr(exc, 'strerror', None) or exc}") from exc
+        # Where somebody takes the one variable for the other, it holds the secret itself and no path.
+        file = path if path.startswith("/") else "the file that it names"
+        # A decoder's own words have a byte of the file.
+        why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{variable}: cannot read {file}: {why}") from None

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from listener.printable import printable
+
 
 class ServiceManager:
     """Whoever started this process and waits to hear of it. It may be nobody, or have gone: nothing fails by it."""
@@ -49,7 +51,8 @@ class ServiceManager:
 
     def _tell(self, *lines: str) -> None:
         if self._address:
-            datagram = "\n".join(" ".join(line.split()) for line in lines)
+            # `systemctl status` shows it as it is.
+            datagram = "\n".join(printable(" ".join(line.split())) for line in lines)
             # A manager that does not read must not hold up the work.
             with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
                 sock.sendto(datagram.encode(), self._address)

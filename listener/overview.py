@@ -1,7 +1,6 @@
 """What is going on, at a glance: the one source of the page, of `watch` and of the metrics that are read."""
 
 import asyncio
-import re
 from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,6 +15,7 @@ from listener.errors import PgheraldError
 from listener.locks import Holder, holders, strangers
 from listener.metrics import DELIVERY_BUCKETS
 from listener.pool import Pool
+from listener.printable import printable
 from listener.queries import load
 from listener.retry import Trouble
 
@@ -23,8 +23,6 @@ T = TypeVar("T")
 MOST = 12
 MINUTES = 60
 _LONGEST = 160
-# Controls, and what turns the reading direction or takes no room: from a row, they could make a line say something else.
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 _QUERIES = {**load("admin"), **load("overview")}
 
 
@@ -220,8 +218,8 @@ class Glance:
 
 
 def plain(value: object) -> str:
-    """One line of what comes from a row, cut, without what does not show."""
-    text = _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", str(value))
+    """Return one line of what comes from a row, as `printable` shows it, cut at 160 characters."""
+    text = printable(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 import aiosmtplib
+from aiosmtplib.auth import auth_login_encode, auth_plain_encode, auth_xoauth2_encode
 
 from listener.address import mask
 from listener.errors import ConfigError, PgheraldError
@@ -158,7 +159,7 @@ async def _log_in(client: aiosmtplib.SMTP, server: Server) -> None:
         raise ServerTrouble(Phase.auth, CONFIGURATION, "a password is not sent in clear; use smtps:// or STARTTLS")
     username, password = server.username or "", server.password or ""
     offered = client.server_auth_methods
-    with _translated(Phase.auth):
+    with _translated(Phase.auth, *_sent(username, password)):
         if server.xoauth2 and "xoauth2" in offered:
             await client.auth_xoauth2(username, password)
         elif not server.xoauth2 and "plain" in offered:
@@ -171,13 +172,28 @@ async def _log_in(client: aiosmtplib.SMTP, server: Server) -> None:
             raise ServerTrouble(Phase.auth, CONFIGURATION, f"the server offers {offer}, not {wanted}")
 
 
+def _sent(username: str, password: str) -> list[str]:
+    """Return the forms in which a login goes over the wire, and its password."""
+    encoded = (
+        auth_plain_encode(username, password),
+        auth_xoauth2_encode(username, password),
+        auth_login_encode(username, password)[1],
+    )
+    return [form for form in (*(form.decode() for form in encoded), password) if form]
+
+
 @contextlib.contextmanager
-def _translated(phase: Phase) -> Iterator[None]:
+def _translated(phase: Phase, *secrets: str) -> Iterator[None]:
+    """Make `ServerTrouble` of what goes wrong. A server may repeat the command that it refuses: `secrets` are taken out."""
     try:
         yield
     except aiosmtplib.SMTPResponseException as error:
-        reply = Reply.of(error.code, error.message.split("\n"))
-        raise ServerTrouble(phase, judge(phase, reply, reused=False), str(reply)) from error
+        said = error.message
+        for secret in secrets:
+            said = said.replace(secret, "***")
+        reply = Reply.of(error.code, said.split("\n"))
+        # Nor may a traceback show the words as they came.
+        raise ServerTrouble(phase, judge(phase, reply, reused=False), str(reply)) from None if secrets else error
     except (aiosmtplib.SMTPException, OSError, UnicodeError) as error:
         cause = error.__cause__ if isinstance(error, aiosmtplib.SMTPConnectError) else error
         # The library greets in the same call as it shakes hands; only its own errors come from the greeting.

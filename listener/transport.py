@@ -7,14 +7,16 @@ the message, then the outcome.
 import asyncio
 import email
 import email.policy
-import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
 from listener.address import Address
 from listener.breaker import Breaker
+from listener.files import folder, put
+from listener.printable import printable, printable_lines
 from listener.replies import SERVER, Phase, Reply, Scope
 from listener.smtp import Accepted, HandOver, NotSent, Withheld
 
@@ -66,7 +68,8 @@ class _Local:
 class Maildir(_Local):
     """A folder as mail programs read it (maildir(5)), a message a file: ``new/KEY.eml``.
 
-    Named by the message's key: one that is written a second time, after a crash, takes its own place.
+    Named by the message's key: one that is written a second time, after a crash, takes its own place. For the daemon's
+    user alone, since addresses are in it, and no link is followed.
     """
 
     def __init__(self, folder: Path, breaker: Breaker) -> None:
@@ -74,23 +77,13 @@ class Maildir(_Local):
         self._folder = folder
 
     def _write(self, sender: Address, recipient: Address, message: bytes, key: str) -> str:
-        for part in ("tmp", "new", "cur"):
-            (self._folder / part).mkdir(parents=True, exist_ok=True)
-        unfinished = self._folder / "tmp" / f"{key}.eml"
-        finished = self._folder / "new" / f"{key}.eml"
         # What a server adds when it delivers (RFC 5321 4.4): the envelope would be lost otherwise.
         envelope = f"Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n".encode()
-        with unfinished.open("wb") as file:
-            file.write(envelope + message)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(finished)
-        new = os.open(finished.parent, os.O_RDONLY)
-        try:
-            os.fsync(new)
-        finally:
-            os.close(new)
-        return f"new/{finished.name}"
+        with ExitStack() as opened:
+            box = opened.enter_context(folder(self._folder))
+            tmp, new, _ = (opened.enter_context(folder(Path(part), within=box)) for part in ("tmp", "new", "cur"))
+            put(new, f"{key}.eml", envelope + message, by_way_of=tmp)
+        return f"new/{key}.eml"
 
     def __str__(self) -> str:
         return str(self._folder)
@@ -101,9 +94,11 @@ class Console(_Local):
 
     def _write(self, sender: Address, recipient: Address, message: bytes, key: str) -> str:
         parsed = email.message_from_bytes(message, policy=email.policy.default)
-        headers = "\n".join(f"{name}: {value}" for name, value in parsed.items() if not name.startswith("Content-"))
+        headers = "\n".join(
+            printable(f"{name}: {value}") for name, value in parsed.items() if not name.startswith("Content-")
+        )
         text = parsed.get_body(("plain",))
-        said = "" if text is None else text.get_content()
+        said = "" if text is None else printable_lines(text.get_content())
         # One call, so that no other message comes between.
         sys.stdout.write(f"{'─' * 72}\n{headers}\n\n{said.strip()}\n")
         sys.stdout.flush()

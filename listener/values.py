@@ -48,7 +48,12 @@ RateOrOff = Annotated[
 def _base_url(value: object) -> object:
     if not isinstance(value, str) or not value:
         return value
-    parts = urlsplit(value)
+    form = "write https://app.example.org, or with a path: https://example.org/app"
+    try:
+        parts = urlsplit(value)
+        parts.port  # noqa: B018 - raises where it is no number
+    except ValueError:
+        raise ValueError(form) from None
     if (
         parts.scheme not in ("http", "https")
         or not parts.hostname
@@ -56,7 +61,7 @@ def _base_url(value: object) -> object:
         or not re.fullmatch(r"[!-~]{1,200}", value)
         or re.search(r"[?#<>\"'\\]", value)
     ):
-        raise ValueError("write https://app.example.org, or with a path: https://example.org/app")
+        raise ValueError(form)
     return value.rstrip("/")
 
 
@@ -64,15 +69,26 @@ def _base_url(value: object) -> object:
 BaseUrl = Annotated[str, BeforeValidator(_base_url)]
 
 
+_ESCAPES = "write @ : / ? # in a password as %40 %3A %2F %3F %23"
+
+
 def _conninfo(value: object) -> object:
-    """libpq's own words of a string that it cannot read repeat it, with the password."""
+    """Refuse what libpq would not understand, or would take a piece of the password in for a host or a database.
+
+    libpq's own words of such a string repeat it, and those of a connection that fails repeat the host.
+    """
     if isinstance(value, str):
         try:
             ports = str(conninfo_to_dict(value).get("port") or "")
-        except psycopg.Error:
-            raise ValueError("is no connection string; write postgresql://user:secret@host:5432/database") from None
+        except (psycopg.Error, UnicodeError):
+            raise ValueError(
+                f"is not a connection string; write postgresql://user:secret@host:5432/database; {_ESCAPES}"
+            ) from None
         if not re.fullmatch(r"[\d,\s]*", ports):
-            raise ValueError("the port is no number; write @ : / ? # in a password as %40 %3A %2F %3F %23")
+            raise ValueError(f"the port must be a number; {_ESCAPES}")
+        # libpq ends the password at the first @, and where a / comes before that there is none.
+        if re.match(r"postgres(?:ql)?://(?:[^@/]*@)?+[^@?]*@", value):
+            raise ValueError(f"has more than one @, or an @ after a /; {_ESCAPES}")
     return value
 
 
@@ -137,39 +153,60 @@ def parse_listen(value: str) -> tuple[str, int] | None:
 
 
 def parse_smtp_url(url: str) -> SmtpServer:
-    """``smtp://`` demands STARTTLS, but on loopback or with ``?starttls=off``; ``smtps://`` is TLS from the start."""
-    parts = urlsplit(url)
-    query = parse_qs(parts.query, keep_blank_values=True)
-    starttls = query.pop("starttls", ["required"])[-1]
-    if (
-        parts.scheme not in ("smtp", "smtps")
-        or not parts.hostname
-        or parts.path not in ("", "/")
-        or query
-        or parts.fragment
-    ):
-        raise ValueError("write smtp://user:secret@host:587 or smtps://user:secret@host:465")
-    if starttls not in ("required", "off"):
-        raise ValueError("starttls is required or off")
+    """Read ``smtp://``, which demands STARTTLS but on loopback or with ``?starttls=off``, or ``smtps://``: TLS from the start.
+
+    Raises:
+        ValueError: with a sentence that repeats nothing of the URL, since any part of it may be a piece of the password.
+    """
+    form = f"write smtp://user:secret@host:587 or smtps://user:secret@host:465; {_ESCAPES}"
+    # `urlsplit` takes out some of them without a word, and the password would be another.
+    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", url):
+        raise ValueError(
+            "has a control character, a line break or a byte that is not UTF-8; write it as %09 or %0A in a password, or "
+            "take it out"
+        )
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(f"is not a URL; {form}") from None
     try:
         port = parts.port
-    except ValueError as exc:
-        raise ValueError(f"the port is wrong: {exc}") from exc
+    except ValueError:
+        raise ValueError(f"the port must be a number from 1 to 65535; {_ESCAPES}") from None
+    query = parse_qs(parts.query, keep_blank_values=True)
+    starttls = query.pop("starttls", ["required"])[-1]
+    if parts.scheme not in ("smtp", "smtps") or parts.path not in ("", "/") or query or parts.fragment:
+        raise ValueError(form)
+    host = parts.hostname
+    if not host or not _HOST.fullmatch(parts.netloc.rpartition("@")[2]):
+        raise ValueError(f"the host must be a name or an address; {form}")
     if port == 0:
-        raise ValueError("the port is wrong: 0")
+        raise ValueError(f"the port must be a number from 1 to 65535; {_ESCAPES}")
+    if starttls not in ("required", "off"):
+        raise ValueError("starttls is required or off")
     if parts.scheme == "smtps" and "starttls" in parts.query:
         raise ValueError("smtps:// is TLS from the start; starttls goes with smtp://")
     security: Literal["starttls", "tls", "off"]
     if parts.scheme == "smtps":
         security = "tls"
-    elif starttls == "off" or (parts.hostname in LOOPBACK and "starttls" not in parts.query):
+    elif starttls == "off" or (host in LOOPBACK and "starttls" not in parts.query):
         security = "off"
     else:
         security = "starttls"
+    try:
+        username, password = (
+            unquote(part, errors="strict") or None for part in (parts.username or "", parts.password or "")
+        )
+    except UnicodeDecodeError:
+        raise ValueError("a %XX in the user or the password is not UTF-8; write a % as %25") from None
     return SmtpServer(
-        host=parts.hostname,
+        host=host,
         port=port or {"tls": 465, "starttls": 587, "off": 25}[security],
         security=security,
-        username=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else None,
+        username=username,
+        password=password,
     )
+
+
+# A name, of any script, or an address in its brackets, and a port: `urlsplit` overlooks what stands after the brackets.
+_HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\])(?::\d*)?")

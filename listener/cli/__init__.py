@@ -4,6 +4,7 @@ import importlib
 import io
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -62,7 +63,13 @@ def main() -> None:
     """Exit status 0 fine, 1 a fault was found or met, 2 usage."""
     _open_streams()
     try:
-        pgherald(prog_name="pgherald", auto_envvar_prefix="PGHERALD")
+        # In its own mode click would print what it was given as it is.
+        sys.exit(pgherald.main(prog_name="pgherald", auto_envvar_prefix="PGHERALD", standalone_mode=False))
+    except click.ClickException as exc:
+        _refuse(exc)
+    except click.Abort:
+        click.echo("Aborted!", err=True)
+        sys.exit(1)
     except PgheraldError as exc:
         _fail(exc)
     except Exception as exc:
@@ -70,15 +77,38 @@ def main() -> None:
         import psycopg
 
         if not isinstance(exc, (psycopg.Error, OSError)):
-            raise
+            _crash()
         _fail(exc)
 
 
+def _refuse(exc: click.ClickException) -> NoReturn:
+    """Say what click's own `show` does: after a usage error how the command is called, and where its help is."""
+    from listener.cli.output import write_error, write_lines
+
+    if isinstance(exc, click.exceptions.NoArgsIsHelpError):
+        # The help itself, and nothing of what was given.
+        exc.show()
+        sys.exit(exc.exit_code)
+    if isinstance(exc, click.UsageError) and exc.ctx is not None:
+        write_lines(f"{exc.ctx.get_usage()}\nTry '{exc.ctx.command_path} --help' for help.\n", err=True)
+    write_error(exc.format_message())
+    sys.exit(exc.exit_code)
+
+
 def _fail(exc: Exception) -> NoReturn:
+    from listener.cli.output import write_error
     from listener.database import one_line
 
     remedy = "; start it, or correct [database] url (PGHERALD_DATABASE_URL)"
-    click.echo(f"Error: {one_line(exc)}{remedy if isinstance(exc, DatabaseUnavailable) else ''}", err=True)
+    write_error(f"{one_line(exc)}{remedy if isinstance(exc, DatabaseUnavailable) else ''}")
+    sys.exit(1)
+
+
+def _crash() -> NoReturn:
+    """Print the traceback, for a report: the interpreter would print an exception's words as they are."""
+    from listener.cli.output import write_lines
+
+    write_lines(traceback.format_exc(), err=True)
     sys.exit(1)
 
 

@@ -1,13 +1,17 @@
 """install, uninstall: the database's side."""
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from listener import schema
 from listener.cli.options import configured, counted, settings
+from listener.cli.output import write_line, write_lines
 from listener.database import connect, translated
+from listener.errors import PgheraldError
+from listener.printable import printable_lines
 
 
 @click.command()
@@ -26,18 +30,18 @@ def install(print_only: bool, with_roles: bool, daemon_role: str | None, config_
     loaded = settings(config_file)
     steps = schema.install_steps(loaded.rules, roles=with_roles, daemon_role=daemon_role)
     if print_only:
-        click.echo("\n".join(map(str, steps)))
+        _print(steps)
         return
     end = time.monotonic() + schema.PATIENCE
     with connect(loaded.database.url) as conn:
         with translated():
             schema.check_tables(conn, loaded.rules)
         for step in steps:
-            schema.run(conn, step, lambda text: click.echo(text, err=True), end)
+            schema.run(conn, step, lambda text: write_line(text, err=True), end)
         for name, rule in loaded.rules.items():
-            click.echo(f"{name}: watching {rule.table}.{rule.column} for {rule.becomes!r}")
+            write_line(f"{name}: watching {rule.table}.{rule.column} for {rule.becomes!r}")
         for name in schema.unconfigured(conn, loaded.rules):
-            click.echo(f"{name}: watched, but not configured; to end it: SELECT pgherald.unwatch('{name}')", err=True)
+            write_line(f"{name}: watched, but not configured; to end it: SELECT pgherald.unwatch('{name}')", err=True)
 
 
 @click.command()
@@ -53,18 +57,33 @@ def uninstall(print_only: bool, force: bool, config_file: Path | None) -> None:
     loaded = settings(config_file)
     steps = schema.uninstall_steps(loaded.rules)
     if print_only:
-        click.echo("\n".join(map(str, steps)))
+        _print(steps)
         return
     end = time.monotonic() + schema.PATIENCE
     with connect(loaded.database.url) as conn:
         waiting = schema.unsettled(conn)
         if waiting is None:
-            click.echo("nothing to remove: this database has no pgherald in it")
+            write_line("nothing to remove: this database has no pgherald in it")
             return
         if waiting and not force:
             raise click.ClickException(
                 f"not settled: {counted(waiting, 'event')}; deliver them (pgherald run --once), or --force to lose them"
             )
         for step in steps:
-            schema.run(conn, step, lambda text: click.echo(text, err=True), end)
-    click.echo("removed")
+            schema.run(conn, step, lambda text: write_line(text, err=True), end)
+    write_line("removed")
+
+
+def _print(steps: Iterable[schema.Step]) -> None:
+    """Print what may be piped into psql: as it is, or not at all.
+
+    Raises:
+        PgheraldError: a step has characters that do not show; replaced, they would watch for another value.
+    """
+    text = "\n".join(map(str, steps))
+    if printable_lines(text) != text:
+        raise PgheraldError(
+            "the SQL has characters that do not show, from a rule's table, column or value, or from --daemon-role; "
+            "take them out of the configuration, or run the command without --print"
+        )
+    write_lines(text)

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 
 import click
 
+from listener.cli.output import write_line, write_lines
 from listener.errors import PgheraldError
 
 
@@ -26,9 +27,9 @@ def demo(once: bool, count: int) -> None:
     except ImportError as exc:
         raise PgheraldError(f'the demo needs {exc.name}; pip install "pgherald[demo]"') from exc
     try:
-        fine = asyncio.run(_until_ended(play(count, once=once, say=lambda text: click.echo(text))))
+        fine = asyncio.run(_until_ended(play(count, once=once, say=write_lines)))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        click.echo("\nended and cleaned up")
+        write_line("ended and cleaned up", mark="\n")
         fine = not once
     if not fine:
         sys.exit(1)

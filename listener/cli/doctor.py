@@ -1,7 +1,6 @@
 """doctor: what is wrong, and what to do."""
 
 import asyncio
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import click
 
 from listener.cli.options import configured, settings
+from listener.cli.output import write_json, write_line
 from listener.config import Settings
 from listener.doctor import Finding, State, examine
 
@@ -30,7 +30,7 @@ def doctor(as_json: bool, strict: bool, config_file: Path | None) -> None:
     """
     findings = asyncio.run(_examine(settings(config_file), aloud=not as_json))
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+        write_json([asdict(finding) for finding in findings])
     bad = {State.fault, State.warn} if strict else {State.fault}
     if any(finding.state in bad for finding in findings):
         sys.exit(1)
@@ -48,4 +48,5 @@ async def _examine(loaded: Settings, *, aloud: bool) -> list[Finding]:
 def _say(finding: Finding) -> None:
     # Each as it is found: a mail server that is silent takes its time.
     state = click.style(f"{finding.state:<5}", fg=_COLORS[finding.state])
-    click.echo(f"{state}  {finding.check}: {finding.seen}" + (f" -> {finding.remedy}" if finding.remedy else ""))
+    remedy = f" -> {finding.remedy}" if finding.remedy else ""
+    write_line(f"{finding.check}: {finding.seen}{remedy}", mark=f"{state}  ")

@@ -1,6 +1,5 @@
 """events: list them, and make good by hand what only a person can."""
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +10,8 @@ import click
 from rich.table import Table
 
 from listener import remedy
-from listener.cli.options import DURATION, configured, console, counted, settings, the_rule
+from listener.cli.options import DURATION, configured, counted, settings, the_rule
+from listener.cli.output import console, write_json, write_line
 from listener.database import connect
 from listener.remedy import APPLIES, Filter, Found, Remedy
 from listener.rules import parse_key, show_key
@@ -68,7 +68,7 @@ def list_(rule: str | None, as_json: bool, config_file: Path | None, **filters: 
     with connect(loaded.database.url) as conn:
         found = remedy.find(conn, _wanted(loaded, (rule,) if rule else (), **filters))
     if as_json:
-        click.echo(json.dumps([_as_json(loaded, event) for event in found], indent=2))
+        write_json([_as_json(loaded, event) for event in found])
         return
     table = Table("id", "rule", "key", "state", "reason", "attempt", "captured", box=None)
     for event in found:
@@ -143,19 +143,19 @@ def _act(
         fit = [event for event in found if event.state in APPLIES[chosen]]
         for event in found:
             if event not in fit and wanted.ids:
-                click.echo(f"event {event.id} is {event.state}: nothing to {verb}", err=True)
+                write_line(f"event {event.id} is {event.state}: nothing to {verb}", err=True)
         missing = sorted(set(wanted.ids or ()) - {event.id for event in found})
         for number in missing:
-            click.echo(f"there is no event {number}", err=True)
+            write_line(f"there is no event {number}", err=True)
         if not fit:
-            click.echo(f"no event to {verb}")
+            write_line(f"no event to {verb}")
         elif dry_run:
             for event in fit:
-                click.echo(f"would {verb}: event {event.id}, {event.rule} {_shown_key(loaded, event)}, {event.state}")
+                write_line(f"would {verb}: event {event.id}, {event.rule} {_shown_key(loaded, event)}, {event.state}")
         else:
             if sys.stdin.isatty() and not yes:
                 click.confirm(f"{verb} {counted(len(fit), 'event')}?", abort=True)
-            click.echo(f"{counted(remedy.apply(conn, chosen, [event.id for event in fit]), 'event')} {done}")
+            write_line(f"{counted(remedy.apply(conn, chosen, [event.id for event in fit]), 'event')} {done}")
     if wanted.ids and len(fit) < len(set(wanted.ids)):
         sys.exit(1)
 

@@ -1,5 +1,6 @@
 """init: a first configuration for a database that is there already."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import click
 
 from listener.catalog import read
 from listener.cli.options import configured, settings
+from listener.cli.output import write_line, write_lines
 from listener.config import DEFAULT_FILE
 from listener.database import connect
 from listener.draft import CHANGE_ME, draft
 from listener.errors import PgheraldError
+from listener.files import put
 from listener.guess import guess, the_table
 
 _STDOUT = Path("-")
@@ -39,23 +42,32 @@ def init(out: Path, table: str | None, becomes: str | None, force: bool, config_
     \b
     Example:  PGHERALD_DATABASE_URL=postgresql://dba@db/app pgherald init --table public.booking --becomes confirmed
     """
-    if out != _STDOUT and out.exists() and not force:
+    if out != _STDOUT and os.path.lexists(out) and not force:
         raise PgheraldError(f"{out} is there already; write elsewhere with --out, or over it with --force")
     with connect(settings(config_file).database.url) as conn:
         found = guess(the_table(read(conn), table), becomes)
     text = draft(found)
     if out == _STDOUT:
-        click.echo(text, nl=False)
+        write_lines(text.removesuffix("\n"))
     else:
-        try:
-            out.write_text(text, encoding="utf-8")
-        except OSError as exc:
-            raise PgheraldError(f"{out}: {exc.strerror}") from exc
-        click.echo(f"{out}: rule {found.name}, on {found.table.qualified}")
+        _write(out, text)
+        write_line(f"{out}: rule {found.name}, on {found.table.qualified}")
     for what, why in found.notes:
-        click.echo(f"{what}: {why}", err=True)
+        write_line(f"{what}: {why}", err=True)
     for what, why in found.doubts:
-        click.echo(f"could not decide {what}: {why}", err=True)
+        write_line(f"could not decide {what}: {why}", err=True)
     if found.doubts:
-        click.echo(f"look for {CHANGE_ME} in {'what was written' if out == _STDOUT else out}", err=True)
+        write_line(f"look for {CHANGE_ME} in {'what was written' if out == _STDOUT else out}", err=True)
         sys.exit(1)
+
+
+def _write(out: Path, text: str) -> None:
+    # For the user alone: a URL with a password may come to stand in it.
+    try:
+        descriptor = os.open(out.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            put(descriptor, out.name, text.encode())
+        finally:
+            os.close(descriptor)
+    except OSError as exc:
+        raise PgheraldError(f"{out}: {exc.strerror or exc}") from exc

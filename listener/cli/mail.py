@@ -1,7 +1,7 @@
 """preview, send-test: the mail itself, for eyes and for the server."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ from listener import gallery, logs, sample, trial
 from listener.address import Address, parse_address
 from listener.breaker import Breaker
 from listener.cli.options import configured, settings, the_rule
+from listener.cli.output import write_line, write_lines
 from listener.composer import templates
 from listener.config import Settings
 from listener.dispatch import transport
 from listener.errors import BadData, PgheraldError
+from listener.files import folder, put
 from listener.guard import Guard
 from listener.rules import Rule, parse_key
 
@@ -34,7 +36,8 @@ _PATIENCE = {"connect_timeout": 10.0, "command_timeout": 30.0, "data_timeout": 3
 def preview(rule: str, key: str | None, out: Path | None, config_file: Path | None) -> None:
     """Show the message as it would be sent. No mail goes out, and nothing is written to the database.
 
-    Where the lookup names a language, --out writes every translation too.
+    Where the lookup names a language, --out writes every translation too. The files are for you alone, and no link in
+    FOLDER is followed.
 
     \b
     Example:  pgherald preview dateplan_verified --key 4711 --out /tmp/mail
@@ -43,15 +46,25 @@ def preview(rule: str, key: str | None, out: Path | None, config_file: Path | No
     watched = the_rule(loaded, rule)
     shown = asyncio.run(sample.make(loaded, templates(loaded), rule, _stored(watched, key)))
     if shown.note:
-        click.echo(f"note: {shown.note}", err=True)
+        write_line(f"note: {shown.note}", err=True)
     if out is None:
         read = gallery.read(shown.message)
-        click.echo(f"To: {shown.message.recipient}\nSubject: {read.subject}\n\n{read.text}")
+        write_line(f"To: {shown.message.recipient}")
+        write_line(f"Subject: {read.subject}")
+        write_lines(f"\n{read.text}")
         return
-    out.mkdir(parents=True, exist_ok=True)
-    for file, data in _files(rule, shown):
-        (out / file).write_bytes(data)
-        click.echo(out / file)
+    for file in _written(out, dict(_files(rule, shown))):
+        write_line(file)
+
+
+def _written(out: Path, files: Mapping[str, bytes]) -> list[Path]:
+    try:
+        with folder(out) as descriptor:
+            for name, data in files.items():
+                put(descriptor, name, data)
+    except OSError as exc:
+        raise PgheraldError(f"{out / (exc.filename or '')}: {exc.strerror or exc}") from exc
+    return [out / name for name in files]
 
 
 def _files(rule: str, shown: sample.Sample) -> Iterator[tuple[str, bytes]]:
@@ -111,11 +124,11 @@ async def _send_test(loaded: Settings, to: Address, rule: str | None, key: str |
         message = (await sample.make(loaded, templates(loaded), rule, key, to)).message
     patient = {name: min(getattr(loaded.smtp, name), most) for name, most in _PATIENCE.items()}
     hasty = loaded.model_copy(update={"smtp": loaded.smtp.model_copy(update=patient)})
-    click.echo(f"from {loaded.mail.sender.address} to {message.recipient} through {where}")
+    write_line(f"from {loaded.mail.sender.address} to {message.recipient} through {where}")
     if message.recipient != to:
-        click.echo(f"not to {to}: [mail] redirect_to is set")
+        write_line(f"not to {to}: [mail] redirect_to is set")
     reply = await trial.send(loaded, transport(hasty, Breaker()), message)
-    click.echo(f"accepted: {reply}")
+    write_line(f"accepted: {reply}")
 
 
 def _where(loaded: Settings) -> str:

@@ -1,13 +1,11 @@
 """Options that several commands share."""
 
-import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
 
 from listener import config
 from listener.config import Settings
@@ -82,11 +80,6 @@ class _Rate(click.ParamType[float]):
 DURATION = _Duration()
 MOMENT = _Moment()
 RATE = _Rate()
-
-
-def console() -> Console:
-    # Not cut to 80 columns where nobody reads it on a screen.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def counted(number: int, noun: str) -> str:

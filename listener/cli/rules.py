@@ -6,6 +6,7 @@ import click
 
 from listener import remedy
 from listener.cli.options import configured, settings, the_rule
+from listener.cli.output import write_line
 from listener.database import connect
 
 
@@ -25,7 +26,7 @@ def pause(rule: str, config_file: Path | None) -> None:
     the_rule(loaded, rule)
     with connect(loaded.database.url) as conn:
         since = remedy.pause(conn, rule)
-    click.echo(f"{rule} is paused since {since:%Y-%m-%d %H:%M:%S}; its events wait for: pgherald resume {rule}")
+    write_line(f"{rule} is paused since {since:%Y-%m-%d %H:%M:%S}; its events wait for: pgherald resume {rule}")
 
 
 @click.command()
@@ -41,4 +42,4 @@ def resume(rule: str, config_file: Path | None) -> None:
     the_rule(loaded, rule)
     with connect(loaded.database.url) as conn:
         remedy.resume(conn, rule)
-    click.echo(f"{rule} goes on")
+    write_line(f"{rule} goes on")

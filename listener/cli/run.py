@@ -10,6 +10,7 @@ import click
 from listener import logs, tracing
 from listener.app import Daemon
 from listener.cli.options import configured, counted, settings
+from listener.cli.output import write_line
 
 T = TypeVar("T")
 
@@ -48,9 +49,9 @@ def run(once: bool, log_format: str | None, log_level: str | None, config_file: 
         return
     reached, available, in_doubt, paused = _asyncio_run(daemon.run_once())
     if available or in_doubt:
-        click.echo(f"{counted(available, 'event')} left for a later try, {in_doubt} in doubt", err=True)
+        write_line(f"{counted(available, 'event')} left for a later try, {in_doubt} in doubt", err=True)
     if paused:
-        click.echo(f"{counted(paused, 'event')} left behind a paused rule: pgherald resume RULE", err=True)
+        write_line(f"{counted(paused, 'event')} left behind a paused rule: pgherald resume RULE", err=True)
     if not reached:
         where = f"{loaded.smtp.server.host}:{loaded.smtp.server.port}, [smtp] url"
         if loaded.mail.transport == "file":

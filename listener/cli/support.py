@@ -1,6 +1,5 @@
 """status, explain: for whoever asks what happened."""
 
-import json
 import sys
 from dataclasses import asdict
 from datetime import datetime
@@ -12,9 +11,9 @@ from psycopg.rows import dict_row
 from rich.table import Table
 
 from listener import locks, story
-from listener.cli.options import KEYED, configured, console, settings, the_rule
+from listener.cli.options import KEYED, configured, settings, the_rule
+from listener.cli.output import console, write_json, write_line
 from listener.database import connect, tables_of, translated
-from listener.overview import plain
 from listener.queries import load
 from listener.rules import parse_key, show_key
 
@@ -55,7 +54,7 @@ def status(as_json: bool, config_file: Path | None) -> None:
         "paused": {rule: since.isoformat() for rule, since in paused.items()},
     }
     if as_json:
-        click.echo(json.dumps(answer, indent=2))
+        write_json(answer)
         return
     screen = console()
     table = Table("rule", *_STATES, box=None)
@@ -65,7 +64,7 @@ def status(as_json: bool, config_file: Path | None) -> None:
     doubtful = sum(counts["in_doubt"] for counts in rules.values())
     screen.print("nothing waits to be sent" if oldest is None else f"the oldest waits for {oldest:.0f} s")
     for rule, since in paused.items():
-        screen.print(f"{rule} is paused since {since:%Y-%m-%d %H:%M}: pgherald resume {rule}", markup=False)
+        screen.print(f"{rule} is paused since {since:%Y-%m-%d %H:%M}: pgherald resume {rule}")
     if doubtful:
         screen.print(f"{doubtful} in doubt: pgherald events list --state in_doubt")
     for worker in workers:
@@ -78,12 +77,11 @@ def status(as_json: bool, config_file: Path | None) -> None:
             parts.append(f"breaker open: {worker['breaker']}")
         if not worker["alive"]:
             parts = [f"not seen for {worker['seen_seconds_ago']:.0f} s"]
-        screen.print(f"worker {worker['name']}: {', '.join(filter(None, parts))}", markup=False)
+        screen.print(f"worker {worker['name']}: {', '.join(filter(None, parts))}")
     screen.print(f"outbox: {outbox['size']}, {outbox['rows']} rows and about {outbox['dead_rows']} dead ones")
     for holder in strangers:
         screen.print(
-            f"the {holder.lock} lock is held by {plain(holder.name)}, which is no daemon's session: {plain(holder.remedy)}",
-            markup=False,
+            f"the {holder.lock} lock is held by {holder.name}, which is no daemon's session: {holder.remedy}",
             soft_wrap=True,
         )
     if not workers:
@@ -117,11 +115,11 @@ def explain(rule: str, key: str, as_json: bool, config_file: Path | None) -> Non
             answer["why"] = told.why
         if told.paused_at is not None:
             answer["paused_at"] = told.paused_at.isoformat()
-        click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+        write_json(answer)
     else:
         _tell(told, f"{rule} {key}")
         if told.paused_at is not None:
-            click.echo(f"it waits: the rule is paused since {told.paused_at:%Y-%m-%d %H:%M}; pgherald resume {rule}")
+            write_line(f"it waits: the rule is paused since {told.paused_at:%Y-%m-%d %H:%M}; pgherald resume {rule}")
     if not told.events and not told.exists:
         sys.exit(1)
 
@@ -129,14 +127,13 @@ def explain(rule: str, key: str, as_json: bool, config_file: Path | None) -> Non
 def _tell(told: story.Story, subject: str) -> None:
     screen = console()
     if told.why is not None:
-        screen.print(f"{subject}: no event; {told.why}", markup=False, soft_wrap=True)
+        screen.print(f"{subject}: no event; {told.why}", soft_wrap=True)
     for event in told.events:
         reason = f" ({event['reason']})" if event["reason"] else ""
-        screen.print(f"event {event['id']}: {event['state']}{reason}, attempt {event['attempt']}", markup=False)
+        screen.print(f"event {event['id']}: {event['state']}{reason}, attempt {event['attempt']}")
         for entry in event["history"]:
             screen.print(
                 f"  {_shown(entry['at'])}  {entry['what']:<12}  {entry['detail'] or ''}",
-                markup=False,
                 soft_wrap=True,
             )
 

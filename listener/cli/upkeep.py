@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from listener import backfill as missed
 from listener import story
 from listener.cli.options import DURATION, KEYED, MOMENT, RATE, configured, counted, settings, the_rule
+from listener.cli.output import write_line
 from listener.database import OWNERS, connect, tables_of, translated
 from listener.queries import load
 from listener.rules import parse_key, show_key
@@ -64,9 +65,9 @@ def backfill(
             oldest = min((at for at in (oldest, page.oldest) if at is not None), default=None)
             progress.update(task, advance=page.looked_at)
     verb = "would be captured" if dry_run else "marked as handled" if mark_only else "captured"
-    click.echo(f"{counted(count, 'row')} {verb}" + (f", the oldest changed {oldest:%Y-%m-%d %H:%M}" if oldest else ""))
+    write_line(f"{counted(count, 'row')} {verb}" + (f", the oldest changed {oldest:%Y-%m-%d %H:%M}" if oldest else ""))
     if dry_run and shown:
-        click.echo(f"such as {', '.join(show_key(watched, key) for key in shown)}")
+        write_line(f"such as {', '.join(show_key(watched, key) for key in shown)}")
 
 
 @click.command()
@@ -89,7 +90,7 @@ def purge(older_than: float, config_file: Path | None) -> None:
             count, after = row or (0, None)
             total += count
             progress.update(task, advance=count)
-    click.echo(f"{counted(total, 'event')} purged")
+    write_line(f"{counted(total, 'event')} purged")
 
 
 @click.command(context_settings=KEYED)
@@ -115,9 +116,9 @@ def forget(rule: str, key: str, config_file: Path | None) -> None:
     ):
         key = story.as_written(tables, rule, watched, stored)
         gone, busy = conn.execute(load("admin")["forget"], {"rule": rule, "key": key}).fetchone() or (0, 0)
-    click.echo(f"{counted(gone, 'event')} forgotten")
+    write_line(f"{counted(gone, 'event')} forgotten")
     if busy:
-        click.echo(f"{counted(busy, 'event')} on the way at this moment; run it again in a moment", err=True)
+        write_line(f"{counted(busy, 'event')} on the way at this moment; run it again in a moment", err=True)
         sys.exit(1)
 
 

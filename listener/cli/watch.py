@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
@@ -19,6 +19,7 @@ from rich.text import Text
 
 from listener import logs
 from listener.cli.options import configured, settings
+from listener.cli.output import Screen
 from listener.database import opened, overview_pool
 from listener.overview import EventState, Glance, Minute, Overview, duration, look, plain
 
@@ -50,7 +51,7 @@ async def _watch(url: str) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, over.set)
-    screen = Console(highlight=False)
+    screen = Screen()
     pool = overview_pool(url)
     glance = Glance(pool)
     async with opened(pool):
@@ -132,7 +133,7 @@ def _hour(minutes: list[Minute]) -> RenderableType:
 def _rules(o: Overview) -> RenderableType:
     table = Table("", "waiting", "oldest", "in doubt", box=None, expand=True, header_style="dim", padding=(0, 1, 0, 0))
     for rule in o.rules:
-        name = Text(rule.name)
+        name = Text(plain(rule.name))
         if rule.paused_at is not None:
             name.append("  paused", "yellow")
         table.add_row(name, str(rule.available), duration(rule.oldest), str(rule.in_doubt))
@@ -164,5 +165,5 @@ def _events(title: str, events: list[EventState]) -> RenderableType:
     for e in events:
         detail = f"after {duration(e.seconds)}" if e.state == "sent" else plain(e.detail or "")
         word = Text(plain(e.reason or e.state), _COLOURS.get(e.state, "dim"))
-        table.add_row(f"{e.at.astimezone():%H:%M:%S}", word, Text(f"{e.rule} {plain(e.key)}"), Text(detail))
+        table.add_row(f"{e.at.astimezone():%H:%M:%S}", word, Text(f"{plain(e.rule)} {plain(e.key)}"), Text(detail))
     return Panel(table if events else Text("none", "dim"), title=title, title_align="left", border_style="dim")

@@ -41,7 +41,7 @@ class Account:
 
     def give(self, path: Path) -> None:
         if self.entry is not None:
-            os.chown(path, self.entry.pw_uid, self.entry.pw_gid)
+            os.chown(path, self.entry.pw_uid, self.entry.pw_gid, follow_symlinks=False)
 
 
 def server_account() -> Account:

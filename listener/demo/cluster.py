@@ -20,6 +20,8 @@ import psycopg
 
 from listener.demo.binaries import embedded_binaries, new_folder, reachable, server_account
 from listener.errors import PgheraldError
+from listener.files import folder as private_folder
+from listener.files import put
 
 Mode = Literal["smart", "fast", "immediate"]
 
@@ -188,7 +190,7 @@ class Cluster:
         settings = {
             "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self._folder, **self._options,
         }  # fmt: skip
-        with (self.data / "postgresql.conf").open("a", encoding="utf-8") as file:
+        with open(self.data / "postgresql.conf", "a", encoding="utf-8", opener=_no_link) as file:
             file.writelines(
                 "{} = '{}'\n".format(name, str(value).replace("'", "''")) for name, value in settings.items()
             )
@@ -196,8 +198,8 @@ class Cluster:
     def _fill(self, folder: Path) -> None:
         """Make the data folder."""
         password = folder / "password"
-        password.touch(0o600)
-        password.write_text(self._password)
+        with private_folder(folder) as descriptor:
+            put(descriptor, password.name, self._password.encode())
         self._account.give(password)
         done = subprocess.run(
             [self.binaries / "initdb", "-D", self.data, "-U", "postgres", "-A", "scram-sha-256", "--pwfile", password,
@@ -210,7 +212,7 @@ class Cluster:
             raise PgheraldError(f"initdb failed: {said[-1] if said else f'exit status {done.returncode}'}")
 
     def _started(self, end: float) -> bool:
-        with self.log.open("ab") as log:
+        with open(self.log, "ab", opener=_no_link) as log:
             # A session of its own: Ctrl-C at the terminal is for us, and we end the server when we are ready.
             self._server = subprocess.Popen(
                 [self.binaries / "postgres", "-D", self.data], cwd=self.folder, env=_environment(), start_new_session=True,
@@ -240,6 +242,11 @@ class Cluster:
         # HINT and "database system is shut down" come after the line that says why.
         reasons = [line for line in lines[-20:] if "FATAL:" in line or "ERROR:" in line]
         return (reasons or lines or ["it said nothing"])[-1]
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Open a file in a folder that belongs to the server's user, who may have laid a link for us, who may be root."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _environment() -> dict[str, str]:

@@ -180,6 +180,8 @@ async def smtp(examination: Examination) -> Seen:
         return ok("no mail server: messages go to stdout")
     if mail.transport == "file":
         assert mail.directory is not None
+        if mail.directory.is_symlink():
+            return fault(f"{mail.directory} is a symbolic link, and is not followed", "name the folder it leads to")
         there = next(folder for folder in (mail.directory, *mail.directory.absolute().parents) if folder.exists())
         if not (there.is_dir() and os.access(there, os.W_OK)):
             return fault(f"{there} cannot be written to", "correct its permissions, or [mail] directory")
@@ -201,7 +203,9 @@ async def smtp(examination: Examination) -> Seen:
     secured = {"off": "in clear", "starttls": "STARTTLS, certificate good", "tls": "TLS, certificate good"}[
         url.security
     ]
-    seen = f"{place} answers, {secured}" + (f", logged in as {url.username}" if url.username else "")
+    # A provider's token may be both.
+    name = f" as {url.username}" if url.username != url.password else ""
+    seen = f"{place} answers, {secured}" + (f", logged in{name}" if url.username else "")
     if url.security == "off" and url.host not in LOOPBACK:
         return warn(seen + ": addresses and places can be read on the way", "take ?starttls=off out of [smtp] url")
     return ok(seen)

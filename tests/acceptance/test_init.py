@@ -1,5 +1,6 @@
 """`pgherald init`: a configuration that works where everything was decided, and says so where it was not."""
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -275,3 +276,29 @@ def test_install_of_a_table_in_a_schema_that_is_closed_to_it(
         "Error: rule dateplan_verified: permission denied for schema closed; "
         "grant it to the role that runs `pgherald install`\n"
     )
+
+
+def test_the_file_is_for_the_user_alone_and_no_link_is_followed(
+    bare_database: Database, pgherald: Pgherald, tmp_path: Path
+) -> None:
+    prepare(bare_database, STORY)
+    file, victim = tmp_path / "pgherald.toml", tmp_path / "victim"
+    before = os.umask(0)
+    try:
+        pgherald("init", check=True)
+    finally:
+        os.umask(before)
+    assert file.stat().st_mode & 0o777 == 0o600
+    # Over a file of one's own; never through a link, whether it leads somewhere or not.
+    pgherald("init", "--force", check=True)
+    file.unlink()
+    victim.write_text("# precious")
+    for target in (victim, tmp_path / "nowhere"):
+        file.symlink_to(target)
+        assert "is there already" in refusal(pgherald)
+        assert f"{file.name}: is not a regular file, and is left alone" in refusal(pgherald, "--force")
+        file.unlink()
+    assert victim.read_text() == "# precious"
+    assert not (tmp_path / "nowhere").exists()
+    assert "is not a regular file" in refusal(pgherald, "--force", "--out", "/dev/null")
+    assert "No such file or directory" in refusal(pgherald, "--out", tmp_path / "none" / "file")

@@ -2,9 +2,12 @@
 
 import email
 import email.policy
+import os
 import re
 from html import unescape
 from pathlib import Path
+
+import pytest
 
 from listener.rules import default_rules
 from tests.support.command import Pgherald
@@ -98,3 +101,66 @@ def test_a_mail_that_would_not_go_out_says_so(database: Database, pgherald: Pghe
     database.execute("UPDATE public.users SET email_notifications_enabled = true")
     done = pgherald("preview", RULE, env={"PGHERALD_MAIL_ALLOW": "@example.com"}, check=True)
     assert done.stderr == "note: this row's mail would not go out: not_allowed\n"
+
+
+@pytest.mark.parametrize("plant", ["link", "dangling", "hard link", "pipe", "folder"])
+@pytest.mark.parametrize("name", [f"{RULE}.eml", f"{RULE}.txt", f"{RULE}.html", "index.html"])
+def test_nothing_planted_is_written_through(
+    database: Database, pgherald: Pgherald, tmp_path: Path, name: str, plant: str
+) -> None:
+    database.add_plan("Café", "anna@example.org", status="VE")
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    out.mkdir()
+    victim.write_text("precious")
+    if plant == "link":
+        (out / name).symlink_to(victim)
+    elif plant == "dangling":
+        (out / name).symlink_to(tmp_path / "nowhere")
+    elif plant == "hard link":
+        (out / name).hardlink_to(victim)
+    elif plant == "pipe":
+        os.mkfifo(out / name)
+    else:
+        (out / name).mkdir()
+    done = pgherald("preview", RULE, "--out", out)
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "nowhere").exists()
+    if plant == "hard link":
+        assert done.returncode == 0
+        assert (out / name).stat().st_ino != victim.stat().st_ino
+        return
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"Error: {out / name}: is not a regular file, and is left alone; remove it\n"
+    assert [file.name for file in out.iterdir() if file.name.endswith(".tmp")] == []
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "nowhere"])
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_folder_that_is_a_link_is_refused(
+    database: Database, pgherald: Pgherald, tmp_path: Path, target: str, end: str
+) -> None:
+    database.add_plan("Café", "anna@example.org", status="VE")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").symlink_to(target)
+    done = pgherald("preview", RULE, "--out", f"{tmp_path / 'out'}{end}")
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == f"Error: {tmp_path / 'out'}: is a symbolic link, and is not followed; name the folder that it leads to\n"
+    )
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_what_it_writes_is_for_the_user_alone(database: Database, pgherald: Pgherald, tmp_path: Path) -> None:
+    database.add_plan("Café", "anna@example.org", status="VE")
+    before = os.umask(0)
+    try:
+        for _ in range(2):
+            written(pgherald, tmp_path / "new" / "folder")
+    finally:
+        os.umask(before)
+    made = [tmp_path / "new", *(tmp_path / "new").rglob("*")]
+    assert len(made) == 6
+    assert {(path.is_dir(), path.stat().st_mode & 0o777) for path in made} == {(True, 0o700), (False, 0o600)}
+    assert {path.name for path in (tmp_path / "new" / "folder").iterdir() if path.name.startswith(".")} == set()

@@ -73,3 +73,9 @@ async def test_both_loops_must_go_round(worker_age: float, lease_age: float, goe
     now = asyncio.get_running_loop().time()
     daemon._lease.turned = now - lease_age
     assert daemon._turns(SimpleNamespace(turned=now - worker_age), 60.0) is goes_on  # type: ignore[arg-type]
+
+
+def test_what_a_server_says_does_not_drive_the_terminal_of_systemctl(tmp_path: Path) -> None:
+    with service_manager(tmp_path) as manager:
+        ServiceManager(manager.settings).waiting("the database: \x1b[31m\u202e\nMAINPID=1 \udc80")
+        assert manager.told(5) == ["STATUS=the database: \ufffd[31m\ufffd MAINPID=1 \ufffd"]

@@ -56,6 +56,20 @@ async def test_what_a_crash_left_half_written_is_in_nobodys_way(tmp_path: Path) 
     assert (tmp_path / "new" / f"{KEY}.eml").read_bytes().endswith(MESSAGE)
 
 
+async def test_a_maildir_is_the_daemons_alone_and_follows_no_link(tmp_path: Path) -> None:
+    assert isinstance(await hand_over(Maildir(tmp_path / "box", Breaker())), Accepted)
+    made = [tmp_path / "box", *(tmp_path / "box").rglob("*")]
+    assert {(path.is_dir(), path.stat().st_mode & 0o777) for path in made} == {(True, 0o700), (False, 0o600)}
+    (tmp_path / "victim").mkdir()
+    for laid in ("linked", "first/tmp", "second/new", "third/cur"):
+        (tmp_path / laid).parent.mkdir(exist_ok=True)
+        (tmp_path / laid).symlink_to(tmp_path / "victim")
+        outcome = await hand_over(Maildir(tmp_path / laid.partition("/")[0], Breaker()))
+        assert isinstance(outcome, NotSent)
+        assert "is a symbolic link" in outcome.detail
+    assert list((tmp_path / "victim").iterdir()) == []
+
+
 async def test_a_folder_that_fails_is_trouble_of_the_server(tmp_path: Path) -> None:
     (tmp_path / "box").write_text("in the way")
     breaker = Breaker()
@@ -74,3 +88,15 @@ async def test_the_screen_shows_what_a_person_reads(capsys: pytest.CaptureFixtur
     message += b"Content-Transfer-Encoding: quoted-printable\r\n\r\nhello =C3=A9\r\n"
     assert isinstance(await hand_over(Console(Breaker()), message=message), Accepted)
     assert capsys.readouterr().out.splitlines()[1:] == ["To: jane@example.org", "Subject: café", "", "hello é"]
+
+
+async def test_no_message_drives_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    message = "To: jane@example.org\r\nSubject: =?utf-8?q?=1B]0;x=07=E2=80=AE?=\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    message += "Content-Transfer-Encoding: 8bit\r\n\r\n\x1b[31mone\x9b1m\u202e\r\ntwo\r\n"
+    assert isinstance(await hand_over(Console(Breaker()), message=message.encode()), Accepted)
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "Subject: \ufffd]0;x\ufffd\ufffd",
+        "",
+        "\ufffd[31mone\ufffd1m\ufffd",
+        "two",
+    ]

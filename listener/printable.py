@@ -1,0 +1,51 @@
+"""Text from rows, servers and other roles, made safe for a terminal, a log and JSON.
+
+A control character can drive the terminal. A bidirectional or zero-width character makes a line read as something else.
+Each is shown as U+FFFD, so the reader sees that something stood there. The set: C0, DEL and C1; lone surrogates; line
+and paragraph separators; bidirectional marks, embeddings, overrides and isolates; zero-width and other invisible format
+characters; tag characters (U+E0000), with which flags of regions are spelled too.
+
+Two kinds stay. Variation selectors only choose a glyph. A joiner (U+200C, U+200D) stays between two characters of the
+scripts that need it and between emoji: there it hides nothing, and without it a family of four falls apart.
+"""
+
+import json
+import re
+from typing import Any
+
+_INVISIBLE = (
+    "\x7f-\x9f\xad\u034f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e007f"
+)
+# Hebrew to Georgian by way of India, arrows and symbols, variation selector 16, and all beyond the first plane.
+_JOINED = "[\u0590-\u1fff\u2190-\u2bff\ufe0f\U00010000-\U000dffff]"
+_JOINERS = f"(?<!{_JOINED})[\u200c\u200d]|[\u200c\u200d](?!{_JOINED})"
+_IN_A_LINE = re.compile(f"[\x00-\x1f{_INVISIBLE}]|{_JOINERS}")
+# What does not show, line feeds and tabs aside.
+HIDDEN = re.compile(f"[\x00-\x08\x0b-\x1f{_INVISIBLE}]|{_JOINERS}")
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def printable(value: object) -> str:
+    """Return the value as one line that shows all that is in it."""
+    return _IN_A_LINE.sub(_REPLACEMENT, str(value))
+
+
+def printable_lines(text: str) -> str:
+    """Return text that has lines of its own, such as a message's body: as `printable`, but line feeds and tabs stay."""
+    return HIDDEN.sub(_REPLACEMENT, text.replace("\r\n", "\n"))
+
+
+def escaped(text: str) -> str:
+    r"""Return the text with each such character as JSON's ``\u202e``: nothing is lost, and nothing hides.
+
+    For what a program reads. The text must be JSON already, since only there do such characters stand in strings alone.
+    """
+    # Most lines of a log are plain, and asking is cheaper than the pattern.
+    plain = text.isascii() and text.isprintable()
+    return text if plain else HIDDEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def as_json(value: Any, **options: Any) -> str:
+    """Return the value as JSON that people can read: letters as they are. `options` go to `json.dumps`."""
+    return escaped(json.dumps(value, ensure_ascii=False, **options))
