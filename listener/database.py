@@ -204,6 +204,8 @@ def translated(right: str = "grant it (see sql/roles.sql)") -> Iterator[None]:
             raise SchemaError(f"{one_line(exc)}; run `pgherald install`") from exc
         raise SchemaError(one_line(exc)) from exc
     except errors.InsufficientPrivilege as exc:
+        if "row-level security" in str(exc):
+            right = "see docs/dba.md, Row level security"
         raise SchemaError(f"{one_line(exc)}; {right}") from exc
     except _AWAY as exc:
         raise DatabaseUnavailable(f"the database cannot be reached, or cannot serve: {one_line(exc)}") from exc

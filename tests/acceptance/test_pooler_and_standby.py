@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from listener.database import connect_async, is_shared
+from listener.database import connect, connect_async, is_shared
 from listener.demo.cluster import Cluster
 from tests.support import wait_until
 from tests.support.backlog import add_plans, doubted, most_lines_a_second, times_each, wait_sent
@@ -71,6 +71,32 @@ def test_through_a_pooler_alone_it_says_so_and_polls(
     assert times_each([mail]) == {1: 2003}
     assert left_behind(bouncer) == before
     assert database.execute(_ADVISORY) == []
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+@pytest.mark.slow
+async def test_each_statement_brings_its_path_and_leaves_none_behind(
+    database: Database, mode: Literal["transaction", "session"]
+) -> None:
+    """In a schema that all may write to lies a better fit; a setting of the session would be missing in the next one."""
+    name = database.value("SELECT current_database()")
+    database.execute(
+        f"""CREATE FUNCTION public.concat(integer, integer) RETURNS text LANGUAGE sql AS $$ SELECT 'planted' $$;
+            ALTER DATABASE {name} SET search_path = public, pg_catalog"""
+    )
+    seen = "SELECT concat(4, 2), current_setting('search_path'), current_setting('row_security')"
+    pinned = ("42", "pg_catalog, pg_temp", "off")
+    with PgBouncer(database.url, mode=mode) as bouncer:
+        with connect(bouncer.url) as conn:
+            assert {conn.execute(seen).fetchone() for _ in range(10)} == {pinned}
+            with conn.transaction():
+                assert (conn.execute(seen).fetchone() or ())[:2] == pinned[:2]
+        async with await connect_async(bouncer.url) as other:
+            for _ in range(10):
+                assert await (await other.execute(seen)).fetchone() == pinned
+        for stranger in bouncer.sessions():
+            assert stranger.execute(seen).fetchone() == ("planted", "public, pg_catalog", "on")
+            stranger.close()
 
 
 @pytest.mark.parametrize("mode", ["transaction", "session"])

@@ -65,7 +65,7 @@ def test_row_security_on_the_outbox_is_refused_and_said(
         assert "pgherald.outbox" in line
         status = pgherald("status", env=env)
         assert (status.returncode, status.stdout) == (1, "")
-        assert "row-level security policy" in status.stderr
+        assert 'row-level security policy for table "outbox"; see docs/dba.md, Row level security' in status.stderr
         _, _, remedy = line.partition(" -> ")
         assert remedy == "ALTER TABLE pgherald.outbox DISABLE ROW LEVEL SECURITY"
         database.execute(remedy)  # type: ignore[arg-type]
@@ -109,15 +109,19 @@ def test_who_else_can_read_is_named(database: Database, pgherald: Pgherald, mail
     assert "stranger can read pgherald.secret" in line
 
 
+def slow(*values: object) -> object:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"log_min_duration_statement": "0"}, "log_min_duration_statement = 0"),
-        ({"log_statement": "mod"}, "log_statement = mod"),
-        ({"log_statement": "all"}, "log_statement = all"),
-        ({"log_transaction_sample_rate": "1"}, "log_transaction_sample_rate = 1"),
-        ({"log_min_duration_sample": "0", "log_statement_sample_rate": "1"}, "log_min_duration_sample = 0"),
-        ({"session_preload_libraries": "auto_explain", "auto_explain.log_min_duration": "0"}, "auto_explain is on"),
+        slow({"log_statement": "mod"}, "log_statement = mod"),
+        slow({"log_statement": "all"}, "log_statement = all"),
+        slow({"log_transaction_sample_rate": "1"}, "log_transaction_sample_rate = 1"),
+        slow({"log_min_duration_sample": "0", "log_statement_sample_rate": "1"}, "log_min_duration_sample = 0"),
+        slow({"session_preload_libraries": "auto_explain", "auto_explain.log_min_duration": "0"}, "auto_explain is on"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
