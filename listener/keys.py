@@ -10,6 +10,8 @@ from listener.rules import Rule
 
 # Takes `table` and `columns`; gives (name, type) for each, a domain as what it is made of.
 COLUMN_TYPES = load("admin")["column_types"]
+# Takes `table` and `column`; gives the type with its length or scale.
+EXACT_TYPE = load("admin")["exact_type"]
 
 
 def of(rule: Rule) -> dict[str, Any]:

@@ -113,10 +113,12 @@ class Lookup:
         column = self.rule.column
         try:
             types = dict(await (await conn.execute(keys.COLUMN_TYPES, keys.of(self.rule))).fetchall())
-            if column not in types:
+            place = {"table": self.rule.table, "column": column}
+            exact = await (await conn.execute(keys.EXACT_TYPE, place)).fetchone()
+            if exact is None:
                 return
             row = sql.SQL("SELECT {} AS {}").format(
-                keys.literal(self.rule.becomes, column, types), sql.Identifier(column)
+                keys.literal(self.rule.becomes, column, {column: exact[0]}), sql.Identifier(column)
             )
             query = sql.SQL("SELECT {} FROM ({}) AS t").format(keys.value_text(column, types), row)
             found = await (await conn.execute(query.as_string(conn))).fetchone()

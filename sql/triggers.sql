@@ -632,7 +632,7 @@ DECLARE
     owner  regrole := (SELECT relowner FROM pgherald.rule AS r JOIN pg_class AS c ON c.oid = r."table" WHERE r.rule = page_reader.rule);
     super  boolean := (SELECT rolsuper FROM pg_roles WHERE rolname = current_user);
 BEGIN
-    IF owner = current_user::regrole OR (SELECT rolsuper FROM pg_roles WHERE oid = owner)
+    IF owner = (SELECT oid FROM pg_roles WHERE rolname = current_user) OR (SELECT rolsuper FROM pg_roles WHERE oid = owner)
        OR NOT super AND NOT (pg_has_role(owner, CASE WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END)
                              AND has_schema_privilege('pgherald', 'CREATE WITH GRANT OPTION')
                              AND has_schema_privilege('pgherald', 'USAGE WITH GRANT OPTION')) THEN

@@ -196,6 +196,15 @@ SELECT a.attname::text,
   FROM pg_attribute AS a
  WHERE a.attrelid = to_regclass(%(table)s) AND a.attname = ANY (%(columns)s) AND NOT a.attisdropped;
 
+-- name: exact_type
+-- Of one column, with its length or scale: a numeric(6,2) shows 5 as 5.00.
+WITH RECURSIVE chain AS (
+    SELECT t.oid, a.atttypmod AS modifier, t.typtype, t.typbasetype, t.typtypmod FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+     WHERE a.attrelid = to_regclass(%(table)s) AND a.attname = %(column)s AND NOT a.attisdropped
+     UNION ALL
+    SELECT t.oid, chain.typtypmod, t.typtype, t.typbasetype, t.typtypmod FROM chain JOIN pg_type AS t ON t.oid = chain.typbasetype)
+SELECT format_type(oid, modifier) FROM chain WHERE typtype <> 'd';
+
 -- name: lock_backfill
 SELECT pg_try_advisory_lock(726356, hashtext(%(rule)s)), hashtext(%(rule)s);
 

@@ -216,7 +216,7 @@ def test_names_that_need_quoting_and_keys_of_any_text(
     with bare_database.connect() as conn:
         for key in ODD_KEYS:
             for rule, named in (("plan_on", literals[key]), ("coupon_on", key)):
-                told = tell(conn, rule, rules[rule], parse_key(rules[rule], named))
+                told = tell(conn, conn, rule, rules[rule], parse_key(rules[rule], named))
                 assert [event["state"] for event in told.events] == ["sent"], (rule, named)
     assert json.loads(pgherald("explain", "plan_on", "plain,7", "--json", check=True).stdout)["events"]
     unknown = pgherald("explain", "plan_on", "nobody,7")
