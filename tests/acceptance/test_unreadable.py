@@ -184,6 +184,8 @@ def test_events_that_somebody_has_edited(database: Database, mail: MailServer, p
         client = Client(daemon)
         while not {state for state, _ in endings(database).values()} <= {"sent", "failed"}:
             assert str(plans[0]) in client.get("/").text
+        # All of it is shown, those that failed too.
+        wait_until(lambda: "unreadable" in client.get("/").text)
         assert client.get("/metrics").status == 200
         assert "overview_waits" not in {event["event"] for event in daemon.events}
     ended = endings(database)

@@ -2,16 +2,23 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import structlog
+from psycopg import sql
 
-from listener.database import opened, outbox_pool
+from listener.database import lookup_pool, opened, outbox_pool, parameters
+from listener.delivery import Delivery
 from listener.errors import BadData
 from listener.event import Event, Mark, Settlement
+from listener.lookup import Lookup
 from listener.outbox import Outbox
+from listener.pool import Connection, Pool
+from listener.rules import default_rules
 from tests.sql.claimant import RULE
-from tests.support.database import Database
+from tests.support.database import Database, Databases, install_triggers
 
 
 @asynccontextmanager
@@ -107,6 +114,85 @@ async def test_what_cannot_be_written_of_one_is_written_of_the_others(sandbox: D
         ("event_detail_lost", c.id), ("event_not_written", f.id), ("event_not_written", g.id),
     ]  # fmt: skip
     assert sandbox.value("SELECT history -> -1 ->> 'detail' FROM pgherald.outbox WHERE key = 'a'") == "\\0 \\ud800 é"
+
+
+async def test_letters_that_the_database_has_not(databases: Databases) -> None:
+    with databases.fresh(encoding="LATIN1") as database:
+        install_triggers(database.connect())
+        async with worker(database) as outbox:
+            assert await outbox.renew(locked=False, listening=False, breaker="554 你好 é")
+        assert database.value("SELECT breaker FROM pgherald.worker") == "554 \\u4f60\\u597d \\xe9"
+
+
+async def test_a_recipient_that_is_no_text(databases: Databases) -> None:
+    with databases.fresh(encoding="SQL_ASCII") as database:
+        install_triggers(database.connect())
+        capture(database, "a")
+        async with worker(database) as outbox:
+            [event] = await outbox.claim(1, [RULE])
+            database.execute(
+                "UPDATE pgherald.outbox SET message = '\\x00', recipient = convert_from('\\xe9', 'SQL_ASCII')"
+            )
+            with pytest.raises(BadData, match="CharacterNotInRepertoire") as caught:
+                await outbox.stored(event)
+    assert caught.value.reason == "unreadable"
+
+
+async def test_a_row_whose_page_is_damaged(database: Database) -> None:
+    """A server that finds a piece of a long text missing fails the query, for that row."""
+    plans = [database.add_plan("x", "a@example.org") for _ in range(5)]
+    with database.connect() as conn:
+        conn.execute("ALTER TABLE public.plan ALTER COLUMN place SET STORAGE EXTERNAL")
+        conn.execute(
+            "UPDATE public.plan SET place = repeat('x', 10000) WHERE id IN (SELECT plan_id FROM public.dateplan WHERE id = %s)",
+            (plans[2],),
+        )
+        conn.execute("SET allow_system_table_mods = on")
+        [(toast,)] = conn.execute(
+            "SELECT reltoastrelid::regclass::text FROM pg_class WHERE oid = 'public.plan'::regclass"
+        )
+        # Nobody may write there, as long as the catalog says what it is.
+        for kind in "rt":
+            conn.execute("UPDATE pg_class SET relkind = %s WHERE oid = %s::regclass", (kind, toast))
+            if kind == "r":
+                conn.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(toast)))
+    database.execute("UPDATE public.dateplan SET status = 'VE'")
+    pool = lookup_pool(database.url)
+    anything: Any = SimpleNamespace(guard=SimpleNamespace(admits=lambda _: True))
+    delivery = Delivery(default_rules(), anything, b"", max_attempts=1, max_age=None)
+    async with opened(pool), worker(database) as outbox:
+        decided = await delivery.sort(RULE, await outbox.claim(500, [RULE]), pool)
+    failed = [(each.event.key, each.reason) for each in decided if isinstance(each, Settlement)]
+    assert failed == [(str(plans[2]), "lookup_error")]
+    assert len(decided) == 5
+
+
+async def test_a_role_whose_search_path_has_functions_and_operators_of_its_own(sandbox: Database) -> None:
+    plan = sandbox.add_plan("x", "a@example.org", status="VE")
+    sandbox.execute(
+        """CREATE FUNCTION app.trap() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION $x$trapped$x$; END';
+           CREATE FUNCTION app.octet_length(text) RETURNS bigint LANGUAGE sql AS 'SELECT app.trap()';
+           CREATE FUNCTION app.concat(anyelement) RETURNS text LANGUAGE sql AS 'SELECT app.trap()::text';
+           CREATE FUNCTION app.two(bigint, bigint) RETURNS bigint LANGUAGE sql AS 'SELECT app.trap()';
+           CREATE FUNCTION app.cmp(bigint, bigint) RETURNS boolean LANGUAGE sql AS 'SELECT app.trap() IS NULL';
+           CREATE OPERATOR app.+ (FUNCTION = app.two, LEFTARG = bigint, RIGHTARG = bigint);
+           CREATE OPERATOR app.* (FUNCTION = app.two, LEFTARG = bigint, RIGHTARG = bigint);
+           CREATE OPERATOR app.<= (FUNCTION = app.cmp, LEFTARG = bigint, RIGHTARG = bigint);
+           CREATE OPERATOR app.= (FUNCTION = app.cmp, LEFTARG = bigint, RIGHTARG = bigint);
+           CREATE DOMAIN app.int8 AS text; CREATE DOMAIN app.int4 AS text"""
+    )
+    rule = default_rules()[RULE].model_copy(update={"lookup": LOOKUP})
+    pool = Pool({**parameters(sandbox.url), "options": "-c search_path=app,pg_catalog"}, _configured, 1, patience=5)
+    async with opened(pool):
+        found = await Lookup(RULE, rule).rows(pool, [str(plan)])
+    assert [row["tags"] for row in found.rows[str(plan)]] == [["a", "b"]]
+
+
+LOOKUP = """SELECT d.id::text AS key, d.status AS current, 'a@example.org' AS email, true AS consent, 'x' AS place, '{a,b}'::text[] AS tags
+              FROM public.dateplan AS d WHERE d.id::text OPERATOR(pg_catalog.=) ANY (%(keys)s::text[])  -- the end"""
+
+
+async def _configured(_: Connection) -> None: ...
 
 
 @pytest.mark.parametrize(

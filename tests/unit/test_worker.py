@@ -1,0 +1,81 @@
+"""How much a worker claims."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from listener.bounded import BATCH
+from listener.event import Event, Settlement
+from listener.lookup import Mailing
+from listener.pace import Slots
+from listener.worker import Worker
+from tests.unit.test_carriers import JANE, event
+
+
+class Carriers:
+    """Nothing in hand; as many octets as a test says, until somebody waits for them."""
+
+    def __init__(self, octets: int) -> None:
+        self.octets = octets
+        self.in_hand: set[tuple[int, int]] = set()
+        self.reach = 500
+        self.waited = 0
+        self.given_back: list[Settlement] = []
+
+    async def freed(self, seconds: float) -> None:
+        self.waited += 1
+        self.octets -= BATCH // 4
+
+    def mail(self, *_: Any) -> None: ...
+
+    def settle(self, settlement: Settlement) -> None:
+        self.given_back.append(settlement)
+
+
+def worker(carriers: Carriers) -> Worker:
+    async def nothing() -> None: ...
+
+    listener: Any = SimpleNamespace(open_gate=nothing, peers=0)
+    breaker: Any = SimpleNamespace(is_probing=False, is_open=False)
+    anything: Any = None
+    return Worker(anything, anything, listener, anything, carriers, breaker, anything, poll=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("octets", "waits"), [(0, 0), (BATCH // 2, 0), (BATCH // 2 + 1, 1), (2 * BATCH, 6)])
+async def test_no_more_is_claimed_while_much_waits(octets: int, waits: int) -> None:
+    carriers = Carriers(octets)
+    assert await worker(carriers)._room() == 500
+    assert carriers.waited == waits
+
+
+class Delivery:
+    """Every row has so many octets."""
+
+    def __init__(self, octets: int) -> None:
+        self.octets = octets
+        self.budgets: list[int] = []
+
+    async def sort(self, rule: str, events: list[Event], pool: Any, budget: int) -> list[Mailing | Settlement]:
+        self.budgets.append(budget)
+        fit = min(len(events), max(0, -(-budget // self.octets)))
+        mailings: list[Mailing | Settlement] = [Mailing(each, JANE, {}, self.octets) for each in events[:fit]]
+        return mailings + [Settlement(each, "available") for each in events[fit:]]
+
+
+async def test_the_rules_of_a_claim_share_what_may_be_read() -> None:
+    carriers, delivery = Carriers(0), Delivery(BATCH // 4)
+    one = worker(carriers)
+    events = [event(number) for number in range(8)]
+    rules = [
+        Event(each.id, f"rule{each.id % 4}", each.key, *(0, 0, each.captured_at, 0.0, 1, False, None))
+        for each in events
+    ]
+    assert await one._take(delivery, rules, Slots(8)) == 4  # type: ignore[arg-type]
+    assert delivery.budgets == [BATCH, BATCH // 2, 0, 0]
+    assert len(carriers.given_back) == 4
+    # The next claim takes as many as such rows fit.
+    assert await one._room() == 4
+    small = Delivery(100)
+    await one._take(small, events, Slots(8))  # type: ignore[arg-type]
+    assert await one._room() == 500
