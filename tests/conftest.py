@@ -80,6 +80,15 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
+def lone_database(cluster: Cluster) -> Iterator[Database]:
+    """As `database`, in a server of its own, for what is the whole server's: roles, its log, its queue of notifications."""
+    fill_with_story(cluster.dsn())
+    database = Database(cluster.dsn())
+    yield database
+    database.close()
+
+
+@pytest.fixture
 def mail() -> Iterator[MailServer]:
     with MailServer() as mail:
         yield mail

@@ -68,7 +68,7 @@ def assert_calm(daemon: Daemon) -> None:
     assert most <= 2, "\n".join(daemon.lines)
 
 
-@pytest.mark.parametrize("mode", ["fast", "immediate"])
+@pytest.mark.parametrize("mode", [pytest.param("fast", marks=pytest.mark.slow), "immediate"])
 def test_a_restart_in_a_backlog(
     cluster: Cluster, database: Database, mail: MailServer, pgherald: Pgherald, mode: Literal["fast", "immediate"]
 ) -> None:
@@ -157,7 +157,9 @@ def test_sessions_ended_while_it_is_idle(database: Database, mail: MailServer, p
     assert doubted(database) == 0
 
 
-@pytest.mark.parametrize("how", ["one", "all", "crash"])
+@pytest.mark.parametrize(
+    "how", [pytest.param("one", marks=pytest.mark.slow), "all", pytest.param("crash", marks=pytest.mark.slow)]
+)
 def test_sessions_ended_in_a_backlog(
     database: Database, mail: MailServer, pgherald: Pgherald, how: Literal["one", "all", "crash"]
 ) -> None:
@@ -237,7 +239,7 @@ def test_stopped_before_it_knows_what_it_has_claimed(database: Database, mail: M
     assert len(mail.messages) == 1
 
 
-@pytest.mark.parametrize("daemons", [1, 2])
+@pytest.mark.parametrize("daemons", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_was_sent_while_it_was_away_is_settled_afterwards_and_not_sent_again(
     cluster: Cluster, database: Database, mail: MailServer, pgherald: Pgherald, daemons: int
 ) -> None:

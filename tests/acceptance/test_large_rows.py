@@ -66,6 +66,7 @@ def test_rows_of_30_mb_beside_others(database: Database, mail: MailServer, pgher
     assert "rows are too large for 16 of the newest 36" in pgherald("doctor").stdout
 
 
+@pytest.mark.slow
 def test_rows_that_are_each_just_small_enough(
     database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
 ) -> None:
@@ -81,6 +82,7 @@ def test_rows_that_are_each_just_small_enough(
     assert len(mail.messages) == len(plans)
 
 
+@pytest.mark.slow
 def test_messages_of_a_megabyte(database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path) -> None:
     """As large as they may be, over many connections; without a bound it was 386 MB."""
     folder = tmp_path / "templates" / "dateplan_verified"
@@ -159,6 +161,7 @@ def test_one_row_of_them(
     assert set(ended.values()) == {expected}
 
 
+@pytest.mark.slow
 def test_a_lookup_that_multiplies_its_rows(
     database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
 ) -> None:

@@ -23,6 +23,11 @@ _NOTIFY = "SELECT pg_notify(%s, repeat('x', 7000) || %s || '-' || n) FROM genera
 _BATCH = 50
 
 
+@pytest.fixture
+def database(lone_database: Database) -> Database:
+    return lone_database
+
+
 @contextmanager
 def flood(database: Database, channel: str, sessions: int, most: float) -> Iterator[list[int]]:
     """So many sessions, `most` notifications a second together; how many each has sent."""
@@ -80,7 +85,7 @@ def endure(
     return late
 
 
-@pytest.mark.parametrize("channel", ["pgherald", "anothers"])
+@pytest.mark.parametrize("channel", ["pgherald", pytest.param("anothers", marks=pytest.mark.slow)])
 def test_a_flood(database: Database, mail: MailServer, pgherald: Pgherald, channel: str) -> None:
     with pgherald.daemon(env=NO_POLL) as daemon:
         daemon.wait_event("leading")
@@ -100,6 +105,7 @@ def test_a_long_flood(database: Database, mail: MailServer, pgherald: Pgherald, 
         assert statistics.median(late) < 1
 
 
+@pytest.mark.slow
 def test_doctor_says_what_keeps_it_from_hearing(database: Database, pgherald: Pgherald) -> None:
     """A backlog of notifications that it cannot read in its two seconds; whether it hears itself depends on the machine."""
     with flood(database, "pgherald", 4, 1e6) as sent:

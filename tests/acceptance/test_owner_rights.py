@@ -151,7 +151,9 @@ def pgherald(ground: Ground, mail: MailServer, tmp_path: Any) -> Pgherald:
     return Pgherald(settings, tmp_path)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [way if way in ("index predicate", "cast") else pytest.param(way, marks=pytest.mark.slow) for way in WAYS]
+)
 def test_never_as_a_superuser(ground: Ground, pgherald: Pgherald, way: str) -> None:
     ground.as_evil(WAYS[way])
     ground.forget()
@@ -178,7 +180,9 @@ def test_the_code_behind_the_table_is_run_at_all(ground: Ground, pgherald: Pgher
     assert ground.ran_as() == {"evil"}
 
 
-@pytest.mark.parametrize("way", ["index predicate", "policy", "cast"])
+@pytest.mark.parametrize(
+    "way", ["index predicate", *(pytest.param(way, marks=pytest.mark.slow) for way in ("policy", "cast"))]
+)
 def test_an_installer_who_is_a_member_of_the_owner_reads_as_the_owner(
     ground: Ground, pgherald: Pgherald, way: str
 ) -> None:

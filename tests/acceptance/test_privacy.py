@@ -1,7 +1,5 @@
 """Readers of addresses, messages and the secret besides the daemon: doctor names them, and the daemon does not go blind."""
 
-from collections.abc import Iterator
-
 import psycopg
 import pytest
 from psycopg import sql
@@ -9,7 +7,7 @@ from psycopg import sql
 from listener.demo.cluster import Cluster
 from tests.support import wait_until
 from tests.support.command import Pgherald
-from tests.support.database import OPTIONS, Database, chosen_binaries, fill_with_story
+from tests.support.database import Database
 from tests.support.mail import MailServer
 
 RULE = "dateplan_verified"
@@ -17,20 +15,8 @@ ADDRESS = "somebody.special@example.org"
 
 
 @pytest.fixture
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """In a server of the test's own, of which it reads the log, with a role for the daemon."""
-    with Cluster(chosen_binaries(), OPTIONS) as cluster:
-        database = Database(cluster.dsn("postgres"))
-        fill_with_story(database.url)
-        request.node.cluster = cluster
-        yield database
-        database.close()
-
-
-@pytest.fixture
-def cluster(request: pytest.FixtureRequest, database: Database) -> Cluster:
-    found: Cluster = request.node.cluster
-    return found
+def database(lone_database: Database) -> Database:
+    return lone_database
 
 
 @pytest.fixture

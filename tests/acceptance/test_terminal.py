@@ -322,17 +322,21 @@ def commands(group: click.Group = program, path: tuple[str, ...] = ()) -> Iterat
 ALL = list(commands())
 
 
+def _paced(path: tuple[str, ...]) -> object:
+    return path if path in (("doctor",), ("explain",), ("install",)) else pytest.param(path, marks=pytest.mark.slow)
+
+
 def test_every_command_has_its_case() -> None:
     assert set(CASES) == set(ALL)
     assert len(ALL) > 15
 
 
-@pytest.mark.parametrize("path", ALL, ids=" ".join)
+@pytest.mark.parametrize("path", [*map(_paced, ALL)], ids=" ".join)
 def test_a_hostile_database_and_mail_server(world: World, path: tuple[str, ...]) -> None:
     CASES[path](world)
 
 
-@pytest.mark.parametrize("path", ALL, ids=" ".join)
+@pytest.mark.parametrize("path", [*map(_paced, ALL)], ids=" ".join)
 def test_a_hostile_option_and_a_hostile_configuration(
     pgherald: Pgherald, tmp_path: Path, path: tuple[str, ...]
 ) -> None:

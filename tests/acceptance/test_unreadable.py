@@ -31,7 +31,7 @@ lookup = "SELECT v.name AS key, v.status AS current, v.email, true AS consent, v
 """
 
 
-@pytest.fixture(params=BAD)
+@pytest.fixture(params=["SQL_ASCII", *(pytest.param(name, marks=pytest.mark.slow) for name in ("WIN1252", "EUC_JP"))])
 def encoded(databases: Databases, request: pytest.FixtureRequest) -> Iterator[tuple[Database, bytes, str]]:
     with databases.fresh(encoding=request.param) as database:
         database.execute("SET client_encoding = 'UTF8'")

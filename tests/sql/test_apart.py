@@ -120,7 +120,7 @@ async def test_letters_that_the_database_has_not(databases: Databases) -> None:
     with databases.fresh(encoding="LATIN1") as database:
         install_triggers(database.connect())
         async with worker(database) as outbox:
-            assert await outbox.renew(locked=False, listening=False, breaker="554 你好 é")
+            assert await outbox.renew(locked=False, listening=False, leading=False, pid=None, breaker="554 你好 é")
         assert database.value("SELECT breaker FROM pgherald.worker") == "554 \\u4f60\\u597d \\xe9"
 
 
