@@ -11,7 +11,7 @@ from psycopg import sql
 from listener.demo.cluster import Cluster
 from tests.support import wait_until
 from tests.support.command import Pgherald
-from tests.support.database import STORY, Database
+from tests.support.database import STORY, Database, chosen_binaries
 from tests.support.mail import MailServer
 
 RULE = "dateplan_verified"
@@ -120,7 +120,7 @@ class Ground:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Cluster]:
-    with Cluster(None, {"fsync": "off", "log_min_messages": "log"}) as cluster:
+    with Cluster(chosen_binaries(), {"fsync": "off", "log_min_messages": "log"}) as cluster:
         yield cluster
 
 
