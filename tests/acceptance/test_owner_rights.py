@@ -158,6 +158,7 @@ def test_never_as_a_superuser(ground: Ground, pgherald: Pgherald, way: str) -> N
     ground.as_evil(WAYS[way])
     ground.forget()
     pgherald("install", check=True)
+    assert ground.ran_as() <= {"evil"}, "install"
     ground.database.execute("SET session_replication_role = replica; UPDATE public.dateplan SET status = 'VE'")
     ground.database.close()
     for command in (
