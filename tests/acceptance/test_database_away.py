@@ -91,6 +91,7 @@ def test_a_restart_in_a_backlog(
     assert doubted(database) == 0
 
 
+@pytest.mark.slow
 def test_however_long_it_was_away_the_first_mail_comes_soon_and_the_bell_is_heard_again(
     cluster: Cluster, database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:

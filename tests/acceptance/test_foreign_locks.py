@@ -110,7 +110,9 @@ def test_the_leaders_lock(
         assert len(said) == 2
 
 
-@pytest.mark.parametrize("dies", [False, True], ids=["its session is lost", "it is killed"])
+@pytest.mark.parametrize(
+    "dies", [pytest.param(False, marks=pytest.mark.slow), True], ids=["its session is lost", "it is killed"]
+)
 def test_a_stranger_waits_for_the_leaders_lock_and_gets_it(
     database: Database, mail: MailServer, pgherald: Pgherald, stranger: Callable[[], Session], dies: bool
 ) -> None:

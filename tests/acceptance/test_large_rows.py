@@ -177,6 +177,7 @@ def test_a_lookup_that_multiplies_its_rows(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "reason"),
     [

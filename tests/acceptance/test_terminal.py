@@ -323,7 +323,7 @@ ALL = list(commands())
 
 
 def _paced(path: tuple[str, ...]) -> object:
-    return path if path in (("doctor",), ("explain",), ("install",)) else pytest.param(path, marks=pytest.mark.slow)
+    return path if path in (("explain",), ("install",)) else pytest.param(path, marks=pytest.mark.slow)
 
 
 def test_every_command_has_its_case() -> None:
