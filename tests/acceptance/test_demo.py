@@ -43,7 +43,12 @@ def demo(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
         try:
             yield process
         finally:
-            process.kill()
+            # Asked to end, it ends its daemon too; killed, it could not.
+            process.terminate()
+            try:
+                process.wait(60)
+            finally:
+                process.kill()
 
 
 def wait_line(process: subprocess.Popen[bytes], words: str) -> str:
