@@ -80,16 +80,6 @@ def one_line(exc: BaseException) -> str:
     return " ".join(str(exc).split()) or type(exc).__name__
 
 
-def verbatim(text: str) -> sql.SQL:
-    """Part of a query that takes parameters, where a % in it is no placeholder."""
-    return sql.SQL(text.replace("%", "%%"))
-
-
-def quoted(name: str) -> sql.Identifier:
-    """As `verbatim`, and quoted."""
-    return sql.Identifier(name.replace("%", "%%"))
-
-
 def connect(url: str) -> psycopg.Connection[Any]:
     """Return a secured connection for a command, in autocommit."""
     with translated():

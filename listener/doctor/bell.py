@@ -60,7 +60,6 @@ async def _listen(listen_url: str, url: str, place: str) -> Seen:
 async def _hears(ear: psycopg.AsyncConnection[Any], url: str) -> tuple[bool, int]:
     """Return whether its own ring was heard, and how many of others' were."""
     token = secrets.token_hex(8)
-    ear.prepare_threshold = None
     await ear.execute("LISTEN pgherald")
     async with await connect_async(url) as bell:
         await bell.execute("SELECT pg_notify('pgherald', %s)", (token,), prepare=False)

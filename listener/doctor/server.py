@@ -19,8 +19,6 @@ async def database(examination: Examination) -> Seen:
     try:
         with translated():
             conn = await connect_async(examination.settings.database.url)
-            # Through a pooler, a prepared statement stays behind in somebody else's session.
-            conn.prepare_threshold = None
             pooled = await is_pooled(conn)
     except DatabaseUnavailable as exc:
         return fault(str(exc), "start it, or correct [database] url (PGHERALD_DATABASE_URL)")

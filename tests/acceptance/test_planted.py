@@ -20,7 +20,7 @@ from tests.support import wait_until
 from tests.support.command import Pgherald
 from tests.support.database import STORY, Database, chosen_binaries
 from tests.support.mail import MailServer
-from tests.support.planting import MARK, Names, names_in_statements, plant, plant_in_pg_temp
+from tests.support.planting import MARK, names_in_statements, plant, plant_in_pg_temp
 from tests.support.web import ANY_PORT, Client
 
 # pg_catalog last: a name without its schema is looked for in the other schemas first.
@@ -105,8 +105,6 @@ class Ground:
 
     cluster: Cluster
     database: Database
-    planted: int
-    names: Names
 
     def url(self, role: str) -> str:
         return self.database.url if role == "postgres" else self._as(role)
@@ -153,7 +151,7 @@ def ground() -> Iterator[Ground]:
         database.close()
         assert min(made.values()) > 30, made
         print(f"planted {made} for {len(names_in_statements().words)} words in {len(places)} places, as {ROLES}")
-        yield Ground(cluster, database, sum(made.values()), names_in_statements())
+        yield Ground(cluster, database)
         database.close()
 
 
