@@ -11,7 +11,7 @@ from psycopg import sql
 
 from listener.database import OWNERS, translated
 from listener.errors import SchemaError
-from listener.overview import plain
+from listener.printable import excerpt
 from listener.queries import load
 from listener.rules import Rule
 
@@ -104,7 +104,7 @@ def _lock(conn: psycopg.Connection[Any], name: str) -> None:
     granted, number = conn.execute(_QUERIES["lock_backfill"], {"rule": name}).fetchone() or (False, 0)
     if not granted:
         row = conn.execute(_QUERIES["lock_holder"], {"space": 726356, "number": number}).fetchone()
-        holder = f": pid {row[0]} (user {plain(row[1])}, application {plain(row[2])})" if row else ""
+        holder = f": pid {row[0]} (user {excerpt(row[1])}, application {excerpt(row[2])})" if row else ""
         raise SchemaError(
             f"rule {name}: another session holds the lock of its backfill{holder}; wait for its end, "
             f"or end it: SELECT pg_terminate_backend({row[0] if row else 'PID'})"

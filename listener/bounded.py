@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from psycopg import Column
 
-from listener.event import MAX_KEY
+from listener.limits import MAX_KEY
 
 # In octets as the server sends them. A message has a megabyte at the most.
 ROW = 4 * 1024 * 1024

@@ -6,10 +6,8 @@ from datetime import datetime
 from typing import Literal
 
 from listener.errors import BadData
-from listener.message import MAX_OCTETS
+from listener.limits import MAX_MESSAGE
 
-# The longest key that is read, in octets, as in the query `claim` and the function pgherald.shown().
-MAX_KEY = 16_384
 _SHORT = 1000
 
 State = Literal["available", "in_doubt", "sent", "skipped", "failed"]
@@ -75,11 +73,11 @@ def unpacked(stored: bytes) -> bytes:
     """The message of a mark. Raises `BadData` where it is damaged, or larger than any that is sent."""
     unpacker = zlib.decompressobj()
     try:
-        message = unpacker.decompress(stored, MAX_OCTETS + 1)
+        message = unpacker.decompress(stored, MAX_MESSAGE + 1)
     except zlib.error as exc:
         raise BadData("unreadable", f"the message that was kept is damaged ({exc})") from exc
-    if len(message) > MAX_OCTETS:
-        raise BadData("too_large", f"the message that was kept has more than {MAX_OCTETS} octets")
+    if len(message) > MAX_MESSAGE:
+        raise BadData("too_large", f"the message that was kept has more than {MAX_MESSAGE} octets")
     if not unpacker.eof:
         raise BadData("unreadable", "the message that was kept is damaged (it ends too early)")
     return message

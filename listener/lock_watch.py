@@ -7,7 +7,7 @@ from listener.listen import Listener
 from listener.locks import Holder
 from listener.logs import log
 from listener.outbox import Outbox
-from listener.overview import plain
+from listener.printable import excerpt
 
 _LOOK_S = 1.0
 
@@ -49,7 +49,7 @@ def _fields(holder: Holder) -> dict[str, object]:
     return {
         "lock": holder.lock,
         "pid": holder.pid,
-        "user": plain(holder.user),
-        "application": plain(holder.application),
-        **({"prepared": plain(holder.gid)} if holder.gid is not None else {}),
+        "user": excerpt(holder.user),
+        "application": excerpt(holder.application),
+        **({"prepared": excerpt(holder.gid)} if holder.gid is not None else {}),
     }

@@ -15,8 +15,8 @@ from hashlib import blake2b
 
 from listener.address import Address, Mailbox
 from listener.errors import BadData
+from listener.limits import MAX_MESSAGE
 
-MAX_OCTETS = 1_000_000
 MAX_SUBJECT = 200
 
 _LINE = 76  # RFC 2047 2 for a header line that holds an encoded word; RFC 5322 2.1.1 has 78 for the others
@@ -137,8 +137,8 @@ def _check_header_name(name: str) -> None:
 
 
 def _check_size(octets: int) -> None:
-    if octets > MAX_OCTETS:
-        raise BadData("too_large", f"the message has {octets} octets or more; at most {MAX_OCTETS} are sent")
+    if octets > MAX_MESSAGE:
+        raise BadData("too_large", f"the message has {octets} octets or more; at most {MAX_MESSAGE} are sent")
 
 
 def _unsubscribe(url: str | None) -> Iterator[str]:

@@ -17,10 +17,10 @@ from listener import __version__
 from listener.address import mask
 from listener.database import translated
 from listener.errors import BadData
-from listener.event import MAX_KEY, Event, Mark, Settlement, Stored, packed, unpacked
+from listener.event import Event, Mark, Settlement, Stored, packed, unpacked
+from listener.limits import MAX_KEY, MAX_MESSAGE
 from listener.locks import Holder, holders
 from listener.logs import log
-from listener.message import MAX_OCTETS
 from listener.pool import Pool
 from listener.queries import load
 from listener.rules import array_literal
@@ -256,7 +256,7 @@ class Outbox:
             BadData: it cannot be read.
         """
         try:
-            rows = await self._run("stored", id=event.id, claim=event.claim, most=2 * MAX_OCTETS)
+            rows = await self._run("stored", id=event.id, claim=event.claim, most=2 * MAX_MESSAGE)
         except _BY_DATA as exc:
             raise BadData("unreadable", f"the message that was kept cannot be read ({_kind(exc)})") from exc
         if not rows:

@@ -15,14 +15,12 @@ from listener.errors import PgheraldError
 from listener.locks import Holder, holders, strangers
 from listener.metrics import DELIVERY_BUCKETS
 from listener.pool import Pool
-from listener.printable import printable
 from listener.queries import load
 from listener.retry import Trouble
 
 T = TypeVar("T")
 MOST = 12
 MINUTES = 60
-_LONGEST = 160
 _QUERIES = {**load("admin"), **load("overview")}
 
 
@@ -215,19 +213,3 @@ class Glance:
             self._trouble.met(exc)
         else:
             self._trouble.over()
-
-
-def plain(value: object) -> str:
-    """Return one line of what comes from a row, as `printable` shows it, cut at 160 characters."""
-    text = printable(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    for limit, unit, size in ((1.0, "ms", 0.001), (120.0, "s", 1.0), (7200.0, "min", 60.0), (172800.0, "h", 3600.0)):
-        if seconds < limit:
-            number = seconds / size
-            return f"{number:.1f} {unit}" if unit == "s" and number < 10 else f"{number:.0f} {unit}"
-    return f"{seconds / 86400:.0f} d"

@@ -23,6 +23,7 @@ _JOINERS = f"(?<!{_JOINED})[\u200c\u200d]|[\u200c\u200d](?!{_JOINED})"
 _IN_A_LINE = re.compile(f"[\x00-\x1f{_INVISIBLE}]|{_JOINERS}")
 # What does not show, line feeds and tabs aside.
 HIDDEN = re.compile(f"[\x00-\x08\x0b-\x1f{_INVISIBLE}]|{_JOINERS}")
+_LONGEST = 160
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -49,3 +50,19 @@ def escaped(text: str) -> str:
 def as_json(value: Any, **options: Any) -> str:
     """Return the value as JSON that people can read: letters as they are. `options` go to `json.dumps`."""
     return escaped(json.dumps(value, ensure_ascii=False, **options))
+
+
+def excerpt(value: object) -> str:
+    """Return one line of what comes from a row, as `printable` shows it, cut at 160 characters."""
+    text = printable(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    for limit, unit, size in ((1.0, "ms", 0.001), (120.0, "s", 1.0), (7200.0, "min", 60.0), (172800.0, "h", 3600.0)):
+        if seconds < limit:
+            number = seconds / size
+            return f"{number:.1f} {unit}" if unit == "s" and number < 10 else f"{number:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"

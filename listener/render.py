@@ -25,7 +25,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from listener.errors import BadData, RuleBroken
 from listener.language import PARTS, choose, translations, wider
-from listener.message import MAX_OCTETS, Content
+from listener.limits import MAX_MESSAGE
+from listener.message import Content
 from listener.resources import resource
 from listener.rules import MADE
 
@@ -51,7 +52,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             if (
                 isinstance(text, str | bytes | list | tuple)
                 and isinstance(times, int)
-                and len(text) * times > MAX_OCTETS
+                and len(text) * times > MAX_MESSAGE
             ):
                 raise _too_large(f"a text repeated {times} times")
         return super().call_binop(context, operator, left, right)
@@ -109,7 +110,7 @@ class Templates:
         for variable in mail.may_take & context.keys():
             value = context[variable]
             # It is taken several times, and escaped: stop a gigabyte before it is ten.
-            if isinstance(value, str) and len(value) > MAX_OCTETS:
+            if isinstance(value, str) and len(value) > MAX_MESSAGE:
                 raise _too_large(f"{variable} has {len(value)} characters")
         try:
             values = {**self._environment.globals, **context}
@@ -132,7 +133,7 @@ class Templates:
         try:
             for piece in template.root_render_func(template.new_context(values, shared=True)):
                 length += len(piece)
-                if length > MAX_OCTETS:
+                if length > MAX_MESSAGE:
                     raise _too_large("the template makes more of this row")
                 pieces.append(piece)
             return "".join(pieces).strip()
@@ -209,7 +210,7 @@ class Templates:
 
 
 def _too_large(what: str) -> BadData:
-    return BadData("too_large", f"{what}; a message has {MAX_OCTETS} octets at most")
+    return BadData("too_large", f"{what}; a message has {MAX_MESSAGE} octets at most")
 
 
 _Reference: TypeAlias = nodes.Extends | nodes.Include | nodes.Import | nodes.FromImport

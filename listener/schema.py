@@ -11,7 +11,7 @@ from psycopg import errors, sql
 
 from listener.database import PATH, is_away, one_line
 from listener.errors import DatabaseUnavailable, SchemaError
-from listener.overview import plain
+from listener.printable import excerpt
 from listener.queries import load
 from listener.resources import resource
 from listener.retry import backoff
@@ -159,7 +159,7 @@ def _blocker(conn: psycopg.Connection[Any], table: str | None) -> str:
     if row := conn.execute(_QUERIES["lock_holder"], {"space": 726354, "number": 3}).fetchone():
         pid, user, application = row
         return (
-            f" that every installer takes, held by pid {pid} (user {plain(user)}, application {plain(application)});"
+            f" that every installer takes, held by pid {pid} (user {excerpt(user)}, application {excerpt(application)});"
             f" if that is no installer: SELECT pg_terminate_backend({pid})"
         )
     row = conn.execute(_QUERIES["holders"], {"table": table}).fetchone() if table else None

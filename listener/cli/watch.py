@@ -21,7 +21,8 @@ from listener import logs
 from listener.cli.options import configured, settings
 from listener.cli.output import Screen
 from listener.database import opened, overview_pool
-from listener.overview import EventState, Glance, Minute, Overview, duration, look, plain
+from listener.overview import EventState, Glance, Minute, Overview, look
+from listener.printable import duration, excerpt
 
 _EVERY = 1.0
 _STALE = 3600.0
@@ -133,7 +134,7 @@ def _hour(minutes: list[Minute]) -> RenderableType:
 def _rules(o: Overview) -> RenderableType:
     table = Table("", "waiting", "oldest", "in doubt", box=None, expand=True, header_style="dim", padding=(0, 1, 0, 0))
     for rule in o.rules:
-        name = Text(plain(rule.name))
+        name = Text(excerpt(rule.name))
         if rule.paused_at is not None:
             name.append("  paused", "yellow")
         table.add_row(name, str(rule.available), duration(rule.oldest), str(rule.in_doubt))
@@ -143,16 +144,16 @@ def _rules(o: Overview) -> RenderableType:
 def _workers(o: Overview) -> RenderableType:
     lines = [
         Text.assemble(
-            plain(w.name),
+            excerpt(w.name),
             ("  holds the gate" if w.leads else "", "dim"),
             ("  not seen", "red") if not w.alive else ("" if w.listening else "  polling", "yellow"),
             f"  {w.in_hand} in hand",
-            (f"  breaker open: {plain(w.breaker)}" if w.breaker else "", "yellow"),
+            (f"  breaker open: {excerpt(w.breaker)}" if w.breaker else "", "yellow"),
         )
         for w in o.workers
     ] or [Text("no daemon is at work", "yellow")]
     gate = "asleep: the application rings" if o.asleep else "awake: the application rings nobody"
-    lines += [Text(f"the {h.lock} lock is held by {plain(h.name)}: {plain(h.remedy)}", "red") for h in o.strangers]
+    lines += [Text(f"the {h.lock} lock is held by {excerpt(h.name)}: {excerpt(h.remedy)}", "red") for h in o.strangers]
     return Panel(Group(*lines, Text(gate, "dim")), title="Workers", title_align="left", border_style="dim")
 
 
@@ -163,7 +164,7 @@ def _events(title: str, events: list[EventState]) -> RenderableType:
     table.add_column(no_wrap=True, max_width=40)
     table.add_column(no_wrap=True, ratio=1, style="dim")
     for e in events:
-        detail = f"after {duration(e.seconds)}" if e.state == "sent" else plain(e.detail or "")
-        word = Text(plain(e.reason or e.state), _COLOURS.get(e.state, "dim"))
-        table.add_row(f"{e.at.astimezone():%H:%M:%S}", word, Text(f"{plain(e.rule)} {plain(e.key)}"), Text(detail))
+        detail = f"after {duration(e.seconds)}" if e.state == "sent" else excerpt(e.detail or "")
+        word = Text(excerpt(e.reason or e.state), _COLOURS.get(e.state, "dim"))
+        table.add_row(f"{e.at.astimezone():%H:%M:%S}", word, Text(f"{excerpt(e.rule)} {excerpt(e.key)}"), Text(detail))
     return Panel(table if events else Text("none", "dim"), title=title, title_align="left", border_style="dim")

@@ -11,8 +11,8 @@ from listener.doctor.examination import QUERIES, Examination
 from listener.doctor.finding import NotChecked, Seen, fault, ok, warn
 from listener.errors import DatabaseUnavailable
 from listener.locks import Holder, holders, strangers
-from listener.overview import plain
 from listener.pool import limited
+from listener.printable import excerpt
 from listener.queries import load
 
 HEARING = 2.0
@@ -103,12 +103,12 @@ async def locks(examination: Examination) -> Seen:
     if others:
         return fault(
             "; ".join(
-                f"the {holder.lock} lock is held by {plain(holder.name)}, no daemon's session" for holder in others
+                f"the {holder.lock} lock is held by {excerpt(holder.name)}, no daemon's session" for holder in others
             ),
-            "end it: " + "; ".join(dict.fromkeys(plain(holder.remedy) for holder in others)),
+            "end it: " + "; ".join(dict.fromkeys(excerpt(holder.remedy) for holder in others)),
         )
     if found:
-        return ok(f"an installer is running: {plain(found[0].name)}")
+        return ok(f"an installer is running: {excerpt(found[0].name)}")
     return ok("no other session holds one of ours")
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from listener import __version__
-from listener.overview import Minute, Overview, duration, plain
+from listener.overview import Minute, Overview
+from listener.printable import duration, excerpt
 
 SECTIONS = ("tiles", "plots", "rules", "doubtful", "failed", "latest", "workers")
 _FOLDER = Path(__file__).parent
@@ -44,7 +45,7 @@ class Board:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters.update(plain=plain, duration=duration, utc=utc)
+        self._environment.filters.update(excerpt=excerpt, duration=duration, utc=utc)
         self._environment.globals["version"] = __version__
         self._made: tuple[Overview, dict[bool, dict[str, str]]] | None = None
 

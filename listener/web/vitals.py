@@ -13,7 +13,8 @@ from listener.breaker import Breaker
 from listener.health import Health
 from listener.listen import Listener
 from listener.metrics import REGISTRY
-from listener.overview import Glance, Overview, plain
+from listener.overview import Glance, Overview
+from listener.printable import excerpt
 
 # A scrape waits no longer for the database; what was seen is shown for a while, and then nothing rather than the past.
 _WAIT = 1.0
@@ -90,7 +91,9 @@ class _Live(Collector):
             labels=["lock", "pid", "user", "application"],
         )
         for holder in self._seen.strangers:
-            foreign.add_metric([holder.lock, str(holder.pid or ""), plain(holder.user), plain(holder.application)], 1.0)
+            foreign.add_metric(
+                [holder.lock, str(holder.pid or ""), excerpt(holder.user), excerpt(holder.application)], 1.0
+            )
         yield from (oldest, available, doubt, paused, foreign)
         yield _gauge(
             "notify_queue_usage_ratio", "Of PostgreSQL's queue; at 1, NOTIFY fails", self._seen.notify_queue_usage

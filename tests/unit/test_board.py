@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from listener.metrics import DELIVERY_BUCKETS
-from listener.overview import Minute, Overview, _quantile, duration, plain
+from listener.overview import Minute, Overview, _quantile
+from listener.printable import duration, excerpt
 from listener.web.board import latency, rate
 
 MINUTE = st.tuples(st.integers(0, 10**6), st.integers(0, 10**6), st.none() | st.floats(1e-6, 1e6))
@@ -47,6 +48,6 @@ def test_durations(seconds: float | None, words: str) -> None:
 
 
 def test_what_does_not_show_is_shown() -> None:
-    assert plain("a\u202eb\x00\x1b[31m\n\u200d") == "a\ufffdb\ufffd\ufffd[31m\ufffd\ufffd"
-    assert plain("é日本🎉") == "é日本🎉"
-    assert len(plain("x" * 10**6)) == 161
+    assert excerpt("a\u202eb\x00\x1b[31m\n\u200d") == "a\ufffdb\ufffd\ufffd[31m\ufffd\ufffd"
+    assert excerpt("é日本🎉") == "é日本🎉"
+    assert len(excerpt("x" * 10**6)) == 161

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from listener.errors import BadData
 from listener.event import _SHORT, packed, unpacked
-from listener.message import MAX_OCTETS
+from listener.limits import MAX_MESSAGE
 
 
 @given(st.binary(max_size=2 * _SHORT))
@@ -41,7 +41,7 @@ def test_what_is_no_whole_stream_is_noticed(stored: bytes) -> None:
 
 
 def test_a_small_stream_of_a_huge_message_is_not_unpacked() -> None:
-    assert unpacked(packed(b"x" * MAX_OCTETS)) == b"x" * MAX_OCTETS
+    assert unpacked(packed(b"x" * MAX_MESSAGE)) == b"x" * MAX_MESSAGE
     with pytest.raises(BadData) as caught:
         unpacked(zlib.compress(b"x" * 500_000_000))
     assert caught.value.reason == "too_large"

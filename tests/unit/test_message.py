@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from listener.address import Address, Mailbox, parse_address, parse_mailbox
 from listener.errors import BadData
-from listener.message import MAX_OCTETS, Content, Stationery, build, message_key
+from listener.limits import MAX_MESSAGE
+from listener.message import Content, Stationery, build, message_key
 
 KEY = "k" * 26
 DATE = datetime(2026, 11, 22, 9, 5, 7, 123456, tzinfo=UTC)
@@ -225,7 +226,7 @@ def test_a_message_over_the_limit_is_bad_data(content: Content) -> None:
 def test_a_message_just_under_the_limit_is_built_in_linear_time(piece: str) -> None:
     content = Content(piece * 150_000, piece * 150_000, None)
     raw = build(PLAIN, content, JANE, KEY, DATE)
-    assert len(raw) <= MAX_OCTETS
+    assert len(raw) <= MAX_MESSAGE
     _assert_wire_safe(raw)
 
 

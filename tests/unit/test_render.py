@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from listener.errors import BadData, RuleBroken
-from listener.message import MAX_OCTETS, Content
+from listener.limits import MAX_MESSAGE
+from listener.message import Content
 from listener.render import Templates
 from listener.resources import resource
 
@@ -334,7 +335,7 @@ def test_a_failure_in_a_layout_names_the_layout(write: Write) -> None:
 
 
 def test_a_huge_value_is_bad_data_if_it_is_used(write: Write) -> None:
-    huge = "x" * (MAX_OCTETS + 1)
+    huge = "x" * (MAX_MESSAGE + 1)
     with pytest.raises(BadData) as caught:
         _render(write("{{ v | default('-') }}"), v=huge)
     assert caught.value.reason == "too_large"
