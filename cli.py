@@ -1,6 +1,6 @@
 """pgherald in a checkout: ``python cli.py COMMAND``."""
 
-from listener.cli import main
+from listener.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -7,12 +7,12 @@ Says `ready`, begins with a line on stdin, says `done` when nothing is available
 import asyncio
 import sys
 
-from listener.database import lookup_pool, opened, outbox_pool
-from listener.event import Event, Mark, Settlement
-from listener.lookup import Lookup
-from listener.outbox import Outbox
-from listener.pool import Pool
-from listener.rules import DEFAULT_NAME, default_rules
+from listener.config.rules import DEFAULT_NAME, default_rules
+from listener.db.connection import lookup_pool, opened, outbox_pool
+from listener.db.pool import Pool
+from listener.outbox.event import Event, Mark, Settlement
+from listener.outbox.store import Outbox
+from listener.worker.lookup import Lookup
 
 # As many at a time as a daemon claims in a drain, and as it marks over its 8 connections.
 _CLAIM, _MARK = 200, 8

@@ -28,13 +28,13 @@ from typing import Any
 import aiosmtplib
 
 from listener.address import parse_address
-from listener.breaker import Breaker
-from listener.composer import Composer
-from listener.config import Settings
-from listener.message import message_key
-from listener.post import Post
-from listener.render import Templates
-from listener.smtp import Accepted, Server, tls_context
+from listener.config.settings import Settings
+from listener.mail.composer import Composer
+from listener.mail.message import message_key
+from listener.mail.templates import Templates
+from listener.smtp.breaker import Breaker
+from listener.smtp.connection import Accepted, Server, tls_context
+from listener.smtp.pool import Post
 from tests.support.proxy import Proxy
 
 RULE = "dateplan_verified"

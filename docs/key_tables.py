@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from listener.address import Mailbox
-from listener.config import Settings
-from listener.rules import Rule
+from listener.config.rules import Rule
+from listener.config.settings import Settings
 
 PAGE = Path(__file__).with_name("configuration.md")
 NONE = "–"

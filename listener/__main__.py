@@ -1,5 +1,5 @@
 """``python -m listener``."""
 
-from listener.cli import main
+from listener.cli.main import main
 
 main()

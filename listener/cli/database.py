@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from listener import schema
 from listener.cli.options import configured, counted, settings
 from listener.cli.output import write_line, write_lines
-from listener.database import connect, translated
+from listener.db import schema
+from listener.db.connection import connect, translated
 from listener.errors import PgheraldError
 from listener.printable import printable_lines
 

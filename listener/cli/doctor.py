@@ -9,8 +9,9 @@ import click
 
 from listener.cli.options import configured, settings
 from listener.cli.output import write_json, write_line
-from listener.config import Settings
-from listener.doctor import Finding, State, examine
+from listener.config.settings import Settings
+from listener.doctor.checks import examine
+from listener.doctor.result import Finding, State
 
 _COLORS = {State.ok: "green", State.warn: "yellow", State.fault: "red"}
 

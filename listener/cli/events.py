@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import click
 from rich.table import Table
 
-from listener import remedy
+from listener.admin import events as remedy
+from listener.admin.events import APPLIES, Filter, Found, Remedy
 from listener.cli.options import DURATION, configured, counted, settings, the_rule
 from listener.cli.output import console, write_json, write_line
-from listener.database import connect
-from listener.remedy import APPLIES, Filter, Found, Remedy
-from listener.rules import parse_key, show_key
+from listener.config.rules import parse_key, show_key
+from listener.db.connection import connect
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import click
 
-from listener.catalog import read
 from listener.cli.options import configured, settings
 from listener.cli.output import write_line, write_lines
-from listener.config import DEFAULT_FILE
-from listener.database import connect
-from listener.draft import CHANGE_ME, draft
+from listener.config.settings import DEFAULT_FILE
+from listener.db.connection import connect
 from listener.errors import PgheraldError
 from listener.files import put
-from listener.guess import guess, the_table
+from listener.scaffold.catalog import read
+from listener.scaffold.infer import guess, the_table
+from listener.scaffold.toml import CHANGE_ME, draft
 
 _STDOUT = Path("-")
 

@@ -7,18 +7,21 @@ from typing import Any
 
 import click
 
-from listener import gallery, logs, sample, trial
+from listener import logs
 from listener.address import Address, parse_address
-from listener.breaker import Breaker
 from listener.cli.options import configured, settings, the_rule
 from listener.cli.output import write_line, write_lines
-from listener.composer import templates
-from listener.config import Settings
-from listener.dispatch import transport
+from listener.config.rules import Rule, parse_key
+from listener.config.settings import Settings
 from listener.errors import BadData, PgheraldError
 from listener.files import folder, put
-from listener.guard import Guard
-from listener.rules import Rule, parse_key
+from listener.mail.composer import templates
+from listener.preview import page as gallery
+from listener.preview import sample
+from listener.preview import send_test as trial
+from listener.recipients import Guard
+from listener.smtp.breaker import Breaker
+from listener.transport.build import transport
 
 # Seconds. Somebody waits for the answer; a daemon has more time.
 _PATIENCE = {"connect_timeout": 10.0, "command_timeout": 30.0, "data_timeout": 30.0, "dot_timeout": 60.0}

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 import click
 
-from listener import config
-from listener.config import Settings
-from listener.rules import Rule
-from listener.values import parse_duration
+from listener.config import settings as config
+from listener.config.fields import parse_duration
+from listener.config.rules import Rule
+from listener.config.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from listener import remedy
+from listener.admin import events as remedy
 from listener.cli.options import configured, settings, the_rule
 from listener.cli.output import write_line
-from listener.database import connect
+from listener.db.connection import connect
 
 
 @click.command()

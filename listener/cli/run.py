@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import click
 
 from listener import logs, tracing
-from listener.app import Daemon
 from listener.cli.options import configured, counted, settings
 from listener.cli.output import write_line
+from listener.daemon.daemon import Daemon
 
 T = TypeVar("T")
 

@@ -10,12 +10,13 @@ import click
 from psycopg.rows import dict_row
 from rich.table import Table
 
-from listener import locks, story
+from listener.admin import history as story
 from listener.cli.options import KEYED, configured, settings, the_rule
 from listener.cli.output import console, write_json, write_line
-from listener.database import connect, tables_of, translated
-from listener.queries import load
-from listener.rules import parse_key, show_key
+from listener.config.rules import parse_key, show_key
+from listener.db import foreign_locks as locks
+from listener.db.connection import connect, tables_of, translated
+from listener.db.queries import load
 
 _STATES = ("available", "claimed", "transmitting", "in_doubt", "sent", "skipped", "failed")
 

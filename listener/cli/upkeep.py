@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from listener import backfill as missed
-from listener import story
+from listener.admin import backfill as missed
+from listener.admin import history as story
 from listener.cli.options import DURATION, KEYED, MOMENT, RATE, configured, counted, settings, the_rule
 from listener.cli.output import write_line
-from listener.database import OWNERS, connect, tables_of, translated
-from listener.queries import load
-from listener.rules import parse_key, show_key
+from listener.config.rules import parse_key, show_key
+from listener.db.connection import OWNERS, connect, tables_of, translated
+from listener.db.queries import load
 
 _SAMPLE = 5
 _BATCH = 5000

@@ -20,9 +20,9 @@ from rich.text import Text
 from listener import logs
 from listener.cli.options import configured, settings
 from listener.cli.output import Screen
-from listener.database import opened, overview_pool
-from listener.overview import EventState, Glance, Minute, Overview, look
+from listener.db.connection import opened, overview_pool
 from listener.printable import duration, excerpt
+from listener.status.overview import EventState, Glance, Minute, Overview, look
 
 _EVERY = 1.0
 _STALE = 3600.0

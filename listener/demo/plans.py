@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from listener import schema
+from listener.config.rules import default_rules
+from listener.db import schema
 from listener.demo.catcher import Mail
-from listener.rules import default_rules
 
 _TABLES = """
     CREATE TABLE users (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, email text, email_notifications_enabled boolean);

@@ -9,11 +9,11 @@ from typing import Any
 
 import psycopg
 
+from listener.config.rules import DEFAULT_NAME
 from listener.demo.catcher import Catcher, Mail
 from listener.demo.cluster import Cluster
 from listener.demo.daemon import explain, running_daemon
 from listener.demo.plans import Tally, prepare, verify_all
-from listener.rules import DEFAULT_NAME
 
 
 async def play(count: int, *, once: bool, say: Callable[[str], None]) -> bool:

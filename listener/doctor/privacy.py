@@ -2,9 +2,9 @@
 
 from psycopg.rows import dict_row
 
-from listener.database import connect_async
-from listener.doctor.examination import QUERIES, Examination
-from listener.doctor.finding import Seen, fault, ok, warn
+from listener.db.connection import connect_async
+from listener.doctor.context import QUERIES, Examination
+from listener.doctor.result import Seen, fault, ok, warn
 
 _SHOWN = 5
 _LOGIN = "see docs/dba.md, A login for lookups"

@@ -2,9 +2,9 @@
 
 import time
 
-from listener.database import connect_async, is_pooled, translated
-from listener.doctor.examination import QUERIES, Examination
-from listener.doctor.finding import Seen, fault, ok, warn
+from listener.db.connection import connect_async, is_pooled, translated
+from listener.doctor.context import QUERIES, Examination
+from listener.doctor.result import Seen, fault, ok, warn
 from listener.errors import DatabaseUnavailable
 
 OLDEST = 15

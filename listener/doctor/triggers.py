@@ -6,11 +6,11 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from listener import keys
-from listener.doctor.examination import QUERIES, Examination
-from listener.doctor.finding import NotChecked, Seen, fault, ok, warn
-from listener.rules import Rule
-from listener.schema import table_remedy, watch_call, watch_values
+from listener.config.rules import Rule
+from listener.db import keys
+from listener.db.schema import table_remedy, watch_call, watch_values
+from listener.doctor.context import QUERIES, Examination
+from listener.doctor.result import NotChecked, Seen, fault, ok, warn
 
 # pg_trigger.tgtype: https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_trigger.h
 _ROW, _INSERT, _DELETE, _UPDATE = 1, 4, 8, 16

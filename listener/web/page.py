@@ -9,16 +9,17 @@ from typing import Any, TypeVar
 import psycopg
 from aiohttp import web
 
-from listener import remedy, story
-from listener.config import Settings
-from listener.database import connect, tables_of
+from listener.admin import events as remedy
+from listener.admin import history as story
+from listener.admin.events import Remedy
+from listener.config.rules import Rule, parse_key, show_key
+from listener.config.settings import Settings
+from listener.db.connection import connect, tables_of
 from listener.errors import DatabaseUnavailable, PgheraldError
-from listener.health import Health
-from listener.overview import Glance
-from listener.remedy import Remedy
-from listener.rules import Rule, parse_key, show_key
-from listener.web.board import SECTIONS, Board
-from listener.web.door import Door
+from listener.status.health import Health
+from listener.status.overview import Glance
+from listener.web.auth import Door
+from listener.web.render import SECTIONS, Board
 
 T = TypeVar("T")
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}

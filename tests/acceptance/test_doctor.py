@@ -13,12 +13,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from listener import config
-from listener.config import Settings
+from listener.config import settings as config
+from listener.config.rules import Rule
+from listener.config.settings import Settings
+from listener.db.schema import daemon_grants
 from listener.demo.cluster import Cluster
-from listener.doctor import Finding, State, bell, examine, server
-from listener.rules import Rule
-from listener.schema import daemon_grants
+from listener.doctor import notifications, server
+from listener.doctor.checks import examine
+from listener.doctor.result import Finding, State
 from tests.support import wait_until
 from tests.support.command import Pgherald
 from tests.support.database import OPTIONS, Database, Databases, fill_with_story
@@ -43,7 +45,7 @@ def doctor(pgherald: Pgherald, monkeypatch: pytest.MonkeyPatch) -> Examine:
         if name.startswith("PG"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(pgherald.folder)
-    monkeypatch.setattr(bell, "HEARING", 1.0)
+    monkeypatch.setattr(notifications, "HEARING", 1.0)
     # The server of the tests may be of a release with the known fault.
     monkeypatch.setattr(server, "MENDED", {})
 
@@ -153,7 +155,7 @@ def test_a_check_that_breaks_hides_no_other(plan: int, doctor: Examine, monkeypa
     async def breaks(_: object) -> None:
         raise ZeroDivisionError("unforeseen")
 
-    monkeypatch.setattr(bell, "queue", breaks)
+    monkeypatch.setattr(notifications, "queue", breaks)
     findings = doctor()
     assert len(findings) == 25
     assert ill(findings) == HEALTHY
@@ -670,7 +672,7 @@ def test_staging(plan: int, doctor: Examine, mail: MailServer, tmp_path: Path) -
     assert ill(doctor(PGHERALD_MAIL_TRANSPORT="console")) == HEALTHY
 
 
-# The bell.
+# The notifications.
 
 
 @pytest.mark.slow

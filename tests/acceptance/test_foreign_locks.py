@@ -13,10 +13,10 @@ import pytest
 from psycopg import errors, sql
 from psycopg.conninfo import make_conninfo
 
-from listener import schema
+from listener.config.rules import default_rules
+from listener.db import schema
 from listener.demo.cluster import Cluster
 from listener.errors import SchemaError
-from listener.rules import default_rules
 from tests.support import wait_until
 from tests.support.backlog import wait_sent
 from tests.support.command import Daemon, Pgherald

@@ -11,11 +11,11 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from listener import config
+from listener.admin.history import tell
+from listener.config import settings as config
+from listener.config.rules import parse_key
+from listener.db.schema import LOCK_TIMEOUT, PATIENCE, Step, run
 from listener.resources import resource
-from listener.rules import parse_key
-from listener.schema import LOCK_TIMEOUT, PATIENCE, Step, run
-from listener.story import tell
 from tests.support import wait_until
 from tests.support.command import Pgherald
 from tests.support.database import STORY, Database, Databases, install_triggers

@@ -4,8 +4,8 @@ import re
 import signal
 from pathlib import Path
 
-from listener.rules import default_rules
-from listener.unsubscribe import Subscription, read_token
+from listener.config.rules import default_rules
+from listener.mail.unsubscribe import Subscription, read_token
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer

@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from listener.rules import default_rules
+from listener.config.rules import default_rules
 from tests.support import wait_until
 from tests.support.command import Pgherald
 from tests.support.database import Database

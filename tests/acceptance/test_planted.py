@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from listener.cli import _COMMANDS
+from listener.cli.main import _COMMANDS
 from listener.demo.cluster import Cluster
 from listener.resources import resource
 from tests.acceptance.test_unsubscribe_endpoint import ONE_CLICK, path_of

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from listener.database import connect, connect_async, is_shared
+from listener.db.connection import connect, connect_async, is_shared
 from listener.demo.cluster import Cluster
 from tests.support import wait_until
 from tests.support.backlog import add_plans, doubted, most_lines_a_second, times_each, wait_sent

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from listener.rules import default_rules
+from listener.config.rules import default_rules
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from listener.cli import main
-from listener.config import Settings, load
+from listener.cli.main import main
+from listener.config.settings import Settings, load
 from listener.errors import ConfigError
 from tests.support.command import Pgherald
 from tests.support.database import Database

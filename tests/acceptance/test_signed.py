@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from listener.rules import default_rules
+from listener.config.rules import default_rules
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer

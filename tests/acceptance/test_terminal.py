@@ -16,8 +16,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-import listener.cli
-from listener.cli import pgherald as program
+import listener.cli.main
+from listener.cli.main import pgherald as program
 from tests.acceptance.test_watch_command import watching
 from tests.support import wait_until
 from tests.support.command import Pgherald
@@ -409,7 +409,7 @@ def test_commands_print_through_one_place() -> None:
                 "click.echo", "click.secho", "print", "Console", "sys.stdout.write", "sys.stderr.write",
             }:  # fmt: skip
                 found.append((file.name, ast.unparse(node)))
-    assert found == [("__init__.py", "click.echo('Aborted!', err=True)")]
+    assert found == [("main.py", "click.echo('Aborted!', err=True)")]
 
 
 def test_a_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,10 +418,10 @@ def test_a_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     def load(*_: object) -> None:
         raise RuntimeError(EVIL)
 
-    monkeypatch.setattr("listener.config.load", load)
+    monkeypatch.setattr("listener.config.settings.load", load)
     monkeypatch.setattr("sys.argv", ["pgherald", "status"])
     with pytest.raises(SystemExit) as ended:
-        listener.cli.main()
+        listener.cli.main.main()
     said = capsys.readouterr()
     assert ended.value.code == 1
     assert "RuntimeError: \ufffd]0;x" in said.err

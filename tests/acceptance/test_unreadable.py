@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
-from listener.event import packed
+from listener.outbox.event import packed
 from tests.support import wait_until
 from tests.support.command import Pgherald
 from tests.support.database import Database, Databases

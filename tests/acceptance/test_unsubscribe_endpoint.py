@@ -2,7 +2,7 @@
 
 import re
 
-from listener.unsubscribe import Subscription, make_token, signing_key
+from listener.mail.unsubscribe import Subscription, make_token, signing_key
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.web import ANY_PORT, Client

@@ -16,9 +16,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from listener import schema
+from listener.db import schema
+from listener.db.schema import VERSION
 from listener.resources import resource
-from listener.schema import VERSION
 from tests.sql.conftest import Programs, programs  # noqa: F401
 from tests.sql.test_schema_shape import ROWS, insert
 from tests.support import wait_until

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from listener.message import message_key
+from listener.mail.message import message_key
 from tests.chaos.catcher import REFUSED, Copy
 from tests.chaos.writers import UNWILLING, Ledger
 

@@ -8,9 +8,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 
-from listener import carriers, cli, outbox, recorder, worker
-from listener.delivery import Delivery, Letter
-from listener.event import Mark, Settlement
+from listener.cli import main as cli
+from listener.outbox import batch_writer as recorder
+from listener.outbox import store as outbox
+from listener.outbox.event import Mark, Settlement
+from listener.worker import loop as worker
+from listener.worker import sender as carriers
+from listener.worker.delivery import Delivery, Letter
 from tests.chaos.stage import Options
 
 

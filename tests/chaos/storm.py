@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import class_row
 
-from listener import schema
+from listener.db import schema
 from tests.chaos.calm import listen
 from tests.chaos.faults import Done, Faults
 from tests.chaos.judge import Event, Findings, judge

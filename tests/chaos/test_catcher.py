@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from listener.smtp import Accepted, InDoubt, NotSent, Refused, ServerTrouble, Timeouts
+from listener.smtp.connection import Accepted, InDoubt, NotSent, Refused, ServerTrouble, Timeouts
 from tests.chaos.catcher import TROUBLES, Catcher
 from tests.support.client import connect, send
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from listener.message import message_key
+from listener.mail.message import message_key
 from tests.chaos.catcher import Copy
 from tests.chaos.judge import Event, Findings, judge
 from tests.chaos.plan import KINDS, plan

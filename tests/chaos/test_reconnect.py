@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from listener.listen import Listener
+from listener.notify.listener import Listener
 from tests.support import wait_until_async
 from tests.support.client import LOOPS
 from tests.support.database import Database

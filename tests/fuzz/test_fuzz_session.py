@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from listener.smtp import Connection, Server, ServerTrouble, Timeouts, tls_context
+from listener.smtp.connection import Connection, Server, ServerTrouble, Timeouts, tls_context
 from tests.fuzz.test_hand_over import BUDGET, REPLIES
 from tests.fuzz.test_parsers import is_one_line
 from tests.support import PATIENCE

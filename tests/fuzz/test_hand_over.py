@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from listener.address import parse_address
-from listener.envelope import body
-from listener.smtp import Accepted, Connection, HandOver, InDoubt, NotSent, Refused, Server, Withheld
+from listener.smtp.commands import body
+from listener.smtp.connection import Accepted, Connection, HandOver, InDoubt, NotSent, Refused, Server, Withheld
 from tests.support.clock import JumpingLoop
 
 T = TypeVar("T")

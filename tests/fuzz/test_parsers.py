@@ -6,9 +6,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from listener.address import Address, Mailbox, mask, parse_address, parse_mailbox
-from listener.envelope import commands
 from listener.errors import BadData
-from listener.replies import Phase, Reply, judge
+from listener.smtp.commands import commands
+from listener.smtp.replies import Phase, Reply, judge
 from tests.fuzz.test_hand_over import BUDGET, REPLIES, SENDER
 
 SOME = settings(BUDGET, max_examples=max(300, settings.default.max_examples if settings.default else 0))

@@ -8,12 +8,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from listener import direct as module
-from listener.database import parameters
-from listener.direct import Direct, ListenConnection
-from listener.gate import Gate
-from listener.listen import Listener
-from listener.locks import Holder, strangers
+from listener.db.connection import parameters
+from listener.db.foreign_locks import Holder, strangers
+from listener.notify import connection as module
+from listener.notify.connection import Direct, ListenConnection
+from listener.notify.gate import Gate
+from listener.notify.listener import Listener
 from tests.support import wait_until_async
 from tests.support.database import Database
 

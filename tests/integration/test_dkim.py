@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from listener.address import parse_address, parse_mailbox
-from listener.message import Content, Stationery, build
-from listener.smtp import Accepted
+from listener.mail.message import Content, Stationery, build
+from listener.smtp.connection import Accepted
 from tests.support.client import KEY, SECURED, Security, connected, on_every_loop, send
 from tests.support.smtpd import Smtpd
 

@@ -11,16 +11,16 @@ from typing import Any
 import psycopg
 import pytest
 
-from listener.breaker import Breaker
-from listener.carriers import Carriers
-from listener.database import opened, outbox_pool
-from listener.event import Event, Settlement
-from listener.listen import Listener
-from listener.outbox import Outbox
-from listener.pace import Pace
-from listener.recorder import Recorder
-from listener.rules import default_rules
-from listener.worker import Worker
+from listener.config.rules import default_rules
+from listener.db.connection import opened, outbox_pool
+from listener.notify.listener import Listener
+from listener.outbox.batch_writer import Recorder
+from listener.outbox.event import Event, Settlement
+from listener.outbox.rate_limit import Pace
+from listener.outbox.store import Outbox
+from listener.smtp.breaker import Breaker
+from listener.worker.loop import Worker
+from listener.worker.sender import Carriers
 from tests.support import PATIENCE
 from tests.support.database import Database
 

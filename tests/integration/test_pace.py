@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 import structlog
 
-from listener.database import outbox_pool
+from listener.db.connection import outbox_pool
+from listener.db.pool import Pool
 from listener.errors import SchemaError
-from listener.pace import Pace, Slots
-from listener.pool import Pool
+from listener.outbox.rate_limit import Pace, Slots
 from tests.support.database import Database
 
 pytestmark = pytest.mark.asyncio

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from listener import post as module
 from listener.address import parse_address
-from listener.breaker import Breaker
-from listener.post import Post
-from listener.smtp import Accepted, HandOver, Refused, tls_context
+from listener.smtp import pool as module
+from listener.smtp.breaker import Breaker
+from listener.smtp.connection import Accepted, HandOver, Refused, tls_context
+from listener.smtp.pool import Post
 from tests.support.client import KEY, MESSAGE, server_of, yes
 from tests.support.smtpd import Smtpd, answer, close, wait_for
 

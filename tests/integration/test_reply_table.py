@@ -15,12 +15,12 @@ import pytest
 import structlog
 
 from listener.address import parse_address
-from listener.breaker import Breaker
-from listener.composer import Composer
-from listener.delivery import Delivery, Letter
-from listener.event import Event
-from listener.post import Post
-from listener.smtp import HandOver, tls_context
+from listener.mail.composer import Composer
+from listener.outbox.event import Event
+from listener.smtp.breaker import Breaker
+from listener.smtp.connection import HandOver, tls_context
+from listener.smtp.pool import Post
+from listener.worker.delivery import Delivery, Letter
 from tests.support.client import KEY, MESSAGE, server_of, yes
 from tests.support.smtpd import Action, Smtpd, answer, close, stall
 

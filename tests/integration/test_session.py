@@ -11,8 +11,8 @@ import pytest
 import trustme
 
 from listener.errors import ConfigError
-from listener.replies import Phase, Scope
-from listener.smtp import Accepted, Connection, Server, ServerTrouble, tls_context
+from listener.smtp.connection import Accepted, Connection, Server, ServerTrouble, tls_context
+from listener.smtp.replies import Phase, Scope
 from tests.support.client import (
     PATIENT,
     SHORT,

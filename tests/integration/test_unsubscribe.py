@@ -5,11 +5,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from listener import schema
-from listener.database import connect_async, opened, unsubscribe_pool
+from listener.config.rules import APPLICATION, Rule, default_rules
+from listener.db import schema
+from listener.db.connection import connect_async, opened, unsubscribe_pool
 from listener.errors import DatabaseUnavailable, RuleBroken
-from listener.rules import APPLICATION, Rule, default_rules
-from listener.unsubscribe import Subscription, check, signing_key, unsubscribe
+from listener.mail.unsubscribe import Subscription, check, signing_key, unsubscribe
 from tests.support.database import Database
 
 NAME = "dateplan_verified"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from listener.config import Settings
+from listener.config.settings import Settings
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer

@@ -86,7 +86,7 @@ def test_installed_it_adds_one_package_that_finds_its_files(built: Built, tmp_pa
 import sys; sys.path.insert(0, sys.argv[1])
 from listener.resources import resource
 print(resource("sql/triggers.sql")); print(resource("templates/_layout.html.j2"))
-print(resource("mail_clients.json"))
+print(resource("mail/clients.json"))
 """
     found = subprocess.run(
         [sys.executable, "-c", script, target], cwd=tmp_path, check=True, capture_output=True, text=True
@@ -94,7 +94,7 @@ print(resource("mail_clients.json"))
     assert [Path(line) for line in found.stdout.splitlines()] == [
         target / "listener" / "sql" / "triggers.sql",
         target / "listener" / "templates" / "_layout.html.j2",
-        target / "listener" / "mail_clients.json",
+        target / "listener" / "mail/clients.json",
     ]
     assert all(Path(line).is_file() for line in found.stdout.splitlines())
 

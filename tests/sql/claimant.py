@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import DictRow, dict_row
 
-from listener.outbox import QUERIES
+from listener.outbox.store import QUERIES
 
 RULE = "dateplan_verified"
 

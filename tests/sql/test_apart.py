@@ -9,14 +9,14 @@ import pytest
 import structlog
 from psycopg import sql
 
-from listener.database import lookup_pool, opened, outbox_pool, parameters
-from listener.delivery import Delivery
+from listener.config.rules import default_rules
+from listener.db.connection import lookup_pool, opened, outbox_pool, parameters
+from listener.db.pool import Connection, Pool
 from listener.errors import BadData
-from listener.event import Event, Mark, Settlement
-from listener.lookup import Lookup
-from listener.outbox import Outbox
-from listener.pool import Connection, Pool
-from listener.rules import default_rules
+from listener.outbox.event import Event, Mark, Settlement
+from listener.outbox.store import Outbox
+from listener.worker.delivery import Delivery
+from listener.worker.lookup import Lookup
 from tests.sql.claimant import RULE
 from tests.support.database import Database, Databases, install_triggers
 

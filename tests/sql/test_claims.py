@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from listener.database import _PINNED_PLANS, opened, outbox_pool
+from listener.db.connection import _PINNED_PLANS, opened, outbox_pool
 from tests.sql.claimant import QUERIES, RULE, Claimant
 from tests.support.database import Database
 

@@ -5,7 +5,7 @@ from typing import Any, LiteralString
 import pytest
 from psycopg.rows import dict_row
 
-from listener.queries import load
+from listener.db.queries import load
 from tests.support.database import Database
 
 _TABLE: LiteralString = "CREATE TABLE pgherald.outbox (id bigint, body text, CONSTRAINT outbox_pkey PRIMARY KEY (id)) PARTITION BY RANGE (id);"

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from listener.database import _OVERVIEW_PLANS, opened, overview_pool
+from listener.db.connection import _OVERVIEW_PLANS, opened, overview_pool
+from listener.db.queries import load
 from listener.metrics import DELIVERY_BUCKETS
-from listener.outbox import Tally
-from listener.overview import Overview, look
-from listener.queries import load
+from listener.outbox.store import Tally
+from listener.status.overview import Overview, look
 from tests.sql.claimant import RULE
 from tests.support.database import Database
 

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from listener.db.schema import VERSION
 from listener.resources import resource
-from listener.schema import VERSION
 from tests.sql.claimant import Claimant
 from tests.sql.conftest import Programs
 from tests.support.command import Pgherald

@@ -1,4 +1,4 @@
-"""Makes listener/mail_clients.json of caniemail's data: `make clients`.
+"""Makes listener/mail/clients.json of caniemail's data: `make clients`.
 
 python -m tests.support.caniemail package.json caniemail.json
 """
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TABLE = Path(__file__).parents[2] / "listener" / "mail_clients.json"
+TABLE = Path(__file__).parents[2] / "listener" / "mail" / "clients.json"
 # Those that most people read with, by caniemail's family and platform.
 CLIENTS = {
     "Gmail": [("gmail", "desktop-webmail"), ("gmail", "ios"), ("gmail", "android")],

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 
 from listener.address import parse_address
-from listener.smtp import Connection, HandOver, Server, ServerTrouble, Timeouts, tls_context
+from listener.smtp.connection import Connection, HandOver, Server, ServerTrouble, Timeouts, tls_context
 from tests.support import PATIENCE
 from tests.support.smtpd import EXTENSIONS, Smtpd
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from listener import gallery
 from listener.address import parse_address
-from listener.composer import Composer, Message
-from listener.config import Http, Mail, Settings
-from listener.render import Templates
-from listener.rules import default_rules
+from listener.config.rules import default_rules
+from listener.config.settings import Http, Mail, Settings
+from listener.mail.composer import Composer, Message
+from listener.mail.templates import Templates
+from listener.preview import page as gallery
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 NAME = "dateplan_verified"

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from listener.metrics import DELIVERY_BUCKETS
-from listener.overview import Minute, Overview, _quantile
 from listener.printable import duration, excerpt
-from listener.web.board import latency, rate
+from listener.status.overview import Minute, Overview, _quantile
+from listener.web.render import latency, rate
 
 MINUTE = st.tuples(st.integers(0, 10**6), st.integers(0, 10**6), st.none() | st.floats(1e-6, 1e6))
 

@@ -8,8 +8,8 @@ import pytest
 import structlog
 
 from listener import retry
-from listener.breaker import Breaker
-from listener.replies import Scope
+from listener.smtp.breaker import Breaker
+from listener.smtp.replies import Scope
 from tests.support.clock import JumpingLoop
 
 Run = Callable[[Coroutine[Any, Any, None]], None]

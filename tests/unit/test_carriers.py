@@ -10,16 +10,16 @@ import pytest
 import structlog
 
 from listener.address import parse_address
-from listener.carriers import _MADE, Carriers
-from listener.composer import Message
-from listener.delivery import Delivery
+from listener.config.rules import default_rules
 from listener.errors import DatabaseUnavailable
-from listener.event import Event, Mark, Settlement, Stored
-from listener.lookup import Mailing
-from listener.message import Content
-from listener.replies import Reply
-from listener.rules import default_rules
-from listener.smtp import Accepted
+from listener.mail.composer import Message
+from listener.mail.message import Content
+from listener.outbox.event import Event, Mark, Settlement, Stored
+from listener.smtp.connection import Accepted
+from listener.smtp.replies import Reply
+from listener.worker.delivery import Delivery
+from listener.worker.lookup import Mailing
+from listener.worker.sender import _MADE, Carriers
 
 RULE = "dateplan_verified"
 JANE = parse_address("jane@example.org")
@@ -155,7 +155,7 @@ async def test_a_judgement_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     lookup = delivery._lookups[RULE]
 
     async def rows(*_: Any) -> Any:
-        from listener.lookup import Found
+        from listener.worker.lookup import Found
 
         row = {"current": "VE", "email": "a@example.org", "consent": True, "place": "x"}
         return Found({"1": [row], "2": [{**row, "email": Unprintable()}], "3": [row]})

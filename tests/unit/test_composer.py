@@ -13,12 +13,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from listener.address import parse_address
-from listener.composer import Composer, Message
-from listener.config import Mail, Settings
+from listener.config.rules import Rule, default_rules
+from listener.config.settings import Mail, Settings
 from listener.errors import ConfigError, RuleBroken
-from listener.render import Templates
-from listener.rules import Rule, default_rules
-from listener.unsubscribe import Subscription, read_token, signing_key
+from listener.mail.composer import Composer, Message
+from listener.mail.templates import Templates
+from listener.mail.unsubscribe import Subscription, read_token, signing_key
 
 NAME = "dateplan_verified"
 SECRET = b"s" * 32

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from listener.config import Settings, load
+from listener.config.fields import parse_duration, parse_smtp_url
+from listener.config.rules import DEFAULT_LOOKUP, DEFAULT_NAME, Rule, array_literal, parse_key, show_key
+from listener.config.settings import Settings, load
 from listener.errors import ConfigError
-from listener.rules import DEFAULT_LOOKUP, DEFAULT_NAME, Rule, array_literal, parse_key, show_key
-from listener.values import parse_duration, parse_smtp_url
 
 RULE = """
     [rules.plan_verified]

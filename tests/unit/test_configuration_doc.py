@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from docs.key_tables import filled
-from listener.config import Settings
-from listener.rules import Rule
+from listener.config.rules import Rule
+from listener.config.settings import Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 SECTIONS = {name: field.annotation for name, field in Settings.model_fields.items() if name != "rules"}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from listener.address import parse_address
-from listener.envelope import body, commands
+from listener.smtp.commands import body, commands
 
 SENDER = parse_address("no-reply@example.org")
 JANE = parse_address("jane@example.com")

@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from listener.errors import BadData
-from listener.event import _SHORT, packed, unpacked
 from listener.limits import MAX_MESSAGE
+from listener.outbox.event import _SHORT, packed, unpacked
 
 
 @given(st.binary(max_size=2 * _SHORT))

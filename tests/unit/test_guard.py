@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from listener.address import parse_address
-from listener.config import Mail, load
+from listener.config.settings import Mail, load
 from listener.errors import ConfigError
-from listener.guard import Guard
+from listener.recipients import Guard
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from listener.cli import pgherald
+from listener.cli.main import pgherald
 
 PROGRAM = Path(sys.executable).parent / "pgherald"
 

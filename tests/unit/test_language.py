@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from listener.errors import RuleBroken
-from listener.language import choose
-from listener.render import Templates
+from listener.mail.language import choose
+from listener.mail.templates import Templates
 
 THERE = {"", "de", "de-at", "pt-br", "zh-hant"}
 Write = Callable[..., Path]

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 import pytest
 
 from listener.address import parse_address, parse_mailbox
-from listener.composer import Message
-from listener.lint import MAX_HTML, _lacking, lint
-from listener.message import Content, Stationery, build
-from listener.render import Templates
+from listener.mail.composer import Message
+from listener.mail.lint import MAX_HTML, _lacking, lint
+from listener.mail.message import Content, Stationery, build
+from listener.mail.templates import Templates
 from tests.support.caniemail import FEATURES
 
 JANE = parse_address("jane@example.org")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from listener.address import Address, Mailbox, parse_address, parse_mailbox
 from listener.errors import BadData
 from listener.limits import MAX_MESSAGE
-from listener.message import Content, Stationery, build, message_key
+from listener.mail.message import Content, Stationery, build, message_key
 
 KEY = "k" * 26
 DATE = datetime(2026, 11, 22, 9, 5, 7, 123456, tzinfo=UTC)

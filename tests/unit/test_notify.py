@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from listener.app import Daemon
-from listener.config import Settings
-from listener.notify import ServiceManager
+from listener.config.settings import Settings
+from listener.daemon.daemon import Daemon
+from listener.daemon.systemd import ServiceManager
 from tests.support import PATIENCE, wait_until_async
 from tests.support.manager import service_manager
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from listener.errors import DatabaseUnavailable
-from listener.event import Event, Mark, Settlement
-from listener.recorder import Recorder
+from listener.outbox.batch_writer import Recorder
+from listener.outbox.event import Event, Mark, Settlement
 
 EVENT = Event(7, "dateplan_verified", "1", 0, 0, datetime.now(UTC), 0.0, 40, False, None)
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from listener.errors import BadData, RuleBroken
 from listener.limits import MAX_MESSAGE
-from listener.message import Content
-from listener.render import Templates
+from listener.mail.message import Content
+from listener.mail.templates import Templates
 from listener.resources import resource
 
 Write = Callable[..., Path]

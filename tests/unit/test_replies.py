@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from listener.replies import TABLE, Phase, Reply, Scope, judge
+from listener.smtp.replies import TABLE, Phase, Reply, Scope, judge
 
 
 def reply(text: str) -> Reply:

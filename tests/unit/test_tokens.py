@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from listener.unsubscribe import Subscription, make_token, read_token, signing_key
+from listener.mail.unsubscribe import Subscription, make_token, read_token, signing_key
 
 KEY = signing_key(b"0123456789abcdef0123456789abcdef")
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"

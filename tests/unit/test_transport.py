@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from listener.address import parse_address
-from listener.breaker import Breaker
-from listener.smtp import Accepted, HandOver, NotSent, Withheld
-from listener.transport import Console, Maildir, Transport
+from listener.smtp.breaker import Breaker
+from listener.smtp.connection import Accepted, HandOver, NotSent, Withheld
+from listener.transport.local import Console, Maildir, Transport
 
 JANE = parse_address("jane@example.org")
 HERALD = parse_address("herald@example.org")

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from listener.bounded import BATCH
-from listener.event import Event, Settlement
-from listener.lookup import Mailing
-from listener.pace import Slots
-from listener.worker import Worker
+from listener.outbox.event import Event, Settlement
+from listener.outbox.rate_limit import Slots
+from listener.worker.lookup import Mailing
+from listener.worker.loop import Worker
+from listener.worker.row_budget import BATCH
 from tests.unit.test_carriers import JANE, event
 
 

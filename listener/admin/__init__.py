@@ -1,0 +1,1 @@
+"""Commands and the page change or read the outbox through these modules."""

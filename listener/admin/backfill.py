@@ -1,0 +1,156 @@
+"""What the triggers missed: rows in the watched value without an event, found by their key and captured after the fact."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from listener.config.rules import Rule
+from listener.db.connection import OWNERS, translated
+from listener.db.queries import load
+from listener.errors import SchemaError
+from listener.printable import excerpt
+
+_QUERIES = load("admin")
+PAGE = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`since`, `until`: by the rule's `changed_at`. `mark_only`: remember the rows as handled, send nothing."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int | None = None
+    rate: float | None = None
+    dry_run: bool = False
+    mark_only: bool = False
+    include_existing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One step of the walk: rows looked at, keys found missed, and the oldest change among those."""
+
+    looked_at: int
+    missed: list[str]
+    oldest: datetime | None
+
+
+def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options) -> Iterator[Page]:
+    """Go through the table in the order of its key, a page at a time, and capture what was missed.
+
+    It can be interrupted and started again at any time: what it has captured has its event. One backfill of a rule runs
+    at a time.
+
+    Raises:
+        SchemaError: the rule is not watched, its rows from before are not remembered yet, or another backfill runs.
+    """
+    with translated(OWNERS):
+        found = conn.execute(_QUERIES["remembered"], {"rule": name}).fetchone()
+        if found is None:
+            raise SchemaError(f"rule {name} is not watched in this database; run `pgherald install`")
+        if found != (True,):
+            raise SchemaError(f"rule {name}: its rows from before are not remembered yet; run `pgherald install`")
+        if not options.dry_run:
+            _lock(conn, name)
+        query = _capture(options)
+        after: list[bytes] | None = None
+        left = options.limit
+        while left is None or left > 0:
+            begun = time.monotonic()
+            # With a rate, no more in one page than a second's worth, so that it does not come in gusts.
+            most = min(x for x in (left, options.rate and max(1, int(options.rate)), PAGE) if x is not None)
+            rows = _read(conn, name, rule, options, after)
+            values = {"rule": name, "keys": [key for key, _, _ in rows], "changed": [at for _, _, at in rows]}
+            row = conn.execute(query, {**values, "most": most}).fetchone()
+            assert row is not None
+            missed, oldest, last = row
+            yield Page(len(rows), missed, oldest)
+            if left is not None:
+                left -= len(missed)
+            if len(missed) == most:
+                after = rows[last - 1][1]
+            elif len(rows) == PAGE:
+                after = rows[-1][1]
+            else:
+                return
+            if options.rate and not options.dry_run:
+                time.sleep(max(0.0, len(missed) / options.rate - (time.monotonic() - begun)))
+
+
+def _read(
+    conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options, after: list[bytes] | None
+) -> list[tuple[bytes, list[bytes], str | None]]:
+    """Return a page of the rows in the value: their key, its columns, and when they changed.
+
+    With the rights of the table's owner where this role may, and in a transaction that is rolled back, as
+    `pgherald.page_reader` asks for. Keys come and go as bytes: one that is no text in UTF-8 must not end the walk.
+    """
+    with conn.transaction(force_rollback=True):
+        (query,) = conn.execute("SELECT pgherald.page_reader(%s, %s)", (name, rule.changed_at or None)).fetchone() or (
+            "",
+        )
+        query = f"SELECT convert_to(key, getdatabaseencoding()), at, changed FROM ({query}) AS page"  # noqa: S608 - our own
+        page = psycopg.RawCursor(conn).execute(query, (after, PAGE, options.since, options.until), prepare=False)
+        return page.fetchall()
+
+
+def _lock(conn: psycopg.Connection[Any], name: str) -> None:
+    granted, number = conn.execute(_QUERIES["lock_backfill"], {"rule": name}).fetchone() or (False, 0)
+    if not granted:
+        row = conn.execute(_QUERIES["lock_holder"], {"space": 726356, "number": number}).fetchone()
+        holder = f": pid {row[0]} (user {excerpt(row[1])}, application {excerpt(row[2])})" if row else ""
+        raise SchemaError(
+            f"rule {name}: another session holds the lock of its backfill{holder}; wait for its end, "
+            f"or end it: SELECT pg_terminate_backend({row[0] if row else 'PID'})"
+        )
+
+
+def _capture(options: Options) -> sql.Composed:
+    """The statement that finds out which rows of a page were missed, and captures those."""
+    # With the time of the change, an event older than it does not speak for the row: it came back unseen. A row without
+    # that time is spoken for by any.
+    event_covers = sql.SQL("AND (o.captured_at < page.changed) IS NOT TRUE")
+    handled_covers = sql.SQL(
+        "AND (h.at < page.changed) IS NOT TRUE" + (" AND h.why <> 'existing'" if options.include_existing else "")
+    )
+    ring = sql.SQL("SELECT 1")
+    if options.dry_run:
+        write = sql.SQL("SELECT 1")
+    elif options.mark_only:
+        write = sql.SQL(
+            "INSERT INTO pgherald.handled (rule, key, why) SELECT %(rule)s, pgherald.handled_key(key), 'marked' FROM missed "
+            "ON CONFLICT (rule, key) DO UPDATE SET why = 'marked', at = now() RETURNING 1"
+        )
+    else:
+        write = sql.SQL(
+            "INSERT INTO pgherald.outbox (rule, key, history) "
+            "SELECT %(rule)s, key, pgherald.noted('[]', 'backfilled', NULL) FROM missed RETURNING 1"
+        )
+        # The gate, as in a capture: a daemon that is awake will find them, one that sleeps is rung.
+        ring = sql.SQL(
+            "SELECT CASE WHEN EXISTS (SELECT FROM written) AND NOT pg_try_advisory_xact_lock_shared(726354, 1) "
+            "THEN pg_notify('pgherald', '') END"
+        )
+    return sql.SQL("""
+        WITH page AS MATERIALIZED (
+            SELECT convert_from(key, getdatabaseencoding()) AS key, changed::timestamptz, number
+              FROM unnest(%(keys)s::bytea[], %(changed)s::text[]) WITH ORDINALITY AS page (key, changed, number)),
+        missed AS MATERIALIZED (
+            SELECT key, changed, number FROM page
+             WHERE NOT EXISTS (SELECT FROM pgherald.outbox AS o
+                                WHERE o.rule = %(rule)s AND o.key = page.key AND o.state <> 'available' {event_covers})
+               AND NOT EXISTS (SELECT FROM pgherald.outbox AS o
+                                WHERE o.rule = %(rule)s AND o.key = page.key AND o.state = 'available')
+               AND NOT EXISTS (SELECT FROM pgherald.handled AS h WHERE h.rule = %(rule)s AND h.key = pgherald.handled_key(page.key) {handled_covers})
+             ORDER BY number LIMIT %(most)s),
+        written AS ({write}),
+        rung AS ({ring})
+        SELECT (SELECT coalesce(array_agg(pgherald.shown(key) ORDER BY number), '{{}}') FROM missed), (SELECT min(changed) FROM missed),
+               (SELECT max(number) FROM missed)
+          FROM rung""").format(event_covers=event_covers, handled_covers=handled_covers, write=write, ring=ring)

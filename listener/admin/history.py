@@ -1,0 +1,151 @@
+"""What happened to a row, and why nothing did."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from listener.config.rules import Rule
+from listener.db import keys
+from listener.db.connection import one_line, translated
+from listener.db.owner import fetch_as_owner
+from listener.db.queries import load
+from listener.db.schema import watch_values
+from listener.errors import SchemaError
+
+_QUERIES = load("admin")
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """`events` as `explain --json` gives them; `why` where there are none; `exists` says whether the row does.
+
+    `paused_at`: since when those that wait do so because a person has paused the rule.
+    """
+
+    events: list[dict[str, Any]]
+    exists: bool
+    why: str | None
+    paused_at: datetime | None
+
+
+def tell(conn: psycopg.Connection[Any], tables: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> Story:
+    """Collect a row's events, in order. `key` in the outbox's form; `tables` is the connection that reads the row."""
+    with translated():
+        row = _row(tables, name, rule, key)
+        key = row.key if row is not None else _written(tables, rule, key)
+        with conn.cursor(row_factory=dict_row) as cursor:
+            events = cursor.execute(_QUERIES["story"], {"rule": name, "key": key}).fetchall()
+        for event in events:
+            # Each session wrote them in its own time zone; they are read in one.
+            captured_at = event["captured_at"]
+            event["history"] = [{**entry, "at": _iso(_moment(entry["at"], captured_at))} for entry in event["history"]]
+            for column in ("captured_at", "settled_at", "scheduled_at"):
+                event[column] = _iso(event[column])
+        why = _why(conn, name, rule, key, row) if not events else None
+        waits = any(event["state"] == "available" for event in events)
+        paused = dict(conn.execute(_QUERIES["paused"]).fetchall()) if waits else {}
+    return Story(events, row is not None, why, paused.get(name))
+
+
+def as_written(tables: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> str:
+    """A key as the outbox has it: 007 is 7, whether or not the row is still there."""
+    row = _row(tables, name, rule, key)
+    return row.key if row is not None else _written(tables, rule, key)
+
+
+def _written(conn: psycopg.Connection[Any], rule: Rule, key: str) -> str:
+    try:
+        types, parts = _types(conn, rule), _parts(conn, rule, key)
+        if not types or parts is None:
+            return key
+        columns = sql.SQL(", ").join(
+            sql.SQL("{} AS {}").format(keys.literal(part, column, types), sql.Identifier(column))
+            for column, part in zip(rule.key, parts, strict=True)
+        )
+        query = sql.SQL("SELECT {} FROM (SELECT {}) AS t").format(keys.key_text(rule, types), columns)
+        (written,) = conn.execute(query.as_string(conn)).fetchone() or (None,)
+    except (psycopg.DataError, psycopg.ProgrammingError):
+        return key
+    return key if written is None else str(written)
+
+
+def _types(conn: psycopg.Connection[Any], rule: Rule) -> dict[str, str]:
+    return dict(conn.execute(keys.COLUMN_TYPES, keys.of(rule)).fetchall())
+
+
+def _parts(conn: psycopg.Connection[Any], rule: Rule, key: str) -> list[str] | None:
+    """The key's columns; None where they are not as many as the rule's."""
+    if len(rule.key) == 1:
+        return [key]
+    (parts,) = conn.execute("SELECT %s::text[]", (key,)).fetchone() or ([],)
+    return parts if len(parts) == len(rule.key) and None not in parts else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    key: str
+    current: str | None
+    has_value: bool
+
+
+def _moment(text: str | None, captured_at: datetime) -> datetime:
+    """When an entry of a history was written, in the zone of the capture; where that is no time, when that was."""
+    try:
+        return datetime.fromisoformat(text or "").astimezone(captured_at.tzinfo)
+    except (ValueError, OverflowError):
+        return captured_at
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment is not None else None
+
+
+def _row(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> _Row | None:
+    """The watched row, if it is there, found by its index."""
+    try:
+        types, parts = _types(conn, rule), _parts(conn, rule, key)
+        if parts is None:
+            return None
+        query = sql.SQL(
+            "SELECT {key}, {current}, {column} IS NOT DISTINCT FROM {value} FROM {table} AS t WHERE {match}"
+        ).format(
+            key=keys.key_text(rule, types),
+            current=keys.value_text(rule.column, types),
+            column=keys.typed(rule.column, types),
+            value=keys.literal(rule.becomes, rule.column, types),
+            table=sql.SQL(rule.table),
+            match=keys.match(rule, types, parts),
+        )
+        row = fetch_as_owner(conn, rule.table, query)
+    except psycopg.errors.UndefinedTable as exc:
+        raise SchemaError(f"rule {name}: {one_line(exc)}") from exc
+    except psycopg.DataError:
+        # A text that is no value of the key's type is the key of no row.
+        return None
+    return _Row(*row) if row is not None else None
+
+
+def _why(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str, row: _Row | None) -> str:
+    if row is None:
+        return f"there is no such row in {rule.table}"
+    watched = conn.execute(_QUERIES["watched"], watch_values(name, rule)).fetchone()
+    if watched is None or watched[2] is None:
+        return "the rule is not watched in this database; run `pgherald install`"
+    if not row.has_value:
+        shown = "NULL" if row.current is None else repr(row.current)
+        return f"{rule.column} is {shown}, not {rule.becomes!r}, and no change to it was captured since {watched[3]:%Y-%m-%d %H:%M}"
+    handled = conn.execute(_QUERIES["handled"], {"rule": name, "key": key}).fetchone()
+    if handled is not None:
+        return {
+            "existing": f"the row was {rule.becomes!r} before the rule was watched",
+            "marked": "the row was marked as handled, by `pgherald backfill --mark-only`",
+            "purged": "the row's events were purged, some time after they were settled",
+            "forgotten": "the row's events were erased, by `pgherald forget`",
+        }[handled[0]]
+    if watched[4] < 2:
+        return f"the triggers on {rule.table} are missing or disabled; run `pgherald install`"
+    return "the row reached the value unseen: triggers were off, or it was restored or replicated; `pgherald backfill` finds it"

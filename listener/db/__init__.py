@@ -1,0 +1,1 @@
+"""Connections to PostgreSQL, the named queries, and the installed schema."""

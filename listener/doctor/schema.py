@@ -1,0 +1,62 @@
+"""What install put into the database: all there, of our version, as shipped, and open to this role."""
+
+import re
+
+from listener.db.schema import VERSION
+from listener.doctor.context import QUERIES, Examination
+from listener.doctor.result import Seen, fault, ok, warn
+from listener.resources import resource
+
+_INSTALL = "run `pgherald install`"
+
+
+async def schema(examination: Examination) -> Seen:
+    found = await examination.row(QUERIES["objects"])
+    examination.installed = found["installed"]
+    if not examination.installed:
+        return fault("this database has no pgherald in it", _INSTALL)
+    if found["version_function"]:
+        version = (await examination.row("SELECT pgherald.version() AS version"))["version"]
+        examination.version = version
+        if version < VERSION:
+            return fault(f"version {version} in the database, older than the {VERSION} that this one needs", _INSTALL)
+        if version > VERSION:
+            return fault(
+                f"version {version} in the database, newer than the {VERSION} that this one knows",
+                "update pgherald here to what installed it",
+            )
+    if missing := found["missing"]:
+        return fault(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing or invalid", _INSTALL)
+    return ok(f"version {VERSION}")
+
+
+async def functions(examination: Examination) -> Seen:
+    """Bodies only; `capture` looks at those that watch() makes."""
+    examination.need_schema()
+    shipped = _shipped()
+    rows = await examination.rows(QUERIES["functions"], {"names": list(shipped)})
+    installed = {row["name"]: row["body"] for row in rows}
+    if missing := sorted(shipped.keys() - installed.keys()):
+        return fault(f"missing: {', '.join(missing)}", _INSTALL)
+    if changed := sorted(name for name, body in shipped.items() if installed[name] != body):
+        return warn(f"not as shipped: {', '.join(changed)}", f"{_INSTALL}; it puts ours back")
+    return ok(f"{len(shipped)}, as shipped")
+
+
+def _shipped() -> dict[str, str]:
+    text = resource("sql/triggers.sql").read_text(encoding="utf-8")
+    parts = re.split(r"(?m)^CREATE OR REPLACE (?:FUNCTION|PROCEDURE) pgherald\.", text)[1:]
+    found = ((part, re.search(r"\bAS (\$\w*\$)(.*?)\1", part.partition("\n\n\n")[0], re.DOTALL)) for part in parts)
+    return {part.partition("(")[0]: body[2] for part, body in found if body}
+
+
+async def grants(examination: Examination) -> Seen:
+    """What the daemon needs, for the role that this connects as."""
+    examination.need_schema()
+    row = await examination.row(QUERIES["grants"])
+    if missing := row["missing"]:
+        return fault(
+            f"{row['role']} lacks {', '.join(missing)}",
+            f"connect as the daemon's role; or run `pgherald install --daemon-role {row['role']}`",
+        )
+    return ok(f"{row['role']} has all that the daemon needs")

@@ -1,0 +1,1 @@
+"""From a row to the bytes of a message."""

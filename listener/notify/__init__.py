@@ -1,0 +1,1 @@
+"""LISTEN/NOTIFY: the connection, the listener, the gate."""

@@ -1,0 +1,1 @@
+"""A message of a rule, for eyes only."""

@@ -1,0 +1,74 @@
+"""One real message through the configured transport, to see whether it gets there."""
+
+import socket
+from datetime import UTC, datetime
+from secrets import token_bytes
+from typing import assert_never
+
+from listener import __version__
+from listener.address import Address
+from listener.config.settings import Settings
+from listener.errors import PgheraldError
+from listener.mail.composer import Message
+from listener.mail.message import Stationery, build, message_key
+from listener.mail.templates import Templates
+from listener.recipients import Guard
+from listener.smtp.advice import advice
+from listener.smtp.connection import Accepted, InDoubt, NotSent, Refused, Withheld
+from listener.smtp.replies import Reply
+from listener.transport.local import Transport
+
+_TEMPLATE = "send_test"
+
+
+def note(settings: Settings, recipient: Address, where: str) -> Message:
+    """A message that says what it is, and needs no database.
+
+    The shipped layout, whatever the operator's own may be: that one may take what only a row has.
+    """
+    guard = Guard(settings.mail.allow, settings.mail.redirect_to)
+    now = datetime.now(UTC)
+    context = {
+        "sender": str(settings.mail.sender.address),
+        "host": socket.gethostname(),
+        "where": where,
+        "at": f"{now:%Y-%m-%d %H:%M:%S} UTC",
+        "version": __version__,
+    }
+    content = Templates([_TEMPLATE]).render(_TEMPLATE, context)
+    actual = guard.divert(recipient)
+    instead_of = recipient if actual != recipient else None
+    key = message_key(token_bytes(32), _TEMPLATE, 0, now)
+    stationery = Stationery(sender=settings.mail.sender, key_header=settings.mail.key_header)
+    return Message(key, actual, content, build(stationery, content, actual, key, now, instead_of=instead_of))
+
+
+async def send(settings: Settings, transport: Transport, message: Message) -> Reply:
+    """Hand it over, as the daemon would. Gives the server's reply.
+
+    Raises:
+        PgheraldError: it was not accepted; says where that failed, and the remedy.
+    """
+
+    async def permission() -> bool:
+        return True
+
+    try:
+        outcome = await transport.hand_over(
+            settings.mail.return_path, message.recipient, message.octets, permission, message.key
+        )
+    finally:
+        await transport.close()
+    match outcome:
+        case Accepted(reply):
+            return reply
+        case Refused(phase, reply, verdict):
+            raise PgheraldError(f"not sent: {phase.upper()}: {reply} -> {advice(phase, verdict)}")
+        case NotSent(phase, detail, verdict):
+            raise PgheraldError(f"not sent: {phase.upper()}: {detail} -> {advice(phase, verdict)}")
+        case InDoubt(detail):
+            raise PgheraldError(f"in doubt: the message left, and no reply came: {detail} -> look in the mailbox")
+        case Withheld():
+            raise PgheraldError("not sent")
+        case _:
+            assert_never(outcome)

@@ -1,0 +1,1 @@
+"""What `pgherald init` reads, infers and writes."""

@@ -1,0 +1,1 @@
+"""An SMTP client that is certain about the final dot."""

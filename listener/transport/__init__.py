@@ -1,0 +1,1 @@
+"""Where messages go: a server, a folder, the screen."""

@@ -1,0 +1,42 @@
+"""How mail leaves, as configured."""
+
+from typing import assert_never
+
+from listener.config.settings import Settings, Smtp
+from listener.smtp.breaker import Breaker
+from listener.smtp.connection import Server, Timeouts, tls_context
+from listener.smtp.pool import Post
+from listener.transport.local import Console, Maildir, Transport
+
+
+def transport(settings: Settings, breaker: Breaker) -> Transport:
+    """Raises `ConfigError` where it cannot be made: `smtp.ca_file` or `smtp.ehlo_name` is wrong."""
+    smtp = settings.smtp
+    match settings.mail.transport:
+        case "smtp":
+            timeouts = Timeouts(
+                connect=smtp.connect_timeout, command=smtp.command_timeout, data=smtp.data_timeout, dot=smtp.dot_timeout
+            )
+            return Post(server(smtp, timeouts), tls_context(smtp.ca_file), smtp.connections, breaker)
+        case "file":
+            assert settings.mail.directory is not None
+            return Maildir(settings.mail.directory, breaker)
+        case "console":
+            return Console(breaker)
+        case _:
+            assert_never(settings.mail.transport)
+
+
+def server(smtp: Smtp, timeouts: Timeouts) -> Server:
+    """The mail server. Raises `ConfigError` where `smtp.ehlo_name` is wrong."""
+    url = smtp.server
+    return Server(
+        host=url.host,
+        port=url.port,
+        security=url.security,
+        username=url.username,
+        password=url.password,
+        xoauth2=smtp.auth == "xoauth2",
+        ehlo_name=smtp.ehlo_name,
+        timeouts=timeouts,
+    )

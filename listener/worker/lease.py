@@ -1,0 +1,133 @@
+"""A worker's lease: its own kept, and those of dead workers ended.
+
+A worker is dead when its session is gone, and with it its advisory lock; or when it has not renewed its lease for as
+long as that lasts. Only what was seen counts: an outage that nobody could renew in, a clock that was set, a worker that
+slept itself are no proof of a death. So the time is measured here, from the first look at a lease that then stays as it
+is, and begins anew when the database could not be asked.
+"""
+
+import asyncio
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+from listener.errors import PgheraldError
+from listener.logs import log
+from listener.notify.listener import Listener
+from listener.outbox.store import Outbox, Peer
+from listener.retry import Trouble
+from listener.smtp.breaker import Breaker
+
+_LOOK = 0.25
+_BURY = 1.0
+# A worker that lives may lose its session. It says so, or has another, in no time; on a busy machine in a little more.
+_GONE = 0.5
+
+
+@dataclass(slots=True)
+class _Watched:
+    """Since when a peer's lease has not been renewed, and since when its session has been gone, as seen from here."""
+
+    seen_at: datetime
+    since: float
+    gone_since: float = math.inf
+
+
+class Lease:
+    """Looks often enough for a take-over within a second. `looked` is set once it is known who is dead at the start."""
+
+    def __init__(self, outbox: Outbox, listener: Listener, breaker: Breaker, seconds: float) -> None:
+        self.looked = asyncio.Event()
+        # When it was last seen to, whatever came of it.
+        self.turned = -math.inf
+        self._outbox = outbox
+        self._listener = listener
+        self._breaker = breaker
+        self._seconds = seconds
+        self._renewed = -math.inf
+        self._said: tuple[object, ...] = ()
+        self._watched: dict[int, _Watched] = {}
+        self._last_look = -math.inf
+        self._buried = -math.inf
+
+    async def keep(self) -> None:
+        """Until cancelled."""
+        trouble = Trouble("lease_waits", first=_LOOK, longest=1.0)
+        while True:
+            self.turned = asyncio.get_running_loop().time()
+            try:
+                await self._renew()
+                await self._take_over()
+                trouble.over()
+            except PgheraldError as exc:
+                self._renewed = -math.inf
+                self._watched.clear()
+                await self._outbox.pause(trouble.met(exc))
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK):
+                        await self._listener.changed.wait()
+
+    async def _renew(self) -> None:
+        """When it is due, and when something has changed that the others act on.
+
+        By `locked` they know whether to look for this worker's lock: that it is lost must be said before they look.
+        """
+        listener = self._listener
+        listener.changed.clear()
+        if listener.lock_taken:
+            listener.shows(await self._outbox.renumber())
+            await listener.show()
+        state = (listener.locked, listener.hearing, listener.leading, listener.pid, self._breaker.reason)
+        now = asyncio.get_running_loop().time()
+        if state == self._said and now - self._renewed < self._seconds / 4:
+            return
+        if await self._outbox.renew(
+            locked=state[0], listening=state[1], leading=state[2], pid=state[3], breaker=state[4]
+        ):
+            self._renewed, self._said = now, state
+            return
+        log.warning("declared_dead", worker=self._outbox.worker)
+        await self._outbox.register()
+        self._listener.shows(self._outbox.lock)
+        self._renewed = -math.inf
+
+    async def _take_over(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._last_look > self._seconds / 2:
+            # This worker itself was stopped, or had no answer.
+            self._watched.clear()
+        self._last_look = now
+        peers = await self._outbox.peers()
+        self._listener.meets(len(peers), led=any(peer.leading and not peer.gone for peer in peers))
+        gone, silent = self._judge(peers, now)
+        if not gone and not silent and now - self._buried < _BURY:
+            return
+        burial = await self._outbox.bury(gone + silent)
+        if silent:
+            # The server may believe in a cut or stopped worker's session for hours, and in its locks.
+            await self._outbox.end_sessions(silent)
+        self._buried = now
+        if burial.names or burial.freed or burial.doubted:
+            log.warning("took_over", workers=burial.names, released=burial.freed, in_doubt=burial.doubted)
+        if burial.freed or burial.due:
+            self._listener.wake.set()
+        if not any(peer.gone for peer in peers if peer not in gone):
+            self.looked.set()
+
+    def _judge(self, peers: list[Peer], now: float) -> tuple[list[Peer], list[Peer]]:
+        """Who has had no session for a while, and who has been silent for as long as its lease lasts."""
+        before, self._watched = self._watched, {}
+        gone, silent = [], []
+        for peer in peers:
+            known = before.get(peer.id)
+            if known is None or known.seen_at != peer.seen_at:
+                known = _Watched(peer.seen_at, now)
+            known.gone_since = min(known.gone_since, now) if peer.gone else math.inf
+            self._watched[peer.id] = known
+            if now - known.gone_since >= _GONE:
+                gone.append(peer)
+            elif now - known.since > peer.lease:
+                silent.append(peer)
+        return gone, silent

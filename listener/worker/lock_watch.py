@@ -1,0 +1,55 @@
+"""Looks for strangers who hold a lock that a daemon waits for, and says so."""
+
+import asyncio
+
+from listener.db.foreign_locks import Holder
+from listener.errors import PgheraldError
+from listener.logs import log
+from listener.notify.listener import Listener
+from listener.outbox.store import Outbox
+from listener.printable import excerpt
+
+_LOOK_S = 1.0
+
+
+class LockWatch:
+    """Looks once a second while a lock is refused for no known reason, and as long as a stranger holds one."""
+
+    def __init__(self, outbox: Outbox, listener: Listener) -> None:
+        self._outbox = outbox
+        self._listener = listener
+        self._seen: set[Holder] = set()
+        self._said: set[Holder] = set()
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if self._listener.suspects or self._said:
+                try:
+                    found = await self._outbox.foreign_locks()
+                except PgheraldError:
+                    # Those who deliver say that the database is away.
+                    continue
+                # An installer holds its lock for as long as it takes.
+                self._note({holder for holder in found if holder.lock != "installer"})
+
+    def _note(self, found: set[Holder]) -> None:
+        """Say what two looks have seen: a worker that has just come is no stranger at the next."""
+        self._listener.gate_taken = any(holder.lock == "gate" for holder in found)
+        both, self._seen = found & self._seen, found
+        for holder in both - self._said:
+            log.warning("lock_held_by_other_session", **_fields(holder), remedy=holder.remedy)
+        for holder in self._said - found:
+            log.info("lock_given_back", **_fields(holder))
+        self._said = both | self._said & found
+
+
+def _fields(holder: Holder) -> dict[str, object]:
+    return {
+        "lock": holder.lock,
+        "pid": holder.pid,
+        "user": excerpt(holder.user),
+        "application": excerpt(holder.application),
+        **({"prepared": excerpt(holder.gid)} if holder.gid is not None else {}),
+    }

@@ -1,0 +1,249 @@
+"""A rule's query, once for a batch: who gets the mail, whether they want it, and what it says."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, TypeGuard
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+from psycopg.types.numeric import Int8
+
+from listener.address import Address, parse_address
+from listener.config.rules import OWN_COLUMNS, Rule, array_literal
+from listener.db import keys
+from listener.db.connection import is_away, lookup_failure, one_line
+from listener.db.owner import execute_as_owner
+from listener.db.pool import Pool
+from listener.errors import BadData, DatabaseUnavailable, PgheraldError, RuleBroken
+from listener.outbox.event import Event
+from listener.worker.row_budget import BATCH, ROW, ROWS, bounded
+
+
+@dataclass(frozen=True, slots=True)
+class Mailing:
+    """An event that is to be mailed: to whom, and with what. `octets`: what that takes until it is sent."""
+
+    event: Event
+    recipient: Address
+    context: Mapping[str, Any]
+    octets: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unmailed:
+    """An event that is not: `failed` tells a fault of the data from a good reason not to send."""
+
+    event: Event
+    reason: str
+    detail: str | None = None
+    failed: bool = False
+
+
+@dataclass(slots=True)
+class Found:
+    """What a lookup has found. `rows` by key; `octets`: the size of them, by key.
+
+    `too_large`: the size of a row that is over the limit, by key; such a row is not read. `later`: keys whose rows were
+    not read because the others took all that may be read at once.
+    """
+
+    rows: dict[str, list[dict[str, Any]]]
+    octets: dict[str, int] = field(default_factory=dict)
+    too_large: dict[str, int] = field(default_factory=dict)
+    later: set[str] = field(default_factory=set)
+
+
+class Lookup:
+    """A rule's query. `as_owner`: run it as the table's owner where the role is a superuser, as the commands do.
+
+    The daemon does not: it would be a statement more for each batch. Its role is no superuser, or has a login for lookups.
+    """
+
+    def __init__(self, name: str, rule: Rule, *, as_owner: bool = False) -> None:
+        self.name = name
+        self.rule = rule
+        self._as_owner = as_owner
+        # The value as the configuration writes it, and as the database does: t is true, 5 may be 5.00.
+        self._spellings = {rule.becomes.rstrip(" ")}
+        self._query = f"-- name: lookup {name}\n{rule.lookup.strip().rstrip(';')}"
+        self._columns: list[str] = []
+        self._bounded: str | None = None
+
+    async def check(self, conn: psycopg.AsyncConnection[Any], lookups: Pool) -> frozenset[str]:
+        """Return the lookup's columns. `conn` reads the catalog.
+
+        Raises:
+            RuleBroken: the query fails, or lacks a column that is read.
+            DatabaseUnavailable: the database cannot be reached.
+        """
+        try:
+            async with lookups.connection() as session:
+                columns = await self._learn_columns(session)
+        except (psycopg.Error, OSError, TimeoutError) as exc:
+            raise self._failure(exc) from exc
+        await self._learn_spelling(conn)
+        return columns
+
+    async def _learn_columns(self, conn: psycopg.AsyncConnection[Any]) -> frozenset[str]:
+        """Run it without a key, and make the query that is sent of it, which goes by the columns and their types."""
+        cursor = conn.cursor()
+        await self._execute(cursor, self._query, [], 0)
+        described = cursor.description or []
+        columns = frozenset(column.name for column in described)
+        for column in (*OWN_COLUMNS, *self.rule.require):
+            if column not in columns:
+                raise RuleBroken(
+                    f"the lookup of rule {self.name} gives no column {column!r}; name one so in its SELECT"
+                )
+        comment, _, lookup = self._query.partition("\n")
+        query = f"{comment}\n{bounded(lookup, described)}"
+        try:
+            await self._execute(cursor, query, [], 0)
+        except psycopg.errors.SyntaxError as exc:
+            raise RuleBroken(
+                f"the lookup of rule {self.name} cannot be a part of another query ({one_line(exc)}); "
+                "write one SELECT, with nothing behind a ;"
+            ) from exc
+        self._columns, self._bounded = [column.name for column in described], query
+        return columns
+
+    async def _learn_spelling(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        column = self.rule.column
+        try:
+            types = dict(await (await conn.execute(keys.COLUMN_TYPES, keys.of(self.rule))).fetchall())
+            place = {"table": self.rule.table, "column": column}
+            exact = await (await conn.execute(keys.EXACT_TYPE, place)).fetchone()
+            if exact is None:
+                return
+            row = sql.SQL("SELECT {} AS {}").format(
+                keys.literal(self.rule.becomes, column, {column: exact[0]}), sql.Identifier(column)
+            )
+            query = sql.SQL("SELECT {} FROM ({}) AS t").format(keys.value_text(column, types), row)
+            found = await (await conn.execute(query.as_string(conn))).fetchone()
+        except psycopg.Error as exc:
+            raise self._failure(exc) from exc
+        if found is not None:
+            self._spellings.add(found[0].rstrip(" "))
+
+    async def _execute(self, cursor: psycopg.AsyncCursor[Any], query: str, of: Sequence[str], budget: int) -> None:
+        if self._as_owner:
+            await execute_as_owner(cursor, self.rule.table, query.replace("%(budget)s", str(budget)), of)
+        else:
+            await cursor.execute(query, {"keys": list(of), "budget": Int8(budget)})
+
+    async def rows(self, pool: Pool, of: Sequence[str], budget: int = BATCH) -> Found:
+        """What the lookup finds for these keys: up to `budget` octets of it, and the first row in any case.
+
+        Raises:
+            RuleBroken: it fails whatever the keys.
+            BadData: it fails on the data behind these keys.
+            DatabaseUnavailable: the database is away.
+        """
+        try:
+            async with pool.connection() as conn, conn.cursor(row_factory=tuple_row) as cursor:
+                if self._bounded is None:
+                    await self._learn_columns(conn)
+                assert self._bounded is not None
+                await self._execute(cursor, self._bounded, of, budget)
+                rows = await cursor.fetchall()
+        except (psycopg.Error, OSError, TimeoutError) as exc:
+            if _is_by_data(exc):
+                # The driver's message would quote the row.
+                raise BadData("lookup_error", f"{type(exc).__name__} (SQLSTATE {exc.sqlstate})") from exc
+            if isinstance(exc, psycopg.ProgrammingError):
+                # A column's type may be another by now. The next try asks.
+                self._bounded = None
+            raise self._failure(exc) from exc
+        except PgheraldError:
+            raise
+        except Exception as exc:
+            if isinstance(exc, NotImplementedError) and not _reads_intervals(conn):
+                raise RuleBroken(
+                    f"the lookup of rule {self.name} gives a value that cannot be read; cast it to text"
+                ) from exc
+            # Text that is not UTF-8, a number that is too long for Python, JSON that is too deep.
+            raise BadData("lookup_error", f"a value that cannot be read ({type(exc).__name__})") from exc
+        if len(rows) > ROWS and len(of) > 1:
+            raise BadData("lookup_error", f"more than {ROWS} rows")
+        return self._found(of, rows)
+
+    def _found(self, of: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Found:
+        position = len(self._columns) - 1 - self._columns[::-1].index("key")
+        found = Found({key: [] for key in of})
+        for octets, given, *values in rows:
+            key = _key_text(values[position])
+            # As for the value: a char(n) key is captured without the blanks behind it.
+            key = key if key in found.rows else key.rstrip(" ")
+            found.octets[key] = found.octets.get(key, 0) + octets
+            if given:
+                found.rows.setdefault(key, []).append(dict(zip(self._columns, values, strict=True)))
+            elif octets > ROW:
+                found.too_large[key] = octets
+            else:
+                found.later.add(key)
+        return found
+
+    def judge(self, event: Event, rows: Sequence[dict[str, Any]], octets: int = 0) -> Mailing | Unmailed:
+        """Whether, and to whom, to send: consent and all, as the row is now. `octets`: its size."""
+        if not rows:
+            return Unmailed(event, "row_gone")
+        if len(rows) > 1:
+            return Unmailed(event, "ambiguous", f"the lookup gives {len(rows)} rows for this key", failed=True)
+        row = rows[0]
+        # A char(n) comes with blanks behind, which mean nothing in it.
+        if _value_text(row["current"]).rstrip(" ") not in self._spellings:
+            return Unmailed(event, "reverted", f"{self.rule.column} is {_shown(row['current'])} by now")
+        email = row["email"]
+        if email is None or not str(email).strip():
+            return Unmailed(event, "no_recipient")
+        if row["consent"] is not True:
+            return Unmailed(event, "no_consent", f"consent is {_shown(row['consent'])}")
+        for column in self.rule.require:
+            if row.get(column) is None:
+                return Unmailed(event, "incomplete", f"{column} is NULL")
+        try:
+            recipient = parse_address(str(email))
+        except BadData as exc:
+            return Unmailed(event, exc.reason, str(exc), failed=True)
+        return Mailing(event, recipient, row, octets)
+
+    def _failure(self, exc: BaseException) -> RuleBroken | DatabaseUnavailable:
+        if is_away(exc) and not (isinstance(exc, psycopg.Error) and _is_by_data(exc)):
+            return DatabaseUnavailable(f"the lookup of rule {self.name} cannot run: {one_line(exc)}")
+        assert isinstance(exc, psycopg.Error)
+        return lookup_failure(self.name, exc)
+
+
+def too_large(event: Event, octets: int) -> Unmailed:
+    """What becomes of an event whose row is over the limit."""
+    detail = f"the lookup's row has {octets} octets; at most {ROW} are read"
+    return Unmailed(event, "too_large", detail, failed=True)
+
+
+def _is_by_data(exc: BaseException) -> TypeGuard[psycopg.Error]:
+    """Whether one row may be the cause: of a value, of one too large for the server, or of a damaged page."""
+    return isinstance(exc, psycopg.DataError) or (
+        isinstance(exc, psycopg.Error) and (exc.sqlstate or "").startswith(("54", "XX"))
+    )
+
+
+def _reads_intervals(conn: psycopg.AsyncConnection[Any]) -> bool:
+    return conn.info.parameter_status("IntervalStyle") == "postgres"
+
+
+def _key_text(key: object) -> str:
+    """A composite key comes as a text[]; the outbox holds it as the array's literal."""
+    return array_literal([_value_text(part) for part in key]) if isinstance(key, list) else _value_text(key)
+
+
+def _value_text(value: object) -> str:
+    """As PostgreSQL writes it, for what a lookup gives without a cast."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return format(value, "f") if isinstance(value, Decimal) else str(value)
+
+
+def _shown(value: object) -> str:
+    return "NULL" if value is None else _value_text(value)[:40]

@@ -1,0 +1,252 @@
+"""The carriers, who take each event from its look-up to its end; and what a worker has in hand until then."""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from listener import metrics, tracing
+from listener.address import Address
+from listener.errors import BadData, PgheraldError, RuleBroken
+from listener.logs import log
+from listener.notify.listener import Listener
+from listener.outbox.batch_writer import Recorder
+from listener.outbox.event import Event, Mark, Settlement
+from listener.outbox.rate_limit import Pace
+from listener.outbox.store import Outbox
+from listener.smtp.breaker import Breaker
+from listener.smtp.connection import Accepted, NotSent, Refused
+from listener.smtp.replies import Scope
+from listener.transport.local import Transport
+from listener.worker.delivery import Delivery, Letter, unforeseen, unusable
+from listener.worker.lookup import Mailing
+
+_FRESH = 2.0
+_AHEAD = 0.5
+_MOST = 500
+_LAST_WORDS = 2.0
+# Octets of messages that are made and not settled: each is held about four times, by the mark's statement and the server's
+# connection too.
+_MADE = 8_000_000
+_LEVELS = {"sent": "info", "skipped": "info", "failed": "error", "in_doubt": "warning", "available": "info"}
+
+
+class Carriers:
+    """What one worker has claimed, and those who bring it to its end.
+
+    `post` and `sender` may be put anew at any time. `reached`: whether the last mail got to the server.
+    `settled_at`: when an event was last settled, on the loop's clock. `octets`: what the rows take that wait to be sent.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        listener: Listener,
+        recorder: Recorder,
+        post: Transport,
+        breaker: Breaker,
+        pace: Pace,
+        *,
+        sender: Address,
+        connections: int,
+        poll: float,
+    ) -> None:
+        self.post = post
+        self.sender = sender
+        self.reached = True
+        self.settled_at = -math.inf
+        self.octets = 0
+        self._made = 0
+        self._outbox = outbox
+        self._listener = listener
+        self._recorder = recorder
+        self._breaker = breaker
+        self._pace = pace
+        self._connections = connections
+        self._poll = poll
+        self._stopping = False
+        self._queue: asyncio.Queue[tuple[Delivery, Mailing, float, float | None]] = asyncio.Queue()
+        # The events under way, by number and claim, and the registration under which each was claimed.
+        self._hand: dict[tuple[int, int], int] = {}
+        self._freed = asyncio.Event()
+        self._settled: deque[float] = deque(maxlen=4 * _MOST)
+        # The loop's clock less the database's.
+        self._clock = 0.0
+
+    def start(self, in_background: Callable[[Coroutine[Any, Any, None]], object]) -> None:
+        # Twice the connections: while one message is on the wire, the next has its mark written. No more than
+        # these are `transmitting` at a time, so no more can come into doubt by one death.
+        for _ in range(2 * self._connections):
+            in_background(self._carry())
+
+    @property
+    def in_hand(self) -> Collection[tuple[int, int]]:
+        """The fences of what is claimed and not yet settled."""
+        return self._hand.keys()
+
+    @property
+    def reach(self) -> int:
+        """How many may be in hand: what can be handed over in half a second.
+
+        No more, because consent is asked when they are claimed.
+        """
+        now = asyncio.get_running_loop().time()
+        while self._settled and self._settled[0] < now - 1.0:
+            self._settled.popleft()
+        return min(max(2 * self._connections, int(_AHEAD * len(self._settled))), _MOST)
+
+    def take(self, events: list[Event], worker: int, asked: float) -> None:
+        """Have these in hand, as claimed by this registration; `asked`: when, on the loop's clock."""
+        if events:
+            self._clock = asked - events[0].captured_at.timestamp() - events[0].age
+        self._hand.update((event.fence, worker) for event in events)
+
+    def mail(self, delivery: Delivery, mailing: Mailing, looked_up: float, at: float | None) -> None:
+        """Send what this delivery, which may not be the one of the next claim, has found is to be mailed.
+
+        As soon as somebody is free, or, where there are sending slots, `at`; not when the look-up has grown old.
+        """
+        self.octets += mailing.octets
+        self._queue.put_nowait((delivery, mailing, looked_up, at))
+
+    def settle(self, settlement: Settlement) -> asyncio.Future[bool]:
+        """Write how it ended. True once that is durable, False when somebody has taken the event up again."""
+        settled = self._recorder.settle(settlement)
+        settled.add_done_callback(self._reporter(settlement))
+        return settled
+
+    async def freed(self, seconds: float | None = None) -> None:
+        """Wait until something in hand has come to its end, no longer than `seconds`."""
+        self._freed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._freed.wait()
+
+    async def empty(self, seconds: float | None = None) -> bool:
+        """Wait until nothing is in hand, no longer than `seconds`; whether that came about."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._hand:
+                    await self.freed()
+        return not self._hand
+
+    async def stop(self, grace: float) -> None:
+        """Bring what is past the final dot to its end, give the rest back. `grace` in seconds."""
+        self._stopping = True
+        self._freed.set()
+        if not await self.empty(grace):
+            # Nobody waits ten minutes for a reply at shutdown: what has no answer by now is in doubt, and told so.
+            log.error("grace_over", unsettled=len(self._hand))
+            self.post.abort()
+            await self.empty(_LAST_WORDS)
+
+    async def _carry(self) -> None:
+        before: asyncio.Future[bool] | None = None
+        while True:
+            before = await self._next(before)
+
+    async def _next(self, before: asyncio.Future[bool] | None) -> asyncio.Future[bool] | None:
+        """Take one event from the queue to its end. By itself, so that nobody who waits for the next keeps the last row."""
+        loop = asyncio.get_running_loop()
+        delivery, mailing, looked_up, at = await self._queue.get()
+        if at is not None:
+            await asyncio.sleep(at - loop.time())
+        while self._made > _MADE and not self._stopping:
+            await self.freed(_AHEAD)
+        unpaced = at is None and self._pace.limited
+        if self._stopping or self._breaker.is_open or unpaced or loop.time() - looked_up > _FRESH:
+            # The answer about consent has grown old, or nobody is there to take the mail, or not that much of it:
+            # back, for whoever can.
+            self.octets -= mailing.octets
+            self.settle(Settlement(mailing.event, "available"))
+            return before
+        written = await self._write(delivery, mailing)
+        self.octets -= mailing.octets
+        del mailing
+        if isinstance(written, Settlement):
+            return self.settle(written)
+        self._made += len(written.message)
+        sent = await self._send(delivery, written, before)
+        self._made -= len(written.message)
+        return self.settle(sent)
+
+    async def _write(self, delivery: Delivery, mailing: Mailing) -> Letter | Settlement:
+        event = mailing.event
+        try:
+            stored = await self._outbox.stored(event) if event.kept else None
+            if event.kept and stored is None:
+                return Settlement(event, "available")
+            return delivery.write(mailing, stored)
+        except BadData as exc:
+            return unusable(event, exc)
+        except RuleBroken as exc:
+            delivery.hold(event.rule, exc)
+        except PgheraldError:
+            # The database is away. The next claim meets that too, and logs it.
+            pass
+        return Settlement(event, "available")
+
+    async def _send(self, delivery: Delivery, letter: Letter, before: asyncio.Future[bool] | None) -> Settlement:
+        # The mark is on its way to the disk while the envelope is on its way to the server. It takes longer, and goes first.
+        marked = self._recorder.mark(Mark(letter.event, str(letter.recipient), letter.message))
+        await asyncio.sleep(0)
+        worker = self._hand[letter.event.fence]
+        if before is not None:
+            # It goes with this mark, or has gone before it: one write for both, and never more than one event of a
+            # carrier `transmitting`. While nothing can be written, nothing is begun.
+            await before
+
+        async def permission() -> bool:
+            return await marked and self._outbox.leased(worker) and not self._stopping
+
+        event = letter.event
+        try:
+            span = tracing.begin(event.rule, event.id, event.attempt, event.doubts, event.traceparent)
+            outcome = await self.post.hand_over(self.sender, letter.recipient, letter.message, permission, letter.key)
+        except Exception as exc:
+            await marked
+            return unforeseen(event, exc, sending=True)
+        # A mark still under way must not be written after what is settled now.
+        await marked
+        self.reached = not isinstance(outcome, NotSent)
+        if isinstance(outcome, Accepted):
+            self._pace.sent()
+            now = asyncio.get_running_loop().time()
+            metrics.accepted(event.rule, now - self._clock - event.captured_at.timestamp())
+        elif isinstance(outcome, Refused) and outcome.verdict.scope is Scope.throttle:
+            await self._pace.throttled(str(outcome.reply))
+        settlement = delivery.settlement(letter, outcome)
+        tracing.end(span, settlement.what or "released", settlement.reason)
+        return settlement
+
+    def _reporter(self, settlement: Settlement) -> Callable[[asyncio.Future[bool]], None]:
+        def report(settled: asyncio.Future[bool]) -> None:
+            event = settlement.event
+            del self._hand[event.fence]
+            self._freed.set()
+            if settled.cancelled():
+                return
+            if not settled.result():
+                log.warning(
+                    "event_lost_to_another", event_id=event.id, rule=event.rule, outcome=settlement.what or "released"
+                )
+                return
+            if settlement.state == "available" and (delay := settlement.delay or 0.0) < self._poll:
+                # It rings nobody.
+                asyncio.get_running_loop().call_later(delay, self._listener.wake.set)
+            if settlement.what is not None:
+                self.settled_at = asyncio.get_running_loop().time()
+                self._settled.append(self.settled_at)
+                metrics.settled(event.rule, settlement.state, settlement.reason)
+                getattr(log, _LEVELS[settlement.state])(
+                    f"event_{settlement.what}",
+                    event_id=event.id,
+                    rule=event.rule,
+                    key=event.key,
+                    attempt=event.attempt + settlement.counts,
+                    **{name: value for name in ("reason", "detail") if (value := getattr(settlement, name))},
+                )
+
+        return report
