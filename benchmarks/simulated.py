@@ -31,7 +31,7 @@ async def main(url: str) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(_claim(outbox, lookups, claimed))
             group.create_task(_deliver(outbox, claimed))
-        await outbox.leave()
+        await outbox.unregister()
     print("done", flush=True)
     sys.stdin.readline()
 
@@ -53,7 +53,10 @@ async def _deliver(outbox: Outbox, claimed: asyncio.Queue[list[Event]]) -> None:
             some = events[at : at + _MARK]
             marks = [Mark(event, "u@bench.test", _MESSAGE) for event in some]
             await outbox.record(sent, marks)
-            sent = [Settlement(event, "sent", what="sent", detail="250 2.0.0 Ok", counts=True) for event in some]
+            sent = [
+                Settlement(event, "sent", history_entry="sent", detail="250 2.0.0 Ok", uses_attempt=True)
+                for event in some
+            ]
     await outbox.record(sent, [])
 
 

@@ -30,11 +30,11 @@ import aiosmtplib
 from listener.address import parse_address
 from listener.config.settings import Settings
 from listener.mail.composer import Composer
-from listener.mail.message import message_key
+from listener.mail.message import message_id
 from listener.mail.templates import Templates
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import Accepted, Server, tls_context
-from listener.smtp.pool import Post
+from listener.smtp.connection import Accepted, SmtpServer, tls_context
+from listener.smtp.pool import SmtpPool
 from tests.support.proxy import Proxy
 
 RULE = "dateplan_verified"
@@ -53,15 +53,15 @@ def row(number: int) -> dict[str, Any]:
 
 
 async def pgherald(port: int, connections: int, carry: Callable[[list[Send]], Awaitable[None]]) -> None:
-    post = Post(Server("127.0.0.1", port, "off", ehlo_name="client.test"), TLS, connections, Breaker())
+    post = SmtpPool(SmtpServer("127.0.0.1", port, "off", ehlo_name="client.test"), TLS, connections, Breaker())
 
     async def yes() -> bool:
         return True
 
     async def send(number: int) -> None:
-        key = message_key(b"secret", RULE, number, DATE)
+        key = message_id(b"secret", RULE, number, DATE)
         message = COMPOSER.compose(RULE, str(number), row(number), RECIPIENT, key, DATE)
-        assert isinstance(await post.hand_over(SENDER, RECIPIENT, message.octets, yes, key), Accepted)
+        assert isinstance(await post.send(SENDER, RECIPIENT, message.octets, yes, key), Accepted)
 
     # Twice, as the daemon does it: while one message is on the wire, the next is made.
     await carry([send] * 2 * connections)
@@ -77,7 +77,7 @@ async def email_message(port: int, connections: int, carry: Callable[[list[Send]
             message["To"] = str(RECIPIENT)
             message["Subject"] = content.subject
             message["Date"] = format_datetime(DATE)
-            message["Message-ID"] = f"<{message_key(b'secret', RULE, number, DATE)}@example.org>"
+            message["Message-ID"] = f"<{message_id(b'secret', RULE, number, DATE)}@example.org>"
             message["Auto-Submitted"] = "auto-generated"
             message.set_content(content.text)
             message.add_alternative(content.html, subtype="html")

@@ -6,18 +6,18 @@ from listener.address import Address, parse_address
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
+class RecipientPolicy:
     """`allow`: who may get mail, as `parse_allowed` gives them; None: everybody. `redirect_to`: who gets it instead."""
 
     allow: tuple[str, ...] | None = None
     redirect_to: Address | None = None
 
-    def admits(self, recipient: Address) -> bool:
+    def allows(self, recipient: Address) -> bool:
         if self.allow is None or recipient == self.redirect_to:
             return True
         return any(form in self.allow for form in (f"@{recipient.domain}", _comparable(recipient)))
 
-    def divert(self, recipient: Address) -> Address:
+    def route(self, recipient: Address) -> Address:
         """Whom the message really goes to."""
         return self.redirect_to or recipient
 

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from listener.config.rules import Rule
-from listener.db.connection import OWNERS, translated
+from listener.db.connection import OWNERS, translate_errors
 from listener.db.queries import load
 from listener.errors import SchemaError
 from listener.printable import excerpt
@@ -33,7 +33,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class BackfillPage:
     """One step of the walk: rows looked at, keys found missed, and the oldest change among those."""
 
     looked_at: int
@@ -41,7 +41,7 @@ class Page:
     oldest: datetime | None
 
 
-def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options) -> Iterator[Page]:
+def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options) -> Iterator[BackfillPage]:
     """Go through the table in the order of its key, a page at a time, and capture what was missed.
 
     It can be interrupted and started again at any time: what it has captured has its event. One backfill of a rule runs
@@ -50,7 +50,7 @@ def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options)
     Raises:
         SchemaError: the rule is not watched, its rows from before are not remembered yet, or another backfill runs.
     """
-    with translated(OWNERS):
+    with translate_errors(OWNERS):
         found = conn.execute(_QUERIES["remembered"], {"rule": name}).fetchone()
         if found is None:
             raise SchemaError(f"rule {name} is not watched in this database; run `pgherald install`")
@@ -70,7 +70,7 @@ def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options)
             row = conn.execute(query, {**values, "most": most}).fetchone()
             assert row is not None
             missed, oldest, last = row
-            yield Page(len(rows), missed, oldest)
+            yield BackfillPage(len(rows), missed, oldest)
             if left is not None:
                 left -= len(missed)
             if len(missed) == most:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg.rows import class_row
 
-from listener.db.connection import translated
+from listener.db.connection import translate_errors
 from listener.db.queries import load
 from listener.errors import SchemaError
 
@@ -26,7 +26,7 @@ APPLIES: dict[Remedy, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundEvent:
     id: int
     rule: str
     key: str
@@ -55,16 +55,16 @@ class Filter:
         return any(part is not None for part in (self.ids, self.rule, self.states, self.reason, self.key, self.older))
 
 
-def find(conn: psycopg.Connection[Any], wanted: Filter) -> list[Found]:
+def find(conn: psycopg.Connection[Any], wanted: Filter) -> list[FoundEvent]:
     values = {name: getattr(wanted, name) for name in ("ids", "rule", "states", "reason", "key", "older", "limit")}
-    with translated(), conn.cursor(row_factory=class_row(Found)) as cursor:
+    with translate_errors(), conn.cursor(row_factory=class_row(FoundEvent)) as cursor:
         return cursor.execute(_QUERIES["events"], values).fetchall()
 
 
 def apply(conn: psycopg.Connection[Any], remedy: Remedy, ids: list[int], by: str | None = None) -> int:
     """Do it to those that are still in a state it applies to; how many that were. `by`: for their history."""
     values = {"ids": ids, "states": list(APPLIES[remedy]), "by": by or f"by {_who()}"}
-    with translated():
+    with translate_errors():
         done = len(conn.execute(_QUERIES[remedy], values).fetchall())
         if done:
             conn.execute(_QUERIES["ring"])
@@ -77,7 +77,7 @@ def pause(conn: psycopg.Connection[Any], rule: str) -> datetime:
     Raises:
         SchemaError: the rule is not watched in this database.
     """
-    with translated():
+    with translate_errors():
         row = conn.execute(_QUERIES["pause"], {"rule": rule}).fetchone()
     if row is None:
         raise _unwatched(rule)
@@ -87,7 +87,7 @@ def pause(conn: psycopg.Connection[Any], rule: str) -> datetime:
 
 def resume(conn: psycopg.Connection[Any], rule: str) -> None:
     """Let them go on, and ring. Raises as `pause`."""
-    with translated():
+    with translate_errors():
         if conn.execute(_QUERIES["resume"], {"rule": rule}).fetchone() is None:
             raise _unwatched(rule)
         conn.execute(_QUERIES["ring"])

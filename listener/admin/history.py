@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 
 from listener.config.rules import Rule
 from listener.db import keys
-from listener.db.connection import one_line, translated
+from listener.db.connection import summary, translate_errors
 from listener.db.owner import fetch_as_owner
 from listener.db.queries import load
 from listener.db.schema import watch_values
@@ -20,7 +20,7 @@ _QUERIES = load("admin")
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class RowHistory:
     """`events` as `explain --json` gives them; `why` where there are none; `exists` says whether the row does.
 
     `paused_at`: since when those that wait do so because a person has paused the rule.
@@ -32,9 +32,11 @@ class Story:
     paused_at: datetime | None
 
 
-def tell(conn: psycopg.Connection[Any], tables: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> Story:
+def read_history(
+    conn: psycopg.Connection[Any], tables: psycopg.Connection[Any], name: str, rule: Rule, key: str
+) -> RowHistory:
     """Collect a row's events, in order. `key` in the outbox's form; `tables` is the connection that reads the row."""
-    with translated():
+    with translate_errors():
         row = _row(tables, name, rule, key)
         key = row.key if row is not None else _written(tables, rule, key)
         with conn.cursor(row_factory=dict_row) as cursor:
@@ -48,7 +50,7 @@ def tell(conn: psycopg.Connection[Any], tables: psycopg.Connection[Any], name: s
         why = _why(conn, name, rule, key, row) if not events else None
         waits = any(event["state"] == "available" for event in events)
         paused = dict(conn.execute(_QUERIES["paused"]).fetchall()) if waits else {}
-    return Story(events, row is not None, why, paused.get(name))
+    return RowHistory(events, row is not None, why, paused.get(name))
 
 
 def as_written(tables: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> str:
@@ -122,7 +124,7 @@ def _row(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> _Row
         )
         row = fetch_as_owner(conn, rule.table, query)
     except psycopg.errors.UndefinedTable as exc:
-        raise SchemaError(f"rule {name}: {one_line(exc)}") from exc
+        raise SchemaError(f"rule {name}: {summary(exc)}") from exc
     except psycopg.DataError:
         # A text that is no value of the key's type is the key of no row.
         return None

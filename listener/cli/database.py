@@ -9,7 +9,7 @@ import click
 from listener.cli.options import configured, counted, settings
 from listener.cli.output import write_line, write_lines
 from listener.db import schema
-from listener.db.connection import connect, translated
+from listener.db.connection import connect, translate_errors
 from listener.errors import PgheraldError
 from listener.printable import printable_lines
 
@@ -34,7 +34,7 @@ def install(print_only: bool, with_roles: bool, daemon_role: str | None, config_
         return
     end = time.monotonic() + schema.PATIENCE
     with connect(loaded.database.url) as conn:
-        with translated():
+        with translate_errors():
             schema.check_tables(conn, loaded.rules)
         for step in steps:
             schema.run(conn, step, lambda text: write_line(text, err=True), end)
@@ -74,7 +74,7 @@ def uninstall(print_only: bool, force: bool, config_file: Path | None) -> None:
     write_line("removed")
 
 
-def _print(steps: Iterable[schema.Step]) -> None:
+def _print(steps: Iterable[schema.InstallStep]) -> None:
     """Print what may be piped into psql: as it is, or not at all.
 
     Raises:

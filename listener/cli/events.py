@@ -10,7 +10,7 @@ import click
 from rich.table import Table
 
 from listener.admin import events as remedy
-from listener.admin.events import APPLIES, Filter, Found, Remedy
+from listener.admin.events import APPLIES, Filter, FoundEvent, Remedy
 from listener.cli.options import DURATION, configured, counted, settings, the_rule
 from listener.cli.output import console, write_json, write_line
 from listener.config.rules import parse_key, show_key
@@ -185,11 +185,11 @@ def _wanted(
     return Filter(ids or None, rule, [state] if state else None, reason, key, older_than, limit)
 
 
-def _shown_key(loaded: Any, event: Found) -> str:
+def _shown_key(loaded: Any, event: FoundEvent) -> str:
     return show_key(loaded.rules[event.rule], event.key) if event.rule in loaded.rules else event.key
 
 
-def _as_json(loaded: Any, event: Found) -> dict[str, Any]:
+def _as_json(loaded: Any, event: FoundEvent) -> dict[str, Any]:
     moments = {
         name: moment.isoformat() if moment is not None else None
         for name, moment in (

@@ -13,8 +13,8 @@ from listener.db.connection import connect
 from listener.errors import PgheraldError
 from listener.files import put
 from listener.scaffold.catalog import read
-from listener.scaffold.infer import guess, the_table
-from listener.scaffold.toml import CHANGE_ME, draft
+from listener.scaffold.infer import infer, the_table
+from listener.scaffold.toml import CHANGE_ME, write_toml
 
 _STDOUT = Path("-")
 
@@ -45,8 +45,8 @@ def init(out: Path, table: str | None, becomes: str | None, force: bool, config_
     if out != _STDOUT and os.path.lexists(out) and not force:
         raise PgheraldError(f"{out} is there already; write elsewhere with --out, or over it with --force")
     with connect(settings(config_file).database.url) as conn:
-        found = guess(the_table(read(conn), table), becomes)
-    text = draft(found)
+        found = infer(the_table(read(conn), table), becomes)
+    text = write_toml(found)
     if out == _STDOUT:
         write_lines(text.removesuffix("\n"))
     else:

@@ -19,7 +19,7 @@ from listener.mail.composer import templates
 from listener.preview import page as gallery
 from listener.preview import sample
 from listener.preview import send_test as trial
-from listener.recipients import Guard
+from listener.recipients import RecipientPolicy
 from listener.smtp.breaker import Breaker
 from listener.transport.build import transport
 
@@ -70,7 +70,7 @@ def _written(out: Path, files: Mapping[str, bytes]) -> list[Path]:
     return [out / name for name in files]
 
 
-def _files(rule: str, shown: sample.Sample) -> Iterator[tuple[str, bytes]]:
+def _files(rule: str, shown: sample.RenderedSample) -> Iterator[tuple[str, bytes]]:
     translations = {name: message for name, message in shown.translations.items() if name != "default"}
     for name, message in {"": shown.message, **translations}.items():
         stem = f"{rule}.{name}" if name else rule
@@ -114,7 +114,7 @@ def send_test(to: Address, rule: str | None, key: str | None, config_file: Path 
     stored = _stored(watched, key) if watched is not None else None
     # What the log would say, the answer does.
     logs.configure(loaded.log.format, "critical")
-    if not Guard(loaded.mail.allow, loaded.mail.redirect_to).admits(to):
+    if not RecipientPolicy(loaded.mail.allow, loaded.mail.redirect_to).allows(to):
         raise PgheraldError(f"not sent: {to.masked} is not in [mail] allow -> add it there, or take allow out")
     asyncio.run(_send_test(loaded, to, rule, stored))
 

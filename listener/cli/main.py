@@ -97,10 +97,10 @@ def _refuse(exc: click.ClickException) -> NoReturn:
 
 def _fail(exc: Exception) -> NoReturn:
     from listener.cli.output import write_error
-    from listener.db.connection import one_line
+    from listener.db.connection import summary
 
     remedy = "; start it, or correct [database] url (PGHERALD_DATABASE_URL)"
-    write_error(f"{one_line(exc)}{remedy if isinstance(exc, DatabaseUnavailable) else ''}")
+    write_error(f"{summary(exc)}{remedy if isinstance(exc, DatabaseUnavailable) else ''}")
     sys.exit(1)
 
 

@@ -22,7 +22,7 @@ from listener.cli.options import configured, settings
 from listener.cli.output import Screen
 from listener.db.connection import opened, overview_pool
 from listener.printable import duration, excerpt
-from listener.status.overview import EventState, Glance, Minute, Overview, look
+from listener.status.overview import EventState, Minute, Overview, OverviewCache, look
 
 _EVERY = 1.0
 _STALE = 3600.0
@@ -54,14 +54,14 @@ async def _watch(url: str) -> None:
         loop.add_signal_handler(number, over.set)
     screen = Screen()
     pool = overview_pool(url)
-    glance = Glance(pool)
+    glance = OverviewCache(pool)
     async with opened(pool):
         # What is wrong from the start is said as by every command, and no picture comes.
         async with pool.connection() as conn:
             await look(conn)
         with _keys(over), Live(console=screen, screen=True, auto_refresh=False) as live:
             while not over.is_set():
-                seen = await glance.within(_EVERY, fresh=0.9 * _EVERY, stale=_STALE)
+                seen = await glance.get(_EVERY, fresh=0.9 * _EVERY, stale=_STALE)
                 if seen is not None:
                     live.update(_picture(seen, screen.width, glance.age), refresh=True)
                 try:
@@ -93,7 +93,7 @@ def _keys(over: asyncio.Event) -> Iterator[None]:
 
 
 def _picture(o: Overview, width: int, age: float) -> RenderableType:
-    left = [_events("Latest", o.latest), *([_events("In doubt", o.doubtful)] if o.doubtful else [])]
+    left = [_events("Latest", o.latest), *([_events("In doubt", o.in_doubt_events)] if o.in_doubt_events else [])]
     right = [_rules(o), _workers(o), _events("Failed", o.failed)]
     parts: list[RenderableType] = [_head(o, age), _hour(o.minutes)]
     if width >= _WIDE:
@@ -145,9 +145,9 @@ def _workers(o: Overview) -> RenderableType:
     lines = [
         Text.assemble(
             excerpt(w.name),
-            ("  holds the gate" if w.leads else "", "dim"),
+            ("  holds the gate" if w.leader else "", "dim"),
             ("  not seen", "red") if not w.alive else ("" if w.listening else "  polling", "yellow"),
-            f"  {w.in_hand} in hand",
+            f"  {w.in_flight} in hand",
             (f"  breaker open: {excerpt(w.breaker)}" if w.breaker else "", "yellow"),
         )
         for w in o.workers

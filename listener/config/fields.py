@@ -132,7 +132,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
 @dataclass(frozen=True, slots=True)
-class SmtpServer:
+class SmtpUrl:
     """Where `smtp.url` leads."""
 
     host: str
@@ -152,7 +152,7 @@ def parse_listen(value: str) -> tuple[str, int] | None:
     return match[1] or match[2], int(match[3])
 
 
-def parse_smtp_url(url: str) -> SmtpServer:
+def parse_smtp_url(url: str) -> SmtpUrl:
     """Read ``smtp://``, which demands STARTTLS but on loopback or with ``?starttls=off``, or ``smtps://``: TLS from the start.
 
     Raises:
@@ -199,7 +199,7 @@ def parse_smtp_url(url: str) -> SmtpServer:
         )
     except UnicodeDecodeError:
         raise ValueError("a %XX in the user or the password is not UTF-8; write a % as %25") from None
-    return SmtpServer(
+    return SmtpUrl(
         host=host,
         port=port or {"tls": 465, "starttls": 587, "off": 25}[security],
         security=security,

@@ -27,7 +27,7 @@ from listener.config.fields import (
     MailboxText,
     Names,
     RateOrOff,
-    SmtpServer,
+    SmtpUrl,
     parse_listen,
     parse_smtp_url,
 )
@@ -104,7 +104,7 @@ class Smtp(Section):
         return value
 
     @property
-    def server(self) -> SmtpServer:
+    def server(self) -> SmtpUrl:
         return parse_smtp_url(self.url)
 
 

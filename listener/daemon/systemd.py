@@ -14,7 +14,7 @@ from contextlib import suppress
 from listener.printable import printable
 
 
-class ServiceManager:
+class Systemd:
     """Whoever started this process and waits to hear of it. It may be nobody, or have gone: nothing fails by it."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -27,18 +27,18 @@ class ServiceManager:
 
     def waiting(self, status: str) -> None:
         """Not ready yet, and why."""
-        self._tell(f"STATUS={status}")
+        self._notify(f"STATUS={status}")
 
     def ready(self, status: str) -> None:
         """At the start, and at the end of a reload."""
-        self._tell("READY=1", f"STATUS={status}")
+        self._notify("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
         microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={microseconds}", "STATUS=reading the configuration again")
+        self._notify("RELOADING=1", f"MONOTONIC_USEC={microseconds}", "STATUS=reading the configuration again")
 
     def stopping(self) -> None:
-        self._tell("STOPPING=1", "STATUS=bringing what is on the wire to its end")
+        self._notify("STOPPING=1", "STATUS=bringing what is on the wire to its end")
 
     async def watch(self, turns: Callable[[float], bool]) -> None:
         """Ping while ``turns(seconds)`` says that the work went on within these seconds. Until cancelled."""
@@ -46,10 +46,10 @@ class ServiceManager:
             return
         while True:
             if turns(self._patience):
-                self._tell("WATCHDOG=1")
+                self._notify("WATCHDOG=1")
             await asyncio.sleep(self._patience / 4)
 
-    def _tell(self, *lines: str) -> None:
+    def _notify(self, *lines: str) -> None:
         if self._address:
             # `systemctl status` shows it as it is.
             datagram = "\n".join(printable(" ".join(line.split())) for line in lines)

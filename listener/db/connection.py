@@ -73,7 +73,7 @@ def parameters(url: str, **defaults: Any) -> dict[str, Any]:
     }
 
 
-def one_line(exc: BaseException) -> str:
+def summary(exc: BaseException) -> str:
     if isinstance(exc, psycopg.Error) and exc.diag.message_primary:
         # Without the lines of the query that the driver adds.
         return exc.diag.message_primary
@@ -82,7 +82,7 @@ def one_line(exc: BaseException) -> str:
 
 def connect(url: str) -> psycopg.Connection[Any]:
     """Return a secured connection for a command, in autocommit."""
-    with translated():
+    with translate_errors():
         conn: psycopg.Connection[Any] = psycopg.connect(**parameters(url), autocommit=True)
         # The owner of a table that is read may DEALLOCATE a prepared statement and PREPARE another of its name.
         conn.prepare_threshold = None
@@ -185,29 +185,29 @@ def _is_idle(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> bool:
 
 
 @contextmanager
-def translated(right: str = "grant it (see sql/roles.sql)") -> Iterator[None]:
+def translate_errors(right: str = "grant it (see sql/roles.sql)") -> Iterator[None]:
     """The driver's errors as this package's; the one place where that is done. `right`: what to do where one is missing."""
     try:
         yield
     except (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName, errors.UndefinedColumn) as exc:
         if "pgherald." in str(exc) or 'schema "pgherald"' in str(exc):
-            raise SchemaError(f"{one_line(exc)}; run `pgherald install`") from exc
-        raise SchemaError(one_line(exc)) from exc
+            raise SchemaError(f"{summary(exc)}; run `pgherald install`") from exc
+        raise SchemaError(summary(exc)) from exc
     except errors.InsufficientPrivilege as exc:
         if "row-level security" in str(exc):
             right = "see docs/dba.md, Row level security"
-        raise SchemaError(f"{one_line(exc)}; {right}") from exc
+        raise SchemaError(f"{summary(exc)}; {right}") from exc
     except _AWAY as exc:
-        raise DatabaseUnavailable(f"the database cannot be reached, or cannot serve: {one_line(exc)}") from exc
+        raise DatabaseUnavailable(f"the database cannot be reached, or cannot serve: {summary(exc)}") from exc
 
 
-def is_away(exc: BaseException) -> bool:
+def is_unavailable(exc: BaseException) -> bool:
     """Whether the database, and not the statement, is the trouble."""
     return isinstance(exc, _AWAY)
 
 
 def lookup_failure(rule: str, exc: psycopg.Error) -> RuleBroken:
-    return RuleBroken(f"the lookup of rule {rule} fails: {one_line(exc)}")
+    return RuleBroken(f"the lookup of rule {rule} fails: {summary(exc)}")
 
 
 async def is_pooled(conn: psycopg.AsyncConnection[Any]) -> bool:

@@ -18,7 +18,7 @@ _AGAIN_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class LockHolder:
     """One session, or one prepared transaction `gid`, and the lock that it holds.
 
     `user`, `application` and `gid` are what a stranger calls himself: not to be shown as they are.
@@ -45,14 +45,14 @@ class Holder:
         return f"SELECT pg_terminate_backend({self.pid})"
 
 
-async def holders(conn: psycopg.AsyncConnection[Any]) -> list[Holder]:
+async def holders(conn: psycopg.AsyncConnection[Any]) -> list[LockHolder]:
     """Return the strangers there are now; a worker that is just registering may be among them."""
-    async with conn.cursor(row_factory=class_row(Holder)) as cursor:
+    async with conn.cursor(row_factory=class_row(LockHolder)) as cursor:
         await cursor.execute(_QUERIES["foreign_locks"])
         return await cursor.fetchall()
 
 
-async def strangers(look: Callable[[], Awaitable[list[Holder]]]) -> list[Holder]:
+async def strangers(look: Callable[[], Awaitable[list[LockHolder]]]) -> list[LockHolder]:
     """Return those whom two looks find, a moment apart."""
     found = await look()
     if found:
@@ -62,11 +62,11 @@ async def strangers(look: Callable[[], Awaitable[list[Holder]]]) -> list[Holder]
     return found
 
 
-def strangers_now(conn: psycopg.Connection[Any]) -> list[Holder]:
+def strangers_now(conn: psycopg.Connection[Any]) -> list[LockHolder]:
     """As `strangers`, for a command."""
 
-    def look() -> list[Holder]:
-        return conn.cursor(row_factory=class_row(Holder)).execute(_QUERIES["foreign_locks"]).fetchall()
+    def look() -> list[LockHolder]:
+        return conn.cursor(row_factory=class_row(LockHolder)).execute(_QUERIES["foreign_locks"]).fetchall()
 
     found = look()
     if found:

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import errors, sql
 
 from listener.config.rules import Rule, default_rules
-from listener.db.connection import PATH, is_away, one_line
+from listener.db.connection import PATH, is_unavailable, summary
 from listener.db.queries import load
 from listener.errors import DatabaseUnavailable, SchemaError
 from listener.printable import excerpt
@@ -27,7 +27,7 @@ _SECURED = f"SET LOCAL search_path = {PATH};\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class InstallStep:
     """SQL that runs by itself: as one transaction, or, where it commits on its own, outside of any."""
 
     title: str
@@ -54,7 +54,7 @@ def check_tables(conn: psycopg.Connection[Any], rules: Mapping[str, Rule]) -> No
             ).fetchone()
         except errors.InsufficientPrivilege as exc:
             raise SchemaError(
-                f"rule {name}: {one_line(exc)}; grant it to the role that runs `pgherald install`"
+                f"rule {name}: {summary(exc)}; grant it to the role that runs `pgherald install`"
             ) from exc
         assert row is not None
         table_exists, missing = row
@@ -73,21 +73,23 @@ def table_remedy(name: str, rule: Rule) -> str:
     return f"correct [rules.{name}]"
 
 
-def install_steps(rules: Mapping[str, Rule], *, roles: bool = False, daemon_role: str | None = None) -> Iterator[Step]:
+def install_steps(
+    rules: Mapping[str, Rule], *, roles: bool = False, daemon_role: str | None = None
+) -> Iterator[InstallStep]:
     """What `install` runs, in order; each step may be run again without harm."""
-    yield Step("triggers.sql", _file("triggers.sql"), table="pgherald.outbox")
+    yield InstallStep("triggers.sql", _file("triggers.sql"), table="pgherald.outbox")
     if roles:
-        yield Step("roles.sql", _file("roles.sql"))
+        yield InstallStep("roles.sql", _file("roles.sql"))
     if daemon_role is not None:
-        yield Step(
+        yield InstallStep(
             f"rights of {daemon_role}",
-            _SECURED + daemon_grants().replace("pgherald_daemon", _quoted(sql.Identifier(daemon_role))),
+            _SECURED + daemon_grants().replace("pgherald_daemon", _as_text(sql.Identifier(daemon_role))),
         )
     for name, rule in rules.items():
-        yield Step(f"rule {name}", f"{_SECURED}{watch_call(name, rule)};", table=rule.table)
+        yield InstallStep(f"rule {name}", f"{_SECURED}{watch_call(name, rule)};", table=rule.table)
     # After all that waits for locks: it may take its time, and the locks' time is short.
     for name in rules:
-        yield Step(
+        yield InstallStep(
             f"rows that are in the value already; page by page, nothing held (rule {name})",
             f"DO $$ DECLARE more pg_catalog.bool; BEGIN "
             f"LOOP CALL pgherald.remember('{name}', more => more); EXIT WHEN NOT more; END LOOP; END $$;",
@@ -102,26 +104,30 @@ def daemon_grants() -> str:
 
 
 def watch_call(name: str, rule: Rule) -> str:
-    return _quoted(
+    return _as_text(
         sql.SQL("SELECT pgherald.watch({}, {}, {}, {}, {}, {})").format(
             *map(sql.Literal, (name, rule.table, list(rule.key), rule.column, rule.becomes, rule.capture))
         )
     )
 
 
-def uninstall_steps(rules: Mapping[str, Rule]) -> Iterator[Step]:
-    yield Step("uninstall.sql", _file("uninstall.sql"), table=next((rule.table for rule in rules.values()), None))
+def uninstall_steps(rules: Mapping[str, Rule]) -> Iterator[InstallStep]:
+    yield InstallStep(
+        "uninstall.sql", _file("uninstall.sql"), table=next((rule.table for rule in rules.values()), None)
+    )
 
 
 def _file(name: str) -> str:
     return resource(f"sql/{name}").read_text(encoding="utf-8")
 
 
-def _quoted(part: sql.Composable) -> str:
+def _as_text(part: sql.Composable) -> str:
     return part.as_string(None)
 
 
-def run(conn: psycopg.Connection[Any], step: Step, tell: Callable[[str], None], end: float | None = None) -> None:
+def run(
+    conn: psycopg.Connection[Any], step: InstallStep, tell: Callable[[str], None], end: float | None = None
+) -> None:
     """Run one step, trying until `end` to get its locks, each time for 2 s only, so that nobody queues behind it for longer.
 
     `end` is by `time.monotonic`; without it, `PATIENCE` from now.
@@ -147,8 +153,8 @@ def run(conn: psycopg.Connection[Any], step: Step, tell: Callable[[str], None], 
             tell(f"{step.title}: waiting for a lock{blocker}")
             time.sleep(pause)
         except psycopg.Error as exc:
-            if is_away(exc):
-                raise DatabaseUnavailable(one_line(exc)) from exc
+            if is_unavailable(exc):
+                raise DatabaseUnavailable(summary(exc)) from exc
             raise _failure(step, exc) from exc
         else:
             return
@@ -166,8 +172,8 @@ def _blocker(conn: psycopg.Connection[Any], table: str | None) -> str:
     return f" on {table}, held by pid {row[0]} (user {row[1]}): {row[2]}" if row else ""
 
 
-def _failure(step: Step, exc: psycopg.Error) -> SchemaError:
-    message = exc.diag.message_primary or one_line(exc)
+def _failure(step: InstallStep, exc: psycopg.Error) -> SchemaError:
+    message = exc.diag.message_primary or summary(exc)
     hint = f" ({exc.diag.message_hint})" if exc.diag.message_hint else ""
     return SchemaError(message + hint if message.startswith("rule ") else f"{step.title}: {message}{hint}")
 

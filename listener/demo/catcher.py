@@ -12,7 +12,7 @@ from aiosmtpd.smtp import SMTP
 
 
 @dataclass(frozen=True, slots=True)
-class Mail:
+class CaughtMessage:
     """An accepted message. `arrived` by `time.monotonic`, and `at` the clock, when the end of the data was read."""
 
     sender: str
@@ -25,8 +25,8 @@ class Mail:
 class Catcher:
     """``async with Catcher(callback) as catcher``: `mails` holds what came, and `callback` gets each as it comes."""
 
-    def __init__(self, callback: Callable[[Mail], None] | None = None) -> None:
-        self.mails: list[Mail] = []
+    def __init__(self, callback: Callable[[CaughtMessage], None] | None = None) -> None:
+        self.mails: list[CaughtMessage] = []
         self._callback = callback
         self._server: asyncio.Server | None = None
         self._sessions: list[SMTP] = []
@@ -63,7 +63,7 @@ class Catcher:
         return session
 
     async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
-        mail = Mail(
+        mail = CaughtMessage(
             envelope.mail_from, list(envelope.rcpt_tos), bytes(envelope.content), time.monotonic(), datetime.now(UTC)
         )
         self.mails.append(mail)

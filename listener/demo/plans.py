@@ -8,7 +8,7 @@ import psycopg
 
 from listener.config.rules import default_rules
 from listener.db import schema
-from listener.demo.catcher import Mail
+from listener.demo.catcher import CaughtMessage
 
 _TABLES = """
     CREATE TABLE users (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, email text, email_notifications_enabled boolean);
@@ -44,7 +44,7 @@ class Tally:
 
     plans: dict[int, Plan] = field(default_factory=dict)
     by_address: dict[str, Plan] = field(default_factory=dict)
-    mails: list[Mail] = field(default_factory=list)
+    mails: list[CaughtMessage] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from listener.config.rules import DEFAULT_NAME
-from listener.demo.catcher import Catcher, Mail
+from listener.demo.catcher import Catcher, CaughtMessage
 from listener.demo.cluster import Cluster
 from listener.demo.daemon import explain, running_daemon
 from listener.demo.plans import Tally, prepare, verify_all
@@ -40,7 +40,7 @@ async def play(count: int, *, once: bool, say: Callable[[str], None]) -> bool:
                 return fine
 
 
-def _arrived(tally: Tally, mail: Mail, say: Callable[[str], None]) -> None:
+def _arrived(tally: Tally, mail: CaughtMessage, say: Callable[[str], None]) -> None:
     tally.mails.append(mail)
     recipient = mail.recipients[0]
     plan = tally.by_address.get(recipient)

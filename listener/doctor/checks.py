@@ -6,19 +6,19 @@ from functools import partial
 import psycopg
 
 from listener.config.settings import Settings
-from listener.db.connection import one_line
+from listener.db.connection import summary
 from listener.doctor import notifications, privacy, schema, server, smtp, templates, triggers
-from listener.doctor.context import Examination
-from listener.doctor.result import Finding, NotChecked, Seen, fault, warn
+from listener.doctor.context import Context
+from listener.doctor.result import CheckResult, NotChecked, ReportedCheck, fault, warn
 from listener.errors import PgheraldError
 from listener.mail.unsubscribe import is_statement
 
-Check = Callable[[Examination], Awaitable[Seen]]
+Check = Callable[[Context], Awaitable[CheckResult]]
 
 
-async def examine(settings: Settings) -> AsyncIterator[Finding]:
+async def examine(settings: Settings) -> AsyncIterator[ReportedCheck]:
     """Run every check, in the order in which a fault explains those after it."""
-    examination = Examination(settings)
+    examination = Context(settings)
     try:
         for name, check in _checks(settings):
             yield await _run(name, check, examination)
@@ -63,18 +63,18 @@ def _checks(settings: Settings) -> list[tuple[str, Check]]:
     ]
 
 
-async def _run(name: str, check: Check, examination: Examination) -> Finding:
+async def _run(name: str, check: Check, examination: Context) -> ReportedCheck:
     try:
         seen = await check(examination)
     except NotChecked as exc:
         seen = warn(f"not checked: {exc}", exc.remedy or "mend what is said above, then run doctor again")
     except psycopg.errors.InsufficientPrivilege as exc:
-        seen = warn(f"not checked: {one_line(exc)}", "see the check grants; or run doctor as the schema's owner")
+        seen = warn(f"not checked: {summary(exc)}", "see the check grants; or run doctor as the schema's owner")
     except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as exc:
-        seen = warn(f"not checked: {one_line(exc)}", "run doctor again when the database is less busy")
+        seen = warn(f"not checked: {summary(exc)}", "run doctor again when the database is less busy")
     except PgheraldError as exc:
         seen = fault(str(exc), "see the server's log, then run doctor again")
     except Exception as exc:
         # Whatever it is, the other checks are not to be lost for it.
-        seen = warn(f"not checked: {type(exc).__name__}: {one_line(exc)}", "a fault of doctor's own: report it")
-    return Finding(name, seen.state, seen.seen, seen.remedy)
+        seen = warn(f"not checked: {type(exc).__name__}: {summary(exc)}", "a fault of doctor's own: report it")
+    return ReportedCheck(name, seen.state, seen.seen, seen.remedy)

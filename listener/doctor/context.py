@@ -26,7 +26,7 @@ Rows = list[dict[str, Any]]
 
 
 @dataclass
-class Examination:
+class Context:
     settings: Settings
     conn: psycopg.AsyncConnection[Any] | None = None
     standby: bool = False
@@ -35,7 +35,7 @@ class Examination:
     # Rules whose capture function names a column that is gone.
     stale: set[str] = field(default_factory=set)
     # By rule: rows that its lookup gave. None where it gave none because it failed.
-    samples: dict[str, "Sample | None"] = field(default_factory=dict)
+    samples: dict[str, "RowSample | None"] = field(default_factory=dict)
     # By rule: a message in each language.
     letters: dict[str, list[tuple[str, Message]]] = field(default_factory=dict)
 
@@ -80,6 +80,6 @@ class Examination:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class RowSample:
     columns: frozenset[str]
     rows: Mapping[str, list[dict[str, Any]]]

@@ -6,12 +6,12 @@ from typing import Any
 
 import psycopg
 
-from listener.db.connection import connect_async, is_pooled, translated
-from listener.db.foreign_locks import Holder, holders, strangers
+from listener.db.connection import connect_async, is_pooled, translate_errors
+from listener.db.foreign_locks import LockHolder, holders, strangers
 from listener.db.pool import limited
 from listener.db.queries import load
-from listener.doctor.context import QUERIES, Examination
-from listener.doctor.result import NotChecked, Seen, fault, ok, warn
+from listener.doctor.context import QUERIES, Context
+from listener.doctor.result import CheckResult, NotChecked, fault, ok, warn
 from listener.errors import DatabaseUnavailable
 from listener.printable import excerpt
 
@@ -21,7 +21,7 @@ OVERDUE = 10.0
 _FLOOD = 256
 
 
-async def listen(examination: Examination) -> Seen:
+async def listen(examination: Context) -> CheckResult:
     """Rings itself, as the daemon does at its start."""
     if examination.conn is None:
         raise NotChecked("there is no connection to the database")
@@ -35,8 +35,8 @@ async def listen(examination: Examination) -> Seen:
         return fault(f"{place}: {exc}", f"correct {place}")
 
 
-async def _listen(listen_url: str, url: str, place: str) -> Seen:
-    with translated():
+async def _listen(listen_url: str, url: str, place: str) -> CheckResult:
+    with translate_errors():
         async with await connect_async(listen_url) as ear:
             row = await (await ear.execute("SELECT pg_is_in_recovery(), current_database()")).fetchone()
             if row is None or row[0]:
@@ -77,7 +77,7 @@ async def _hears(ear: psycopg.AsyncConnection[Any], url: str) -> tuple[bool, int
     return heard, others
 
 
-async def queue(examination: Examination) -> Seen:
+async def queue(examination: Context) -> CheckResult:
     row = await examination.row(QUERIES["queue"])
     used, shown = row["used"], f"{row['used']:.0%} full"
     if used <= 0.1:
@@ -90,11 +90,11 @@ async def queue(examination: Examination) -> Seen:
     return warn(shown, remedy)
 
 
-async def locks(examination: Examination) -> Seen:
+async def locks(examination: Context) -> CheckResult:
     """Look for sessions that hold a lock of ours and are no daemon's: whoever may connect may take one."""
     examination.need_schema()
 
-    async def look() -> list[Holder]:
+    async def look() -> list[LockHolder]:
         async with examination.reading() as conn:
             return await holders(conn)
 
@@ -112,7 +112,7 @@ async def locks(examination: Examination) -> Seen:
     return ok("no other session holds one of ours")
 
 
-async def gate(examination: Examination) -> Seen:
+async def gate(examination: Context) -> CheckResult:
     """Asleep with work to do is the one thing that no daemon may be."""
     examination.need_schema()
     settings = examination.settings
@@ -128,7 +128,7 @@ async def gate(examination: Examination) -> Seen:
     )
 
 
-async def daemon(examination: Examination) -> Seen:
+async def daemon(examination: Context) -> CheckResult:
     examination.need_schema()
     workers = await examination.rows(load("admin")["workers"])
     alive = [worker for worker in workers if worker["alive"]]

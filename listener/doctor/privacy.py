@@ -3,14 +3,14 @@
 from psycopg.rows import dict_row
 
 from listener.db.connection import connect_async
-from listener.doctor.context import QUERIES, Examination
-from listener.doctor.result import Seen, fault, ok, warn
+from listener.doctor.context import QUERIES, Context
+from listener.doctor.result import CheckResult, fault, ok, warn
 
 _SHOWN = 5
 _LOGIN = "see docs/dba.md, A login for lookups"
 
 
-async def row_security(examination: Examination) -> Seen:
+async def row_security(examination: Context) -> CheckResult:
     """With it, the daemon's sessions are refused: they say row_security = off, since hidden events would wait for ever."""
     examination.need_schema()
     tables = (await examination.row(QUERIES["row_security"]))["tables"]
@@ -20,7 +20,7 @@ async def row_security(examination: Examination) -> Seen:
     return fault(f"row level security is on for {', '.join(tables)}: the daemon is refused", mend)
 
 
-async def readers(examination: Examination) -> Seen:
+async def readers(examination: Context) -> CheckResult:
     """Default privileges, for one, let a role read all tables, ours too."""
     examination.need_schema()
     rows = await examination.rows(QUERIES["readers"])
@@ -38,7 +38,7 @@ async def readers(examination: Examination) -> Seen:
     return warn(shown + more, mend)
 
 
-async def server_log(examination: Examination) -> Seen:
+async def server_log(examination: Context) -> CheckResult:
     """The settings as this role's sessions have them."""
     row = await examination.row(QUERIES["server_log"])
     role = row["role"]
@@ -65,7 +65,7 @@ async def server_log(examination: Examination) -> Seen:
     return ok("shows no parameters")
 
 
-async def lookup_login(examination: Examination) -> Seen:
+async def lookup_login(examination: Context) -> CheckResult:
     """The functions behind the tables that a lookup reads run with the rights of the role that reads them."""
     conn = examination.conn
     database = examination.settings.database

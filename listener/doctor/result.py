@@ -11,7 +11,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ReportedCheck:
     """`remedy` is empty where there is nothing to do."""
 
     check: str
@@ -21,7 +21,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class CheckResult:
     """A finding that has no name yet."""
 
     state: State
@@ -29,16 +29,16 @@ class Seen:
     remedy: str = ""
 
 
-def ok(seen: str) -> Seen:
-    return Seen(State.ok, seen)
+def ok(seen: str) -> CheckResult:
+    return CheckResult(State.ok, seen)
 
 
-def warn(seen: str, remedy: str) -> Seen:
-    return Seen(State.warn, seen, remedy)
+def warn(seen: str, remedy: str) -> CheckResult:
+    return CheckResult(State.warn, seen, remedy)
 
 
-def fault(seen: str, remedy: str) -> Seen:
-    return Seen(State.fault, seen, remedy)
+def fault(seen: str, remedy: str) -> CheckResult:
+    return CheckResult(State.fault, seen, remedy)
 
 
 class NotChecked(Exception):

@@ -3,14 +3,14 @@
 import re
 
 from listener.db.schema import VERSION
-from listener.doctor.context import QUERIES, Examination
-from listener.doctor.result import Seen, fault, ok, warn
+from listener.doctor.context import QUERIES, Context
+from listener.doctor.result import CheckResult, fault, ok, warn
 from listener.resources import resource
 
 _INSTALL = "run `pgherald install`"
 
 
-async def schema(examination: Examination) -> Seen:
+async def schema(examination: Context) -> CheckResult:
     found = await examination.row(QUERIES["objects"])
     examination.installed = found["installed"]
     if not examination.installed:
@@ -30,7 +30,7 @@ async def schema(examination: Examination) -> Seen:
     return ok(f"version {VERSION}")
 
 
-async def functions(examination: Examination) -> Seen:
+async def functions(examination: Context) -> CheckResult:
     """Bodies only; `capture` looks at those that watch() makes."""
     examination.need_schema()
     shipped = _shipped()
@@ -50,7 +50,7 @@ def _shipped() -> dict[str, str]:
     return {part.partition("(")[0]: body[2] for part, body in found if body}
 
 
-async def grants(examination: Examination) -> Seen:
+async def grants(examination: Context) -> CheckResult:
     """What the daemon needs, for the role that this connects as."""
     examination.need_schema()
     row = await examination.row(QUERIES["grants"])

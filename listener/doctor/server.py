@@ -2,9 +2,9 @@
 
 import time
 
-from listener.db.connection import connect_async, is_pooled, translated
-from listener.doctor.context import QUERIES, Examination
-from listener.doctor.result import Seen, fault, ok, warn
+from listener.db.connection import connect_async, is_pooled, translate_errors
+from listener.doctor.context import QUERIES, Context
+from listener.doctor.result import CheckResult, fault, ok, warn
 from listener.errors import DatabaseUnavailable
 
 OLDEST = 15
@@ -15,9 +15,9 @@ SKEW = 5.0
 LONG = 60.0
 
 
-async def database(examination: Examination) -> Seen:
+async def database(examination: Context) -> CheckResult:
     try:
-        with translated():
+        with translate_errors():
             conn = await connect_async(examination.settings.database.url)
             pooled = await is_pooled(conn)
     except DatabaseUnavailable as exc:
@@ -28,7 +28,7 @@ async def database(examination: Examination) -> Seen:
     return ok(f"{info.dbname} at {info.host or 'a local socket'}:{info.port} as {info.user}{through}")
 
 
-async def release(examination: Examination) -> Seen:
+async def release(examination: Context) -> CheckResult:
     row = await examination.row("SELECT current_setting('server_version_num')::integer AS number")
     major, minor = divmod(row["number"], 10000)
     shown = f"PostgreSQL {major}.{minor}"
@@ -42,7 +42,7 @@ async def release(examination: Examination) -> Seen:
     return ok(shown)
 
 
-async def standby(examination: Examination) -> Seen:
+async def standby(examination: Context) -> CheckResult:
     row = await examination.row(
         "SELECT pg_is_in_recovery() AS standby, current_setting('default_transaction_read_only')::boolean AS read_only"
     )
@@ -61,7 +61,7 @@ async def standby(examination: Examination) -> Seen:
     return ok("a primary")
 
 
-async def clock(examination: Examination) -> Seen:
+async def clock(examination: Context) -> CheckResult:
     async with examination.reading() as conn:
         asked = time.time()
         row = await (await conn.execute("SELECT extract(epoch FROM clock_timestamp())::float8")).fetchone()
@@ -74,7 +74,7 @@ async def clock(examination: Examination) -> Seen:
     return ok("within a second of ours" if abs(skew) < 1 else f"{abs(skew):.0f} s off ours")
 
 
-async def transactions(examination: Examination) -> Seen:
+async def transactions(examination: Context) -> CheckResult:
     row = await examination.row(QUERIES["transactions"], {"seconds": LONG})
     if row["what"] is not None:
         return warn(

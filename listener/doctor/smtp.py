@@ -16,15 +16,15 @@ from listener.db import keys
 from listener.db.connection import lookup_pool, opened
 from listener.db.owner import execute_as_owner
 from listener.db.pool import Pool
-from listener.doctor.context import QUERIES, Examination, Sample
-from listener.doctor.result import Seen, fault, ok, warn
+from listener.doctor.context import QUERIES, Context, RowSample
+from listener.doctor.result import CheckResult, fault, ok, warn
 from listener.errors import BadData, ConfigError, RuleBroken
 from listener.smtp.advice import advice
-from listener.smtp.connection import Connection, ServerTrouble, Timeouts, tls_context
+from listener.smtp.connection import SessionError, SmtpConnection, Timeouts, tls_context
 from listener.smtp.replies import Scope
 from listener.transport.build import server
-from listener.worker.lookup import Found, Lookup
-from listener.worker.row_budget import ROW
+from listener.worker.lookup import Lookup, LookupResult
+from listener.worker.row_budget import MAX_ROW_BYTES
 
 LARGE = 1000
 _SAMPLE = 100
@@ -33,7 +33,7 @@ _PATIENCE = 20.0
 _TIMEOUTS = Timeouts(connect=5, greeting=10, command=10, quit=1)
 
 
-async def lookup(examination: Examination, rule: str) -> Seen:
+async def lookup(examination: Context, rule: str) -> CheckResult:
     configured = examination.settings.rules[rule]
     examination.samples[rule] = None
     query = Lookup(rule, configured, as_owner=True)
@@ -56,7 +56,7 @@ async def lookup(examination: Examination, rule: str) -> Seen:
             f"the lookup fails on data of the newest rows: {exc}", f"correct [rules.{rule}] lookup, or the rows"
         )
     if found is not None:
-        examination.samples[rule] = Sample(columns, found.rows)
+        examination.samples[rule] = RowSample(columns, found.rows)
     if hidden is not None:
         return hidden
     if not newest:
@@ -74,23 +74,23 @@ async def lookup(examination: Examination, rule: str) -> Seen:
         key, octets = next(iter(found.too_large.items()))
         return warn(
             f"its rows are too large for {len(found.too_large)} of the newest {len(newest)}; key {key} has {octets} octets, and "
-            f"at most {ROW} are read",
+            f"at most {MAX_ROW_BYTES} are read",
             "leave out of the SELECT what the template does not take, or shorten it there: left(text, 10000)",
         )
     return ok(f"runs, by index; finds {len(found.rows)} of the newest {len(newest)} rows")
 
 
-async def _rows(pool: Pool, query: Lookup, newest: list[str]) -> Found | None:
+async def _rows(pool: Pool, query: Lookup, newest: list[str]) -> LookupResult | None:
     """None where it takes too long."""
     if not newest:
-        return Found({})
+        return LookupResult({})
     with suppress(TimeoutError):
         async with asyncio.timeout(_PATIENCE):
             return await query.rows(pool, newest)
     return None
 
 
-async def _keys(examination: Examination, rule: Rule) -> list[str]:
+async def _keys(examination: Context, rule: Rule) -> list[str]:
     """Of the newest rows, as the outbox would hold them; by the key's index."""
     async with examination.tables() as conn, conn.cursor() as cursor:
         types = dict(await (await conn.execute(keys.COLUMN_TYPES, keys.of(rule))).fetchall())
@@ -117,7 +117,7 @@ async def _plan(pool: Pool, rule: Rule, of: list[str]) -> list[dict[str, Any]]:
     return list(_nodes(found[0]["Plan"]))
 
 
-async def _hidden(examination: Examination, rule: Rule, plan: list[dict[str, Any]]) -> Seen | None:
+async def _hidden(examination: Context, rule: Rule, plan: list[dict[str, Any]]) -> CheckResult | None:
     """Row level security that keeps rows from the daemon, for which a hidden row is one that is gone."""
     # The plan knows views' tables; but a table of which nothing may be seen is not in it any more.
     read = {_name(node) for node in plan if "Relation Name" in node} | set(_READ.findall(rule.lookup))
@@ -142,7 +142,7 @@ def _name(node: dict[str, Any]) -> str:
     return sql.Identifier(node["Schema"], node["Relation Name"]).as_string(None)
 
 
-async def _whole_table(examination: Examination, plan: list[dict[str, Any]]) -> str | None:
+async def _whole_table(examination: Context, plan: list[dict[str, Any]]) -> str | None:
     """A large table that the lookup would read from end to end for one key, and what it looks for there."""
     for node in plan:
         if node["Node Type"] != "Seq Scan":
@@ -160,7 +160,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(part)
 
 
-async def sender(examination: Examination) -> Seen:
+async def sender(examination: Context) -> CheckResult:
     mail = examination.settings.mail
     for key, mailbox in (("from", mail.sender), ("envelope_from", mail.envelope_from)):
         if mailbox is not None and (domain := mailbox.address.domain) in ("localhost", "localhost.localdomain"):
@@ -173,7 +173,7 @@ async def sender(examination: Examination) -> Seen:
     return ok(f"mail goes out from {mail.sender.address}{held}")
 
 
-async def smtp(examination: Examination) -> Seen:
+async def smtp(examination: Context) -> CheckResult:
     """Connect, TLS, EHLO, AUTH, QUIT; or, where there is no server, whether the folder can be written to."""
     mail = examination.settings.mail
     if mail.transport == "console":
@@ -191,13 +191,13 @@ async def smtp(examination: Examination) -> Seen:
     place = f"{url.host}:{url.port}"
     try:
         async with asyncio.timeout(_PATIENCE):
-            connection = await Connection.open(server(settings, _TIMEOUTS), tls_context(settings.ca_file))
+            connection = await SmtpConnection.open(server(settings, _TIMEOUTS), tls_context(settings.ca_file))
             await connection.close()
     except ConfigError as exc:
         return fault(str(exc), "correct it in [smtp]")
     except TimeoutError:
         return fault(f"{place}: no session within {_PATIENCE:g} s", "see the mail server's load and log")
-    except ServerTrouble as exc:
+    except SessionError as exc:
         waits = "" if exc.verdict.scope is Scope.configuration else "; events wait, none is lost"
         return fault(f"{place}: {exc}{waits}", advice(exc.phase, exc.verdict))
     secured = {"off": "in clear", "starttls": "STARTTLS, certificate good", "tls": "TLS, certificate good"}[

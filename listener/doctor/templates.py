@@ -9,16 +9,16 @@ from typing import Any
 from listener.address import Address, parse_address
 from listener.config.rules import APPLICATION, OWN_COLUMNS, Rule
 from listener.config.settings import Settings
-from listener.doctor.context import Examination, Sample
-from listener.doctor.result import NotChecked, Seen, fault, ok, warn
+from listener.doctor.context import Context, RowSample
+from listener.doctor.result import CheckResult, NotChecked, fault, ok, warn
 from listener.errors import BadData, ConfigError, RuleBroken
 from listener.mail.composer import Composer, Message
 from listener.mail.lint import lint
-from listener.mail.message import message_key
+from listener.mail.message import message_id
 from listener.mail.templates import Templates
 from listener.mail.unsubscribe import check
 from listener.outbox.event import Event
-from listener.worker.lookup import Lookup, Mailing
+from listener.worker.lookup import Lookup, ToSend
 
 # What somebody may have typed where a place was asked for.
 HOSTILE = (
@@ -27,7 +27,7 @@ HOSTILE = (
 _SHOWN = 3
 
 
-async def template(examination: Examination, rule: str) -> Seen:
+async def template(examination: Context, rule: str) -> CheckResult:
     """Compiled, its variables against the lookup's columns, and made a message of for the newest rows."""
     settings = examination.settings
     name = settings.rules[rule].template
@@ -73,7 +73,7 @@ async def template(examination: Examination, rule: str) -> Seen:
     return ok(f"{name} renders, tried with {made} row{'s' if made != 1 else ''} and a hostile one{translated}")
 
 
-async def mail(examination: Examination, rule: str) -> Seen:
+async def mail(examination: Context, rule: str) -> CheckResult:
     """The finished messages, for what mail programs and their users make of them."""
     remarks = list(_unlinked(examination.settings, rule))
     if (letters := examination.letters.get(rule)) is None:
@@ -93,7 +93,7 @@ async def mail(examination: Examination, rule: str) -> Seen:
     return ok(f"{largest / 1000:.1f} KB at most; nothing to remark")
 
 
-async def unsubscribe(examination: Examination, rule: str) -> Seen:
+async def unsubscribe(examination: Context, rule: str) -> CheckResult:
     """Whether the statement could be run by this role; it is not."""
     try:
         async with examination.reading() as conn:
@@ -124,7 +124,7 @@ class _Letters:
 
     def write(self, key: str, recipient: Address, row: Mapping[str, Any]) -> Message:
         now = datetime.now(UTC)
-        return self._composer.compose(self._rule, key, row, recipient, message_key(b"doctor", self._rule, 0, now), now)
+        return self._composer.compose(self._rule, key, row, recipient, message_id(b"doctor", self._rule, 0, now), now)
 
     def hole(
         self, key: str, recipient: Address, row: Mapping[str, Any], languages: list[str]
@@ -151,13 +151,13 @@ class _Letters:
         return None
 
 
-def _mailable(rule: Rule, name: str, sample: Sample) -> Iterator[tuple[str, Address, dict[str, Any]]]:
+def _mailable(rule: Rule, name: str, sample: RowSample) -> Iterator[tuple[str, Address, dict[str, Any]]]:
     """The rows that could be mailed, had they the value and consent: others never come to the template."""
-    judge = Lookup(name, rule).judge
+    judge = Lookup(name, rule).decide
     for key, rows in sample.rows.items():
         event = Event(0, name, key, 0, 0, datetime.now(UTC), 0.0, 0, False, None)
         verdict = judge(event, [{**row, "current": rule.becomes, "consent": True} for row in rows])
-        if isinstance(verdict, Mailing):
+        if isinstance(verdict, ToSend):
             yield key, parse_address(str(rows[0]["email"])), rows[0]
 
 

@@ -9,8 +9,8 @@ from psycopg import sql
 from listener.config.rules import Rule
 from listener.db import keys
 from listener.db.schema import table_remedy, watch_call, watch_values
-from listener.doctor.context import QUERIES, Examination
-from listener.doctor.result import NotChecked, Seen, fault, ok, warn
+from listener.doctor.context import QUERIES, Context
+from listener.doctor.result import CheckResult, NotChecked, fault, ok, warn
 
 # pg_trigger.tgtype: https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_trigger.h
 _ROW, _INSERT, _DELETE, _UPDATE = 1, 4, 8, 16
@@ -23,9 +23,9 @@ _INSTALL = "run `pgherald install`"
 _VALUE = "value"
 
 
-async def definitions(examination: Examination, rule: str) -> Seen:
+async def definitions(examination: Context, rule: str) -> CheckResult:
     watched = await _watched(examination, rule)
-    if isinstance(watched, Seen):
+    if isinstance(watched, CheckResult):
         return watched
     configured = examination.settings.rules[rule]
     rows = await examination.rows(QUERIES["triggers"], {"rule": rule, "table": configured.table})
@@ -67,7 +67,7 @@ async def definitions(examination: Examination, rule: str) -> Seen:
     return ok(f"on {configured.table}, enabled, as watch() makes them")
 
 
-async def _watched(examination: Examination, rule: str) -> Seen | dict[str, Any]:
+async def _watched(examination: Context, rule: str) -> CheckResult | dict[str, Any]:
     examination.need_schema()
     configured = examination.settings.rules[rule]
     row = await examination.row(QUERIES["watched"], watch_values(rule, configured))
@@ -97,7 +97,7 @@ def _again(rule: str, configured: Rule, row: dict[str, Any]) -> str:
     return f"BEGIN; DROP TRIGGER {row['name']} ON {row['table']}; {watch_call(rule, configured)}; COMMIT"
 
 
-async def _conditions(examination: Examination, value: str, watched: dict[str, Any]) -> dict[str, set[str]]:
+async def _conditions(examination: Context, value: str, watched: dict[str, Any]) -> dict[str, set[str]]:
     """What the server may make of watch()'s WHEN: a constant is shown with quotes or without, by its type."""
     try:
         types = {_VALUE: watched["type"] or "text"}
@@ -131,7 +131,7 @@ def _bare(condition: str) -> str:
     return "".join(parts)
 
 
-async def capture(examination: Examination, rule: str) -> Seen:
+async def capture(examination: Context, rule: str) -> CheckResult:
     """The rule's capture function against what this database's pgherald.capture_body() writes."""
     examination.need_schema()
     if rule in examination.stale:
@@ -162,7 +162,7 @@ async def capture(examination: Examination, rule: str) -> Seen:
     return ok("as watch() makes it")
 
 
-async def replication_role(examination: Examination) -> Seen:
+async def replication_role(examination: Context) -> CheckResult:
     """With session_replication_role = replica, triggers do not fire and rows change unseen."""
     tables = [rule.table for rule in examination.settings.rules.values()]
     rows = await examination.rows(QUERIES["replication_role"], {"tables": tables})

@@ -10,10 +10,10 @@ from listener.address import Address
 from listener.config.rules import APPLICATION, MADE, OWN_COLUMNS, PLACEHOLDER, Rule, show_key
 from listener.config.settings import Settings
 from listener.errors import ConfigError, RuleBroken
-from listener.mail.message import Content, Stationery, build
+from listener.mail.message import Content, MessageDefaults, build
 from listener.mail.templates import Templates
 from listener.mail.unsubscribe import Subscription, make_token, signing_key
-from listener.recipients import Guard
+from listener.recipients import RecipientPolicy
 
 # Longer ones are cut or refused on the way.
 _LONGEST_LINK = 2000
@@ -41,10 +41,10 @@ class Composer:
         mail = settings.mail
         feedback = (("Feedback-ID", mail.feedback_id),) if mail.feedback_id else ()
         try:
-            self._stationery = Stationery(sender=mail.sender, key_header=mail.key_header, headers=feedback)
+            self._stationery = MessageDefaults(sender=mail.sender, key_header=mail.key_header, headers=feedback)
         except ValueError as exc:
             raise ConfigError(f"[mail] key_header or feedback_id: {exc}") from exc
-        self.guard = Guard(mail.allow, mail.redirect_to)
+        self.recipients = RecipientPolicy(mail.allow, mail.redirect_to)
         self._rules = settings.rules
         self._base_url = mail.base_url
         self._unsubscribe_url = settings.http.public_url
@@ -84,7 +84,7 @@ class Composer:
         unsubscribe = self._unsubscribe(name, rule, key)
         made = {"link": self._link(rule, key, row), "unsubscribe": unsubscribe}
         content = self._templates.render(rule.template, {**row, **made})
-        actual = self.guard.divert(recipient)
+        actual = self.recipients.route(recipient)
         octets = build(
             self._stationery,
             content,
@@ -92,7 +92,7 @@ class Composer:
             message_key,
             date,
             unsubscribe=unsubscribe,
-            instead_of=recipient if actual != recipient else None,
+            original_recipient=recipient if actual != recipient else None,
         )
         return Message(message_key, actual, content, octets)
 

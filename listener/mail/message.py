@@ -33,7 +33,7 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class Stationery:
+class MessageDefaults:
     """What every mail has in common. `headers` are the operator's own, the same on each.
 
     Raises `ValueError` for a header that is not the operator's to set, or that cannot be one.
@@ -63,7 +63,7 @@ class Stationery:
         object.__setattr__(self, "_rest", lines)
 
 
-def message_key(secret: bytes, rule: str, event_id: int, captured_at: datetime) -> str:
+def message_id(secret: bytes, rule: str, event_id: int, captured_at: datetime) -> str:
     """The event's name in the world: 26 of ``[a-z2-7]``, always the same, telling nothing without the secret.
 
     No colon: Gmail refuses a Message-ID that has one. The time keeps two events apart that got the same id,
@@ -77,14 +77,14 @@ def message_key(secret: bytes, rule: str, event_id: int, captured_at: datetime) 
 
 
 def build(
-    stationery: Stationery,
+    stationery: MessageDefaults,
     content: Content,
     recipient: Address,
     key: str,
     date: datetime,
     *,
     unsubscribe: str | None = None,
-    instead_of: Address | None = None,
+    original_recipient: Address | None = None,
 ) -> bytes:
     """Make the whole message (RFC 5322), ended by CRLF and not dot-stuffed.
 
@@ -104,7 +104,7 @@ def build(
         stationery._rest,
         f"{stationery.key_header}: {key}",
         *_unsubscribe(unsubscribe),
-        *([] if instead_of is None else [_unstructured("X-Original-To", instead_of.masked)]),
+        *([] if original_recipient is None else [_unstructured("X-Original-To", original_recipient.masked)]),
     ]
     head = "".join(f"{line}\r\n" for line in lines).encode()
     body = _part("plain", content.text)

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 
 from listener.config.rules import APPLICATION, Rule
-from listener.db.connection import POLICIES_APPLY, is_away, one_line
+from listener.db.connection import POLICIES_APPLY, is_unavailable, summary
 from listener.db.pool import Pool
 from listener.errors import DatabaseUnavailable, RuleBroken
 from listener.logs import log
@@ -111,9 +111,9 @@ def _sql(rule: Rule) -> str:
 
 
 def _failure(name: str, exc: BaseException) -> RuleBroken | DatabaseUnavailable:
-    if is_away(exc):
-        return DatabaseUnavailable(f"unsubscribing by rule {name} cannot run: {one_line(exc)}")
-    return RuleBroken(f"[rules.{name}] unsubscribe fails: {one_line(exc)}")
+    if is_unavailable(exc):
+        return DatabaseUnavailable(f"unsubscribing by rule {name} cannot run: {summary(exc)}")
+    return RuleBroken(f"[rules.{name}] unsubscribe fails: {summary(exc)}")
 
 
 def _signature(key: bytes, payload: str) -> str:

@@ -46,7 +46,7 @@ class ListenConnection(psycopg.AsyncConnection[Any]):
             return result
 
 
-class Direct:
+class NotificationConnection:
     """Tells `heard` the payload of every notification, and `lost`, once, that the connection is no more.
 
     psycopg reads a connection only while a query runs on it. In between the event loop watches the socket for us.

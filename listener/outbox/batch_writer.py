@@ -5,10 +5,10 @@ import asyncio
 from listener.errors import PgheraldError
 from listener.outbox.event import Mark, Settlement
 from listener.outbox.store import Outbox
-from listener.retry import Trouble
+from listener.retry import Outage
 
 
-class Recorder:
+class BatchWriter:
     """Writes to the outbox one transaction at a time.
 
     An outcome is never given up: what was sent while the database is away is settled when it is back.
@@ -19,20 +19,20 @@ class Recorder:
         self._outbox = outbox
         self._settlements: list[tuple[Settlement, asyncio.Future[bool]]] = []
         self._marks: list[tuple[Mark, asyncio.Future[bool]]] = []
-        self._work = asyncio.Event()
+        self._pending = asyncio.Event()
 
     def mark(self, mark: Mark) -> asyncio.Future[bool]:
         """True once the mark is durable; False when the event is no longer this worker's, or the database is away."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._marks.append((mark, future))
-        self._work.set()
+        self._pending.set()
         return future
 
     def settle(self, settlement: Settlement) -> asyncio.Future[bool]:
         """True once the outcome is durable; False when somebody has taken the event up again."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._settlements.append((settlement, future))
-        self._work.set()
+        self._pending.set()
         return future
 
     @property
@@ -40,11 +40,11 @@ class Recorder:
         return len(self._settlements)
 
     async def run(self) -> None:
-        trouble = Trouble("settling_waits", first=0.1, longest=1.0)
+        trouble = Outage("settling_waits", first=0.1, longest=1.0)
         again = False
         while True:
-            await self._work.wait()
-            self._work.clear()
+            await self._pending.wait()
+            self._pending.clear()
             settlements, self._settlements = self._settlements, []
             marks, self._marks = self._marks, []
             try:
@@ -54,12 +54,12 @@ class Recorder:
                 _answer(marks, set())
                 self._settlements = settlements + self._settlements
                 again = True
-                await self._outbox.pause(trouble.met(exc, outcomes=len(self._settlements)))
+                await self._outbox.pause(trouble.failed(exc, outcomes=len(self._settlements)))
                 if self._settlements:
-                    self._work.set()
+                    self._pending.set()
                 continue
             again = False
-            trouble.over()
+            trouble.recovered()
             _answer(marks, written)
             _answer(settlements, written)
 

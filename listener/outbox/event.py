@@ -8,7 +8,7 @@ from typing import Literal
 from listener.errors import BadData
 from listener.limits import MAX_MESSAGE
 
-_SHORT = 1000
+_STORED_BELOW = 1000
 
 State = Literal["available", "in_doubt", "sent", "skipped", "failed"]
 
@@ -25,12 +25,12 @@ class Event:
     rule: str
     key: str
     attempt: int
-    doubts: int
+    in_doubt_count: int
     captured_at: datetime
     age: float
     claim: int
-    kept: bool
-    covered: str | None
+    has_stored_message: bool
+    superseded_by: str | None
     traceparent: str | None = None
     flaw: tuple[str, str] | None = None
 
@@ -45,10 +45,10 @@ class Settlement:
 
     event: Event
     state: State
-    what: str | None = None
+    history_entry: str | None = None
     reason: str | None = None
     detail: str | None = None
-    counts: bool = False
+    uses_attempt: bool = False
     delay: float | None = None
 
 
@@ -62,14 +62,14 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredMessage:
     """What a mark has kept: the recipient and the message of a sending that came into doubt."""
 
     recipient: str
     message: bytes
 
 
-def unpacked(stored: bytes) -> bytes:
+def decompress(stored: bytes) -> bytes:
     """The message of a mark. Raises `BadData` where it is damaged, or larger than any that is sent."""
     unpacker = zlib.decompressobj()
     try:
@@ -83,10 +83,10 @@ def unpacked(stored: bytes) -> bytes:
     return message
 
 
-def packed(message: bytes) -> bytes:
+def compress(message: bytes) -> bytes:
     """A zlib stream (RFC 1950), in which what is short stands as it is (RFC 1951 3.2.4): packing it takes longer than it saves."""
     size = len(message)
-    if size < _SHORT:
+    if size < _STORED_BELOW:
         header = b"\x78\x01\x01" + size.to_bytes(2, "little") + (0xFFFF - size).to_bytes(2, "little")
         return header + message + zlib.adler32(message).to_bytes(4, "big")
     # With a window of 8 KB and little memory: a mail is no longer than a few, and the usual 256 KB cost more than all else.

@@ -13,7 +13,7 @@ from typing import Any
 
 from psycopg.rows import tuple_row
 
-from listener.db.connection import translated
+from listener.db.connection import translate_errors
 from listener.db.pool import Pool
 from listener.db.queries import load
 from listener.errors import PgheraldError, SchemaError
@@ -21,9 +21,9 @@ from listener.logs import log
 
 _QUERIES = load("pace")
 # Seconds ahead for which slots are reserved: a claim and its lookup go before the first.
-_WINDOW = 0.5
+_WINDOW_S = 0.5
 # As long as the first throttling reply stands for all.
-_SAME = 2.0
+_SAME_THROTTLING_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Slots:
     interval: float = 0.0
 
 
-class Pace:
+class RateLimiter:
     """One daemon's share. `ceiling`: the configured rate in mails a second, None: none.
 
     Without a ceiling the database is asked only after a server has throttled this daemon, or, at the start, another.
@@ -47,27 +47,27 @@ class Pace:
     def __init__(self, pool: Pool, ceiling: float | None) -> None:
         self.ceiling = ceiling
         self._pool = pool
-        self._lowered = True
+        self._is_lowered = True
         self._lowered_at = 0.0
         self._sent: deque[float] = deque(maxlen=10_000)
 
     @property
     def limited(self) -> bool:
         """Whether what is sent needs a slot."""
-        return self._lowered or self.ceiling is not None
+        return self._is_lowered or self.ceiling is not None
 
     async def reserve(self, limit: int) -> Slots:
         """Up to `limit` slots. Raises `DatabaseUnavailable` or `SchemaError`."""
         if not self.limited:
             return Slots(limit)
-        row = await self._run("reserve", limit=limit, window=_WINDOW)
+        row = await self._run("reserve", limit=limit, window=_WINDOW_S)
         if row is None:
             raise SchemaError("pgherald.pace has no row; run `pgherald install`")
         number, rate, wait = row
         if rate is None:
             if self._lowered_at:
                 log.info("rate_free")
-            self._lowered, self._lowered_at = False, 0.0
+            self._is_lowered, self._lowered_at = False, 0.0
             return Slots(limit)
         return Slots(number, wait, 1 / rate)
 
@@ -83,16 +83,16 @@ class Pace:
     async def throttled(self, detail: str) -> None:
         """The server wants less. While the database is away nothing is claimed, and so nothing need be slower."""
         now = asyncio.get_running_loop().time()
-        if self._lowered and now - self._lowered_at < _SAME:
+        if self._is_lowered and now - self._lowered_at < _SAME_THROTTLING_S:
             return
-        self._lowered, self._lowered_at = True, now
+        self._is_lowered, self._lowered_at = True, now
         with suppress(PgheraldError):
             if row := await self._run("throttled", sent=sum(at > now - 1.0 for at in self._sent)):
                 was, rate = row
                 log.warning("rate_lowered", per_second=round(rate, 1), was=round(was, 1), reason=detail)
 
     async def _run(self, query: str, **values: Any) -> Any:
-        with translated():
+        with translate_errors():
             async with self._pool.connection() as conn, conn.cursor(row_factory=tuple_row) as cursor:
                 await cursor.execute(_QUERIES[query], {"ceiling": self.ceiling, **values})
                 return await cursor.fetchone() if cursor.description else None

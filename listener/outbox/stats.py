@@ -9,12 +9,12 @@ from contextlib import suppress
 
 from listener.errors import PgheraldError
 from listener.metrics import DELIVERY, EVENTS, SETTLED
-from listener.outbox.store import Outbox, Tally
+from listener.outbox.store import EventStats, Outbox
 
-_EVERY = 2.0
+_FLUSH_INTERVAL_S = 2.0
 
 
-class Pulse:
+class StatsWriter:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self._written = _counted()
@@ -22,20 +22,20 @@ class Pulse:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await asyncio.sleep(_EVERY)
-            await self.beat()
+            await asyncio.sleep(_FLUSH_INTERVAL_S)
+            await self.flush()
 
-    async def beat(self) -> None:
+    async def flush(self) -> None:
         """Write what has come since the last time. When the database is away, with the next."""
         counted = _counted()
         news = [tally - self._written[rule] if rule in self._written else tally for rule, tally in counted.items()]
         if news := [tally for tally in news if tally]:
             with suppress(PgheraldError):
-                await self._outbox.tally(news)
+                await self._outbox.add_stats(news)
                 self._written = counted
 
 
-def _counted() -> dict[str, Tally]:
+def _counted() -> dict[str, EventStats]:
     """By rule, since the process began."""
     counts: dict[str, dict[str, int]] = {}
     for metric in EVENTS.collect():
@@ -49,7 +49,9 @@ def _counted() -> dict[str, Tally]:
             if sample.name.endswith("_bucket"):
                 upto.setdefault(sample.labels["rule"], []).append(int(sample.value))
     return {
-        rule: Tally(rule, **states, delivery=tuple(b - a for a, b in zip((0, *upto[rule]), upto[rule], strict=False)))
+        rule: EventStats(
+            rule, **states, delivery=tuple(b - a for a, b in zip((0, *upto[rule]), upto[rule], strict=False))
+        )
         for rule, states in sorted(counts.items())
         if rule in upto
     }

@@ -16,14 +16,14 @@ from psycopg.rows import class_row, dict_row
 from listener import __version__
 from listener.address import mask
 from listener.config.rules import array_literal
-from listener.db.connection import translated
-from listener.db.foreign_locks import Holder, holders
+from listener.db.connection import translate_errors
+from listener.db.foreign_locks import LockHolder, holders
 from listener.db.pool import Pool
 from listener.db.queries import load
 from listener.errors import BadData
 from listener.limits import MAX_KEY, MAX_MESSAGE
 from listener.logs import log
-from listener.outbox.event import Event, Mark, Settlement, Stored, packed, unpacked
+from listener.outbox.event import Event, Mark, Settlement, StoredMessage, compress, decompress
 
 QUERIES = load("outbox")
 QUERIES["record"] = (
@@ -32,7 +32,7 @@ QUERIES["record"] = (
 )
 
 # What one event's data does to a statement, on the server or when its answer is read; not what ends the connection.
-_BY_DATA = (psycopg.DataError, psycopg.IntegrityError, UnicodeError)
+_DATA_ERRORS = (psycopg.DataError, psycopg.IntegrityError, UnicodeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
-class Burial:
+class Rescue:
     """Workers found dead, and how many of their events went back or came into doubt.
 
     `due`: events in doubt that are to be sent once more now. `peers`: the other workers, before the burial.
@@ -66,7 +66,7 @@ class Burial:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class EventStats:
     """How many events of a rule were settled. `delivery`: mails, by which of `DELIVERY_BUCKETS` they took."""
 
     rule: str
@@ -75,8 +75,8 @@ class Tally:
     failed: int
     delivery: tuple[int, ...]
 
-    def __sub__(self, before: "Tally") -> "Tally":
-        return Tally(
+    def __sub__(self, before: "EventStats") -> "EventStats":
+        return EventStats(
             self.rule,
             self.sent - before.sent,
             self.skipped - before.skipped,
@@ -97,23 +97,23 @@ class Outbox:
         self.hold = hold
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.worker = 0
-        self.lock = 0
+        self.presence_lock = 0
         self._utf8 = True
-        self._until = 0.0
+        self._leased_until = 0.0
         self._claims = itertools.count(1)
 
-    def leased(self, worker: int) -> bool:
+    def is_leased(self, worker: int) -> bool:
         """Whether the lease is still good under which `worker`, this one or what it was before, claimed an event.
 
         By a clock that runs while the machine or the process is stopped. Nothing may be sent once it is not: another
         worker may have taken the event over, and a new registration does not bring it back.
         """
-        return worker == self.worker and time.clock_gettime(time.CLOCK_BOOTTIME) < self._until
+        return worker == self.worker and time.clock_gettime(time.CLOCK_BOOTTIME) < self._leased_until
 
     async def register(self) -> int:
         begun = time.clock_gettime(time.CLOCK_BOOTTIME)
         (row,) = await self._run("register", name=self.name, version=__version__, lease=self._lease)
-        self.worker, self.lock, self._utf8 = row
+        self.worker, self.presence_lock, self._utf8 = row
         self._extend(begun)
         return self.worker
 
@@ -129,7 +129,7 @@ class Outbox:
             listening=listening,
             leading=leading,
             pid=pid,
-            breaker=self._spelled(breaker),
+            breaker=self._encodable(breaker),
         )
         if rows:
             self._extend(begun)
@@ -137,30 +137,30 @@ class Outbox:
 
     def _extend(self, begun: float) -> None:
         # From before the request, and a tenth short: the lease must end here before it ends there.
-        self._until = begun + 0.9 * self._lease
+        self._leased_until = begun + 0.9 * self._lease
 
     async def renumber(self) -> int:
         """Give this worker another lock, and return its number. One that was declared dead keeps the number it had."""
         for (lock,) in await self._run("renumber", worker=self.worker):
-            self.lock = lock
-        return self.lock
+            self.presence_lock = lock
+        return self.presence_lock
 
-    async def foreign_locks(self) -> list[Holder]:
+    async def foreign_locks(self) -> list[LockHolder]:
         """Return the sessions that hold a lock of ours and are no worker's."""
-        with translated():
+        with translate_errors():
             async with self._pool.connection() as conn:
                 return await holders(conn)
 
-    async def leave(self) -> None:
+    async def unregister(self) -> None:
         await self._run("leave", worker=self.worker)
 
     async def peers(self) -> list[Peer]:
-        with translated():
+        with translate_errors():
             async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Peer)) as cursor:
                 await cursor.execute(QUERIES["peers"], {"worker": self.worker})
                 return await cursor.fetchall()
 
-    async def bury(self, dead: Sequence[Peer]) -> Burial:
+    async def rescue(self, dead: Sequence[Peer]) -> Rescue:
         """Take over from these workers, but for one that has renewed its lease meanwhile, and from any that left."""
         values = {
             "worker": self.worker,
@@ -169,8 +169,8 @@ class Outbox:
             "dead": [peer.id for peer in dead],
             "seen": [peer.seen_at for peer in dead],
         }
-        with translated():
-            async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Burial)) as cursor:
+        with translate_errors():
+            async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Rescue)) as cursor:
                 await cursor.execute(QUERIES["bury"], values)
                 burial = await cursor.fetchone()
                 assert burial is not None
@@ -182,7 +182,7 @@ class Outbox:
         """End what sessions are left of buried workers, and with them the locks that they hold."""
         await self._run("end_sessions", pids=[peer.pid for peer in dead], locks=[peer.lock for peer in dead])
 
-    async def disown(self, known: Collection[tuple[int, int]]) -> int:
+    async def release_lost_claims(self, known: Collection[tuple[int, int]]) -> int:
         """Give back what this worker claimed without hearing of it: all but what has one of these fences. How many."""
         fences = {"ids": [number for number, _ in known], "claims": [claim for _, claim in known]}
         return len(await self._run("disown", worker=self.worker, **fences))
@@ -198,21 +198,21 @@ class Outbox:
         comes with its `flaw`.
         """
         number = next(self._claims)
-        with translated():
+        with translate_errors():
             try:
                 return await self._claim(number, limit, rules)
-            except _BY_DATA:
+            except _DATA_ERRORS:
                 # Where the answer came and could not be read, the claim was made.
                 await self._run("unclaim", worker=self.worker, number=number)
                 due = await self._run("due", limit=limit, rules=array_literal(rules))
-                return [event for (number,) in due for event in await self._claim_apart(number, rules)]
+                return [event for (number,) in due for event in await self._claim_one(number, rules)]
 
-    async def _claim_apart(self, event_id: int, rules: Sequence[str]) -> list[Event]:
+    async def _claim_one(self, event_id: int, rules: Sequence[str]) -> list[Event]:
         number = next(self._claims)
         try:
             return await self._claim(number, 1, rules, only=event_id)
-        except _BY_DATA as exc:
-            return await self._claim_unreadable(event_id, number, _kind(exc))
+        except _DATA_ERRORS as exc:
+            return await self._claim_unreadable(event_id, number, _error_kind(exc))
 
     async def _claim(self, number: int, limit: int, rules: Sequence[str], *, only: int | None = None) -> list[Event]:
         values = {
@@ -249,7 +249,7 @@ class Outbox:
             flaw = "unreadable", mask(f"the event cannot be read ({kind}); its key is {row['key']}")
         return [Event(**row, flaw=flaw)]
 
-    async def stored(self, event: Event) -> Stored | None:
+    async def stored_message(self, event: Event) -> StoredMessage | None:
         """What was kept of the event's first sending. None: the event has been taken up by somebody else.
 
         Raises:
@@ -257,14 +257,14 @@ class Outbox:
         """
         try:
             rows = await self._run("stored", id=event.id, claim=event.claim, most=2 * MAX_MESSAGE)
-        except _BY_DATA as exc:
-            raise BadData("unreadable", f"the message that was kept cannot be read ({_kind(exc)})") from exc
+        except _DATA_ERRORS as exc:
+            raise BadData("unreadable", f"the message that was kept cannot be read ({_error_kind(exc)})") from exc
         if not rows:
             return None
         recipient, message = rows[0]
         if recipient is None or message is None:
             raise BadData("unreadable", "the message that was kept is missing, or larger than any that was sent")
-        return Stored(recipient, unpacked(message))
+        return StoredMessage(recipient, decompress(message))
 
     async def record(
         self, settlements: Sequence[Settlement], marks: Sequence[Mark], *, again: bool = False
@@ -277,10 +277,10 @@ class Outbox:
         """
         try:
             return await self._record(settlements, marks, again=again)
-        except _BY_DATA as exc:
-            return await self._record_apart(settlements, marks, again, exc)
+        except _DATA_ERRORS as exc:
+            return await self._record_by_halves(settlements, marks, again, exc)
 
-    async def _record_apart(
+    async def _record_by_halves(
         self, settlements: Sequence[Settlement], marks: Sequence[Mark], again: bool, exc: Exception
     ) -> set[tuple[int, int]]:
         """By halves, until the event is alone that the database refuses to have written."""
@@ -291,13 +291,15 @@ class Outbox:
             first = await self.record(settlements[:half], marks[:rest], again=again)
             return first | await self.record(settlements[half:], marks[rest:], again=again)
         for settlement in settlements:
-            if settlement.what is not None:
+            if settlement.history_entry is not None:
                 # Without its words and its attempt: how it ended is what matters.
-                log.error("event_detail_lost", event_id=settlement.event.id, error=_kind(exc))
-                return await self.record([replace(settlement, what=None, detail=None, counts=False)], (), again=again)
+                log.error("event_detail_lost", event_id=settlement.event.id, error=_error_kind(exc))
+                return await self.record(
+                    [replace(settlement, history_entry=None, detail=None, uses_attempt=False)], (), again=again
+                )
         subjects: list[Settlement | Mark] = [*settlements, *marks]
         for subject in subjects:
-            log.error("event_not_written", event_id=subject.event.id, rule=subject.event.rule, error=_kind(exc))
+            log.error("event_not_written", event_id=subject.event.id, rule=subject.event.rule, error=_error_kind(exc))
         return set()
 
     async def _record(
@@ -309,7 +311,7 @@ class Outbox:
             values |= {"settled": _json(self._written(each) for each in settlements), "hold": self.hold}
         if marks:
             marked = _json({"id": m.event.id, "claim": m.event.claim, "recipient": m.recipient} for m in marks)
-            values |= {"marked": marked, "messages": [packed(mark.message) for mark in marks]}
+            values |= {"marked": marked, "messages": [compress(mark.message) for mark in marks]}
         rows = await self._run("record" if settlements and marks else "settle" if settlements else "mark", **values)
         if again and settlements:
             rows += await self._run("recorded", settled=values["settled"])
@@ -320,7 +322,7 @@ class Outbox:
         (row,) = await self._run("waiting", rules=list(rules))
         return row[0], row[1], row[2]
 
-    async def tally(self, news: Sequence[Tally]) -> None:
+    async def add_stats(self, news: Sequence[EventStats]) -> None:
         """Add to this minute's counts."""
         await self._run(
             "tally",
@@ -338,13 +340,13 @@ class Outbox:
             "claim": event.claim,
             "state": settlement.state,
             "reason": settlement.reason,
-            "counts": int(settlement.counts),
+            "counts": int(settlement.uses_attempt),
             "delay": settlement.delay,
-            "what": settlement.what,
-            "detail": self._spelled(settlement.detail),
+            "what": settlement.history_entry,
+            "detail": self._encodable(settlement.detail),
         }
 
-    def _spelled(self, text: str | None) -> str | None:
+    def _encodable(self, text: str | None) -> str | None:
         """What a server said, in letters that the database has: what it cannot hold would never be written."""
         if text is None:
             return None
@@ -352,12 +354,12 @@ class Outbox:
         return text.replace("\0", "\\0").encode(encoding, "backslashreplace").decode(encoding)
 
     async def ring(self, payload: str) -> None:
-        with translated():
+        with translate_errors():
             async with self._pool.connection() as conn:
                 await conn.execute("SELECT pg_notify('pgherald', %s)", (payload,))
 
     async def _run(self, query: str, **values: Any) -> list[Any]:
-        with translated():
+        with translate_errors():
             async with self._pool.connection() as conn:
                 cursor = await conn.execute(QUERIES[query], values)
                 return await cursor.fetchall() if cursor.description else []
@@ -368,7 +370,7 @@ def _json(rows: Iterable[dict[str, object]]) -> str:
     return json.dumps(list(rows), ensure_ascii=False)
 
 
-def _kind(exc: Exception) -> str:
+def _error_kind(exc: Exception) -> str:
     """What went wrong, without the words of it: they may quote the row."""
     state = exc.sqlstate if isinstance(exc, psycopg.Error) else None
     return type(exc).__name__ + (f", SQLSTATE {state}" if state else "")

@@ -13,21 +13,21 @@ from listener.address import Address, parse_address
 from listener.config.rules import Rule, show_key
 from listener.config.settings import Settings
 from listener.db import keys
-from listener.db.connection import connect_async, lookup_pool, opened, translated
+from listener.db.connection import connect_async, lookup_pool, opened, translate_errors
 from listener.db.owner import execute_as_owner
 from listener.errors import BadData, PgheraldError
 from listener.mail.composer import Composer, Message
-from listener.mail.message import message_key
+from listener.mail.message import message_id
 from listener.mail.templates import Templates
 from listener.outbox.event import Event
-from listener.worker.lookup import Lookup, Mailing
-from listener.worker.row_budget import ROW
+from listener.worker.lookup import Lookup, ToSend
+from listener.worker.row_budget import MAX_ROW_BYTES
 
 _NOBODY = "nobody@example.org"
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class RenderedSample:
     """`note` says why this row's mail would not really go out, if it would not.
 
     `translations`: by language, where the lookup names one, the message as another reader would get it.
@@ -41,7 +41,7 @@ class Sample:
 
 async def make(
     settings: Settings, templates: Templates, name: str, key: str | None, to: Address | None = None
-) -> Sample:
+) -> RenderedSample:
     """The message for the row of this key, or for one that is in the value; to its owner, or to `to`.
 
     Raises:
@@ -50,7 +50,7 @@ async def make(
     rule = settings.rules[name]
     lookup = Lookup(name, rule, as_owner=True)
     pool = lookup_pool(settings.database.lookups)
-    with translated():
+    with translate_errors():
         async with await connect_async(settings.database.lookups) as conn, opened(pool):
             composer = Composer(settings, templates, token_bytes(32))
             composer.check(name, await lookup.check(conn, pool))
@@ -66,23 +66,25 @@ async def make(
             except BadData as exc:
                 raise PgheraldError(f"the lookup of rule {name} fails on key {key}: {exc}") from exc
     if key in found.too_large:
-        raise PgheraldError(f"the lookup's row for key {key} has {found.too_large[key]} octets; at most {ROW} are read")
+        raise PgheraldError(
+            f"the lookup's row for key {key} has {found.too_large[key]} octets; at most {MAX_ROW_BYTES} are read"
+        )
     if not (rows := found.rows[key]):
         raise PgheraldError(f"the lookup of rule {name} finds no row for key {key}")
     now = datetime.now(UTC)
     event = Event(0, name, key, 0, 0, now, 0.0, 0, False, None)
-    verdict = lookup.judge(event, rows)
+    verdict = lookup.decide(event, rows)
     note = None
     recipient = parse_address(_NOBODY)
-    if isinstance(verdict, Mailing):
+    if isinstance(verdict, ToSend):
         recipient = verdict.recipient
-        if not composer.guard.admits(recipient):
+        if not composer.recipients.allows(recipient):
             note = "this row's mail would not go out: not_allowed"
     else:
         note = f"this row's mail would not go out: {verdict.reason}" + (
             f" ({verdict.detail})" if verdict.detail else ""
         )
-    address, no_key = to or recipient, message_key(token_bytes(32), name, 0, now)
+    address, no_key = to or recipient, message_id(token_bytes(32), name, 0, now)
     languages = templates.languages(rule.template) if "language" in rows[0] else []
     try:
         message = composer.compose(name, key, rows[0], address, no_key, now)
@@ -92,7 +94,7 @@ async def make(
         }
     except BadData as exc:
         raise PgheraldError(f"the message for key {key} cannot be made: {exc}") from exc
-    return Sample(show_key(rule, key), message, translations, note)
+    return RenderedSample(show_key(rule, key), message, translations, note)
 
 
 async def _newest(conn: AsyncConnection[Any], rule: Rule) -> str:

@@ -10,11 +10,11 @@ from listener.address import Address
 from listener.config.settings import Settings
 from listener.errors import PgheraldError
 from listener.mail.composer import Message
-from listener.mail.message import Stationery, build, message_key
+from listener.mail.message import MessageDefaults, build, message_id
 from listener.mail.templates import Templates
-from listener.recipients import Guard
+from listener.recipients import RecipientPolicy
 from listener.smtp.advice import advice
-from listener.smtp.connection import Accepted, InDoubt, NotSent, Refused, Withheld
+from listener.smtp.connection import Accepted, InDoubt, NotPermitted, NotSent, Refused
 from listener.smtp.replies import Reply
 from listener.transport.local import Transport
 
@@ -26,7 +26,7 @@ def note(settings: Settings, recipient: Address, where: str) -> Message:
 
     The shipped layout, whatever the operator's own may be: that one may take what only a row has.
     """
-    guard = Guard(settings.mail.allow, settings.mail.redirect_to)
+    guard = RecipientPolicy(settings.mail.allow, settings.mail.redirect_to)
     now = datetime.now(UTC)
     context = {
         "sender": str(settings.mail.sender.address),
@@ -36,11 +36,11 @@ def note(settings: Settings, recipient: Address, where: str) -> Message:
         "version": __version__,
     }
     content = Templates([_TEMPLATE]).render(_TEMPLATE, context)
-    actual = guard.divert(recipient)
+    actual = guard.route(recipient)
     instead_of = recipient if actual != recipient else None
-    key = message_key(token_bytes(32), _TEMPLATE, 0, now)
-    stationery = Stationery(sender=settings.mail.sender, key_header=settings.mail.key_header)
-    return Message(key, actual, content, build(stationery, content, actual, key, now, instead_of=instead_of))
+    key = message_id(token_bytes(32), _TEMPLATE, 0, now)
+    stationery = MessageDefaults(sender=settings.mail.sender, key_header=settings.mail.key_header)
+    return Message(key, actual, content, build(stationery, content, actual, key, now, original_recipient=instead_of))
 
 
 async def send(settings: Settings, transport: Transport, message: Message) -> Reply:
@@ -54,7 +54,7 @@ async def send(settings: Settings, transport: Transport, message: Message) -> Re
         return True
 
     try:
-        outcome = await transport.hand_over(
+        outcome = await transport.send(
             settings.mail.return_path, message.recipient, message.octets, permission, message.key
         )
     finally:
@@ -68,7 +68,7 @@ async def send(settings: Settings, transport: Transport, message: Message) -> Re
             raise PgheraldError(f"not sent: {phase.upper()}: {detail} -> {advice(phase, verdict)}")
         case InDoubt(detail):
             raise PgheraldError(f"in doubt: the message left, and no reply came: {detail} -> look in the mailbox")
-        case Withheld():
+        case NotPermitted():
             raise PgheraldError("not sent")
         case _:
             assert_never(outcome)

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from listener.db.connection import translated
+from listener.db.connection import translate_errors
 from listener.db.queries import load
 
 _QUERIES = load("catalog")
@@ -58,7 +58,7 @@ class Reference:
 
 def read(conn: psycopg.Connection[Any]) -> list[Table]:
     """All tables that are not the system's or ours; partitions only as the table that they are part of."""
-    with translated(), conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:
+    with translate_errors(), conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:
         columns = cursor.execute(_QUERIES["columns"]).fetchall()
         references = cursor.execute(_QUERIES["references"]).fetchall()
     rows: dict[int, list[dict[str, Any]]] = {}

@@ -42,7 +42,7 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Guess:
+class Inference:
     name: str
     table: Table
     key: Choice[tuple[str, ...]]
@@ -91,12 +91,12 @@ def the_table(tables: Sequence[Table], name: str | None) -> Table:
     return found[0]
 
 
-def guess(table: Table, becomes: str | None) -> Guess:
+def infer(table: Table, becomes: str | None) -> Inference:
     column = _column(table)
     value = Choice(becomes) if becomes is not None else _becomes(table, column.value)
     owner = _owner(table)
     whose = owner.value.via.table if owner.value and owner.value.via else table if owner.value else None
-    return Guess(
+    return Inference(
         name=_name(table, value.value),
         table=table,
         key=Choice(table.key) if table.key else Choice(None, f"{table.qualified} has no primary key"),

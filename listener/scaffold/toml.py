@@ -7,7 +7,7 @@ from typing import Any
 from listener.config.rules import DEFAULT_NAME
 from listener.printable import HIDDEN, printable
 from listener.scaffold.catalog import Reference, Table
-from listener.scaffold.infer import Choice, Field, Guess
+from listener.scaffold.infer import Choice, Field, Inference
 
 # No table has such a column: what is not decided fails at `install` or `run`, before an event is settled wrongly.
 CHANGE_ME = "CHANGE_ME"
@@ -42,7 +42,7 @@ _GRANT = """
 """
 
 
-def draft(guess: Guess) -> str:
+def write_toml(guess: Inference) -> str:
     lines = [_HEAD]
     if doubts := guess.doubts:
         lines.append(
@@ -65,7 +65,7 @@ def _setting(name: str, value: str, choice: Choice[Any]) -> list[str]:
     return [*doubt, f"{name} = {value}\n"]
 
 
-def _lookup(guess: Guess) -> str:
+def _lookup(guess: Inference) -> str:
     """The set-based query. Above what could not be decided, or should be looked at, a comment says so."""
     key = guess.key.value or (CHANGE_ME,)
     lines = [
@@ -94,20 +94,20 @@ def _remark(what: str, choice: Choice[Field]) -> list[str]:
     return [f"         -- {_one_line(choice.why)}"] if choice.why else []
 
 
-def _field(guess: Guess, what: str, field: Field | None) -> str:
+def _field(guess: Inference, what: str, field: Field | None) -> str:
     if field is None:
         return f"{'d' if what == 'place' else 'u'}.{_QUOTED}"
     table = field.via.table if field.via is not None else guess.table
     return f"{_alias(guess, field.via)}.{_column(table, field.column)}"
 
 
-def _alias(guess: Guess, via: Reference | None) -> str:
+def _alias(guess: Inference, via: Reference | None) -> str:
     if via is None:
         return "d"
     return "u" if guess.owner.value is not None and via is guess.owner.value.via else "p"
 
 
-def _joined(guess: Guess) -> list[Reference]:
+def _joined(guess: Inference) -> list[Reference]:
     fields = [choice.value for choice in (guess.owner, guess.place) if choice.value is not None]
     return [field.via for field in fields if field.via is not None]
 

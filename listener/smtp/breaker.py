@@ -65,7 +65,7 @@ class Breaker:
             self._until = self._probe_until = self.reason = None
             self._change()
 
-    def hold(self, seconds: float, detail: str) -> None:
+    def hold_open(self, seconds: float, detail: str) -> None:
         """Let nobody try for so long, whatever else happens: the server asked for it."""
         if not self._held:
             log.warning("breaker_held", reason=detail, pause_s=seconds)

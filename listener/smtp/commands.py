@@ -9,7 +9,7 @@ from listener.smtp.replies import Phase
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Command:
     """One command. `welcome`: the reply, or its class, that lets the next one follow.
 
     `extensions`: those whose parameters it carries.
@@ -21,14 +21,14 @@ class Step:
     extensions: tuple[str, ...] = ()
 
 
-RESET = Step(Phase.mail, b"RSET\r\n")
+RESET = Command(Phase.mail, b"RSET\r\n")
 # No other of its class: after it, everything is taken for the message.
-_DATA = Step(Phase.data, b"DATA\r\n", welcome=354)
+_DATA = Command(Phase.data, b"DATA\r\n", welcome=354)
 
 
 def commands(
     sender: Address, recipient: Address, size: int, key: str, announced: Mapping[str, str]
-) -> tuple[Step, ...]:
+) -> tuple[Command, ...]:
     """Build MAIL, RCPT and DATA. An `Address` holds nothing that could end a line or a path.
 
     Only what the server announced is asked of it: SIZE (RFC 1870), DSN (RFC 3461), SMTPUTF8 (RFC 6531).
@@ -48,8 +48,8 @@ def commands(
         mail += " SMTPUTF8"
         of_mail += ("smtputf8",)
     return (
-        Step(Phase.mail, f"{mail}\r\n".encode(), extensions=of_mail),
-        Step(Phase.rcpt, f"{rcpt}\r\n".encode(), extensions=of_rcpt),
+        Command(Phase.mail, f"{mail}\r\n".encode(), extensions=of_mail),
+        Command(Phase.rcpt, f"{rcpt}\r\n".encode(), extensions=of_rcpt),
         _DATA,
     )
 

@@ -12,22 +12,22 @@ from dataclasses import dataclass
 from typing import Self
 
 from listener.address import Address
-from listener.smtp.commands import RESET, Step, body, commands
-from listener.smtp.protocol import Wire, WireLost
-from listener.smtp.replies import CONFIGURATION, SERVER, STALE, Phase, Reply, Scope, Verdict, judge
-from listener.smtp.session import Server, ServerTrouble, Timeouts, open_session, tls_context
+from listener.smtp.commands import RESET, Command, body, commands
+from listener.smtp.protocol import ConnectionLost, SmtpProtocol
+from listener.smtp.replies import CONFIGURATION, SERVER, STALE, Phase, Reply, Scope, Verdict, classify
+from listener.smtp.session import SessionError, SmtpServer, Timeouts, open_session, tls_context
 
 __all__ = [
     "Accepted",
-    "Connection",
-    "HandOver",
     "InDoubt",
+    "NotPermitted",
     "NotSent",
     "Refused",
-    "Server",
-    "ServerTrouble",
+    "SendOutcome",
+    "SessionError",
+    "SmtpConnection",
+    "SmtpServer",
     "Timeouts",
-    "Withheld",
     "tls_context",
 ]
 
@@ -65,7 +65,7 @@ class NotSent:
 
 
 @dataclass(frozen=True, slots=True)
-class Withheld:
+class NotPermitted:
     """Permission was denied: no byte of the body was written."""
 
 
@@ -76,20 +76,20 @@ class InDoubt:
     detail: str
 
 
-HandOver = Accepted | Refused | NotSent | Withheld | InDoubt
+SendOutcome = Accepted | Refused | NotSent | NotPermitted | InDoubt
 
 
-class Connection:
+class SmtpConnection:
     """One session with the server, for one hand-over at a time.
 
     `used`: hand-overs begun. `opened_at`, `idle_since`: on the loop's clock. `capabilities`: what the server
     announced, in lower case, less what it then refused.
     """
 
-    def __init__(self, server: Server, transport: asyncio.Transport, capabilities: dict[str, str]) -> None:
+    def __init__(self, server: SmtpServer, transport: asyncio.Transport, capabilities: dict[str, str]) -> None:
         self._loop = asyncio.get_running_loop()
         self._timeouts = server.timeouts
-        self._wire = Wire(transport, self._loop)
+        self._protocol = SmtpProtocol(transport, self._loop)
         self._busy = False
         self._reset_due = False
         self.capabilities = capabilities
@@ -97,23 +97,23 @@ class Connection:
         self.opened_at = self.idle_since = self._loop.time()
 
     @classmethod
-    async def open(cls, server: Server, tls: ssl.SSLContext) -> Self:
+    async def open(cls, server: SmtpServer, tls: ssl.SSLContext) -> Self:
         """Connect, secure, greet and log in. Raises `ServerTrouble`."""
         return cls(server, *await open_session(server, tls))
 
     @property
     def usable(self) -> bool:
         """Whether a hand-over may begin: open, idle, and nothing said by the server that was not asked for."""
-        return not self._busy and self._wire.lost is None
+        return not self._busy and self._protocol.lost is None
 
-    async def hand_over(
+    async def send(
         self,
         sender: Address,
         recipient: Address,
         message: bytes,
         permission: Callable[[], Awaitable[bool]],
         key: str,
-    ) -> HandOver:
+    ) -> SendOutcome:
         """Hand over one message (RFC 5322, CRLF lines, not dot-stuffed) to one recipient.
 
         `permission` is awaited after 354 and before the first byte of the body. Where it is not given, or raises, or
@@ -135,11 +135,11 @@ class Connection:
                 return failure
             if not await permission():
                 self.abort()
-                return Withheld()
-            if self._wire.lost is not None:
-                return NotSent(Phase.data, self._wire.lost, SERVER)
+                return NotPermitted()
+            if self._protocol.lost is not None:
+                return NotSent(Phase.data, self._protocol.lost, SERVER)
             # Nothing may be awaited between permission and this write: it was given for now.
-            self._wire.send(data)
+            self._protocol.send(data)
             return await self._outcome()
         except BaseException:
             self.abort()
@@ -152,16 +152,16 @@ class Connection:
         """Say QUIT and wait a little for the answer. What the server makes of it is no error."""
         try:
             if self.usable:
-                self._wire.send(b"QUIT\r\n")
-                await self._wire.reply(self._timeouts.quit)
-        except WireLost:
+                self._protocol.send(b"QUIT\r\n")
+                await self._protocol.reply(self._timeouts.quit)
+        except ConnectionLost:
             pass
         finally:
-            self._wire.fail("closed")
+            self._protocol.fail("closed")
 
     def abort(self) -> None:
         """Cut the connection at once. A hand-over that waits for the reply to its dot ends in doubt."""
-        self._wire.fail("cut from this side")
+        self._protocol.fail("cut from this side")
 
     def _unfit(self, sender: Address, recipient: Address, size: int) -> Refused | None:
         limit = self.capabilities.get("size", "")
@@ -177,7 +177,7 @@ class Connection:
 
     async def _envelope(self, sender: Address, recipient: Address, size: int, key: str) -> Refused | NotSent | None:
         """Get as far as 354. Whatever ends otherwise is certainly not sent."""
-        wire, timeouts = self._wire, self._timeouts
+        wire, timeouts = self._protocol, self._timeouts
         reused = self.used > 0 or self._loop.time() - self.idle_since > _FRESH
         self.used += 1
         steps = commands(sender, recipient, size, key, self.capabilities)
@@ -192,7 +192,7 @@ class Connection:
                 wire.send(step.line)
             try:
                 reply = await wire.reply(timeouts.data if step.phase is Phase.data else timeouts.command)
-            except WireLost as lost:
+            except ConnectionLost as lost:
                 verdict = STALE if reused and step.phase is Phase.mail else SERVER
                 return refused or NotSent(step.phase, str(lost), verdict)
             if step.welcome in (reply.code, reply.code // 100):
@@ -212,10 +212,10 @@ class Connection:
         self._reset_due = refused is not None
         return refused
 
-    def _refuse(self, step: Step, reply: Reply, *, reused: bool) -> Refused:
+    def _refuse(self, step: Command, reply: Reply, *, reused: bool) -> Refused:
         # RSET is no part of the message: refusing it says only that the connection is not what it seemed.
         known = STALE if step is RESET else None
-        verdict = known or judge(step.phase, reply, reused=reused, extended=bool(step.extensions))
+        verdict = known or classify(step.phase, reply, reused=reused, extended=bool(step.extensions))
         if verdict.scope is Scope.capability:
             # What can be done without goes first: without SMTPUTF8 the message would fail.
             for extension in [each for each in step.extensions if each != "smtputf8"] or step.extensions:
@@ -225,10 +225,10 @@ class Connection:
         return Refused(step.phase, reply, verdict)
 
     async def _outcome(self) -> Accepted | Refused | NotSent | InDoubt:
-        wire = self._wire
+        wire = self._protocol
         try:
             reply = await wire.reply(self._timeouts.dot, steadfast=True)
-        except WireLost as lost:
+        except ConnectionLost as lost:
             return NotSent(Phase.dot, str(lost), SERVER) if wire.unsent else InDoubt(str(lost))
         if wire.unsent:
             # Said before all was heard. What is still here must not be taken for commands.
@@ -236,7 +236,7 @@ class Connection:
             if reply.code < 400:
                 return NotSent(Phase.dot, f"the server answered half the message with {reply}", SERVER)
         if reply.code >= 400:
-            return self._refuse(Step(Phase.dot, b""), reply, reused=False)
+            return self._refuse(Command(Phase.dot, b""), reply, reused=False)
         if reply.code >= 300:
             self.abort()
             return InDoubt(f"the server answered the message with {reply}")
@@ -244,4 +244,4 @@ class Connection:
 
 
 def _refusal(phase: Phase, reply: Reply) -> Refused:
-    return Refused(phase, reply, judge(phase, reply, reused=False))
+    return Refused(phase, reply, classify(phase, reply, reused=False))

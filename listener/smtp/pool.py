@@ -11,48 +11,48 @@ from listener.address import Address
 from listener.smtp.breaker import Breaker
 from listener.smtp.connection import (
     Accepted,
-    Connection,
-    HandOver,
     InDoubt,
+    NotPermitted,
     NotSent,
     Refused,
-    Server,
-    ServerTrouble,
-    Withheld,
+    SendOutcome,
+    SessionError,
+    SmtpConnection,
+    SmtpServer,
 )
 from listener.smtp.replies import Phase, Scope, Verdict
 
-MESSAGES = 100
-AGE = 300.0
-IDLE = 5.0
-_RELAY_DENIED = 3
+MAX_MESSAGES_PER_CONNECTION = 100
+MAX_CONNECTION_AGE_S = 300.0
+MAX_IDLE_S = 5.0
+_RELAY_DENIED_IN_A_ROW = 3
 
 
-class Post:
+class SmtpPool:
     """Hands messages to one server over at most `size` connections.
 
     Recycled after 100 messages or 300 s ± 10 %; dropped after 5 s of idleness (Amazon SES cuts at about 10).
     """
 
-    def __init__(self, server: Server, tls: ssl.SSLContext, size: int, breaker: Breaker) -> None:
+    def __init__(self, server: SmtpServer, tls: ssl.SSLContext, size: int, breaker: Breaker) -> None:
         self._server = server
         self._tls = tls
         self._free = asyncio.Semaphore(size)
-        self._idle: list[Connection] = []
-        self._busy: set[Connection] = set()
+        self._idle: list[SmtpConnection] = []
+        self._busy: set[SmtpConnection] = set()
         self._breaker = breaker
-        self._denied = 0
+        self._relay_denials = 0
         self._sweeper: asyncio.TimerHandle | None = None
 
-    async def hand_over(
+    async def send(
         self, sender: Address, recipient: Address, message: bytes, permission: Callable[[], Awaitable[bool]], key: str
-    ) -> HandOver:
+    ) -> SendOutcome:
         """One message, once. A connection that turns out stale, or cannot do what it announced, is tried anew at once."""
         begun = asyncio.get_running_loop().time()
         for again in (True, True, False):
             try:
-                outcome = await self._hand_over(sender, recipient, message, permission, key)
-            except ServerTrouble as trouble:
+                outcome = await self._send(sender, recipient, message, permission, key)
+            except SessionError as trouble:
                 outcome = NotSent(trouble.phase, trouble.detail, trouble.verdict)
             if not (
                 again
@@ -64,34 +64,38 @@ class Post:
                 # What ended this one has most likely ended the others, and one after the other would find that out.
                 idle, self._idle = self._idle, []
                 self._give_up(idle)
-        self._judge(outcome)
+        self._learn(outcome)
         _count(outcome)
         metrics.handed_over(asyncio.get_running_loop().time() - begun)
         return outcome
 
-    async def _hand_over(
+    async def _send(
         self, sender: Address, recipient: Address, message: bytes, permission: Callable[[], Awaitable[bool]], key: str
-    ) -> HandOver:
+    ) -> SendOutcome:
         async with self._free:
-            connection = self._reusable() or await Connection.open(self._server, self._tls)
+            connection = self._reusable() or await SmtpConnection.open(self._server, self._tls)
             self._busy.add(connection)
             try:
-                outcome = await connection.hand_over(sender, recipient, message, permission, key)
+                outcome = await connection.send(sender, recipient, message, permission, key)
             except BaseException:
                 connection.abort()
                 raise
             finally:
                 self._busy.discard(connection)
             now = asyncio.get_running_loop().time()
-            limit = AGE * random.uniform(0.9, 1.1)  # noqa: S311 - spreads reconnects, guards nothing
-            if connection.usable and connection.used < MESSAGES and now - connection.opened_at < limit:
+            limit = MAX_CONNECTION_AGE_S * random.uniform(0.9, 1.1)  # noqa: S311 - spreads reconnects, guards nothing
+            if (
+                connection.usable
+                and connection.used < MAX_MESSAGES_PER_CONNECTION
+                and now - connection.opened_at < limit
+            ):
                 self._idle.append(connection)
                 self._sweep_later()
             else:
                 await connection.close()
             return outcome
 
-    def _reusable(self) -> Connection | None:
+    def _reusable(self) -> SmtpConnection | None:
         # The last used first: what is too many falls idle and is dropped.
         while self._idle:
             connection = self._idle.pop()
@@ -102,47 +106,47 @@ class Post:
 
     def _sweep_later(self) -> None:
         if self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().call_later(IDLE / 2, self._sweep)
+            self._sweeper = asyncio.get_running_loop().call_later(MAX_IDLE_S / 2, self._sweep)
 
     def _sweep(self) -> None:
         self._sweeper = None
         now = asyncio.get_running_loop().time()
-        stale = [c for c in self._idle if now - c.idle_since >= IDLE or not c.usable]
+        stale = [c for c in self._idle if now - c.idle_since >= MAX_IDLE_S or not c.usable]
         self._idle = [c for c in self._idle if c not in stale]
         self._give_up(stale)
         if self._idle:
             self._sweep_later()
 
-    def _give_up(self, connections: list[Connection]) -> None:
+    def _give_up(self, connections: list[SmtpConnection]) -> None:
         """Close them, and let nobody wait for it."""
         for connection in connections:
             closing = asyncio.get_running_loop().create_task(connection.close())
             closing.add_done_callback(lambda task: task.exception())
 
-    def _judge(self, outcome: HandOver) -> None:
+    def _learn(self, outcome: SendOutcome) -> None:
         match outcome:
             case Accepted():
-                self._denied = 0
+                self._relay_denials = 0
                 self._breaker.succeeded()
             case Refused(_, _, verdict) | NotSent(_, _, verdict):
                 self._blame(verdict, _words(outcome))
             case InDoubt(detail):
                 self._breaker.failed(Scope.server, detail)
-            case Withheld():
+            case NotPermitted():
                 pass
 
     def _blame(self, verdict: Verdict, detail: str) -> None:
         if verdict.scope is Scope.quota:
-            self._breaker.hold(verdict.delay or 600.0, detail)
+            self._breaker.hold_open(verdict.delay or 600.0, detail)
         elif verdict.scope in (Scope.server, Scope.configuration, Scope.stale, Scope.capability):
             self._breaker.failed(verdict.scope, detail)
         elif verdict.reason == "relay_denied":
-            self._denied += 1
-            if self._denied >= _RELAY_DENIED:
+            self._relay_denials += 1
+            if self._relay_denials >= _RELAY_DENIED_IN_A_ROW:
                 self._breaker.failed(Scope.configuration, detail)
         else:
             # It answered for this message, or about the rate, which is not the breaker's: the server is well.
-            self._denied = 0
+            self._relay_denials = 0
             self._breaker.succeeded()
 
     def abort(self) -> None:
@@ -157,7 +161,7 @@ class Post:
         await asyncio.gather(*(connection.close() for connection in idle), return_exceptions=True)
 
 
-def _count(outcome: HandOver) -> None:
+def _count(outcome: SendOutcome) -> None:
     match outcome:
         case Accepted(reply):
             metrics.replied(Phase.dot, reply.code)

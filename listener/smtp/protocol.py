@@ -12,11 +12,11 @@ _MAX_LINES = 128
 _RECORD = 16384
 
 
-class WireLost(PgheraldError):
+class ConnectionLost(PgheraldError):
     """Nothing more can be said or heard on this connection."""
 
 
-class Wire(asyncio.Protocol):
+class SmtpProtocol(asyncio.Protocol):
     """Takes over a transport on which the server has nothing to say until it is asked.
 
     `lost`: why the connection is of no more use, or None. `unsent`: the kernel has certainly not been given the last
@@ -80,7 +80,7 @@ class Wire(asyncio.Protocol):
                 self._waiter = None
         if self._replies:
             return self._replies.popleft()
-        raise WireLost(self.lost)
+        raise ConnectionLost(self.lost)
 
     def fail(self, why: str) -> None:
         """Give the connection up. What is still in a buffer must never leave: abort, not close."""

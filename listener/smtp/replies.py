@@ -82,30 +82,30 @@ class Verdict:
     scope: Scope
     permanent: bool
     reason: str
-    counts: bool
+    uses_attempt: bool
     delay: float | None = None
 
 
-SERVER = Verdict(Scope.server, permanent=False, reason="server", counts=False)
-CONFIGURATION = Verdict(Scope.configuration, permanent=False, reason="configuration", counts=False)
-STALE = Verdict(Scope.stale, permanent=False, reason="stale", counts=False, delay=0.0)
-_THROTTLED = Verdict(Scope.throttle, permanent=False, reason="throttled", counts=False, delay=5.0)
-_QUOTA = Verdict(Scope.quota, permanent=False, reason="quota", counts=False, delay=600.0)
-_CAPABILITY = Verdict(Scope.capability, permanent=False, reason="capability", counts=False, delay=0.0)
-_BAD_ADDRESS = Verdict(Scope.recipient, permanent=True, reason="bad_address", counts=True)
-_MAILBOX_FULL = Verdict(Scope.recipient, permanent=False, reason="mailbox_full", counts=True, delay=3600.0)
-_GREYLISTED = Verdict(Scope.recipient, permanent=False, reason="greylisted", counts=True, delay=300.0)
+SERVER = Verdict(Scope.server, permanent=False, reason="server", uses_attempt=False)
+CONFIGURATION = Verdict(Scope.configuration, permanent=False, reason="configuration", uses_attempt=False)
+STALE = Verdict(Scope.stale, permanent=False, reason="stale", uses_attempt=False, delay=0.0)
+_THROTTLED = Verdict(Scope.throttle, permanent=False, reason="throttled", uses_attempt=False, delay=5.0)
+_QUOTA = Verdict(Scope.quota, permanent=False, reason="quota", uses_attempt=False, delay=600.0)
+_CAPABILITY = Verdict(Scope.capability, permanent=False, reason="capability", uses_attempt=False, delay=0.0)
+_BAD_ADDRESS = Verdict(Scope.recipient, permanent=True, reason="bad_address", uses_attempt=True)
+_MAILBOX_FULL = Verdict(Scope.recipient, permanent=False, reason="mailbox_full", uses_attempt=True, delay=3600.0)
+_GREYLISTED = Verdict(Scope.recipient, permanent=False, reason="greylisted", uses_attempt=True, delay=300.0)
 # Not permanent: three recipients in a row mean that nobody is relayed for, and the first two must not be lost
 # to that.
-_RELAY_DENIED = Verdict(Scope.recipient, permanent=False, reason="relay_denied", counts=True)
-_RECIPIENT_DEFERRED = Verdict(Scope.recipient, permanent=False, reason="deferred", counts=True, delay=300.0)
-_RECIPIENT_REJECTED = Verdict(Scope.recipient, permanent=True, reason="rejected", counts=True)
-_TOO_LARGE = Verdict(Scope.message, permanent=True, reason="too_large", counts=True)
-_DEFERRED = Verdict(Scope.message, permanent=False, reason="deferred", counts=True)
-_REJECTED = Verdict(Scope.message, permanent=True, reason="rejected", counts=True)
+_RELAY_DENIED = Verdict(Scope.recipient, permanent=False, reason="relay_denied", uses_attempt=True)
+_RECIPIENT_DEFERRED = Verdict(Scope.recipient, permanent=False, reason="deferred", uses_attempt=True, delay=300.0)
+_RECIPIENT_REJECTED = Verdict(Scope.recipient, permanent=True, reason="rejected", uses_attempt=True)
+_TOO_LARGE = Verdict(Scope.message, permanent=True, reason="too_large", uses_attempt=True)
+_DEFERRED = Verdict(Scope.message, permanent=False, reason="deferred", uses_attempt=True)
+_REJECTED = Verdict(Scope.message, permanent=True, reason="rejected", uses_attempt=True)
 
 
-def judge(phase: Phase, reply: Reply, *, reused: bool, extended: bool = False) -> Verdict:
+def classify(phase: Phase, reply: Reply, *, reused: bool, extended: bool = False) -> Verdict:
     """Say what a refusal means.
 
     `reused`: the connection had been used, or had lain idle, before this hand-over. `extended`: the refused command

@@ -16,7 +16,7 @@ from aiosmtplib.auth import auth_login_encode, auth_plain_encode, auth_xoauth2_e
 
 from listener.address import mask
 from listener.errors import ConfigError, PgheraldError
-from listener.smtp.replies import CONFIGURATION, SERVER, Phase, Reply, Verdict, judge
+from listener.smtp.replies import CONFIGURATION, SERVER, Phase, Reply, Verdict, classify
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class SmtpServer:
     """Where mail is handed over, and how. Raises `ConfigError` where `ehlo_name` is no host name or address literal."""
 
     host: str
@@ -52,7 +52,7 @@ class Server:
             )
 
 
-class ServerTrouble(PgheraldError):
+class SessionError(PgheraldError):
     """No session: nothing was handed over, and no event is to blame. `verdict` says whether waiting will help."""
 
     def __init__(self, phase: Phase, verdict: Verdict, detail: str) -> None:
@@ -77,7 +77,7 @@ def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
     return context
 
 
-async def open_session(server: Server, tls: ssl.SSLContext) -> tuple[asyncio.Transport, dict[str, str]]:
+async def open_session(server: SmtpServer, tls: ssl.SSLContext) -> tuple[asyncio.Transport, dict[str, str]]:
     """Connect, secure, greet and log in. Gives the transport and what the last EHLO announced, in lower case.
 
     Raises `ServerTrouble`.
@@ -106,7 +106,7 @@ async def open_session(server: Server, tls: ssl.SSLContext) -> tuple[asyncio.Tra
             await _log_in(client, server)
         transport = client.transport
         if transport is None or transport.is_closing():
-            raise ServerTrouble(Phase.ehlo, SERVER, "the server closed the connection")
+            raise SessionError(Phase.ehlo, SERVER, "the server closed the connection")
     except BaseException:
         # Closing a TLS transport is a conversation of its own; this one has been broken off.
         if client.transport is not None:
@@ -140,7 +140,7 @@ async def _connect(host: str, port: int, timeout: float) -> socket.socket:
 
 async def _secure(client: aiosmtplib.SMTP) -> None:
     if not client.supports_extension("starttls"):
-        raise ServerTrouble(
+        raise SessionError(
             Phase.tls,
             CONFIGURATION,
             "the server does not offer STARTTLS, and nothing is sent in clear; use smtps://, or starttls=off",
@@ -154,9 +154,9 @@ async def _secure(client: aiosmtplib.SMTP) -> None:
         await client.ehlo()
 
 
-async def _log_in(client: aiosmtplib.SMTP, server: Server) -> None:
+async def _log_in(client: aiosmtplib.SMTP, server: SmtpServer) -> None:
     if server.security == "off":
-        raise ServerTrouble(Phase.auth, CONFIGURATION, "a password is not sent in clear; use smtps:// or STARTTLS")
+        raise SessionError(Phase.auth, CONFIGURATION, "a password is not sent in clear; use smtps:// or STARTTLS")
     username, password = server.username or "", server.password or ""
     offered = client.server_auth_methods
     with _translated(Phase.auth, *_sent(username, password)):
@@ -169,7 +169,7 @@ async def _log_in(client: aiosmtplib.SMTP, server: Server) -> None:
         else:
             wanted = "XOAUTH2" if server.xoauth2 else "PLAIN or LOGIN"
             offer = mask(" ".join(offered).upper()) or "no AUTH"
-            raise ServerTrouble(Phase.auth, CONFIGURATION, f"the server offers {offer}, not {wanted}")
+            raise SessionError(Phase.auth, CONFIGURATION, f"the server offers {offer}, not {wanted}")
 
 
 def _sent(username: str, password: str) -> list[str]:
@@ -193,7 +193,7 @@ def _translated(phase: Phase, *secrets: str) -> Iterator[None]:
             said = said.replace(secret, "***")
         reply = Reply.of(error.code, said.split("\n"))
         # Nor may a traceback show the words as they came.
-        raise ServerTrouble(phase, judge(phase, reply, reused=False), str(reply)) from None if secrets else error
+        raise SessionError(phase, classify(phase, reply, reused=False), str(reply)) from None if secrets else error
     except (aiosmtplib.SMTPException, OSError, UnicodeError) as error:
         cause = error.__cause__ if isinstance(error, aiosmtplib.SMTPConnectError) else error
         # The library greets in the same call as it shakes hands; only its own errors come from the greeting.
@@ -201,7 +201,7 @@ def _translated(phase: Phase, *secrets: str) -> Iterator[None]:
             phase = Phase.tls
         # UnicodeError: a host name that no DNS can hold.
         verdict = CONFIGURATION if isinstance(cause, ssl.SSLCertVerificationError | UnicodeError) else SERVER
-        raise ServerTrouble(phase, verdict, mask(str(error)) or "no answer in time") from error
+        raise SessionError(phase, verdict, mask(str(error)) or "no answer in time") from error
 
 
 _EHLO_NAME = re.compile(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from listener.config.rules import Rule
 from listener.config.settings import Settings
 from listener.db import schema
-from listener.db.connection import connect_async, translated
+from listener.db.connection import connect_async, translate_errors
 from listener.errors import PgheraldError
 from listener.notify.listener import Listener
 from listener.smtp.breaker import Breaker
@@ -60,10 +60,10 @@ class Health:
         return Part(self.worker is not None, "running" if self.worker is not None else "starting")
 
     def _listen(self) -> Part:
-        age = asyncio.get_running_loop().time() - self._listener.heard_at
-        if self._listener.hearing:
+        age = asyncio.get_running_loop().time() - self._listener.self_test_passed_at
+        if self._listener.listening:
             return Part(age < HEARD, f"heard its own ring {age:.1f} s ago")
-        if self._listener.deaf:
+        if self._listener.unreachable:
             # As with a pooler in between: known, told, and made good by polling.
             return Part(True, "polls, because LISTEN is not heard; set database.listen_url")
         return Part(False, "the LISTEN connection is down")
@@ -71,7 +71,7 @@ class Health:
     def _claims(self) -> Part:
         if self.worker is None:
             return Part(False, "has not begun")
-        age = asyncio.get_running_loop().time() - self.worker.progress
+        age = asyncio.get_running_loop().time() - self.worker.last_progress_at
         if self._breaker.is_open:
             return Part(True, "waits for the mail server")
         if math.isinf(age):
@@ -91,7 +91,7 @@ class Health:
         async with self._looking:
             try:
                 async with asyncio.timeout(_ANSWER):
-                    with translated():
+                    with translate_errors():
                         async with await connect_async(self._url) as conn:
                             await schema.verify(conn, rules)
                 self._schema = Part(True, f"version {schema.VERSION}, {len(rules)} rules watched")

@@ -10,16 +10,16 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from listener.db.connection import translated
-from listener.db.foreign_locks import Holder, holders, strangers
+from listener.db.connection import translate_errors
+from listener.db.foreign_locks import LockHolder, holders, strangers
 from listener.db.pool import Pool
 from listener.db.queries import load
 from listener.errors import PgheraldError
 from listener.metrics import DELIVERY_BUCKETS
-from listener.retry import Trouble
+from listener.retry import Outage
 
 T = TypeVar("T")
-MOST = 12
+MAX_EVENTS = 12
 MINUTES = 60
 _QUERIES = {**load("admin"), **load("overview")}
 
@@ -46,8 +46,8 @@ class WorkerState:
     alive: bool
     listening: bool
     breaker: str | None
-    in_hand: int
-    leads: bool
+    in_flight: int
+    leader: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +87,10 @@ class Overview:
     rules: list[RuleState]
     workers: list[WorkerState]
     asleep: bool
-    strangers: list[Holder]
+    strangers: list[LockHolder]
     latest: list[EventState]
     failed: list[EventState]
-    doubtful: list[EventState]
+    in_doubt_events: list[EventState]
     minutes: list[Minute]
     notify_queue_usage: float
     now: datetime
@@ -116,7 +116,7 @@ async def look(conn: AsyncConnection[Any]) -> Overview:
             await cursor.execute(_QUERIES[query], values)
             return await cursor.fetchall()
 
-    with translated():
+    with translate_errors():
         (asleep,) = await (await conn.execute(_QUERIES["gate"])).fetchone() or (False,)
         (usage,) = await (await conn.execute(_QUERIES["notify_queue"])).fetchone() or (0.0,)
         (now,) = await (await conn.execute("SELECT now()")).fetchone() or (None,)
@@ -127,9 +127,9 @@ async def look(conn: AsyncConnection[Any]) -> Overview:
             workers=await rows("workers", WorkerState),
             asleep=asleep,
             strangers=[h for h in await strangers(lambda: holders(conn)) if h.lock != "installer"],
-            latest=await rows("latest", EventState, most=MOST),
-            failed=await rows("failed", EventState, most=MOST),
-            doubtful=await rows("doubtful", EventState, most=MOST),
+            latest=await rows("latest", EventState, most=MAX_EVENTS),
+            failed=await rows("failed", EventState, most=MAX_EVENTS),
+            in_doubt_events=await rows("doubtful", EventState, most=MAX_EVENTS),
             minutes=_hour(minutes, now),
             notify_queue_usage=usage,
             now=now,
@@ -172,7 +172,7 @@ def _quantile(counts: list[int], share: float) -> float | None:
     return limits[i] + (limits[i + 1] - limits[i]) * (wanted - before) / counts[i]
 
 
-class Glance:
+class OverviewCache:
     """The overview, asked for once however many look."""
 
     def __init__(self, pool: Pool) -> None:
@@ -180,9 +180,9 @@ class Glance:
         self._seen: Overview | None = None
         self._at = 0.0
         self._looking: asyncio.Task[None] | None = None
-        self._trouble = Trouble("overview_waits", first=1.0, longest=1.0)
+        self._outage = Outage("overview_waits", first=1.0, longest=1.0)
 
-    async def within(self, wait: float, *, fresh: float, stale: float) -> Overview | None:
+    async def get(self, wait: float, *, fresh: float, stale: float) -> Overview | None:
         """One not older than `fresh`; where the database does not answer within `wait`, the last, up to `stale`.
 
         All in seconds. None: there is none.
@@ -210,6 +210,6 @@ class Glance:
             async with self._pool.connection() as conn:
                 self._seen, self._at = await look(conn), at
         except (PgheraldError, psycopg.Error, OSError) as exc:
-            self._trouble.met(exc)
+            self._outage.failed(exc)
         else:
-            self._trouble.over()
+            self._outage.recovered()

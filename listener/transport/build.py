@@ -4,8 +4,8 @@ from typing import assert_never
 
 from listener.config.settings import Settings, Smtp
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import Server, Timeouts, tls_context
-from listener.smtp.pool import Post
+from listener.smtp.connection import SmtpServer, Timeouts, tls_context
+from listener.smtp.pool import SmtpPool
 from listener.transport.local import Console, Maildir, Transport
 
 
@@ -17,7 +17,7 @@ def transport(settings: Settings, breaker: Breaker) -> Transport:
             timeouts = Timeouts(
                 connect=smtp.connect_timeout, command=smtp.command_timeout, data=smtp.data_timeout, dot=smtp.dot_timeout
             )
-            return Post(server(smtp, timeouts), tls_context(smtp.ca_file), smtp.connections, breaker)
+            return SmtpPool(server(smtp, timeouts), tls_context(smtp.ca_file), smtp.connections, breaker)
         case "file":
             assert settings.mail.directory is not None
             return Maildir(settings.mail.directory, breaker)
@@ -27,10 +27,10 @@ def transport(settings: Settings, breaker: Breaker) -> Transport:
             assert_never(settings.mail.transport)
 
 
-def server(smtp: Smtp, timeouts: Timeouts) -> Server:
+def server(smtp: Smtp, timeouts: Timeouts) -> SmtpServer:
     """The mail server. Raises `ConfigError` where `smtp.ehlo_name` is wrong."""
     url = smtp.server
-    return Server(
+    return SmtpServer(
         host=url.host,
         port=url.port,
         security=url.security,

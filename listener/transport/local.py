@@ -17,16 +17,16 @@ from listener.address import Address
 from listener.files import folder, put
 from listener.printable import printable, printable_lines
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import Accepted, HandOver, NotSent, Withheld
+from listener.smtp.connection import Accepted, NotPermitted, NotSent, SendOutcome
 from listener.smtp.replies import SERVER, Phase, Reply, Scope
 
 Permission = Callable[[], Awaitable[bool]]
 
 
 class Transport(Protocol):
-    async def hand_over(
+    async def send(
         self, sender: Address, recipient: Address, message: bytes, permission: Permission, key: str
-    ) -> HandOver:
+    ) -> SendOutcome:
         """One message, once: not before `permission` is given, nothing of it if that is denied."""
 
     def abort(self) -> None:
@@ -41,11 +41,11 @@ class _Local:
     def __init__(self, breaker: Breaker) -> None:
         self._breaker = breaker
 
-    async def hand_over(
+    async def send(
         self, sender: Address, recipient: Address, message: bytes, permission: Permission, key: str
-    ) -> HandOver:
+    ) -> SendOutcome:
         if not await permission():
-            return Withheld()
+            return NotPermitted()
         try:
             done = await asyncio.to_thread(self._write, sender, recipient, message, key)
         except OSError as error:

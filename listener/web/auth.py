@@ -11,18 +11,18 @@ import time
 from aiohttp import web
 
 from listener.web.security import same_origin
-from listener.web.token_bucket import Limit
+from listener.web.token_bucket import TokenBucket
 
 _COOKIE = "pgherald"
 _LASTS = 12 * 3600
 _SESSIONS = 100
 
 
-class Door:
+class AdminAuth:
     def __init__(self, token: str | None) -> None:
         self._token = token
         self._sessions: dict[str, float] = {}
-        self._guesses = Limit(rate=0.2, burst=10)
+        self._guesses = TokenBucket(rate=0.2, burst=10)
 
     @property
     def exists(self) -> bool:

@@ -17,9 +17,9 @@ from listener.config.settings import Settings
 from listener.db.connection import connect, tables_of
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.status.health import Health
-from listener.status.overview import Glance
-from listener.web.auth import Door
-from listener.web.render import SECTIONS, Board
+from listener.status.overview import OverviewCache
+from listener.web.auth import AdminAuth
+from listener.web.render import SECTIONS, Renderer
 
 T = TypeVar("T")
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -35,14 +35,14 @@ _NOTHING = dict.fromkeys(SECTIONS, "")
 class Page:
     """`closing` ends the streams."""
 
-    def __init__(self, settings: Settings, health: Health, glance: Glance) -> None:
+    def __init__(self, settings: Settings, health: Health, glance: OverviewCache) -> None:
         self.closing = asyncio.Event()
         self._url = settings.database.url
         self._settings = settings
         self._health = health
         self._glance = glance
-        self._board = Board()
-        self._door = Door(settings.http.token)
+        self._board = Renderer()
+        self._door = AdminAuth(settings.http.token)
         self._readers = 0
         # Two at a time: whoever asks for many stories must not take the database's connections.
         self._free = asyncio.Semaphore(2)
@@ -66,7 +66,7 @@ class Page:
 
     async def overview(self, request: web.Request) -> web.Response:
         may_act = self._door.open_to(request)
-        seen = await self._glance.within(_EVERY, fresh=_EVERY, stale=_STALE)
+        seen = await self._glance.get(_EVERY, fresh=_EVERY, stale=_STALE)
         sections = self._board.sections(seen, may_act) if seen is not None else _NOTHING
         return self._answer(request, "page", sections=sections, away=seen is None)
 
@@ -91,7 +91,7 @@ class Page:
         shown: dict[str, str] = {}
         said = clock()
         while not self.closing.is_set():
-            seen = await self._glance.within(_EVERY, fresh=0.9 * _EVERY, stale=_STALE)
+            seen = await self._glance.get(_EVERY, fresh=0.9 * _EVERY, stale=_STALE)
             sections = self._board.sections(seen, may_act) if seen is not None else {}
             news = {name: html for name, html in sections.items() if shown.get(name) != html}
             if seen is None:
@@ -179,9 +179,9 @@ class Page:
         except PgheraldError as exc:
             raise web.HTTPServiceUnavailable(text=f"{exc}\n") from exc
 
-    def _story(self, conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> story.Story:
+    def _story(self, conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> story.RowHistory:
         with tables_of(conn, self._settings.database.lookup_url) as tables:
-            return story.tell(conn, tables, name, rule, key)
+            return story.read_history(conn, tables, name, rule, key)
 
     async def _ask(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
         """What the commands do, as they do it: on a connection of its own, in a thread."""

@@ -14,7 +14,7 @@ from listener.notify.listener import Listener
 from listener.printable import excerpt
 from listener.smtp.breaker import Breaker
 from listener.status.health import Health
-from listener.status.overview import Glance, Overview
+from listener.status.overview import Overview, OverviewCache
 
 # A scrape waits no longer for the database; what was seen is shown for a while, and then nothing rather than the past.
 _WAIT = 1.0
@@ -22,8 +22,8 @@ _FRESH = 3.0
 _STALE = 30.0
 
 
-class Vitals:
-    def __init__(self, health: Health, glance: Glance, listener: Listener, breaker: Breaker) -> None:
+class Probes:
+    def __init__(self, health: Health, glance: OverviewCache, listener: Listener, breaker: Breaker) -> None:
         self._health = health
         self._glance = glance
         self._listener = listener
@@ -47,7 +47,7 @@ class Vitals:
         return web.json_response(body, status=200 if ready else 503, dumps=lambda value: json.dumps(value, indent=2))
 
     async def metrics(self, _: web.Request) -> web.Response:
-        seen = await self._glance.within(_WAIT, fresh=_FRESH, stale=_STALE)
+        seen = await self._glance.get(_WAIT, fresh=_FRESH, stale=_STALE)
         live = CollectorRegistry()
         live.register(_Live(self._listener, self._breaker, self._health, seen))
         body = generate_latest(REGISTRY) + generate_latest(live)
@@ -66,10 +66,10 @@ class _Live(Collector):
     def collect(self) -> Iterator[Metric]:
         worker = self._health.worker
         yield _gauge("breaker_open", "1: the mail server is in trouble, and nothing is claimed", self._breaker.is_open)
-        yield _gauge("listening", "1: hears the bell; 0: polls", self._listener.hearing)
-        yield _gauge("leading", "1: this one works the gate", self._listener.leading)
+        yield _gauge("listening", "1: hears the bell; 0: polls", self._listener.listening)
+        yield _gauge("leading", "1: this one works the gate", self._listener.is_leader)
         yield _gauge(
-            "in_hand", "Events claimed and not yet settled", len(worker.carriers.in_hand) if worker is not None else 0
+            "in_hand", "Events claimed and not yet settled", len(worker.senders.in_flight) if worker is not None else 0
         )
         yield _gauge("database_up", "1: the database answers", self._seen is not None)
         if self._seen is None:

@@ -36,7 +36,7 @@ class Plot:
     steps: int
 
 
-class Board:
+class Renderer:
     def __init__(self) -> None:
         self._environment = Environment(
             loader=FileSystemLoader(_FOLDER),

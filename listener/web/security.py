@@ -27,7 +27,7 @@ HEADERS = {
 PUBLIC = "/unsubscribe/"
 
 
-def guard(hosts: Collection[str], public: str | None) -> Middleware:
+def check_request(hosts: Collection[str], public: str | None) -> Middleware:
     """Answers only who asks for an address, for localhost, or for one of `hosts`; and for `public` what is public.
 
     A web page elsewhere can point a name of its own here (DNS rebinding) and read what its visitor's browser gets; it
@@ -58,7 +58,7 @@ def guard(hosts: Collection[str], public: str | None) -> Middleware:
     return middleware
 
 
-async def dress(_: web.Request, response: web.StreamResponse) -> None:
+async def set_security_headers(_: web.Request, response: web.StreamResponse) -> None:
     """Headers of every answer; one that sets its own keeps it."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)

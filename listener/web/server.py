@@ -18,33 +18,33 @@ from listener.logs import log
 from listener.notify.listener import Listener
 from listener.smtp.breaker import Breaker
 from listener.status.health import Health
-from listener.status.overview import Glance
+from listener.status.overview import OverviewCache
 from listener.web.page import Page
-from listener.web.probes import Vitals
-from listener.web.security import dress, guard
-from listener.web.unsubscribe import Consent
+from listener.web.probes import Probes
+from listener.web.security import check_request, set_security_headers
+from listener.web.unsubscribe import UnsubscribePage
 
 _LARGEST_BODY = 16 * 1024
 # At the end, nobody waits for who still reads.
 _GRACE = 1.0
 
 
-class Site:
+class HttpServer:
     """All that a daemon serves; it has its own connections to the database, two at most, that nothing else waits for."""
 
     def __init__(self, settings: Settings, health: Health, listener: Listener, breaker: Breaker) -> None:
         self._http = settings.http
         self._overview_pool = overview_pool(settings.database.url)
         self._unsubscribe_pool = unsubscribe_pool(settings.database.url)
-        self._glance = Glance(self._overview_pool)
+        self._glance = OverviewCache(self._overview_pool)
         self._page = Page(settings, health, self._glance)
-        self._consent = Consent(health, self._unsubscribe_pool)
+        self._consent = UnsubscribePage(health, self._unsubscribe_pool)
         app = web.Application(
-            middlewares=[guard(self._hosts(), urlsplit(settings.http.public_url).hostname)],
+            middlewares=[check_request(self._hosts(), urlsplit(settings.http.public_url).hostname)],
             client_max_size=_LARGEST_BODY,
         )
-        app.on_response_prepare.append(dress)
-        for part in (Vitals(health, self._glance, listener, breaker), self._page, self._consent):
+        app.on_response_prepare.append(set_security_headers)
+        for part in (Probes(health, self._glance, listener, breaker), self._page, self._consent):
             app.add_routes(part.routes())
         self._untold: Callable[[], None] | None = None
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GRACE, keepalive_timeout=30)

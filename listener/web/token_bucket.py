@@ -3,7 +3,7 @@
 import asyncio
 
 
-class Limit:
+class TokenBucket:
     """A bucket of `burst` that fills up again at `rate` a second; the same for all who come."""
 
     def __init__(self, rate: float, burst: int) -> None:

@@ -14,24 +14,24 @@ from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.logs import log
 from listener.mail.unsubscribe import read_token, unsubscribe
 from listener.status.health import Health
-from listener.web.render import Board
+from listener.web.render import Renderer
 from listener.web.security import PUBLIC
-from listener.web.token_bucket import Limit
+from listener.web.token_bucket import TokenBucket
 
 # Mail providers press the button for many of their users from one address, so it is not counted by address.
 _RATE = 20.0
 _BURST = 200
 
 
-class Consent:
+class UnsubscribePage:
     """`key`: the tokens' signing key, known once the database has been reached."""
 
     def __init__(self, health: Health, pool: Pool) -> None:
         self.key: bytes | None = None
         self._health = health
         self._pool = pool
-        self._board = Board()
-        self._limit = Limit(_RATE, _BURST)
+        self._board = Renderer()
+        self._limit = TokenBucket(_RATE, _BURST)
 
     def routes(self) -> list[web.RouteDef]:
         return [web.get(f"{PUBLIC}{{token}}", self.ask), web.post(f"{PUBLIC}{{token}}", self.take_back)]

@@ -16,13 +16,13 @@ from listener.errors import PgheraldError
 from listener.logs import log
 from listener.notify.listener import Listener
 from listener.outbox.store import Outbox, Peer
-from listener.retry import Trouble
+from listener.retry import Outage
 from listener.smtp.breaker import Breaker
 
-_LOOK = 0.25
-_BURY = 1.0
+_LOOK_INTERVAL_S = 0.25
+_RESCUE_INTERVAL_S = 1.0
 # A worker that lives may lose its session. It says so, or has another, in no time; on a busy machine in a little more.
-_GONE = 0.5
+_SESSION_GONE_S = 0.5
 
 
 @dataclass(slots=True)
@@ -34,39 +34,39 @@ class _Watched:
     gone_since: float = math.inf
 
 
-class Lease:
+class WorkerLease:
     """Looks often enough for a take-over within a second. `looked` is set once it is known who is dead at the start."""
 
     def __init__(self, outbox: Outbox, listener: Listener, breaker: Breaker, seconds: float) -> None:
-        self.looked = asyncio.Event()
+        self.first_look_done = asyncio.Event()
         # When it was last seen to, whatever came of it.
-        self.turned = -math.inf
+        self.last_iteration_at = -math.inf
         self._outbox = outbox
         self._listener = listener
         self._breaker = breaker
-        self._seconds = seconds
-        self._renewed = -math.inf
-        self._said: tuple[object, ...] = ()
+        self._lease_s = seconds
+        self._renewed_at = -math.inf
+        self._last_state: tuple[object, ...] = ()
         self._watched: dict[int, _Watched] = {}
-        self._last_look = -math.inf
-        self._buried = -math.inf
+        self._looked_at = -math.inf
+        self._rescued_at = -math.inf
 
     async def keep(self) -> None:
         """Until cancelled."""
-        trouble = Trouble("lease_waits", first=_LOOK, longest=1.0)
+        trouble = Outage("lease_waits", first=_LOOK_INTERVAL_S, longest=1.0)
         while True:
-            self.turned = asyncio.get_running_loop().time()
+            self.last_iteration_at = asyncio.get_running_loop().time()
             try:
                 await self._renew()
-                await self._take_over()
-                trouble.over()
+                await self._rescue_dead()
+                trouble.recovered()
             except PgheraldError as exc:
-                self._renewed = -math.inf
+                self._renewed_at = -math.inf
                 self._watched.clear()
-                await self._outbox.pause(trouble.met(exc))
+                await self._outbox.pause(trouble.failed(exc))
             else:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK):
+                    async with asyncio.timeout(_LOOK_INTERVAL_S):
                         await self._listener.changed.wait()
 
     async def _renew(self) -> None:
@@ -76,45 +76,45 @@ class Lease:
         """
         listener = self._listener
         listener.changed.clear()
-        if listener.lock_taken:
-            listener.shows(await self._outbox.renumber())
-            await listener.show()
-        state = (listener.locked, listener.hearing, listener.leading, listener.pid, self._breaker.reason)
+        if listener.presence_lock_taken:
+            listener.set_worker(await self._outbox.renumber())
+            await listener.acquire_presence_lock()
+        state = (listener.has_presence_lock, listener.listening, listener.is_leader, listener.pid, self._breaker.reason)
         now = asyncio.get_running_loop().time()
-        if state == self._said and now - self._renewed < self._seconds / 4:
+        if state == self._last_state and now - self._renewed_at < self._lease_s / 4:
             return
         if await self._outbox.renew(
             locked=state[0], listening=state[1], leading=state[2], pid=state[3], breaker=state[4]
         ):
-            self._renewed, self._said = now, state
+            self._renewed_at, self._last_state = now, state
             return
         log.warning("declared_dead", worker=self._outbox.worker)
         await self._outbox.register()
-        self._listener.shows(self._outbox.lock)
-        self._renewed = -math.inf
+        self._listener.set_worker(self._outbox.presence_lock)
+        self._renewed_at = -math.inf
 
-    async def _take_over(self) -> None:
+    async def _rescue_dead(self) -> None:
         now = asyncio.get_running_loop().time()
-        if now - self._last_look > self._seconds / 2:
+        if now - self._looked_at > self._lease_s / 2:
             # This worker itself was stopped, or had no answer.
             self._watched.clear()
-        self._last_look = now
+        self._looked_at = now
         peers = await self._outbox.peers()
-        self._listener.meets(len(peers), led=any(peer.leading and not peer.gone for peer in peers))
+        self._listener.set_peers(len(peers), led=any(peer.leading and not peer.gone for peer in peers))
         gone, silent = self._judge(peers, now)
-        if not gone and not silent and now - self._buried < _BURY:
+        if not gone and not silent and now - self._rescued_at < _RESCUE_INTERVAL_S:
             return
-        burial = await self._outbox.bury(gone + silent)
+        burial = await self._outbox.rescue(gone + silent)
         if silent:
             # The server may believe in a cut or stopped worker's session for hours, and in its locks.
             await self._outbox.end_sessions(silent)
-        self._buried = now
+        self._rescued_at = now
         if burial.names or burial.freed or burial.doubted:
             log.warning("took_over", workers=burial.names, released=burial.freed, in_doubt=burial.doubted)
         if burial.freed or burial.due:
             self._listener.wake.set()
         if not any(peer.gone for peer in peers if peer not in gone):
-            self.looked.set()
+            self.first_look_done.set()
 
     def _judge(self, peers: list[Peer], now: float) -> tuple[list[Peer], list[Peer]]:
         """Who has had no session for a while, and who has been silent for as long as its lease lasts."""
@@ -126,7 +126,7 @@ class Lease:
                 known = _Watched(peer.seen_at, now)
             known.gone_since = min(known.gone_since, now) if peer.gone else math.inf
             self._watched[peer.id] = known
-            if now - known.gone_since >= _GONE:
+            if now - known.gone_since >= _SESSION_GONE_S:
                 gone.append(peer)
             elif now - known.since > peer.lease:
                 silent.append(peer)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from listener.db.foreign_locks import Holder
+from listener.db.foreign_locks import LockHolder
 from listener.errors import PgheraldError
 from listener.logs import log
 from listener.notify.listener import Listener
@@ -18,14 +18,14 @@ class LockWatch:
     def __init__(self, outbox: Outbox, listener: Listener) -> None:
         self._outbox = outbox
         self._listener = listener
-        self._seen: set[Holder] = set()
-        self._said: set[Holder] = set()
+        self._seen: set[LockHolder] = set()
+        self._said: set[LockHolder] = set()
 
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            if self._listener.suspects or self._said:
+            if self._listener.suspects_stranger or self._said:
                 try:
                     found = await self._outbox.foreign_locks()
                 except PgheraldError:
@@ -34,9 +34,9 @@ class LockWatch:
                 # An installer holds its lock for as long as it takes.
                 self._note({holder for holder in found if holder.lock != "installer"})
 
-    def _note(self, found: set[Holder]) -> None:
+    def _note(self, found: set[LockHolder]) -> None:
         """Say what two looks have seen: a worker that has just come is no stranger at the next."""
-        self._listener.gate_taken = any(holder.lock == "gate" for holder in found)
+        self._listener.gate_held_by_stranger = any(holder.lock == "gate" for holder in found)
         both, self._seen = found & self._seen, found
         for holder in both - self._said:
             log.warning("lock_held_by_other_session", **_fields(holder), remedy=holder.remedy)
@@ -45,7 +45,7 @@ class LockWatch:
         self._said = both | self._said & found
 
 
-def _fields(holder: Holder) -> dict[str, object]:
+def _fields(holder: LockHolder) -> dict[str, object]:
     return {
         "lock": holder.lock,
         "pid": holder.pid,

@@ -13,16 +13,16 @@ from psycopg.types.numeric import Int8
 from listener.address import Address, parse_address
 from listener.config.rules import OWN_COLUMNS, Rule, array_literal
 from listener.db import keys
-from listener.db.connection import is_away, lookup_failure, one_line
+from listener.db.connection import is_unavailable, lookup_failure, summary
 from listener.db.owner import execute_as_owner
 from listener.db.pool import Pool
 from listener.errors import BadData, DatabaseUnavailable, PgheraldError, RuleBroken
 from listener.outbox.event import Event
-from listener.worker.row_budget import BATCH, ROW, ROWS, bounded
+from listener.worker.row_budget import MAX_BATCH_BYTES, MAX_ROW_BYTES, MAX_ROWS, limit_rows
 
 
 @dataclass(frozen=True, slots=True)
-class Mailing:
+class ToSend:
     """An event that is to be mailed: to whom, and with what. `octets`: what that takes until it is sent."""
 
     event: Event
@@ -32,7 +32,7 @@ class Mailing:
 
 
 @dataclass(frozen=True, slots=True)
-class Unmailed:
+class NotToSend:
     """An event that is not: `failed` tells a fault of the data from a good reason not to send."""
 
     event: Event
@@ -42,7 +42,7 @@ class Unmailed:
 
 
 @dataclass(slots=True)
-class Found:
+class LookupResult:
     """What a lookup has found. `rows` by key; `octets`: the size of them, by key.
 
     `too_large`: the size of a row that is over the limit, by key; such a row is not read. `later`: keys whose rows were
@@ -98,12 +98,12 @@ class Lookup:
                     f"the lookup of rule {self.name} gives no column {column!r}; name one so in its SELECT"
                 )
         comment, _, lookup = self._query.partition("\n")
-        query = f"{comment}\n{bounded(lookup, described)}"
+        query = f"{comment}\n{limit_rows(lookup, described)}"
         try:
             await self._execute(cursor, query, [], 0)
         except psycopg.errors.SyntaxError as exc:
             raise RuleBroken(
-                f"the lookup of rule {self.name} cannot be a part of another query ({one_line(exc)}); "
+                f"the lookup of rule {self.name} cannot be a part of another query ({summary(exc)}); "
                 "write one SELECT, with nothing behind a ;"
             ) from exc
         self._columns, self._bounded = [column.name for column in described], query
@@ -133,7 +133,7 @@ class Lookup:
         else:
             await cursor.execute(query, {"keys": list(of), "budget": Int8(budget)})
 
-    async def rows(self, pool: Pool, of: Sequence[str], budget: int = BATCH) -> Found:
+    async def rows(self, pool: Pool, of: Sequence[str], budget: int = MAX_BATCH_BYTES) -> LookupResult:
         """What the lookup finds for these keys: up to `budget` octets of it, and the first row in any case.
 
         Raises:
@@ -165,13 +165,13 @@ class Lookup:
                 ) from exc
             # Text that is not UTF-8, a number that is too long for Python, JSON that is too deep.
             raise BadData("lookup_error", f"a value that cannot be read ({type(exc).__name__})") from exc
-        if len(rows) > ROWS and len(of) > 1:
-            raise BadData("lookup_error", f"more than {ROWS} rows")
+        if len(rows) > MAX_ROWS and len(of) > 1:
+            raise BadData("lookup_error", f"more than {MAX_ROWS} rows")
         return self._found(of, rows)
 
-    def _found(self, of: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Found:
+    def _found(self, of: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> LookupResult:
         position = len(self._columns) - 1 - self._columns[::-1].index("key")
-        found = Found({key: [] for key in of})
+        found = LookupResult({key: [] for key in of})
         for octets, given, *values in rows:
             key = _key_text(values[position])
             # As for the value: a char(n) key is captured without the blanks behind it.
@@ -179,47 +179,47 @@ class Lookup:
             found.octets[key] = found.octets.get(key, 0) + octets
             if given:
                 found.rows.setdefault(key, []).append(dict(zip(self._columns, values, strict=True)))
-            elif octets > ROW:
+            elif octets > MAX_ROW_BYTES:
                 found.too_large[key] = octets
             else:
                 found.later.add(key)
         return found
 
-    def judge(self, event: Event, rows: Sequence[dict[str, Any]], octets: int = 0) -> Mailing | Unmailed:
+    def decide(self, event: Event, rows: Sequence[dict[str, Any]], octets: int = 0) -> ToSend | NotToSend:
         """Whether, and to whom, to send: consent and all, as the row is now. `octets`: its size."""
         if not rows:
-            return Unmailed(event, "row_gone")
+            return NotToSend(event, "row_gone")
         if len(rows) > 1:
-            return Unmailed(event, "ambiguous", f"the lookup gives {len(rows)} rows for this key", failed=True)
+            return NotToSend(event, "ambiguous", f"the lookup gives {len(rows)} rows for this key", failed=True)
         row = rows[0]
         # A char(n) comes with blanks behind, which mean nothing in it.
         if _value_text(row["current"]).rstrip(" ") not in self._spellings:
-            return Unmailed(event, "reverted", f"{self.rule.column} is {_shown(row['current'])} by now")
+            return NotToSend(event, "reverted", f"{self.rule.column} is {_shown(row['current'])} by now")
         email = row["email"]
         if email is None or not str(email).strip():
-            return Unmailed(event, "no_recipient")
+            return NotToSend(event, "no_recipient")
         if row["consent"] is not True:
-            return Unmailed(event, "no_consent", f"consent is {_shown(row['consent'])}")
+            return NotToSend(event, "no_consent", f"consent is {_shown(row['consent'])}")
         for column in self.rule.require:
             if row.get(column) is None:
-                return Unmailed(event, "incomplete", f"{column} is NULL")
+                return NotToSend(event, "incomplete", f"{column} is NULL")
         try:
             recipient = parse_address(str(email))
         except BadData as exc:
-            return Unmailed(event, exc.reason, str(exc), failed=True)
-        return Mailing(event, recipient, row, octets)
+            return NotToSend(event, exc.reason, str(exc), failed=True)
+        return ToSend(event, recipient, row, octets)
 
     def _failure(self, exc: BaseException) -> RuleBroken | DatabaseUnavailable:
-        if is_away(exc) and not (isinstance(exc, psycopg.Error) and _is_by_data(exc)):
-            return DatabaseUnavailable(f"the lookup of rule {self.name} cannot run: {one_line(exc)}")
+        if is_unavailable(exc) and not (isinstance(exc, psycopg.Error) and _is_by_data(exc)):
+            return DatabaseUnavailable(f"the lookup of rule {self.name} cannot run: {summary(exc)}")
         assert isinstance(exc, psycopg.Error)
         return lookup_failure(self.name, exc)
 
 
-def too_large(event: Event, octets: int) -> Unmailed:
+def too_large(event: Event, octets: int) -> NotToSend:
     """What becomes of an event whose row is over the limit."""
-    detail = f"the lookup's row has {octets} octets; at most {ROW} are read"
-    return Unmailed(event, "too_large", detail, failed=True)
+    detail = f"the lookup's row has {octets} octets; at most {MAX_ROW_BYTES} are read"
+    return NotToSend(event, "too_large", detail, failed=True)
 
 
 def _is_by_data(exc: BaseException) -> TypeGuard[psycopg.Error]:

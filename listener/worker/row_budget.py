@@ -11,10 +11,10 @@ from psycopg import Column
 from listener.limits import MAX_KEY
 
 # In octets as the server sends them. A message has a megabyte at the most.
-ROW = 4 * 1024 * 1024
-BATCH = 16 * 1024 * 1024
+MAX_ROW_BYTES = 4 * 1024 * 1024
+MAX_BATCH_BYTES = 16 * 1024 * 1024
 # More are sent only where a lookup multiplies its rows, and then none of them is mailed.
-ROWS = 2000
+MAX_ROWS = 2000
 # In Python a value takes room of its own, and so does each part of a JSON document or an array, however short its text.
 _VALUE = 50
 _STRUCTURED = 4
@@ -35,7 +35,7 @@ _QUERY = """SELECT octets, given, {values}
  LIMIT {rows}"""
 
 
-def bounded(lookup: str, columns: Sequence[Column]) -> str:
+def limit_rows(lookup: str, columns: Sequence[Column]) -> str:
     """The query that gives, for each row of `lookup`, its size, whether it is given, and its columns.
 
     It takes `budget` besides: so many octets of rows are given, and the first row that is not over `ROW` in any case.
@@ -56,9 +56,9 @@ def bounded(lookup: str, columns: Sequence[Column]) -> str:
         columns=", ".join(names),
         lookup=lookup,
         size=" OPERATOR(pg_catalog.+) ".join(sizes),
-        most=ROW,
+        most=MAX_ROW_BYTES,
         values=", ".join(values),
-        rows=ROWS + 1,
+        rows=MAX_ROWS + 1,
     )
 
 
@@ -70,6 +70,6 @@ def _octets(name: str, column: Column) -> str:
         return f"pg_catalog.octet_length({name})"
     # The text of another type is only made where that will not be too much: the server itself has a limit for it.
     return (
-        f"CASE WHEN pg_catalog.pg_column_size({name}) OPERATOR(pg_catalog.<=) {ROW} "
+        f"CASE WHEN pg_catalog.pg_column_size({name}) OPERATOR(pg_catalog.<=) {MAX_ROW_BYTES} "
         f"THEN pg_catalog.octet_length(pg_catalog.concat({name})) ELSE pg_catalog.pg_column_size({name}) END::pg_catalog.int8"
     )

@@ -20,7 +20,7 @@ from listener.db.schema import daemon_grants
 from listener.demo.cluster import Cluster
 from listener.doctor import notifications, server
 from listener.doctor.checks import examine
-from listener.doctor.result import Finding, State
+from listener.doctor.result import ReportedCheck, State
 from tests.support import wait_until
 from tests.support.command import Pgherald
 from tests.support.database import OPTIONS, Database, Databases, fill_with_story
@@ -35,7 +35,7 @@ TRIGGERS, CAPTURE, LOOKUP, TEMPLATE, MAIL = (
 )
 HEALTHY = {"daemon"}
 
-Examine = Callable[..., dict[str, Finding]]
+Examine = Callable[..., dict[str, ReportedCheck]]
 
 
 @pytest.fixture
@@ -49,7 +49,9 @@ def doctor(pgherald: Pgherald, monkeypatch: pytest.MonkeyPatch) -> Examine:
     # The server of the tests may be of a release with the known fault.
     monkeypatch.setattr(server, "MENDED", {})
 
-    def run(change: Callable[[Settings], Settings] = lambda settings: settings, **more: str) -> dict[str, Finding]:
+    def run(
+        change: Callable[[Settings], Settings] = lambda settings: settings, **more: str
+    ) -> dict[str, ReportedCheck]:
         with monkeypatch.context() as patch:
             for name, value in {**pgherald.settings, **more}.items():
                 patch.setenv(name, value)
@@ -58,7 +60,7 @@ def doctor(pgherald: Pgherald, monkeypatch: pytest.MonkeyPatch) -> Examine:
     return run
 
 
-async def _collect(settings: Settings) -> dict[str, Finding]:
+async def _collect(settings: Settings) -> dict[str, ReportedCheck]:
     return {finding.check: finding async for finding in examine(settings)}
 
 
@@ -67,7 +69,7 @@ def plan(database: Database) -> int:
     return database.add_plan("Café", "a@example.org")
 
 
-def ill(findings: dict[str, Finding]) -> set[str]:
+def ill(findings: dict[str, ReportedCheck]) -> set[str]:
     """Those that are not ok, less those that say what they lack to be checked, and that the tests connect as a superuser."""
     return {
         name
@@ -78,7 +80,7 @@ def ill(findings: dict[str, Finding]) -> set[str]:
     }
 
 
-def names(findings: dict[str, Finding], check: str, state: str, *words: str) -> None:
+def names(findings: dict[str, ReportedCheck], check: str, state: str, *words: str) -> None:
     """Only `check` found something, in these words, and says what to do."""
     assert ill(findings) - HEALTHY == {check}
     finding = findings[check]
@@ -88,7 +90,7 @@ def names(findings: dict[str, Finding], check: str, state: str, *words: str) -> 
         assert word in f"{finding.seen} -> {finding.remedy}"
 
 
-def all_checked(findings: dict[str, Finding]) -> bool:
+def all_checked(findings: dict[str, ReportedCheck]) -> bool:
     return not any(finding.seen.startswith("not checked: ") for finding in findings.values())
 
 

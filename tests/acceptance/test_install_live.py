@@ -11,10 +11,10 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from listener.admin.history import tell
+from listener.admin.history import read_history
 from listener.config import settings as config
 from listener.config.rules import parse_key
-from listener.db.schema import LOCK_TIMEOUT, PATIENCE, Step, run
+from listener.db.schema import LOCK_TIMEOUT, PATIENCE, InstallStep, run
 from listener.resources import resource
 from tests.support import wait_until
 from tests.support.command import Pgherald
@@ -216,7 +216,7 @@ def test_names_that_need_quoting_and_keys_of_any_text(
     with bare_database.connect() as conn:
         for key in ODD_KEYS:
             for rule, named in (("plan_on", literals[key]), ("coupon_on", key)):
-                told = tell(conn, conn, rule, rules[rule], parse_key(rules[rule], named))
+                told = read_history(conn, conn, rule, rules[rule], parse_key(rules[rule], named))
                 assert [event["state"] for event in told.events] == ["sent"], (rule, named)
     assert json.loads(pgherald("explain", "plan_on", "plain,7", "--json", check=True).stdout)["events"]
     unknown = pgherald("explain", "plan_on", "nobody,7")
@@ -353,7 +353,7 @@ def test_a_partition_held_by_somebody_is_named(story: Database) -> None:
         install_triggers(conn)
     holder = story.connect()
     holder.execute("BEGIN; INSERT INTO public.one VALUES (1, 'PE')")
-    watch = Step("rule parted", "SELECT pgherald.watch('parted', 'public.parted');", table="public.parted")
+    watch = InstallStep("rule parted", "SELECT pgherald.watch('parted', 'public.parted');", table="public.parted")
     said: list[str] = []
 
     def tell_and_free(text: str) -> None:

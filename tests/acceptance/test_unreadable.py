@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
-from listener.outbox.event import packed
+from listener.outbox.event import compress
 from tests.support import wait_until
 from tests.support.command import Pgherald
 from tests.support.database import Database, Databases
@@ -158,8 +158,8 @@ FLAWS = {
     "scheduled_at = '-infinity'": None,
     "scheduled_at = '4000-01-01 BC'": None,
     "doubts = 1, recipient = 'jane', message = '\\x01'": "unreadable",
-    f"doubts = 1, recipient = 'jane', message = '\\x{packed(b'abc').hex()}'": "bad_address",
-    f"doubts = 1, recipient = 'c@example.org', message = '\\x{packed(MESSAGE).hex()}'": None,
+    f"doubts = 1, recipient = 'jane', message = '\\x{compress(b'abc').hex()}'": "bad_address",
+    f"doubts = 1, recipient = 'c@example.org', message = '\\x{compress(MESSAGE).hex()}'": None,
     f"doubts = 1, recipient = 'c@example.org', message = '\\x{zlib.compress(bytes(50_000_000)).hex()}'": "too_large",
     "doubts = 1, recipient = 'b@example.org', message = ''": "unreadable",
     "doubts = 1, recipient = 'b@example.org', message = decode(repeat('00', 30000000), 'hex')": "unreadable",

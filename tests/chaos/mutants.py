@@ -28,22 +28,22 @@ def settle_without_fence() -> None:
 
 def mark_after_dot() -> None:
     """The mark is written when the message has gone already."""
-    send, mark = carriers.Carriers._send, recorder.Recorder.mark
+    send, mark = carriers.Senders._send, recorder.BatchWriter.mark
 
-    def promised(self: recorder.Recorder, mark: Mark) -> asyncio.Future[bool]:
+    def promised(self: recorder.BatchWriter, mark: Mark) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         future.set_result(True)
         return future
 
     async def send_and_mark(
-        self: carriers.Carriers, delivery: Delivery, letter: Letter, before: asyncio.Future[bool] | None
+        self: carriers.Senders, delivery: Delivery, letter: Letter, before: asyncio.Future[bool] | None
     ) -> Settlement:
         settlement = await send(self, delivery, letter, before)
         await mark(self._recorder, Mark(letter.event, str(letter.recipient), letter.message))
         return settlement
 
-    recorder.Recorder.mark = promised  # type: ignore[method-assign]
-    carriers.Carriers._send = send_and_mark  # type: ignore[method-assign]
+    recorder.BatchWriter.mark = promised  # type: ignore[method-assign]
+    carriers.Senders._send = send_and_mark  # type: ignore[method-assign]
 
 
 def wake_cleared_after_drain() -> None:

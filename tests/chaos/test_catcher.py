@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from listener.smtp.connection import Accepted, InDoubt, NotSent, Refused, ServerTrouble, Timeouts
+from listener.smtp.connection import Accepted, InDoubt, NotSent, Refused, SessionError, Timeouts
 from tests.chaos.catcher import TROUBLES, Catcher
 from tests.support.client import connect, send
 
@@ -18,7 +18,7 @@ ACCEPTED_ALL_THE_SAME = {"dot: swallow", "dot: late"}
 async def outcome_of(catcher: Catcher) -> object:
     try:
         connection = await connect(catcher, SHORT)
-    except ServerTrouble as trouble:
+    except SessionError as trouble:
         return trouble
     try:
         outcome = await send(connection, message=MESSAGE)
@@ -35,7 +35,7 @@ async def test_each_trouble_is_one(name: str) -> None:
     async with Catcher(random.Random(1), (0, 0)) as catcher:
         catcher.trouble(name, 1.0)
         outcome = await outcome_of(catcher)
-        assert isinstance(outcome, ServerTrouble | Refused | NotSent | InDoubt)
+        assert isinstance(outcome, SessionError | Refused | NotSent | InDoubt)
         catcher.calm()
         await catcher.until(lambda: not catcher.sessions)
         if name in ACCEPTED_ALL_THE_SAME:
@@ -60,7 +60,7 @@ async def test_who_was_reset_is_gone() -> None:
         await catcher.refuse_connections()
         await asyncio.sleep(0)
         assert not catcher.sessions
-        with pytest.raises(ServerTrouble):
+        with pytest.raises(SessionError):
             await connect(catcher)
         await catcher.listen()
         assert isinstance(await send(await connect(catcher), message=MESSAGE), Accepted)

@@ -26,7 +26,7 @@ def test_another_connection_takes_the_place_of_the_lost_one(database: Database, 
             listener = Listener(make_conninfo(database.url, host="127.0.0.1", port=proxy.port), ring)
             keeping = asyncio.create_task(listener.keep())
             for times in range(5):
-                await wait_until_async(lambda: keeping.done() or listener.hearing)
+                await wait_until_async(lambda: keeping.done() or listener.listening)
                 assert not keeping.done(), keeping.exception()
                 assert listener.reconnects == times
                 if how == "reset":
@@ -35,7 +35,7 @@ def test_another_connection_takes_the_place_of_the_lost_one(database: Database, 
                     database.execute(
                         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
                     )
-                await wait_until_async(lambda: not listener.hearing)
+                await wait_until_async(lambda: not listener.listening)
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
 

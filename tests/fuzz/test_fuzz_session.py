@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from listener.smtp.connection import Connection, Server, ServerTrouble, Timeouts, tls_context
+from listener.smtp.connection import SessionError, SmtpConnection, SmtpServer, Timeouts, tls_context
 from tests.fuzz.test_hand_over import BUDGET, REPLIES
 from tests.fuzz.test_parsers import is_one_line
 from tests.support import PATIENCE
@@ -26,11 +26,11 @@ SAID = st.sampled_from(
 ) | st.binary(max_size=60)  # fmt: skip
 
 
-async def open_and_close(server: Server) -> None:
+async def open_and_close(server: SmtpServer) -> None:
     async with asyncio.timeout(PATIENCE):
         try:
-            connection = await Connection.open(server, TLS)
-        except ServerTrouble as error:
+            connection = await SmtpConnection.open(server, TLS)
+        except SessionError as error:
             trouble = error
         else:
             connection.abort()
@@ -38,7 +38,7 @@ async def open_and_close(server: Server) -> None:
     assert trouble.detail
     assert is_one_line(trouble.detail)
     assert not trouble.verdict.permanent
-    assert not trouble.verdict.counts
+    assert not trouble.verdict.uses_attempt
 
 
 @FEW
@@ -60,7 +60,7 @@ def test_whatever_greets(turns: list[bytes], security: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as sock:
             listening = await asyncio.start_server(serve, sock=sock)
             port = sock.getsockname()[1]
-            await open_and_close(Server("127.0.0.1", port, security, ehlo_name="client.test", timeouts=SHORT))  # type: ignore[arg-type]
+            await open_and_close(SmtpServer("127.0.0.1", port, security, ehlo_name="client.test", timeouts=SHORT))  # type: ignore[arg-type]
             listening.close()
 
     asyncio.run(story())
@@ -75,7 +75,7 @@ def test_whatever_is_said_to_a_login(words: list[str], xoauth2: bool) -> None:
             server = server_of(smtpd, username="user", password="secret", xoauth2=xoauth2)
             context = tls_context(smtpd.ca_file)
             async with asyncio.timeout(PATIENCE):
-                with suppress(ServerTrouble):
-                    (await Connection.open(replace(server, timeouts=SHORT), context)).abort()
+                with suppress(SessionError):
+                    (await SmtpConnection.open(replace(server, timeouts=SHORT), context)).abort()
 
     asyncio.run(story())

@@ -15,13 +15,22 @@ from hypothesis import strategies as st
 
 from listener.address import parse_address
 from listener.smtp.commands import body
-from listener.smtp.connection import Accepted, Connection, HandOver, InDoubt, NotSent, Refused, Server, Withheld
+from listener.smtp.connection import (
+    Accepted,
+    InDoubt,
+    NotPermitted,
+    NotSent,
+    Refused,
+    SendOutcome,
+    SmtpConnection,
+    SmtpServer,
+)
 from tests.support.clock import JumpingLoop
 
 T = TypeVar("T")
 SENDER, JANE = parse_address("no-reply@example.org"), parse_address("jane@example.com")
 MESSAGE = b"Subject: x\r\n\r\n.hello\r\n..\r\n.\r\nMAIL FROM:<x@y>\r\n"
-SERVER = Server("localhost", 25, "off", ehlo_name="client.test")
+SERVER = SmtpServer("localhost", 25, "off", ehlo_name="client.test")
 BUDGET = settings(
     max_examples=max(1000, settings.default.max_examples if settings.default else 0),
     deadline=None,
@@ -153,17 +162,17 @@ class Story:
     async def run(self) -> None:
         self.peer = Peer(self.tape, asyncio.get_running_loop())
         names = ("pipelining", "size", "dsn", "smtputf8")
-        connection = Connection(SERVER, self.peer, {name: "" for name in names if self.pick(True, False)})
+        connection = SmtpConnection(SERVER, self.peer, {name: "" for name in names if self.pick(True, False)})
         for _ in range(self.pick(1, 2, 3)):
             await self.one(connection)
             # What the server still has to say comes between two messages, or later.
             for _ in range(self.pick(0, 1, 5)):
                 await asyncio.sleep(0)
 
-    async def one(self, connection: Connection) -> None:
+    async def one(self, connection: SmtpConnection) -> None:
         self.begin = len(self.peer.heard)
         self.asked = 0
-        task = asyncio.create_task(connection.hand_over(SENDER, JANE, MESSAGE, self.permission, "key"))
+        task = asyncio.create_task(connection.send(SENDER, JANE, MESSAGE, self.permission, "key"))
         if self.pick(*range(6)) == 5:
             asyncio.get_running_loop().call_later(self.pick(0.0, 0.5, 1.5), task.cancel)
         try:
@@ -187,11 +196,11 @@ class Story:
     def bodies(self) -> list[tuple[bytes, int]]:
         return [write for write in self.peer.heard[self.begin :] if write[0].startswith(b"Subject: x\r\n")]
 
-    def judge(self, outcome: HandOver) -> None:
+    def judge(self, outcome: SendOutcome) -> None:
         bodies = self.bodies()
         assert len(bodies) <= self.asked <= 1
         if not bodies:
-            assert isinstance(outcome, Refused | NotSent | Withheld)
+            assert isinstance(outcome, Refused | NotSent | NotPermitted)
             return
         ((data, said_before),) = bodies
         assert data == body(MESSAGE)
@@ -213,7 +222,7 @@ class Story:
             case InDoubt():
                 # Only where there was no reply, or none that says anything.
                 assert not after or after[0] // 100 in (0, 3)
-            case Withheld():
+            case NotPermitted():
                 pytest.fail("withheld, and the body had been written")
 
 

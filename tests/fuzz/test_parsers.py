@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from listener.address import Address, Mailbox, mask, parse_address, parse_mailbox
 from listener.errors import BadData
 from listener.smtp.commands import commands
-from listener.smtp.replies import Phase, Reply, judge
+from listener.smtp.replies import Phase, Reply, classify
 from tests.fuzz.test_hand_over import BUDGET, REPLIES, SENDER
 
 SOME = settings(BUDGET, max_examples=max(300, settings.default.max_examples if settings.default else 0))
@@ -86,7 +86,7 @@ def test_a_reply_is_read_or_refused(lines: list[bytes], phase: Phase, flag: bool
     assert len(reply.text) <= 512
     assert is_one_line(reply.text)
     assert "@" not in reply.text or "***@" in reply.text or not re.search(r"\w@\w", reply.text)
-    judge(phase, reply, reused=flag, extended=flag)
+    classify(phase, reply, reused=flag, extended=flag)
 
 
 @SOME

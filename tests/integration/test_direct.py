@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 from listener.db.connection import parameters
-from listener.db.foreign_locks import Holder, strangers
+from listener.db.foreign_locks import LockHolder, strangers
 from listener.notify import connection as module
-from listener.notify.connection import Direct, ListenConnection
+from listener.notify.connection import ListenConnection, NotificationConnection
 from listener.notify.gate import Gate
 from listener.notify.listener import Listener
 from tests.support import wait_until_async
@@ -19,7 +19,7 @@ from tests.support.database import Database
 
 
 class Ear:
-    def __init__(self, direct: Direct, heard: list[str], lost: list[bool]) -> None:
+    def __init__(self, direct: NotificationConnection, heard: list[str], lost: list[bool]) -> None:
         self.direct, self.heard, self.lost = direct, heard, lost
 
 
@@ -29,7 +29,7 @@ async def listening(database: Database) -> AsyncIterator[Ear]:
     await conn.execute("LISTEN pgherald")
     heard: list[str] = []
     lost: list[bool] = []
-    direct = Direct(conn, heard.append, lambda: lost.append(True))
+    direct = NotificationConnection(conn, heard.append, lambda: lost.append(True))
     try:
         yield Ear(direct, heard, lost)
     finally:
@@ -76,7 +76,7 @@ async def test_who_does_not_catch_up_lets_go(bare_database: Database, monkeypatc
         assert (ear.lost, ear.direct.behind) == ([True], True)
 
 
-async def _something_comes(direct: Direct) -> None:
+async def _something_comes(direct: NotificationConnection) -> None:
     while True:
         direct.received = asyncio.get_running_loop().time()
         await asyncio.sleep(0.05)
@@ -86,9 +86,9 @@ async def test_a_flood_wakes_who_sleeps_and_rings_are_trusted_no_more() -> None:
     async def ring(_: str) -> None: ...
 
     listener = Listener("", ring)
-    listener.hearing = True
+    listener.listening = True
     assert not listener.is_rung
-    listener.meets(1, led=True)
+    listener.set_peers(1, led=True)
     assert listener.is_rung
     for number in range(600):
         listener._on_notify(f"a stranger's {number}")
@@ -100,10 +100,10 @@ async def test_without_a_leader_nobody_is_rung() -> None:
     async def ring(_: str) -> None: ...
 
     listener = Listener("", ring)
-    listener.hearing = True
-    listener.meets(1, led=True)
+    listener.listening = True
+    listener.set_peers(1, led=True)
     assert not listener.wake.is_set()
-    listener.meets(1, led=False)
+    listener.set_peers(1, led=False)
     assert (listener.is_rung, listener.wake.is_set()) == (False, True)
 
 
@@ -138,10 +138,10 @@ async def test_the_gate_waits_for_no_late_answer_and_is_moved_in_order() -> None
 
 
 async def test_a_stranger_is_who_is_seen_twice() -> None:
-    come, stays = (Holder("leader", pid, "a", "b", None) for pid in (1, 2))
+    come, stays = (LockHolder("leader", pid, "a", "b", None) for pid in (1, 2))
     looks: Any = iter([[come, stays], [stays]])
 
-    async def look() -> list[Holder]:
+    async def look() -> list[LockHolder]:
         return list(next(looks))
 
     assert await strangers(look) == [stays]

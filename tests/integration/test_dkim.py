@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from listener.address import parse_address, parse_mailbox
-from listener.mail.message import Content, Stationery, build
+from listener.mail.message import Content, MessageDefaults, build
 from listener.smtp.connection import Accepted
 from tests.support.client import KEY, SECURED, Security, connected, on_every_loop, send
 from tests.support.smtpd import Smtpd
@@ -42,7 +42,7 @@ def verifies(message: bytes) -> bool:
 
 def message(text: str) -> bytes:
     return build(
-        Stationery(parse_mailbox('"Plans, Date 🎉" <no-reply@plans.example>')),
+        MessageDefaults(parse_mailbox('"Plans, Date 🎉" <no-reply@plans.example>')),
         Content("Your DatePlan is now verified 🎉", text, f"<p>{text}</p>\n"),
         parse_address("jane@example.org"),
         KEY,

@@ -14,13 +14,13 @@ import pytest
 from listener.config.rules import default_rules
 from listener.db.connection import opened, outbox_pool
 from listener.notify.listener import Listener
-from listener.outbox.batch_writer import Recorder
+from listener.outbox.batch_writer import BatchWriter
 from listener.outbox.event import Event, Settlement
-from listener.outbox.rate_limit import Pace
+from listener.outbox.rate_limit import RateLimiter
 from listener.outbox.store import Outbox
 from listener.smtp.breaker import Breaker
 from listener.worker.loop import Worker
-from listener.worker.sender import Carriers
+from listener.worker.sender import Senders
 from tests.support import PATIENCE
 from tests.support.database import Database
 
@@ -70,10 +70,10 @@ async def at_work(database: Database, kind: type[Sleeper] = Sleeper) -> AsyncIte
         outbox = Outbox(pool, lease=10, hold=False)
         await outbox.register()
         listener = Listener(database.url, outbox.ring)
-        recorder = Recorder(outbox)
+        recorder = BatchWriter(outbox)
         taken = Taken()
-        breaker, pace = Breaker(), Pace(pool, None)
-        carriers = Carriers(
+        breaker, pace = Breaker(), RateLimiter(pool, None)
+        carriers = Senders(
             outbox,
             listener,
             recorder,

@@ -10,7 +10,7 @@ import structlog
 from listener.db.connection import outbox_pool
 from listener.db.pool import Pool
 from listener.errors import SchemaError
-from listener.outbox.rate_limit import Pace, Slots
+from listener.outbox.rate_limit import RateLimiter, Slots
 from tests.support.database import Database
 
 pytestmark = pytest.mark.asyncio
@@ -40,18 +40,18 @@ def let_pass(database: Database, seconds: float) -> None:
 
 
 async def test_without_a_limit_the_database_is_asked_once(database: Database, pool: Pool) -> None:
-    pace = Pace(pool, None)
+    pace = RateLimiter(pool, None)
     assert pace.limited
     assert await pace.reserve(500) == Slots(500)
     assert not pace.limited
     database.execute("DELETE FROM pgherald.pace")
     assert await pace.reserve(500) == Slots(500)
     with pytest.raises(SchemaError, match="pgherald install"):
-        await Pace(pool, None).reserve(1)
+        await RateLimiter(pool, None).reserve(1)
 
 
 async def test_two_share_one_rate(database: Database, pool: Pool) -> None:
-    one, other = Pace(pool, 20.0), Pace(pool, 20.0)
+    one, other = RateLimiter(pool, 20.0), RateLimiter(pool, 20.0)
     first, second = await one.reserve(4), await other.reserve(500)
     assert (first.number, first.interval) == (4, 0.05)
     assert first.wait == pytest.approx(0, abs=0.02)
@@ -72,20 +72,20 @@ async def test_the_slots_of_a_second_are_no_more_than_the_rate(pool: Pool) -> No
     until = loop.time() + 1.0
     granted: list[float] = []
 
-    async def take(pace: Pace) -> None:
+    async def take(pace: RateLimiter) -> None:
         while (now := loop.time()) < until:
             slots = await pace.reserve(3)
             granted.extend(now + slots.wait + i * slots.interval for i in range(slots.number))
             await pace.refund(slots, slots.number)
             await asyncio.sleep(0 if slots.number else min(slots.wait, 0.05))
 
-    await asyncio.gather(*(take(Pace(pool, 100.0)) for _ in range(3)))
+    await asyncio.gather(*(take(RateLimiter(pool, 100.0)) for _ in range(3)))
     # A second, and the half that is looked ahead.
     assert 50 <= len(granted) <= 155
 
 
 async def test_a_slow_rate_gives_one_at_a_time(database: Database, pool: Pool) -> None:
-    pace = Pace(pool, 0.5)
+    pace = RateLimiter(pool, 0.5)
     assert (await pace.reserve(16)).number == 1
     assert 0.5 < (await pace.reserve(16)).wait <= 2
     # Configured anew, it need not sit out what was reserved by the old rate.
@@ -95,7 +95,7 @@ async def test_a_slow_rate_gives_one_at_a_time(database: Database, pool: Pool) -
 
 
 async def test_what_was_not_needed_is_given_back(database: Database, pool: Pool) -> None:
-    pace = Pace(pool, 10.0)
+    pace = RateLimiter(pool, 10.0)
     slots = await pace.reserve(5)
     await pace.refund(slots, 1)
     assert row(database)[1] < 0.2
@@ -103,7 +103,7 @@ async def test_what_was_not_needed_is_given_back(database: Database, pool: Pool)
 
 async def test_a_throttled_daemon_halves_what_all_sent_and_time_raises_it_again(database: Database, pool: Pool) -> None:
     database.execute("INSERT INTO pgherald.worker (name, version, lease) VALUES ('a', '', '10 s'), ('b', '', '10 s')")
-    pace, other = Pace(pool, None), Pace(pool, None)
+    pace, other = RateLimiter(pool, None), RateLimiter(pool, None)
     await pace.reserve(1)
     await other.reserve(1)
     for _ in range(40):
@@ -122,8 +122,8 @@ async def test_a_throttled_daemon_halves_what_all_sent_and_time_raises_it_again(
         let_pass(database, seconds)
         assert 1 / (await other.reserve(1)).interval == pytest.approx(rate, rel=0.1)
     # The configured rate stays the upper limit.
-    assert 1 / (await Pace(pool, 50.0).reserve(1)).interval == pytest.approx(50)
-    await Pace(pool, None).throttled("454 slower")
+    assert 1 / (await RateLimiter(pool, 50.0).reserve(1)).interval == pytest.approx(50)
+    await RateLimiter(pool, None).throttled("454 slower")
     assert row(database)[0] == pytest.approx(60, rel=0.1)
     let_pass(database, 300)
     with structlog.testing.capture_logs() as logs:
@@ -133,7 +133,7 @@ async def test_a_throttled_daemon_halves_what_all_sent_and_time_raises_it_again(
 
 
 async def test_it_never_stops_altogether(database: Database, pool: Pool) -> None:
-    pace = Pace(pool, None)
+    pace = RateLimiter(pool, None)
     for _ in range(16):
         pace._lowered_at = -math.inf
         await pace.throttled("454 slower")
@@ -142,11 +142,11 @@ async def test_it_never_stops_altogether(database: Database, pool: Pool) -> None
 
 
 async def test_a_database_that_is_away_lowers_nothing_and_breaks_nothing(pool: Pool) -> None:
-    pace = Pace(outbox_pool("postgresql://127.0.0.1:1/none"), None)
+    pace = RateLimiter(outbox_pool("postgresql://127.0.0.1:1/none"), None)
     await pace.throttled("454 slower")
     assert pace.limited
 
 
 async def test_who_is_throttled_may_have_sent_nothing_and_others_all(database: Database, pool: Pool) -> None:
-    await Pace(pool, None).throttled("454 slower")
+    await RateLimiter(pool, None).throttled("454 slower")
     assert row(database)[0] == pytest.approx(5)

@@ -8,8 +8,8 @@ import pytest
 from listener.address import parse_address
 from listener.smtp import pool as module
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import Accepted, HandOver, Refused, tls_context
-from listener.smtp.pool import Post
+from listener.smtp.connection import Accepted, Refused, SendOutcome, tls_context
+from listener.smtp.pool import SmtpPool
 from tests.support.client import KEY, MESSAGE, server_of, yes
 from tests.support.smtpd import Smtpd, answer, close, wait_for
 
@@ -25,25 +25,25 @@ async def smtpd() -> AsyncIterator[Smtpd]:
 
 
 @pytest.fixture
-async def post(smtpd: Smtpd) -> AsyncIterator[Post]:
-    post = Post(server_of(smtpd), tls_context(), 4, Breaker())
+async def post(smtpd: Smtpd) -> AsyncIterator[SmtpPool]:
+    post = SmtpPool(server_of(smtpd), tls_context(), 4, Breaker())
     yield post
     post.abort()
     await post.close()
 
 
-async def send(post: Post, recipient: str = "jane@example.com") -> HandOver:
-    return await post.hand_over(SENDER, parse_address(recipient), MESSAGE, yes, KEY)
+async def send(post: SmtpPool, recipient: str = "jane@example.com") -> SendOutcome:
+    return await post.send(SENDER, parse_address(recipient), MESSAGE, yes, KEY)
 
 
-async def test_one_message_after_the_other_needs_one_connection(smtpd: Smtpd, post: Post) -> None:
+async def test_one_message_after_the_other_needs_one_connection(smtpd: Smtpd, post: SmtpPool) -> None:
     assert smtpd.connections == 0
     for _ in range(5):
         assert isinstance(await send(post), Accepted)
     assert (smtpd.connections, len(smtpd.messages)) == (1, 5)
 
 
-async def test_it_grows_with_what_waits_and_no_further_than_it_may(smtpd: Smtpd, post: Post) -> None:
+async def test_it_grows_with_what_waits_and_no_further_than_it_may(smtpd: Smtpd, post: SmtpPool) -> None:
     gate = asyncio.Event()
     smtpd.script("dot", wait_for(gate))
     sending = [asyncio.create_task(send(post)) for _ in range(2)]
@@ -56,7 +56,9 @@ async def test_it_grows_with_what_waits_and_no_further_than_it_may(smtpd: Smtpd,
     assert (smtpd.connections, len(smtpd.messages)) == (4, 8)
 
 
-async def test_a_connection_carries_so_many_messages(smtpd: Smtpd, post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_carries_so_many_messages(
+    smtpd: Smtpd, post: SmtpPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MESSAGES", 3)
     for _ in range(7):
         await send(post)
@@ -64,7 +66,7 @@ async def test_a_connection_carries_so_many_messages(smtpd: Smtpd, post: Post, m
     assert smtpd.seen["quit"] == 2
 
 
-async def test_a_connection_grows_so_old(smtpd: Smtpd, post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_grows_so_old(smtpd: Smtpd, post: SmtpPool, monkeypatch: pytest.MonkeyPatch) -> None:
     await send(post)
     monkeypatch.setattr(module, "AGE", 0.0)
     await send(post)
@@ -73,7 +75,7 @@ async def test_a_connection_grows_so_old(smtpd: Smtpd, post: Post, monkeypatch: 
     assert smtpd.connections == 2
 
 
-async def test_what_lies_idle_is_given_up(smtpd: Smtpd, post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_lies_idle_is_given_up(smtpd: Smtpd, post: SmtpPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IDLE", 0.1)
     await asyncio.gather(*(send(post) for _ in range(3)))
     assert smtpd.connections == 3
@@ -82,14 +84,14 @@ async def test_what_lies_idle_is_given_up(smtpd: Smtpd, post: Post, monkeypatch:
     assert isinstance(await send(post), Accepted)
 
 
-async def test_the_last_used_goes_first_so_that_the_others_fall_idle(smtpd: Smtpd, post: Post) -> None:
+async def test_the_last_used_goes_first_so_that_the_others_fall_idle(smtpd: Smtpd, post: SmtpPool) -> None:
     await asyncio.gather(*(send(post) for _ in range(3)))
     for _ in range(4):
         await send(post)
     assert len({message.connection for message in smtpd.messages[3:]}) == 1
 
 
-async def test_a_connection_that_the_server_has_closed_is_not_tried(smtpd: Smtpd, post: Post) -> None:
+async def test_a_connection_that_the_server_has_closed_is_not_tried(smtpd: Smtpd, post: SmtpPool) -> None:
     gate = asyncio.Event()
     smtpd.script("idle", wait_for(gate), times=1)
     await send(post)
@@ -103,7 +105,9 @@ async def test_a_connection_that_the_server_has_closed_is_not_tried(smtpd: Smtpd
     assert smtpd.mails == 2
 
 
-async def test_a_stale_one_does_not_spend_the_message_and_the_others_are_not_tried(smtpd: Smtpd, post: Post) -> None:
+async def test_a_stale_one_does_not_spend_the_message_and_the_others_are_not_tried(
+    smtpd: Smtpd, post: SmtpPool
+) -> None:
     await asyncio.gather(*(send(post) for _ in range(4)))
     assert smtpd.connections == 4
     smtpd.script("mail", close(), times=1)
@@ -113,7 +117,7 @@ async def test_a_stale_one_does_not_spend_the_message_and_the_others_are_not_tri
     await smtpd.until(lambda: smtpd.seen["quit"] == 3)
 
 
-async def test_nobody_is_relayed_for(smtpd: Smtpd, post: Post) -> None:
+async def test_nobody_is_relayed_for(smtpd: Smtpd, post: SmtpPool) -> None:
     """Three in a row; a recipient that is refused for its own sake shows that others are not."""
     smtpd.script("rcpt", answer("550 5.1.1 no such user"), recipient="unknown@example.com")
     smtpd.script("rcpt", answer("554 5.7.1 relay access denied"), recipient="far@example.net")
@@ -127,7 +131,7 @@ async def test_nobody_is_relayed_for(smtpd: Smtpd, post: Post) -> None:
     assert post._breaker.is_open
 
 
-async def test_a_task_that_is_cancelled_leaves_no_connection_half_way(smtpd: Smtpd, post: Post) -> None:
+async def test_a_task_that_is_cancelled_leaves_no_connection_half_way(smtpd: Smtpd, post: SmtpPool) -> None:
     gate = asyncio.Event()
     smtpd.script("data", wait_for(gate), times=1)
     sending = asyncio.create_task(send(post))

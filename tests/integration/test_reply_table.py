@@ -18,8 +18,8 @@ from listener.address import parse_address
 from listener.mail.composer import Composer
 from listener.outbox.event import Event
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import HandOver, tls_context
-from listener.smtp.pool import Post
+from listener.smtp.connection import SendOutcome, tls_context
+from listener.smtp.pool import SmtpPool
 from listener.worker.delivery import Delivery, Letter
 from tests.support.client import KEY, MESSAGE, server_of, yes
 from tests.support.smtpd import Action, Smtpd, answer, close, stall
@@ -153,7 +153,7 @@ async def seen(cell: Cell, security: Security) -> str:
             server = replace(server, username="user", password="secret")
         trusts = smtpd.ca_file if security != "off" and cell.reply != "(unknown certificate)" else None
         breaker = Breaker()
-        post = Post(server, tls_context(trusts), 4, breaker)
+        post = SmtpPool(server, tls_context(trusts), 4, breaker)
         if cell.used:
             await hand_over(post)
         if cell.reply == "(nobody listens)":
@@ -191,14 +191,14 @@ def action(reply: str) -> Action:
     return answer(reply) if reply[0].isdigit() else Action()
 
 
-async def hand_over(post: Post) -> HandOver:
-    return await post.hand_over(SENDER, JANE, MESSAGE, yes, KEY)
+async def hand_over(post: SmtpPool) -> SendOutcome:
+    return await post.send(SENDER, JANE, MESSAGE, yes, KEY)
 
 
-def for_event(smtpd: Smtpd, outcome: HandOver) -> str:
+def for_event(smtpd: Smtpd, outcome: SendOutcome) -> str:
     with mock.patch("random.uniform", lambda low, high: high):
         settlement = _DELIVERY.settlement(LETTER, outcome)
-    attempt = ", an attempt" if settlement.counts else ""
+    attempt = ", an attempt" if settlement.uses_attempt else ""
     if settlement.state == "in_doubt":
         return "in doubt"
     if settlement.state == "sent":

@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from listener.errors import ConfigError
-from listener.smtp.connection import Accepted, Connection, Server, ServerTrouble, tls_context
+from listener.smtp.connection import Accepted, SessionError, SmtpConnection, SmtpServer, tls_context
 from listener.smtp.replies import Phase, Scope
 from tests.support.client import (
     PATIENT,
@@ -163,8 +163,8 @@ async def test_a_certificate_that_proves_nothing(security: Security, fault: str,
         if fault == "unknown authority":
             authority = tmp_path / "other.pem"
             trustme.CA().cert_pem.write_to_path(str(authority))
-        with pytest.raises(ServerTrouble) as caught:
-            await Connection.open(server_of(smtpd, username="user", password="secret"), tls_context(authority))
+        with pytest.raises(SessionError) as caught:
+            await SmtpConnection.open(server_of(smtpd, username="user", password="secret"), tls_context(authority))
         assert (caught.value.phase, caught.value.verdict.scope) == (Phase.tls, Scope.configuration)
         assert "certificate" in caught.value.detail.lower()
         assert smtpd.mails == 0
@@ -199,12 +199,12 @@ def test_the_tls_context_verifies_and_names_a_file_it_cannot_read(tmp_path: Path
 )
 def test_a_name_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="ehlo_name"):
-        Server("localhost", 25, "off", ehlo_name=name)
+        SmtpServer("localhost", 25, "off", ehlo_name=name)
 
 
 @pytest.mark.parametrize("name", ["mail.example.org", "localhost", "[192.0.2.1]", "[IPv6:2001:db8::1]", "x"])
 def test_a_name_that_is_one(name: str) -> None:
-    Server("localhost", 25, "off", ehlo_name=name)
+    SmtpServer("localhost", 25, "off", ehlo_name=name)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ async def test_the_name_said_without_one_configured(host: str, said: str, monkey
 
 
 def test_the_password_does_not_show() -> None:
-    assert "secret" not in repr(Server("localhost", 25, "tls", "user", "secret"))
+    assert "secret" not in repr(SmtpServer("localhost", 25, "tls", "user", "secret"))
 
 
 @on_every_loop

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from listener.smtp.connection import Accepted, HandOver, InDoubt, NotSent, Refused, Withheld
+from listener.smtp.connection import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
 from listener.smtp.replies import Phase, Scope
 from tests.support.client import (
     KEY,
@@ -166,7 +166,7 @@ async def test_without_permission_no_body_leaves_and_the_connection_is_closed(se
         return False
 
     async with Smtpd(security) as smtpd, connected(smtpd) as connection:
-        assert await send(connection, no) == Withheld()
+        assert await send(connection, no) == NotPermitted()
         assert not connection.usable
         await smtpd.until(lambda: not smtpd.sessions)
         assert (smtpd.cut, smtpd.messages) == ([0], [])
@@ -451,7 +451,7 @@ async def test_what_goes_wrong_before_the_dot_has_left_is_not_sent(security: Sec
     ):
         smtpd.script("body", replace(action, deaf=True, gate=None if action.stalls else gate))
         sending = asyncio.create_task(send(connection, message=huge))
-        await eventually(lambda: connection._wire.unsent)
+        await eventually(lambda: connection._protocol.unsent)
         gate.set()
         outcome = await sending
         assert isinstance(outcome, NotSent)
@@ -473,7 +473,7 @@ async def test_an_answer_to_half_a_message(security: Security, said: str) -> Non
     async with Smtpd(security, extensions=("PIPELINING",)) as smtpd, connected(smtpd) as connection:
         smtpd.script("body", Action(deaf=True, gate=gate, silent=True))
         sending = asyncio.create_task(send(connection, message=huge))
-        await eventually(lambda: connection._wire.unsent)
+        await eventually(lambda: connection._protocol.unsent)
         (session,) = smtpd.sessions
         session.transport.write(f"{said}\r\n".encode())
         outcome = await sending
@@ -495,7 +495,7 @@ async def test_what_was_held_up_and_then_left_has_left(security: Security, actio
         smtpd.script("body", Action(deaf=True, gate=reading, silent=True))
         smtpd.script("dot", action)
         sending = asyncio.create_task(send(connection, message=huge))
-        await eventually(lambda: connection._wire.unsent)
+        await eventually(lambda: connection._protocol.unsent)
         reading.set()
         assert isinstance(await sending, InDoubt if action.silent else Accepted)
         assert len(smtpd.messages) == 1
@@ -506,8 +506,8 @@ async def test_what_was_held_up_and_then_left_has_left(security: Security, actio
 async def test_nothing_is_written_on_a_lost_connection() -> None:
     async with Smtpd() as smtpd, connected(smtpd) as connection:
         connection.abort()
-        connection._wire.send(b"NOOP\r\n")
-        assert connection._wire.unsent
+        connection._protocol.send(b"NOOP\r\n")
+        assert connection._protocol.unsent
 
 
 @pytest.mark.parametrize("line", [b"x" * 100, b"250-x\r\n"], ids=["line", "lines"])
@@ -534,11 +534,11 @@ async def test_what_is_held_up_by_full_buffers_is_not_sent(security: Security) -
         Smtpd(security, extensions=("PIPELINING",), receive_buffer=1) as smtpd,
         connected(smtpd) as connection,
     ):
-        with duplicate(connection._wire._transport.get_extra_info("socket")) as sock:
+        with duplicate(connection._protocol._transport.get_extra_info("socket")) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         smtpd.script("body", Action(deaf=True, gate=gate, silent=True, then="reset"))
         sending = asyncio.create_task(send(connection, message=message))
-        await eventually(lambda: connection._wire.unsent)
+        await eventually(lambda: connection._protocol.unsent)
         gate.set()
         assert isinstance(await sending, NotSent)
         assert smtpd.messages == []
@@ -547,7 +547,7 @@ async def test_what_is_held_up_by_full_buffers_is_not_sent(security: Security) -
 @on_every_loop
 async def test_a_body_that_the_kernel_refuses_is_not_sent() -> None:
     async def permission() -> bool:
-        with duplicate(connection._wire._transport.get_extra_info("socket")) as sock:
+        with duplicate(connection._protocol._transport.get_extra_info("socket")) as sock:
             sock.shutdown(socket.SHUT_WR)
         return True
 
@@ -621,7 +621,7 @@ async def test_cancelled_in_the_moment_permission_is_given_nothing_was_sent() ->
 @on_every_loop
 async def test_cancelling_after_the_dot_does_not_end_the_wait(security: Security) -> None:
     gate = asyncio.Event()
-    known: list[HandOver] = []
+    known: list[SendOutcome] = []
 
     async def deliver() -> int:
         known.append(await send(connection))

@@ -58,7 +58,7 @@ async def test_a_claim_gives_all_and_names_those_that_cannot_be_read(sandbox: Da
         assert flaws(events) == expected | {long: "too_large"}
         assert set(states(sandbox).values()) == {"claimed"}
         # Each is this worker's to settle, and nothing is left over that it does not know of.
-        assert await outbox.disown([event.fence for event in events]) == 0
+        assert await outbox.release_lost_claims([event.fence for event in events]) == 0
         settled = [Settlement(event, "failed", "failed", *(event.flaw or ("x", "y"))) for event in events]
         assert await outbox.record(settled, []) == {event.fence for event in events}
     whats = sandbox.value(
@@ -103,7 +103,10 @@ async def test_what_cannot_be_written_of_one_is_written_of_the_others(sandbox: D
         a, b, c, d, e, f, g, _ = events
         with structlog.testing.capture_logs() as logs:
             written = await outbox.record(
-                [Settlement(event, "failed", "failed", "x", "\0 \ud800 é", counts=True) for event in (a, b, c, d)],
+                [
+                    Settlement(event, "failed", "failed", "x", "\0 \ud800 é", uses_attempt=True)
+                    for event in (a, b, c, d)
+                ],
                 [Mark(e, "e@example.org", b"e"), Mark(f, "\ud800@example.org", b"f"), Mark(g, "g\0@example.org", b"g")],
             )
     assert written == {event.fence for event in (a, b, c, d, e)}
@@ -134,7 +137,7 @@ async def test_a_recipient_that_is_no_text(databases: Databases) -> None:
                 "UPDATE pgherald.outbox SET message = '\\x00', recipient = convert_from('\\xe9', 'SQL_ASCII')"
             )
             with pytest.raises(BadData, match="CharacterNotInRepertoire") as caught:
-                await outbox.stored(event)
+                await outbox.stored_message(event)
     assert caught.value.reason == "unreadable"
 
 
@@ -161,7 +164,7 @@ async def test_a_row_whose_page_is_damaged(database: Database) -> None:
     anything: Any = SimpleNamespace(guard=SimpleNamespace(admits=lambda _: True))
     delivery = Delivery(default_rules(), anything, b"", max_attempts=1, max_age=None)
     async with opened(pool), worker(database) as outbox:
-        decided = await delivery.sort(RULE, await outbox.claim(500, [RULE]), pool)
+        decided = await delivery.triage(RULE, await outbox.claim(500, [RULE]), pool)
     failed = [(each.event.key, each.reason) for each in decided if isinstance(each, Settlement)]
     assert failed == [(str(plans[2]), "lookup_error")]
     assert len(decided) == 5
@@ -209,12 +212,12 @@ async def test_what_was_kept_and_cannot_be_used(sandbox: Database, change: str, 
     async with worker(sandbox) as outbox:
         [event] = await outbox.claim(1, [RULE])
         await outbox.record([], [Mark(event, "a@example.org", b"abc")])
-        stored = await outbox.stored(event)
+        stored = await outbox.stored_message(event)
         assert stored is not None
         assert (stored.recipient, stored.message) == ("a@example.org", b"abc")
         sandbox.execute(f"UPDATE pgherald.outbox SET {change}")  # type: ignore[arg-type]
         with pytest.raises(BadData) as caught:
-            await outbox.stored(event)
+            await outbox.stored_message(event)
         assert caught.value.reason == reason
         sandbox.execute("UPDATE pgherald.outbox SET claim = claim + 1")
-        assert await outbox.stored(event) is None
+        assert await outbox.stored_message(event) is None

@@ -9,7 +9,7 @@ import pytest
 from listener.db.connection import _OVERVIEW_PLANS, opened, overview_pool
 from listener.db.queries import load
 from listener.metrics import DELIVERY_BUCKETS
-from listener.outbox.store import Tally
+from listener.outbox.store import EventStats
 from listener.status.overview import Overview, look
 from tests.sql.claimant import RULE
 from tests.support.database import Database
@@ -46,7 +46,7 @@ def test_what_waits_and_why(sandbox: Database) -> None:
     assert [*by_name] == [RULE, "gone"]
     assert (by_name[RULE].available, by_name[RULE].due, by_name[RULE].in_doubt) == (3, 2, 2)
     assert 290 < (o.oldest or 0) < 400
-    assert (o.available, o.in_doubt, len(o.doubtful), o.failed, o.latest) == (4, 2, 2, [], [])
+    assert (o.available, o.in_doubt, len(o.in_doubt_events), o.failed, o.latest) == (4, 2, 2, [], [])
 
 
 def test_the_latest_are_found_behind_a_backlog(sandbox: Database) -> None:
@@ -108,9 +108,9 @@ def test_minutes_are_added_up(sandbox: Database) -> None:
 def test_tallies_of_several_daemons_add_up(sandbox: Database) -> None:
     sandbox.execute("TRUNCATE pgherald.minute")
     sandbox.execute("INSERT INTO pgherald.minute VALUES (now() - interval '25 h', 'old', 1, 0, 0, '{}')")
-    one = Tally("a", 1, 2, 3, (1, *[0] * (BUCKETS - 1)))
+    one = EventStats("a", 1, 2, 3, (1, *[0] * (BUCKETS - 1)))
     query = load("outbox")["tally"]
-    for tallies in ([one], [one, Tally("b", 5, 0, 0, (0,) * BUCKETS)], [one - one]):
+    for tallies in ([one], [one, EventStats("b", 5, 0, 0, (0,) * BUCKETS)], [one - one]):
         sandbox.execute(
             query,
             {

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 
 from listener.address import parse_address
-from listener.smtp.connection import Connection, HandOver, Server, ServerTrouble, Timeouts, tls_context
+from listener.smtp.connection import SendOutcome, SessionError, SmtpConnection, SmtpServer, Timeouts, tls_context
 from tests.support import PATIENCE
 from tests.support.smtpd import EXTENSIONS, Smtpd
 
@@ -52,18 +52,18 @@ def on_every_loop(story: Callable[..., Coroutine[Any, Any, None]]) -> Any:
     return test
 
 
-def server_of(smtpd: Smtpd, timeouts: Timeouts = PATIENT, **changes: Any) -> Server:
-    server = Server("localhost", smtpd.port, smtpd.security, timeouts=timeouts, ehlo_name="client.test")
+def server_of(smtpd: Smtpd, timeouts: Timeouts = PATIENT, **changes: Any) -> SmtpServer:
+    server = SmtpServer("localhost", smtpd.port, smtpd.security, timeouts=timeouts, ehlo_name="client.test")
     return replace(server, **changes)
 
 
-async def connect(smtpd: Smtpd, timeouts: Timeouts = PATIENT, **changes: Any) -> Connection:
+async def connect(smtpd: Smtpd, timeouts: Timeouts = PATIENT, **changes: Any) -> SmtpConnection:
     context = tls_context(smtpd.ca_file) if smtpd.security != "off" else _DISTRUSTFUL
-    return await Connection.open(server_of(smtpd, timeouts, **changes), context)
+    return await SmtpConnection.open(server_of(smtpd, timeouts, **changes), context)
 
 
 @asynccontextmanager
-async def connected(smtpd: Smtpd, timeouts: Timeouts = PATIENT, **changes: Any) -> AsyncIterator[Connection]:
+async def connected(smtpd: Smtpd, timeouts: Timeouts = PATIENT, **changes: Any) -> AsyncIterator[SmtpConnection]:
     connection = await connect(smtpd, timeouts, **changes)
     try:
         yield connection
@@ -76,17 +76,17 @@ async def yes() -> bool:
 
 
 def send(
-    connection: Connection,
+    connection: SmtpConnection,
     permission: Callable[[], Awaitable[bool]] = yes,
     message: bytes = MESSAGE,
     recipient: str = "jane@example.com",
     sender: str = "no-reply@example.org",
-) -> Coroutine[Any, Any, HandOver]:
-    return connection.hand_over(parse_address(sender), parse_address(recipient), message, permission, KEY)
+) -> Coroutine[Any, Any, SendOutcome]:
+    return connection.send(parse_address(sender), parse_address(recipient), message, permission, KEY)
 
 
-async def trouble_of(smtpd: Smtpd, timeouts: Timeouts = PATIENT, **changes: Any) -> ServerTrouble:
-    with pytest.raises(ServerTrouble) as caught:
+async def trouble_of(smtpd: Smtpd, timeouts: Timeouts = PATIENT, **changes: Any) -> SessionError:
+    with pytest.raises(SessionError) as caught:
         await connect(smtpd, timeouts, **changes)
     return caught.value
 

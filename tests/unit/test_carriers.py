@@ -14,12 +14,12 @@ from listener.config.rules import default_rules
 from listener.errors import DatabaseUnavailable
 from listener.mail.composer import Message
 from listener.mail.message import Content
-from listener.outbox.event import Event, Mark, Settlement, Stored
+from listener.outbox.event import Event, Mark, Settlement, StoredMessage
 from listener.smtp.connection import Accepted
 from listener.smtp.replies import Reply
 from listener.worker.delivery import Delivery
-from listener.worker.lookup import Mailing
-from listener.worker.sender import _MADE, Carriers
+from listener.worker.lookup import ToSend
+from listener.worker.sender import _MAX_COMPOSED_BYTES, Senders
 
 RULE = "dateplan_verified"
 JANE = parse_address("jane@example.org")
@@ -39,7 +39,7 @@ class Everything:
     size: int = 1
     compose_error: Exception | None = None
     send_error: Exception | None = None
-    stored_is: Stored | Exception | None = None
+    stored_is: StoredMessage | Exception | None = None
     guard: Any = field(default_factory=lambda: SimpleNamespace(admits=lambda _: True, divert=lambda address: address))
     is_open: bool = False
     limited: bool = False
@@ -67,7 +67,7 @@ class Everything:
         self.settled.append(settlement)
         return self._done()
 
-    async def stored(self, event: Event) -> Stored | None:
+    async def stored(self, event: Event) -> StoredMessage | None:
         if isinstance(self.stored_is, Exception):
             raise self.stored_is
         return self.stored_is
@@ -86,16 +86,16 @@ class Everything:
 
 async def deliver(one: Any, events: list[Event], octets: int = 0) -> dict[int, Settlement]:
     delivery = Delivery(default_rules(), one, b"secret", max_attempts=10, max_age=None)
-    carriers = Carriers(one, one, one, one, one, one, sender=JANE, connections=10, poll=1.0)
+    carriers = Senders(one, one, one, one, one, one, sender=JANE, connections=10, poll=1.0)
     tasks: list[asyncio.Task[None]] = []
     carriers.start(lambda work: tasks.append(asyncio.create_task(work)))
-    carriers.take(events, 1, 0.0)
+    carriers.track(events, 1, 0.0)
     for each in events:
-        carriers.mail(delivery, Mailing(each, JANE, {}, octets), asyncio.get_running_loop().time(), None)
-    assert carriers.octets == octets * len(events)
-    assert await carriers.empty(20)
+        carriers.queue(delivery, ToSend(each, JANE, {}, octets), asyncio.get_running_loop().time(), None)
+    assert carriers.queued_bytes == octets * len(events)
+    assert await carriers.wait_until_empty(20)
     assert not any(task.done() for task in tasks)
-    assert carriers.octets == carriers._made == 0
+    assert carriers.queued_bytes == carriers._composed_bytes == 0
     for task in tasks:
         task.cancel()
     return {settlement.event.id: settlement for settlement in one.settled}
@@ -111,7 +111,7 @@ async def test_while_a_message_is_written(error: Exception) -> None:
     with structlog.testing.capture_logs() as logs:
         settled = await deliver(Everything(compose_error=error), [event(n) for n in range(1, 5)], 1000)
     bad = settled.pop(2)
-    assert (bad.state, bad.reason, bad.counts) == ("failed", "internal_error", True)
+    assert (bad.state, bad.reason, bad.uses_attempt) == ("failed", "internal_error", True)
     assert {settlement.state for settlement in settled.values()} == {"sent"}
     [entry] = [entry for entry in logs if entry["event"] == "event_unforeseen"]
     assert (entry["event_id"], entry["error"]) == (2, type(error).__name__)
@@ -130,14 +130,14 @@ async def test_while_a_message_is_sent() -> None:
 @pytest.mark.parametrize(
     ("stored", "state", "reason"),
     [
-        (Stored("b@example.org", b"kept"), "sent", None),
-        (Stored("nobody", b"kept"), "failed", "bad_address"),
+        (StoredMessage("b@example.org", b"kept"), "sent", None),
+        (StoredMessage("nobody", b"kept"), "failed", "bad_address"),
         (DatabaseUnavailable("away"), "available", None),
         (None, "available", None),
     ],
     ids=["kept", "no address", "away", "taken up by another"],
 )
-async def test_a_second_sending(stored: Stored | Exception | None, state: str, reason: str | None) -> None:
+async def test_a_second_sending(stored: StoredMessage | Exception | None, state: str, reason: str | None) -> None:
     settled = await deliver(Everything(stored_is=stored), [event(1, kept=True), event(2)])
     assert (settled[1].state, settled[1].reason) == (state, reason)
     assert settled[2].state == "sent"
@@ -147,7 +147,7 @@ async def test_what_is_made_and_not_sent_is_bounded() -> None:
     one = Everything(size=1_000_000)
     settled = await deliver(one, [event(n) for n in range(60)])
     assert {settlement.state for settlement in settled.values()} == {"sent"}
-    assert 1_000_000 < one.most <= _MADE + 1_000_000
+    assert 1_000_000 < one.most <= _MAX_COMPOSED_BYTES + 1_000_000
 
 
 async def test_a_judgement_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,13 +155,13 @@ async def test_a_judgement_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     lookup = delivery._lookups[RULE]
 
     async def rows(*_: Any) -> Any:
-        from listener.worker.lookup import Found
+        from listener.worker.lookup import LookupResult
 
         row = {"current": "VE", "email": "a@example.org", "consent": True, "place": "x"}
-        return Found({"1": [row], "2": [{**row, "email": Unprintable()}], "3": [row]})
+        return LookupResult({"1": [row], "2": [{**row, "email": Unprintable()}], "3": [row]})
 
     monkeypatch.setattr(lookup, "rows", rows)
-    decided = await delivery.sort(RULE, [event(n) for n in (1, 2, 3)], None)  # type: ignore[arg-type]
+    decided = await delivery.triage(RULE, [event(n) for n in (1, 2, 3)], None)  # type: ignore[arg-type]
     assert [type(each).__name__ for each in decided] == ["Mailing", "Settlement", "Mailing"]
     assert isinstance(decided[1], Settlement)
     assert decided[1].reason == "internal_error"

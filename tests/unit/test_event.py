@@ -8,40 +8,40 @@ from hypothesis import strategies as st
 
 from listener.errors import BadData
 from listener.limits import MAX_MESSAGE
-from listener.outbox.event import _SHORT, packed, unpacked
+from listener.outbox.event import _STORED_BELOW, compress, decompress
 
 
-@given(st.binary(max_size=2 * _SHORT))
+@given(st.binary(max_size=2 * _STORED_BELOW))
 @example(b"")
-@example(b"x" * (_SHORT - 1))
-@example(b"x" * _SHORT)
+@example(b"x" * (_STORED_BELOW - 1))
+@example(b"x" * _STORED_BELOW)
 @example(b"x" * 200_000)
 def test_what_was_kept_is_what_was_sent(message: bytes) -> None:
-    assert unpacked(packed(message)) == message
+    assert decompress(compress(message)) == message
 
 
 def test_a_long_one_is_smaller() -> None:
     message = b'<td style=3D"padding:0">Caf=C3=A9</td>\r\n' * 100
-    assert len(packed(message)) < len(message) / 10
+    assert len(compress(message)) < len(message) / 10
 
 
 def test_a_byte_that_has_changed_is_noticed() -> None:
-    stored = bytearray(packed(b"short"))
+    stored = bytearray(compress(b"short"))
     stored[8] ^= 1
     with pytest.raises(BadData, match="damaged") as caught:
-        unpacked(bytes(stored))
+        decompress(bytes(stored))
     assert caught.value.reason == "unreadable"
 
 
-@pytest.mark.parametrize("stored", [b"", b"no stream", packed(b"x" * 5000)[:-5], packed(b"x" * 5000)[:10]])
+@pytest.mark.parametrize("stored", [b"", b"no stream", compress(b"x" * 5000)[:-5], compress(b"x" * 5000)[:10]])
 def test_what_is_no_whole_stream_is_noticed(stored: bytes) -> None:
     with pytest.raises(BadData, match="damaged") as caught:
-        unpacked(stored)
+        decompress(stored)
     assert caught.value.reason == "unreadable"
 
 
 def test_a_small_stream_of_a_huge_message_is_not_unpacked() -> None:
-    assert unpacked(packed(b"x" * MAX_MESSAGE)) == b"x" * MAX_MESSAGE
+    assert decompress(compress(b"x" * MAX_MESSAGE)) == b"x" * MAX_MESSAGE
     with pytest.raises(BadData) as caught:
-        unpacked(zlib.compress(b"x" * 500_000_000))
+        decompress(zlib.compress(b"x" * 500_000_000))
     assert caught.value.reason == "too_large"

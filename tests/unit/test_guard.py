@@ -7,7 +7,7 @@ import pytest
 from listener.address import parse_address
 from listener.config.settings import Mail, load
 from listener.errors import ConfigError
-from listener.recipients import Guard
+from listener.recipients import RecipientPolicy
 
 
 @pytest.mark.parametrize(
@@ -28,21 +28,21 @@ from listener.recipients import Guard
 )
 def test_who_is_admitted(allow: str, address: str, admitted: bool) -> None:
     mail = Mail.model_validate({"allow": allow})
-    assert Guard(mail.allow, mail.redirect_to).admits(parse_address(address)) is admitted
+    assert RecipientPolicy(mail.allow, mail.redirect_to).allows(parse_address(address)) is admitted
 
 
 def test_without_a_guard_everybody_is() -> None:
-    guard = Guard()
+    guard = RecipientPolicy()
     jane = parse_address("jane@example.org")
-    assert guard.admits(jane)
-    assert guard.divert(jane) == jane
+    assert guard.allows(jane)
+    assert guard.route(jane) == jane
 
 
 def test_whom_all_mail_is_redirected_to_needs_not_be_allowed() -> None:
     mail = Mail.model_validate({"allow": ["@example.org"], "redirect_to": "qa@example.net"})
-    guard = Guard(mail.allow, mail.redirect_to)
-    assert guard.admits(parse_address("qa@example.net"))
-    assert str(guard.divert(parse_address("jane@example.org"))) == "qa@example.net"
+    guard = RecipientPolicy(mail.allow, mail.redirect_to)
+    assert guard.allows(parse_address("qa@example.net"))
+    assert str(guard.route(parse_address("jane@example.org"))) == "qa@example.net"
 
 
 @pytest.mark.parametrize(

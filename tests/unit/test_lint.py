@@ -8,7 +8,7 @@ import pytest
 from listener.address import parse_address, parse_mailbox
 from listener.mail.composer import Message
 from listener.mail.lint import MAX_HTML, _lacking, lint
-from listener.mail.message import Content, Stationery, build
+from listener.mail.message import Content, MessageDefaults, build
 from listener.mail.templates import Templates
 from tests.support.caniemail import FEATURES
 
@@ -19,7 +19,11 @@ LINK = "https://app.example.org/dateplans/7"
 
 def message(content: Content) -> Message:
     octets = build(
-        Stationery(parse_mailbox("no-reply@example.org")), content, JANE, "k" * 26, datetime(2026, 11, 22, tzinfo=UTC)
+        MessageDefaults(parse_mailbox("no-reply@example.org")),
+        content,
+        JANE,
+        "k" * 26,
+        datetime(2026, 11, 22, tzinfo=UTC),
     )
     return Message("k" * 26, JANE, content, octets)
 

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from listener.address import Address, Mailbox, parse_address, parse_mailbox
 from listener.errors import BadData
 from listener.limits import MAX_MESSAGE
-from listener.mail.message import Content, Stationery, build, message_key
+from listener.mail.message import Content, MessageDefaults, build, message_id
 
 KEY = "k" * 26
 DATE = datetime(2026, 11, 22, 9, 5, 7, 123456, tzinfo=UTC)
 JANE = Address("jane", "example.org")
-PLAIN = Stationery(parse_mailbox("Date Plans <no-reply@plans.example>"))
+PLAIN = MessageDefaults(parse_mailbox("Date Plans <no-reply@plans.example>"))
 CONTENT = Content("Verified 🎉", "Congratulations!\n", "<p>Congratulations!</p>\n")
 HEADERS = [
     "From",
@@ -71,7 +71,7 @@ HOSTILE = [
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_hostile_text_stays_text(hostile: str) -> None:
     content = Content(hostile, hostile, hostile)
-    stationery = Stationery(PLAIN.sender, headers=(("X-Place", hostile),))
+    stationery = MessageDefaults(PLAIN.sender, headers=(("X-Place", hostile),))
     message = _read(build(stationery, content, JANE, KEY, DATE))
     assert message.keys() == [*HEADERS[:8], "X-Place", *HEADERS[8:]]
     assert message["To"] == "jane@example.org"
@@ -124,7 +124,7 @@ def test_names_and_addresses_are_read_back(name: str, local: str, other: str, do
         recipient = Address(other, domain)
     except (BadData, ValueError):
         return
-    raw = build(Stationery(sender, reply_to=sender), CONTENT, recipient, KEY, DATE)
+    raw = build(MessageDefaults(sender, reply_to=sender), CONTENT, recipient, KEY, DATE)
     message = _read(raw)
     for header in ("From", "Reply-To"):
         (address,) = message[header].addresses
@@ -136,7 +136,7 @@ def test_names_and_addresses_are_read_back(name: str, local: str, other: str, do
 
 def test_the_whole_message_as_it_is_written() -> None:
     # A message in doubt may be sent again by a later release: change these bytes only knowingly.
-    stationery = Stationery(
+    stationery = MessageDefaults(
         parse_mailbox('"Plans, Date" <no-reply@Bücher.example>'),
         key_header="Resend-Idempotency-Key",
         reply_to=parse_mailbox("help@plans.example"),
@@ -199,7 +199,7 @@ def test_a_long_subject_is_cut_at_200_characters_before_it_is_encoded() -> None:
 @pytest.mark.parametrize("subject", ["word " * 40, "é " * 100, "x" * 200, "🎉" * 200, "=?" * 100])
 def test_headers_are_folded_where_they_can_be(subject: str) -> None:
     sender = Mailbox("A name so long that with its address it does not fit in a line", PLAIN.sender.address)
-    raw = build(Stationery(sender), Content(subject, "", None), JANE, KEY, DATE)
+    raw = build(MessageDefaults(sender), Content(subject, "", None), JANE, KEY, DATE)
     head = raw.partition(b"\r\n\r\n")[0].split(b"\r\n")
     assert max(len(line) for line in head if b"=?" in line or b"x" * 50 not in line) <= 76
     assert all(line.strip() for line in head)
@@ -284,50 +284,50 @@ def test_a_date_without_time_zone_is_refused() -> None:
 )
 def test_a_header_that_is_not_the_operators_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="header"):
-        Stationery(PLAIN.sender, headers=((name, "x"),))
+        MessageDefaults(PLAIN.sender, headers=((name, "x"),))
     with pytest.raises(ValueError, match="header"):
-        Stationery(PLAIN.sender, key_header=name)
+        MessageDefaults(PLAIN.sender, key_header=name)
 
 
 def test_a_header_too_long_for_a_line_is_refused() -> None:
-    Stationery(PLAIN.sender, headers=(("X-Long", "x" * 900 + " " + "x" * 900),))
+    MessageDefaults(PLAIN.sender, headers=(("X-Long", "x" * 900 + " " + "x" * 900),))
     with pytest.raises(ValueError, match="998"):
-        Stationery(PLAIN.sender, headers=(("X-Long", "x" * 991),))
+        MessageDefaults(PLAIN.sender, headers=(("X-Long", "x" * 991),))
 
 
 def test_the_key_header_cannot_be_set_as_well() -> None:
     with pytest.raises(ValueError, match="key"):
-        Stationery(PLAIN.sender, headers=(("x-pgherald-KEY", "x"),))
+        MessageDefaults(PLAIN.sender, headers=(("x-pgherald-KEY", "x"),))
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda: message_key(b"other", "rule", 1, DATE),
-        lambda: message_key(b"secret", "rule2", 1, DATE),
-        lambda: message_key(b"secret", "rule", 2, DATE),
-        lambda: message_key(b"secret", "rule", 1, DATE + timedelta(microseconds=1)),
-        lambda: message_key(b"x" * 65, "rule", 1, DATE),
+        lambda: message_id(b"other", "rule", 1, DATE),
+        lambda: message_id(b"secret", "rule2", 1, DATE),
+        lambda: message_id(b"secret", "rule", 2, DATE),
+        lambda: message_id(b"secret", "rule", 1, DATE + timedelta(microseconds=1)),
+        lambda: message_id(b"x" * 65, "rule", 1, DATE),
     ],
 )
 def test_a_key_depends_on_all_it_is_made_of(change: Callable[[], str]) -> None:
-    assert change() != message_key(b"secret", "rule", 1, DATE)
+    assert change() != message_id(b"secret", "rule", 1, DATE)
 
 
 def test_a_key_is_the_same_in_every_release_and_time_zone() -> None:
-    key = message_key(b"secret", "dateplan_verified", 42, DATE)
-    assert key == message_key(b"secret", "dateplan_verified", 42, DATE.astimezone(timezone(timedelta(hours=5))))
+    key = message_id(b"secret", "dateplan_verified", 42, DATE)
+    assert key == message_id(b"secret", "dateplan_verified", 42, DATE.astimezone(timezone(timedelta(hours=5))))
     assert key == "gkvls7vjhvceuouaasblgrqlry"
 
 
 @given(st.binary(max_size=200), st.text(), st.integers(0, 2**63 - 1))
 def test_a_key_is_26_harmless_characters(secret: bytes, rule: str, event_id: int) -> None:
-    assert re.fullmatch(r"[a-z2-7]{26}", message_key(secret, rule, event_id, DATE))
+    assert re.fullmatch(r"[a-z2-7]{26}", message_id(secret, rule, event_id, DATE))
 
 
 def test_a_key_for_a_time_without_time_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="time zone"):
-        message_key(b"secret", "rule", 1, DATE.replace(tzinfo=None))
+        message_id(b"secret", "rule", 1, DATE.replace(tzinfo=None))
 
 
 # What is expected is spelled out here a second time, slowly, so that the two can disagree.

@@ -10,7 +10,7 @@ import pytest
 
 from listener.config.settings import Settings
 from listener.daemon.daemon import Daemon
-from listener.daemon.systemd import ServiceManager
+from listener.daemon.systemd import Systemd
 from tests.support import PATIENCE, wait_until_async
 from tests.support.manager import service_manager
 
@@ -25,7 +25,7 @@ async def test_no_pings_while_the_work_stands_still(tmp_path: Path) -> None:
             asked += 1
             return turns
 
-        told = ServiceManager({**manager.settings, "WATCHDOG_USEC": "100000", "WATCHDOG_PID": str(os.getpid())})
+        told = Systemd({**manager.settings, "WATCHDOG_USEC": "100000", "WATCHDOG_PID": str(os.getpid())})
         watching = asyncio.create_task(told.watch(goes_on))
         await wait_until_async(lambda: asked >= 2)
         assert manager.told(1) == ["WATCHDOG=1"]
@@ -46,16 +46,16 @@ async def test_no_pings_while_the_work_stands_still(tmp_path: Path) -> None:
 async def test_nobody_asked_for_pings(tmp_path: Path, environment: dict[str, str]) -> None:
     with service_manager(tmp_path) as manager:
         async with asyncio.timeout(PATIENCE):
-            await ServiceManager({**manager.settings, **environment}).watch(lambda _: True)
+            await Systemd({**manager.settings, **environment}).watch(lambda _: True)
         assert manager.silent(0.01)
 
 
 def test_a_manager_that_is_not_there_or_does_not_read() -> None:
-    ServiceManager({}).ready("fine")
-    ServiceManager({"NOTIFY_SOCKET": "/nonexistent/socket"}).ready("fine")
+    Systemd({}).ready("fine")
+    Systemd({"NOTIFY_SOCKET": "/nonexistent/socket"}).ready("fine")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as full:
         full.bind("")
-        deaf = ServiceManager({"NOTIFY_SOCKET": "@" + full.getsockname()[1:].decode()})
+        deaf = Systemd({"NOTIFY_SOCKET": "@" + full.getsockname()[1:].decode()})
         for _ in range(5000):
             deaf.stopping()
         assert full.recv(100).startswith(b"STOPPING=1\n")
@@ -63,7 +63,7 @@ def test_a_manager_that_is_not_there_or_does_not_read() -> None:
 
 def test_a_status_is_one_line(tmp_path: Path) -> None:
     with service_manager(tmp_path) as manager:
-        ServiceManager(manager.settings).waiting("no answer\nREADY=1")
+        Systemd(manager.settings).waiting("no answer\nREADY=1")
         assert manager.told(1) == ["STATUS=no answer READY=1"]
 
 
@@ -71,11 +71,11 @@ def test_a_status_is_one_line(tmp_path: Path) -> None:
 async def test_both_loops_must_go_round(worker_age: float, lease_age: float, goes_on: bool) -> None:
     daemon = Daemon(Settings())
     now = asyncio.get_running_loop().time()
-    daemon._lease.turned = now - lease_age
-    assert daemon._turns(SimpleNamespace(turned=now - worker_age), 60.0) is goes_on  # type: ignore[arg-type]
+    daemon._lease.last_iteration_at = now - lease_age
+    assert daemon._loops_alive(SimpleNamespace(turned=now - worker_age), 60.0) is goes_on  # type: ignore[arg-type]
 
 
 def test_what_a_server_says_does_not_drive_the_terminal_of_systemctl(tmp_path: Path) -> None:
     with service_manager(tmp_path) as manager:
-        ServiceManager(manager.settings).waiting("the database: \x1b[31m\u202e\nMAINPID=1 \udc80")
+        Systemd(manager.settings).waiting("the database: \x1b[31m\u202e\nMAINPID=1 \udc80")
         assert manager.told(5) == ["STATUS=the database: \ufffd[31m\ufffd MAINPID=1 \ufffd"]

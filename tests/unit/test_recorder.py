@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from listener.errors import DatabaseUnavailable
-from listener.outbox.batch_writer import Recorder
+from listener.outbox.batch_writer import BatchWriter
 from listener.outbox.event import Event, Mark, Settlement
 
 EVENT = Event(7, "dateplan_verified", "1", 0, 0, datetime.now(UTC), 0.0, 40, False, None)
@@ -22,7 +22,7 @@ class OnlyTheNewClaim:
 
 
 async def test_one_event_in_hand_under_two_claims_is_sent_under_one() -> None:
-    recorder = Recorder(OnlyTheNewClaim())  # type: ignore[arg-type]
+    recorder = BatchWriter(OnlyTheNewClaim())  # type: ignore[arg-type]
     old, new = (recorder.mark(Mark(replace(EVENT, claim=claim), "a@example.org", b"")) for claim in (40, 41))
     lost = recorder.settle(Settlement(EVENT, "sent"))
     running = asyncio.create_task(recorder.run())
@@ -50,7 +50,7 @@ class AwayAtFirst:
 
 async def test_after_a_mark_that_failed_nothing_is_left_to_write() -> None:
     outbox = AwayAtFirst()
-    recorder = Recorder(outbox)  # type: ignore[arg-type]
+    recorder = BatchWriter(outbox)  # type: ignore[arg-type]
     running = asyncio.create_task(recorder.run())
     assert not await recorder.mark(Mark(EVENT, "a@example.org", b""))
     for _ in range(5):

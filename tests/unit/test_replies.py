@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from listener.smtp.replies import TABLE, Phase, Reply, Scope, judge
+from listener.smtp.replies import TABLE, Phase, Reply, Scope, classify
 
 
 def reply(text: str) -> Reply:
@@ -179,9 +179,9 @@ CELLS = [
 def test_cell(
     phase: Phase, said: str, scope: str, permanent: bool, reason: str, counts: bool, delay: float | None
 ) -> None:
-    verdict = judge(phase, reply(said), reused=False)
+    verdict = classify(phase, reply(said), reused=False)
     assert (verdict.scope, verdict.permanent, verdict.reason) == (Scope(scope), permanent, reason)
-    assert (verdict.counts, verdict.delay) == (counts, delay)
+    assert (verdict.uses_attempt, verdict.delay) == (counts, delay)
 
 
 @pytest.mark.parametrize(
@@ -189,17 +189,17 @@ def test_cell(
     ["451 4.4.2 Timeout waiting for data from client", "421 4.4.2 idle too long", "450 what", "503 5.5.1 nested MAIL"],
 )
 def test_a_used_connection_that_fails_at_mail_is_stale(said: str) -> None:
-    assert judge(Phase.mail, reply(said), reused=True).scope is Scope.stale
-    assert judge(Phase.mail, reply(said), reused=False).scope is not Scope.stale
-    assert judge(Phase.rcpt, reply(said), reused=True).scope is not Scope.stale
+    assert classify(Phase.mail, reply(said), reused=True).scope is Scope.stale
+    assert classify(Phase.mail, reply(said), reused=False).scope is not Scope.stale
+    assert classify(Phase.rcpt, reply(said), reused=True).scope is not Scope.stale
 
 
 def test_a_used_connection_still_knows_a_rate_limit_and_a_bad_sender() -> None:
     assert (
-        judge(Phase.mail, reply("454 Throttling failure: Maximum sending rate exceeded"), reused=True).scope
+        classify(Phase.mail, reply("454 Throttling failure: Maximum sending rate exceeded"), reused=True).scope
         is Scope.throttle
     )
-    assert judge(Phase.mail, reply("550 5.7.1 sender"), reused=True).scope is Scope.configuration
+    assert classify(Phase.mail, reply("550 5.7.1 sender"), reused=True).scope is Scope.configuration
 
 
 @pytest.mark.parametrize("code", [500, 501, 502, 504, 555])
@@ -207,13 +207,13 @@ def test_a_used_connection_still_knows_a_rate_limit_and_a_bad_sender() -> None:
 @pytest.mark.parametrize("phase", [Phase.mail, Phase.rcpt])
 def test_an_extension_refused_is_dropped(phase: Phase, enhanced: str, code: int) -> None:
     said = reply(f"{code} {enhanced}unknown parameter")
-    verdict = judge(phase, said, reused=False, extended=True)
-    assert (verdict.scope, verdict.permanent, verdict.counts) == (Scope.capability, False, False)
-    assert judge(phase, said, reused=False).scope is not Scope.capability
+    verdict = classify(phase, said, reused=False, extended=True)
+    assert (verdict.scope, verdict.permanent, verdict.uses_attempt) == (Scope.capability, False, False)
+    assert classify(phase, said, reused=False).scope is not Scope.capability
 
 
 def test_a_bad_address_is_not_blamed_on_an_extension() -> None:
-    assert judge(Phase.rcpt, reply("501 5.1.3 bad address"), reused=False, extended=True).reason == "bad_address"
+    assert classify(Phase.rcpt, reply("501 5.1.3 bad address"), reused=False, extended=True).reason == "bad_address"
 
 
 replies = st.builds(
@@ -227,16 +227,16 @@ replies = st.builds(
 
 @given(st.sampled_from(Phase), replies, st.booleans(), st.booleans())
 def test_whatever_is_said(phase: Phase, said: Reply, reused: bool, extended: bool) -> None:
-    verdict = judge(phase, said, reused=reused, extended=extended)
+    verdict = classify(phase, said, reused=reused, extended=extended)
     blames_the_event = verdict.scope in (Scope.recipient, Scope.message)
-    assert verdict.counts == blames_the_event
+    assert verdict.uses_attempt == blames_the_event
     if verdict.permanent:
         assert said.code >= 500
         assert blames_the_event
     if phase not in (Phase.mail, Phase.rcpt, Phase.data, Phase.dot):
         assert verdict.scope in (Scope.server, Scope.configuration)
     if said.code == 421:
-        assert not verdict.counts
+        assert not verdict.uses_attempt
     assert verdict.reason.replace("_", "").isalpha()
 
 
@@ -247,7 +247,7 @@ def test_every_row_of_the_table_decides_something() -> None:
     for phase in Phase:
         for text in said:
             for flag in (False, True):
-                verdict = judge(phase, reply(text), reused=flag, extended=flag)
+                verdict = classify(phase, reply(text), reused=flag, extended=flag)
                 codes = f"{reply(text).code} {reply(text).enhanced or '-'}"
                 hit.add(
                     next(

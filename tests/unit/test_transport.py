@@ -6,7 +6,7 @@ import pytest
 
 from listener.address import parse_address
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import Accepted, HandOver, NotSent, Withheld
+from listener.smtp.connection import Accepted, NotPermitted, NotSent, SendOutcome
 from listener.transport.local import Console, Maildir, Transport
 
 JANE = parse_address("jane@example.org")
@@ -15,25 +15,25 @@ MESSAGE = b"To: jane@example.org\r\nSubject: hello\r\n\r\nhello =C3=A9\r\n"
 KEY = "k" * 26
 
 
-async def hand_over(transport: Transport, *, permitted: bool = True, message: bytes = MESSAGE) -> HandOver:
+async def hand_over(transport: Transport, *, permitted: bool = True, message: bytes = MESSAGE) -> SendOutcome:
     async def permission() -> bool:
         return permitted
 
-    return await transport.hand_over(HERALD, JANE, message, permission, KEY)
+    return await transport.send(HERALD, JANE, message, permission, KEY)
 
 
 async def test_nothing_is_written_before_or_without_permission(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for transport in (Maildir(tmp_path / "box", Breaker()), Console(Breaker())):
-        assert await hand_over(transport, permitted=False) == Withheld()
+        assert await hand_over(transport, permitted=False) == NotPermitted()
 
         async def permission() -> bool:
             assert not (tmp_path / "box").exists()
             assert capsys.readouterr().out == ""
             return True
 
-        assert isinstance(await transport.hand_over(HERALD, JANE, MESSAGE, permission, KEY), Accepted)
+        assert isinstance(await transport.send(HERALD, JANE, MESSAGE, permission, KEY), Accepted)
         if (tmp_path / "box").exists():
             (tmp_path / "box").rename(tmp_path / "away")
 
@@ -76,7 +76,7 @@ async def test_a_folder_that_fails_is_trouble_of_the_server(tmp_path: Path) -> N
     for _ in range(5):
         outcome = await hand_over(Maildir(tmp_path / "box", breaker))
         assert isinstance(outcome, NotSent)
-        assert not outcome.verdict.counts
+        assert not outcome.verdict.uses_attempt
     assert breaker.is_open
     (tmp_path / "box").unlink()
     assert isinstance(await hand_over(Maildir(tmp_path / "box", breaker)), Accepted)

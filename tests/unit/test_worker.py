@@ -7,9 +7,9 @@ import pytest
 
 from listener.outbox.event import Event, Settlement
 from listener.outbox.rate_limit import Slots
-from listener.worker.lookup import Mailing
+from listener.worker.lookup import ToSend
 from listener.worker.loop import Worker
-from listener.worker.row_budget import BATCH
+from listener.worker.row_budget import MAX_BATCH_BYTES
 from tests.unit.test_carriers import JANE, event
 
 
@@ -25,7 +25,7 @@ class Carriers:
 
     async def freed(self, seconds: float) -> None:
         self.waited += 1
-        self.octets -= BATCH // 4
+        self.octets -= MAX_BATCH_BYTES // 4
 
     def mail(self, *_: Any) -> None: ...
 
@@ -42,10 +42,12 @@ def worker(carriers: Carriers) -> Worker:
     return Worker(anything, anything, listener, anything, carriers, breaker, anything, poll=1)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("octets", "waits"), [(0, 0), (BATCH // 2, 0), (BATCH // 2 + 1, 1), (2 * BATCH, 6)])
+@pytest.mark.parametrize(
+    ("octets", "waits"), [(0, 0), (MAX_BATCH_BYTES // 2, 0), (MAX_BATCH_BYTES // 2 + 1, 1), (2 * MAX_BATCH_BYTES, 6)]
+)
 async def test_no_more_is_claimed_while_much_waits(octets: int, waits: int) -> None:
     carriers = Carriers(octets)
-    assert await worker(carriers)._room() == 500
+    assert await worker(carriers)._wait_for_capacity() == 500
     assert carriers.waited == waits
 
 
@@ -56,26 +58,26 @@ class Delivery:
         self.octets = octets
         self.budgets: list[int] = []
 
-    async def sort(self, rule: str, events: list[Event], pool: Any, budget: int) -> list[Mailing | Settlement]:
+    async def sort(self, rule: str, events: list[Event], pool: Any, budget: int) -> list[ToSend | Settlement]:
         self.budgets.append(budget)
         fit = min(len(events), max(0, -(-budget // self.octets)))
-        mailings: list[Mailing | Settlement] = [Mailing(each, JANE, {}, self.octets) for each in events[:fit]]
+        mailings: list[ToSend | Settlement] = [ToSend(each, JANE, {}, self.octets) for each in events[:fit]]
         return mailings + [Settlement(each, "available") for each in events[fit:]]
 
 
 async def test_the_rules_of_a_claim_share_what_may_be_read() -> None:
-    carriers, delivery = Carriers(0), Delivery(BATCH // 4)
+    carriers, delivery = Carriers(0), Delivery(MAX_BATCH_BYTES // 4)
     one = worker(carriers)
     events = [event(number) for number in range(8)]
     rules = [
         Event(each.id, f"rule{each.id % 4}", each.key, *(0, 0, each.captured_at, 0.0, 1, False, None))
         for each in events
     ]
-    assert await one._take(delivery, rules, Slots(8)) == 4  # type: ignore[arg-type]
-    assert delivery.budgets == [BATCH, BATCH // 2, 0, 0]
+    assert await one._decide_and_queue(delivery, rules, Slots(8)) == 4  # type: ignore[arg-type]
+    assert delivery.budgets == [MAX_BATCH_BYTES, MAX_BATCH_BYTES // 2, 0, 0]
     assert len(carriers.given_back) == 4
     # The next claim takes as many as such rows fit.
-    assert await one._room() == 4
+    assert await one._wait_for_capacity() == 4
     small = Delivery(100)
-    await one._take(small, events, Slots(8))  # type: ignore[arg-type]
-    assert await one._room() == 500
+    await one._decide_and_queue(small, events, Slots(8))  # type: ignore[arg-type]
+    assert await one._wait_for_capacity() == 500
