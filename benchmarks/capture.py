@@ -57,7 +57,7 @@ def main() -> None:
 def measure(conn: psycopg.Connection, kind: str, rows: int, taken: dict[tuple[str, str], list[float]]) -> None:
     conn.execute("SELECT pgherald.unwatch('dateplan_verified')")
     if kind != "none":
-        conn.execute("SELECT pgherald.watch('dateplan_verified', 'public.dateplan', per => %s)", (kind,))
+        conn.execute("SELECT pgherald.watch('dateplan_verified', 'public.dateplan', capture => %s)", (kind,))
     conn.execute("TRUNCATE public.dateplan, pgherald.outbox")
     first, second = {"a": 1, "b": rows}, {"a": rows + 1, "b": 2 * rows}
     for what, statement, values in (

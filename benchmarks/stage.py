@@ -128,7 +128,7 @@ def install(database: Database, triggers: str | None = None) -> None:
     with database.conn.transaction():
         database.conn.execute((triggers or resource("sql/triggers.sql").read_text()).encode())
     database.run("SELECT pgherald.watch(%s, 'public.dateplan')", RULE)
-    database.run("CALL pgherald.remember(%s)", RULE)
+    database.run("CALL pgherald.snapshot_existing(%s)", RULE)
 
 
 def environment(**settings: str) -> dict[str, str]:

@@ -88,7 +88,7 @@ def bulk(stage: Stage, case: str, rows: int) -> Result:
     with stage.database("bare" if case == "no trigger" else "watched") as db:
         if case == "statement triggers":
             db.run("SELECT pgherald.unwatch('dateplan_verified')")
-            db.run("SELECT pgherald.watch('dateplan_verified', 'public.dateplan', per => 'statement')")
+            db.run("SELECT pgherald.watch('dateplan_verified', 'public.dateplan', capture => 'statement')")
         began = time.monotonic()
         db.verify(1, rows)
         return {"seconds": time.monotonic() - began}

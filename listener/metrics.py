@@ -31,25 +31,25 @@ DELIVERY = Histogram(
     buckets=DELIVERY_BUCKETS,
     registry=REGISTRY,
 )
-CLAIMED = Histogram("pgherald_claim_events", "Events that a claim gave", buckets=_CLAIM_BUCKETS, registry=REGISTRY)
-WAKES = Counter("pgherald_wakes", "What found the work: a ring, the poll, or the drain behind the gate", ["by"], registry=REGISTRY)  # fmt: skip
+CLAIMED = Histogram("pgherald_claim_batch_size", "Events that a claim gave", buckets=_CLAIM_BUCKETS, registry=REGISTRY)
+WAKEUPS = Counter("pgherald_wakeups", "What found the work: a ring, the poll, or the drain behind the gate", ["source"], registry=REGISTRY)  # fmt: skip
 REPLIES = Counter(
     "pgherald_smtp_replies",
     "How hand-overs ended: the last phase, and the class of the server's reply, or none",
     ["phase", "class"],
     registry=REGISTRY,
 )
-HAND_OVER = Histogram("pgherald_smtp_hand_over_seconds", "One hand-over, connecting included", registry=REGISTRY)
+SMTP_SEND = Histogram("pgherald_smtp_send_seconds", "One hand-over, connecting included", registry=REGISTRY)
 RECONNECTS = Counter("pgherald_listen_reconnects", "LISTEN connections made after the first", registry=REGISTRY)
 Gauge("pgherald_build_info", "1", ["version", "python"], registry=REGISTRY).labels(__version__, python_version()).set(1)
 
 _events = lru_cache(maxsize=None)(EVENTS.labels)
 _delivery = lru_cache(maxsize=None)(DELIVERY.labels)
 _replies = lru_cache(maxsize=None)(REPLIES.labels)
-_wakes = {by: WAKES.labels(by) for by in ("ring", "poll", "gate")}
+_wakeups = {source: WAKEUPS.labels(source) for source in ("ring", "poll", "gate")}
 
 claimed = CLAIMED.observe
-handed_over = HAND_OVER.observe
+message_sent = SMTP_SEND.observe
 reconnected = RECONNECTS.inc
 
 
@@ -68,8 +68,8 @@ def accepted(rule: str, seconds: float) -> None:
     _delivery(rule).observe(seconds)
 
 
-def woken(by: str) -> None:
-    _wakes[by].inc()
+def woken(source: str) -> None:
+    _wakeups[source].inc()
 
 
 def replied(phase: str, code: int | None) -> None:

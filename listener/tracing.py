@@ -35,7 +35,7 @@ def start() -> None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        log.warning("tracing_off", remedy="pip install 'pgherald[tracing]'")
+        log.warning("tracing_unavailable", remedy="pip install 'pgherald[tracing]'")
         return
     # A collector that is away is no news of this daemon's.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)

@@ -57,17 +57,17 @@ END $$;
 
 GRANT USAGE ON SCHEMA pgherald TO pgherald_daemon;
 GRANT SELECT, UPDATE ON pgherald.outbox TO pgherald_daemon;
-GRANT SELECT, INSERT, UPDATE, DELETE ON pgherald.worker, pgherald.minute TO pgherald_daemon;
-GRANT SELECT ON pgherald.rule, pgherald.handled, pgherald.secret, pgherald.pace TO pgherald_daemon;
+GRANT SELECT, INSERT, UPDATE, DELETE ON pgherald.worker, pgherald.event_stats TO pgherald_daemon;
+GRANT SELECT ON pgherald.rule, pgherald.handled, pgherald.secret, pgherald.rate_limit TO pgherald_daemon;
 -- Who may retry and discard events may also pause a rule. What it watches is the owner's to change.
 GRANT UPDATE (paused_at) ON pgherald.rule TO pgherald_daemon;
-GRANT UPDATE (rate, throttled_at, next_at) ON pgherald.pace TO pgherald_daemon;
-GRANT EXECUTE ON FUNCTION pgherald.version(), pgherald.noted(jsonb, text, text), pgherald.handled_key(text),
+GRANT UPDATE (rate, throttled_at, next_at) ON pgherald.rate_limit TO pgherald_daemon;
+GRANT EXECUTE ON FUNCTION pgherald.version(), pgherald.append_history(jsonb, text, text), pgherald.handled_key(text),
                           pgherald.shown(text), pgherald.typed(text) TO pgherald_daemon;
 -- So that doctor can tell, as the daemon's role, whether a capture function is the one that watch() makes.
 GRANT EXECUTE ON FUNCTION pgherald.capture_body(text, regclass, text[], text[]),
                           pgherald.capture_statement_body(text, regclass, text[], text, text),
-                          pgherald.key_expression(regclass, text[], text), pgherald.base_type(oid), pgherald.gate() TO pgherald_daemon;
+                          pgherald.key_expression(regclass, text[], text), pgherald.base_type(oid), pgherald.gate_snippet() TO pgherald_daemon;
 -- For `pgherald backfill --dry-run`.
 GRANT EXECUTE ON FUNCTION pgherald.page_query(text, text), pgherald.page_reader(text, text) TO pgherald_daemon;
 

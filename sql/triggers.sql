@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS pgherald.outbox (
     key          text        NOT NULL,                  -- of the watched row; no other data of it is kept
     state        text        NOT NULL DEFAULT 'available',
     attempt      integer     NOT NULL DEFAULT 0,        -- hand-overs that ended by this message's own fault or success
-    doubts       integer     NOT NULL DEFAULT 0,        -- times that nobody knew whether the mail had been accepted
+    in_doubt_count integer   NOT NULL DEFAULT 0,        -- times that nobody knew whether the mail had been accepted
     reason       text,
     captured_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     captured_xid xid8        NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
@@ -117,7 +117,7 @@ END $$;
 -- What an event cannot be. As triggers of UPDATE and not as CHECKs: capture inserts what is good by its defaults, and would
 -- pay for the check of each row, since the server reads a CHECK's text anew for every statement that inserts; six of them
 -- were measured at 60 to 80 microseconds a row, several times all the rest. Who updates is the daemon, many rows a statement.
-CREATE OR REPLACE FUNCTION pgherald.refuse() RETURNS trigger
+CREATE OR REPLACE FUNCTION pgherald.raise_check_violation() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION 'event % would break %', NEW.id, TG_NAME
@@ -138,7 +138,7 @@ BEGIN
         ('outbox_message_forgotten', $never$ NEW.settled_at IS NOT NULL AND (NEW.message IS NOT NULL OR NEW.recipient IS NOT NULL) $never$)
     LOOP
         IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = 'pgherald.outbox'::regclass AND tgname = name) THEN
-            EXECUTE format('CREATE TRIGGER %I AFTER UPDATE ON pgherald.outbox FOR EACH ROW WHEN (%s) EXECUTE FUNCTION pgherald.refuse()',
+            EXECUTE format('CREATE TRIGGER %I AFTER UPDATE ON pgherald.outbox FOR EACH ROW WHEN (%s) EXECUTE FUNCTION pgherald.raise_check_violation()',
                            name, never);
         END IF;
     END LOOP;
@@ -147,7 +147,7 @@ END $$;
 -- An event's history, one line longer; what repeats for days keeps its beginning and its end. A history that somebody has
 -- edited into something else than a list becomes the first entry of one: the events beside it must not wait for it.
 -- VOLATILE, as its clock is: otherwise it is not inlined, and costs more than the UPDATE that calls it.
-CREATE OR REPLACE FUNCTION pgherald.noted(history jsonb, what text, detail text) RETURNS jsonb
+CREATE OR REPLACE FUNCTION pgherald.append_history(history jsonb, what text, detail text) RETURNS jsonb
     LANGUAGE sql VOLATILE PARALLEL SAFE
     RETURN CASE WHEN jsonb_typeof(history) <> 'array' THEN jsonb_build_array(history)
                 WHEN jsonb_array_length(history) < 100 THEN history ELSE history - 50 END
@@ -208,11 +208,11 @@ CREATE TABLE IF NOT EXISTS pgherald.worker (
     seen_at    timestamptz NOT NULL DEFAULT pg_catalog.now(),
     lease      interval    NOT NULL,
     lock       integer     NOT NULL DEFAULT (pg_catalog.random() * 2147483647)::integer,
-    locked     boolean     NOT NULL DEFAULT false,      -- holds its advisory lock; through a pooler it cannot
+    has_presence_lock boolean NOT NULL DEFAULT false,   -- holds its advisory lock; through a pooler it cannot
     pid        integer,                                 -- the server's process of its LISTEN session, if it has one
-    leads      boolean     NOT NULL DEFAULT false,      -- works the gate
+    leader     boolean     NOT NULL DEFAULT false,      -- works the gate
     listening  boolean     NOT NULL DEFAULT false,      -- hears the bell
-    breaker    text                                     -- why it does not claim, if it does not
+    breaker_reason text                                   -- why it does not claim, if it does not
 );
 
 
@@ -227,9 +227,9 @@ CREATE TABLE IF NOT EXISTS pgherald.rule (
     "column"      text        NOT NULL,
     value         text        NOT NULL,
     watched_at    timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    remembered    boolean     NOT NULL DEFAULT false,   -- remember() has seen the whole table
-    remembered_to text[],                               -- and until then, how far it has come
-    per           text        NOT NULL DEFAULT 'row' CONSTRAINT rule_per_known CHECK (per IN ('row', 'statement')),
+    snapshot_done boolean     NOT NULL DEFAULT false,   -- snapshot_existing() has seen the whole table
+    snapshot_position text[],                           -- and until then, how far it has come
+    capture       text        NOT NULL DEFAULT 'row' CONSTRAINT rule_capture_known CHECK (capture IN ('row', 'statement')),
     -- Since when its events wait for a person to let them go, NULL: they don't. Here and not in a daemon's memory, so that
     -- a pause holds for all daemons, and for one that is started during it. Capture goes on.
     paused_at     timestamptz
@@ -252,31 +252,31 @@ CREATE OR REPLACE FUNCTION pgherald.handled_key(key text) RETURNS text
 
 -- Makes the daemons' Message-IDs unlike anybody else's. It never leaves the database but as a hash.
 CREATE TABLE IF NOT EXISTS pgherald.secret (
-    only_one boolean NOT NULL DEFAULT true CONSTRAINT secret_pkey PRIMARY KEY CONSTRAINT secret_only_one CHECK (only_one),
+    singleton boolean NOT NULL DEFAULT true CONSTRAINT secret_pkey PRIMARY KEY CONSTRAINT secret_singleton CHECK (singleton),
     value    text    NOT NULL DEFAULT pg_catalog.gen_random_uuid()
 );
 INSERT INTO pgherald.secret DEFAULT VALUES ON CONFLICT DO NOTHING;
 
 -- What all daemons together may send: a server that throttles counts them as one. A throttled daemon halves the rate; how
 -- far it has risen again follows from the time since.
-CREATE TABLE IF NOT EXISTS pgherald.pace (
-    only_one     boolean          NOT NULL DEFAULT true CONSTRAINT pace_pkey PRIMARY KEY CONSTRAINT pace_only_one CHECK (only_one),
+CREATE TABLE IF NOT EXISTS pgherald.rate_limit (
+    singleton    boolean          NOT NULL DEFAULT true CONSTRAINT rate_limit_pkey PRIMARY KEY CONSTRAINT rate_limit_singleton CHECK (singleton),
     rate         double precision CONSTRAINT pace_rate_positive CHECK (rate > 0),   -- mails a second when last throttled; NULL: never was
     throttled_at timestamptz,                                                       -- when that was
     next_at      timestamptz      NOT NULL DEFAULT pg_catalog.now()                 -- from when on the next may be sent
 );
-INSERT INTO pgherald.pace DEFAULT VALUES ON CONFLICT DO NOTHING;
+INSERT INTO pgherald.rate_limit DEFAULT VALUES ON CONFLICT DO NOTHING;
 
 
 -- What the daemons settled, a row a minute and rule, for a day: for who watches them. No event is in it.
-CREATE TABLE IF NOT EXISTS pgherald.minute (
+CREATE TABLE IF NOT EXISTS pgherald.event_stats (
     minute   timestamptz NOT NULL,
     rule     text        NOT NULL,
     sent     integer     NOT NULL,
     skipped  integer     NOT NULL,
     failed   integer     NOT NULL,
     delivery integer[]   NOT NULL,                      -- mails by how long they took, in steps that the daemon knows
-    CONSTRAINT minute_pkey PRIMARY KEY (minute, rule)
+    CONSTRAINT event_stats_pkey PRIMARY KEY (minute, rule)
 );
 
 
@@ -295,7 +295,7 @@ CREATE OR REPLACE FUNCTION pgherald.base_type(type oid) RETURNS oid
 $$;
 
 -- How every capture ends.
-CREATE OR REPLACE FUNCTION pgherald.gate() RETURNS text
+CREATE OR REPLACE FUNCTION pgherald.gate_snippet() RETURNS text
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $gate$ SELECT $text$    -- The gate. The daemon holds this lock exclusively while it sleeps, and only then. Got it shared: the daemon is awake
     -- and cannot fall asleep before this transaction has ended, so it will find the row without being told. Refused: ring.
     -- A NOTIFY takes one lock for the whole cluster at commit; without the gate all commits would queue behind each other.
@@ -341,7 +341,7 @@ BEGIN
 BEGIN%1$s
     INSERT INTO pgherald.outbox (rule, key) VALUES (%2$L, %3$s);
 %4$s    RETURN NULL;
-END $capture$, guard, rule, key_of_new, pgherald.gate());
+END $capture$, guard, rule, key_of_new, pgherald.gate_snippet());
 END $body$;
 
 -- The same for a whole statement: one function call and one INSERT, however many rows. It sees all rows before and all rows
@@ -384,7 +384,7 @@ END $capture$, rule,
         format(in_value, 'new_rows', "column", pgherald.key_expression("table", ARRAY["column"], 'new_rows'), shown),
         pgherald.key_expression("table", key, 'old_rows'),
         format(in_value, 'old_rows', "column", pgherald.key_expression("table", ARRAY["column"], 'old_rows'), shown),
-        pgherald.gate(),
+        pgherald.gate_snippet(),
         -- Once a statement; the column's default would be worked out for each row.
         format('(SELECT %s)', pgherald.traceparent()));
 END $body$;
@@ -404,13 +404,13 @@ CREATE OR REPLACE FUNCTION pgherald.key_expression("table" regclass, key text[],
 $$;
 
 -- The tables that need triggers of their own: those that inherit have none of their parent's. Partitions do.
-CREATE OR REPLACE FUNCTION pgherald.heirs("table" regclass) RETURNS SETOF regclass
+CREATE OR REPLACE FUNCTION pgherald.inheritance_tree("table" regclass) RETURNS SETOF regclass
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH RECURSIVE tree AS (
-        SELECT heirs."table" AS heir
+        SELECT inheritance_tree."table" AS descendant
          UNION
-        SELECT inhrelid::regclass FROM tree JOIN pg_inherits ON inhparent = heir JOIN pg_class AS c ON c.oid = heir AND c.relkind <> 'p')
-    SELECT heir FROM tree
+        SELECT inhrelid::regclass FROM tree JOIN pg_inherits ON inhparent = descendant JOIN pg_class AS c ON c.oid = descendant AND c.relkind <> 'p')
+    SELECT descendant FROM tree
 $$;
 
 -- Refuses, with the reason, what cannot be watched.
@@ -454,16 +454,16 @@ BEGIN
 END $$;
 
 -- What a statement's trigger would miss without a word is refused.
-CREATE OR REPLACE FUNCTION pgherald.check_per(rule text, "table" regclass, "column" text, per text) RETURNS void
+CREATE OR REPLACE FUNCTION pgherald.check_capture(rule text, "table" regclass, "column" text, capture text) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     hint CONSTANT text := 'Watch it per row.';
     type oid;
 BEGIN
-    IF per IS NULL OR per NOT IN ('row', 'statement') THEN
-        RAISE EXCEPTION 'rule "%": capture is per "row" or per "statement", not per "%"', rule, per
+    IF capture IS NULL OR capture NOT IN ('row', 'statement') THEN
+        RAISE EXCEPTION 'rule "%": capture is per "row" or per "statement", not per "%"', rule, capture
             USING ERRCODE = 'invalid_parameter_value';
-    ELSIF per = 'row' THEN
+    ELSIF capture = 'row' THEN
         RETURN;
     ELSIF EXISTS (SELECT FROM pg_class WHERE oid = "table" AND relkind = 'p')
           OR EXISTS (SELECT FROM pg_inherits WHERE "table" IN (inhrelid, inhparent)) THEN
@@ -480,24 +480,24 @@ END $$;
 
 CREATE OR REPLACE FUNCTION pgherald.watch(
         rule text, "table" regclass, key text[] DEFAULT '{id}', "column" text DEFAULT 'status', value text DEFAULT 'VE',
-        per text DEFAULT 'row')
+        capture text DEFAULT 'row')
     RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $watch$
 #variable_conflict use_variable
 DECLARE
-    capture     text := format('pgherald.%I', 'capture_' || rule);
+    capture_function text := format('pgherald.%I', 'capture_' || rule);
     partitioned boolean := EXISTS (SELECT FROM pg_class WHERE oid = "table" AND relkind = 'p');
     moving_key  text[];
     body        text;
     type        text;
     in_value    text;
-    heir        regclass;
+    descendant  regclass;
     present     text[];
     paused      timestamptz;
 BEGIN
     -- One at a time, as this file: two that make one function at once, and one of them fails.
     PERFORM pg_advisory_xact_lock(726354, 3);
     PERFORM pgherald.check_watch(rule, "table", key, "column");
-    PERFORM pgherald.check_per(rule, "table", "column", per);
+    PERFORM pgherald.check_capture(rule, "table", "column", capture);
     -- With typmod -1, so that the value is not cut to the column's length in the comparison; and not as a domain, whose
     -- constraint would be checked, and the application's write fail by it, and which, over an enum, has no operators.
     SELECT format_type(pgherald.base_type(atttypid), -1) INTO type FROM pg_attribute WHERE attrelid = "table" AND attname = "column";
@@ -518,46 +518,46 @@ BEGIN
         PERFORM pgherald.unwatch(rule);
     END IF;
 
-    body := CASE per WHEN 'row' THEN pgherald.capture_body(rule, "table", key, moving_key)
+    body := CASE capture WHEN 'row' THEN pgherald.capture_body(rule, "table", key, moving_key)
                      ELSE pgherald.capture_statement_body(rule, "table", key, "column", value) END;
-    IF (SELECT prosrc FROM pg_proc WHERE oid = to_regproc(capture)) IS DISTINCT FROM body THEN
-        EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS %L', capture, body);
-        EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', capture);
+    IF (SELECT prosrc FROM pg_proc WHERE oid = to_regproc(capture_function)) IS DISTINCT FROM body THEN
+        EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS %L', capture_function, body);
+        EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', capture_function);
         -- It runs with its owner's rights: the outbox's owner, not the superuser who happens to call watch().
-        EXECUTE format('ALTER FUNCTION %s() OWNER TO %s', capture,
+        EXECUTE format('ALTER FUNCTION %s() OWNER TO %s', capture_function,
                        (SELECT relowner::regrole FROM pg_class WHERE oid = 'pgherald.outbox'::regclass));
     END IF;
 
-    FOR heir IN SELECT pgherald.heirs("table") LOOP
+    FOR descendant IN SELECT pgherald.inheritance_tree("table") LOOP
         -- CREATE TRIGGER waits for the table's writers and makes them wait: not when the triggers are there already.
         SELECT array_agg(tgname) INTO present FROM pg_trigger
-         WHERE tgrelid = heir AND tgfoid = to_regproc(capture) AND tgenabled IN ('O', 'A') AND (tgnewtable IS NULL) = (per = 'row');
+         WHERE tgrelid = descendant AND tgfoid = to_regproc(capture_function) AND tgenabled IN ('O', 'A') AND (tgnewtable IS NULL) = (capture = 'row');
         IF NOT coalesce(present @> ARRAY['pgherald_' || rule || '_update', 'pgherald_' || rule || '_insert'], false)
            OR (partitioned AND NOT present @> ARRAY['pgherald_' || rule || '_delete', 'pgherald_' || rule || '_end']) THEN
-            IF per = 'statement' THEN
+            IF capture = 'statement' THEN
                 EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION %s()',
-                               'pgherald_' || rule || '_update', heir, capture);
+                               'pgherald_' || rule || '_update', descendant, capture_function);
                 EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION %s()',
-                               'pgherald_' || rule || '_insert', heir, capture);
+                               'pgherald_' || rule || '_insert', descendant, capture_function);
             ELSE
                 -- Without OF: a BEFORE trigger may set the column although the UPDATE does not name it.
                 EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (NEW.%s AND OLD.%I::%s IS DISTINCT FROM NEW.%4$I::%5$s) EXECUTE FUNCTION %s()',
-                               'pgherald_' || rule || '_update', heir, in_value, "column", type, capture);
+                               'pgherald_' || rule || '_update', descendant, in_value, "column", type, capture_function);
                 EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW WHEN (NEW.%s) EXECUTE FUNCTION %s()',
-                               'pgherald_' || rule || '_insert', heir, in_value, capture);
+                               'pgherald_' || rule || '_insert', descendant, in_value, capture_function);
             END IF;
             IF partitioned THEN
                 EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER DELETE ON %s FOR EACH ROW WHEN (OLD.%s) EXECUTE FUNCTION %s()',
-                               'pgherald_' || rule || '_delete', heir, in_value, capture);
+                               'pgherald_' || rule || '_delete', descendant, in_value, capture_function);
                 EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE OR DELETE ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s()',
-                               'pgherald_' || rule || '_end', heir, capture);
+                               'pgherald_' || rule || '_end', descendant, capture_function);
             END IF;
         END IF;
     END LOOP;
 
-    INSERT INTO pgherald.rule AS r (rule, "table", key, "column", value, per, paused_at)
-    VALUES (rule, "table", key, "column", value, per, paused)
-        ON CONFLICT ON CONSTRAINT rule_pkey DO UPDATE SET per = excluded.per WHERE r.per <> excluded.per;
+    INSERT INTO pgherald.rule AS r (rule, "table", key, "column", value, capture, paused_at)
+    VALUES (rule, "table", key, "column", value, capture, paused)
+        ON CONFLICT ON CONSTRAINT rule_pkey DO UPDATE SET capture = excluded.capture WHERE r.capture <> excluded.capture;
 END $watch$;
 
 -- Takes a rule's triggers and function away; its events stay.
@@ -582,7 +582,7 @@ END $$;
 
 
 ---------------------------------------------------------------------------------------------------------------------
--- remember(): the rows that were in the value before the rule was. It reads a large table in pages, each in a transaction
+-- snapshot_existing(): the rows that were in the value before the rule was. It reads a large table in pages, each in a transaction
 -- of its own, and can be interrupted. `pgherald install` calls it.
 -- Exact, because the triggers are there first: a row that gets the value meanwhile has an event.
 ---------------------------------------------------------------------------------------------------------------------
@@ -649,8 +649,8 @@ END $reader$;
 
 -- One page; `more` says whether there are others. A procedure that ends transactions can have no SET clause: it sets the path
 -- in each, and names types in full.
-CREATE OR REPLACE PROCEDURE pgherald.remember(rule text, batch integer DEFAULT 10000, INOUT more boolean DEFAULT NULL)
-    LANGUAGE plpgsql AS $remember$
+CREATE OR REPLACE PROCEDURE pgherald.snapshot_existing(rule text, batch integer DEFAULT 10000, INOUT more boolean DEFAULT NULL)
+    LANGUAGE plpgsql AS $snapshot$
 #variable_conflict use_variable
 DECLARE
     watched pgherald.rule;
@@ -659,34 +659,34 @@ DECLARE
     next    pg_catalog.text[];
 BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('row_security', 'off', true);
-    SELECT * INTO watched FROM pgherald.rule AS r WHERE r.rule = remember.rule;
-    more := FOUND AND NOT watched.remembered;
+    SELECT * INTO watched FROM pgherald.rule AS r WHERE r.rule = snapshot_existing.rule;
+    more := FOUND AND NOT watched.snapshot_done;
     IF NOT more THEN
         RETURN;
     END IF;
     EXECUTE format('SELECT array_agg(key), max(at) FILTER (WHERE number = %s) FROM (SELECT *, row_number() OVER () AS number FROM (%s) AS page) AS page',
                    batch, pgherald.page_reader(rule))
        INTO keys, last
-      USING (SELECT array_agg(convert_to(part, getdatabaseencoding()) ORDER BY i) FROM unnest(watched.remembered_to) WITH ORDINALITY AS u (part, i)),
+      USING (SELECT array_agg(convert_to(part, getdatabaseencoding()) ORDER BY i) FROM unnest(watched.snapshot_position) WITH ORDINALITY AS u (part, i)),
             batch, NULL::timestamptz, NULL::timestamptz;
     ROLLBACK;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('row_security', 'off', true);
     more := last IS NOT NULL;
     next := (SELECT array_agg(convert_from(part, getdatabaseencoding()) ORDER BY i) FROM unnest(last) WITH ORDINALITY AS u (part, i));
     -- Not where the rule has become another meanwhile, or another session has remembered this page.
-    UPDATE pgherald.rule AS r SET remembered = NOT more, remembered_to = next
-     WHERE r.rule = remember.rule AND r.watched_at = watched.watched_at AND NOT r.remembered
-       AND r.remembered_to IS NOT DISTINCT FROM watched.remembered_to;
+    UPDATE pgherald.rule AS r SET snapshot_done = NOT more, snapshot_position = next
+     WHERE r.rule = snapshot_existing.rule AND r.watched_at = watched.watched_at AND NOT r.snapshot_done
+       AND r.snapshot_position IS NOT DISTINCT FROM watched.snapshot_position;
     IF NOT FOUND THEN
         more := true;
     ELSE
         INSERT INTO pgherald.handled (rule, key, why)
         SELECT rule, pgherald.handled_key(page.key), 'existing' FROM unnest(keys) AS page (key)
-         WHERE NOT EXISTS (SELECT FROM pgherald.outbox AS o WHERE o.rule = remember.rule AND o.key = page.key)
+         WHERE NOT EXISTS (SELECT FROM pgherald.outbox AS o WHERE o.rule = snapshot_existing.rule AND o.key = page.key)
             ON CONFLICT DO NOTHING;
     END IF;
     COMMIT;
-END $remember$;
+END $snapshot$;
 
 REVOKE ALL ON ALL ROUTINES IN SCHEMA pgherald FROM PUBLIC;
 

@@ -51,7 +51,7 @@ def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options)
         SchemaError: the rule is not watched, its rows from before are not remembered yet, or another backfill runs.
     """
     with translate_errors(OWNERS):
-        found = conn.execute(_QUERIES["remembered"], {"rule": name}).fetchone()
+        found = conn.execute(_QUERIES["snapshot_done"], {"rule": name}).fetchone()
         if found is None:
             raise SchemaError(f"rule {name} is not watched in this database; run `pgherald install`")
         if found != (True,):
@@ -130,7 +130,7 @@ def _capture(options: Options) -> sql.Composed:
     else:
         write = sql.SQL(
             "INSERT INTO pgherald.outbox (rule, key, history) "
-            "SELECT %(rule)s, key, pgherald.noted('[]', 'backfilled', NULL) FROM missed RETURNING 1"
+            "SELECT %(rule)s, key, pgherald.append_history('[]', 'backfilled', NULL) FROM missed RETURNING 1"
         )
         # The gate, as in a capture: a daemon that is awake will find them, one that sleeps is rung.
         ring = sql.SQL(

@@ -40,7 +40,7 @@ def read_history(
         row = _row(tables, name, rule, key)
         key = row.key if row is not None else _written(tables, rule, key)
         with conn.cursor(row_factory=dict_row) as cursor:
-            events = cursor.execute(_QUERIES["story"], {"rule": name, "key": key}).fetchall()
+            events = cursor.execute(_QUERIES["row_history"], {"rule": name, "key": key}).fetchall()
         for event in events:
             # Each session wrote them in its own time zone; they are read in one.
             captured_at = event["captured_at"]

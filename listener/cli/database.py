@@ -16,8 +16,8 @@ from listener.printable import printable_lines
 
 @click.command()
 @click.option("--print", "print_only", is_flag=True, help="Print the SQL and connect to nothing.")
-@click.option("--with-roles", is_flag=True, help="Also make the roles pgherald_owner and pgherald_daemon, and grant.")
-@click.option("--daemon-role", metavar="NAME", help="Grant the daemon's rights to this existing role.")
+@click.option("--create-roles", is_flag=True, help="Also make the roles pgherald_owner and pgherald_daemon, and grant.")
+@click.option("--grant-to", metavar="NAME", help="Grant the daemon's rights to this existing role.")
 @configured
 def install(print_only: bool, with_roles: bool, daemon_role: str | None, config_file: Path | None) -> None:
     """Put the outbox and every rule's triggers into the database, or bring them up to date.
@@ -83,7 +83,7 @@ def _print(steps: Iterable[schema.InstallStep]) -> None:
     text = "\n".join(map(str, steps))
     if printable_lines(text) != text:
         raise PgheraldError(
-            "the SQL has characters that do not show, from a rule's table, column or value, or from --daemon-role; "
+            "the SQL has characters that do not show, from a rule's table, column or value, or from --grant-to; "
             "take them out of the configuration, or run the command without --print"
         )
     write_lines(text)

@@ -114,7 +114,7 @@ def send_test(to: Address, rule: str | None, key: str | None, config_file: Path 
     stored = _stored(watched, key) if watched is not None else None
     # What the log would say, the answer does.
     logs.configure(loaded.log.format, "critical")
-    if not RecipientPolicy(loaded.mail.allow, loaded.mail.redirect_to).allows(to):
+    if not RecipientPolicy(loaded.mail.allowed_recipients, loaded.mail.redirect_to).allows(to):
         raise PgheraldError(f"not sent: {to.masked} is not in [mail] allow -> add it there, or take allow out")
     asyncio.run(_send_test(loaded, to, rule, stored))
 

@@ -54,22 +54,22 @@ async def _watch(url: str) -> None:
         loop.add_signal_handler(number, over.set)
     screen = Screen()
     pool = overview_pool(url)
-    glance = OverviewCache(pool)
+    overview_cache = OverviewCache(pool)
     async with opened(pool):
         # What is wrong from the start is said as by every command, and no picture comes.
         async with pool.connection() as conn:
             await look(conn)
         with _keys(over), Live(console=screen, screen=True, auto_refresh=False) as live:
             while not over.is_set():
-                seen = await glance.get(_EVERY, fresh=0.9 * _EVERY, stale=_STALE)
+                seen = await overview_cache.get(_EVERY, fresh=0.9 * _EVERY, stale=_STALE)
                 if seen is not None:
-                    live.update(_picture(seen, screen.width, glance.age), refresh=True)
+                    live.update(_picture(seen, screen.width, overview_cache.age), refresh=True)
                 try:
                     async with asyncio.timeout(_EVERY):
                         await over.wait()
                 except TimeoutError:
                     continue
-        await glance.close()
+        await overview_cache.close()
 
 
 @contextmanager

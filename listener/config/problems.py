@@ -12,7 +12,7 @@ from listener.config.rules import Rule
 # What a value that does not fit its pattern ought to have been.
 _PATTERNS = {
     "ehlo_name": "write a host's name, or an address in brackets: mail.example.org, [192.0.2.1]",
-    "key_header": "write a header's name, such as X-Pgherald-Key",
+    "idempotency_header": "write a header's name, such as X-Pgherald-Key",
     "feedback_id": "write visible ASCII without blanks, 200 characters at most",
     "table": 'write a name as SQL does, schema first: public.dateplan, public."Date Plan"',
     "template": "write the name of a folder, of letters, digits, - and _",

@@ -113,7 +113,7 @@ class Mail(Section):
     """name and address in the From line. Set it"""
     envelope_from: MailboxText | None = None
     """where bounces go; else the address in `from`"""
-    key_header: str = Field("X-Pgherald-Key", pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")
+    idempotency_header: str = Field("X-Pgherald-Key", pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")
     """the header that carries the event's key, such as `Resend-Idempotency-Key`"""
     templates: Path | None = None
     """a folder of templates; goes before the shipped ones, file by file"""
@@ -125,7 +125,7 @@ class Mail(Section):
     """`smtp`; for staging and development `file` or `console`, see below"""
     directory: Path | None = None
     """the folder of `file`"""
-    allow: Allowed = Field(None, min_length=1)
+    allowed_recipients: Allowed = Field(None, min_length=1)
     """who may get mail at all, see below; in the environment with commas between"""
     redirect_to: AddressText | None = None
     """who gets all mail instead, see below"""
@@ -171,10 +171,10 @@ class Http(Section):
     public_url: BaseUrl = ""
     """where `/unsubscribe/` is reached from outside, for the links in mails: `https://mail.example.org`. Its name
     needs no place in `hosts`, and leads to nothing else"""
-    hosts: Names = ()
+    allowed_hosts: Names = ()
     """names by which it may be asked, `["pgherald.internal"]`; by environment with commas between. Addresses and
     `localhost` always may: only a name can be pointed here by a stranger's web page"""
-    token: str | None = Field(None, repr=False)
+    admin_token: str | None = Field(None, repr=False)
     """whoever has it may retry, resolve, pause and resume on the page; 16 characters or more. Without one, the page
     only shows"""
 

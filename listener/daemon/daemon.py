@@ -155,7 +155,7 @@ class Daemon:
 
     async def _checked(self, *, wait: bool) -> Delivery:
         """Everything that can be known to be wrong before the first event is claimed; and the registration."""
-        trouble = Outage("database_waits", first=0.1, longest=1.0)
+        outage = Outage("database_unavailable", first=0.1, longest=1.0)
         while True:
             try:
                 with translate_errors():
@@ -173,7 +173,7 @@ class Daemon:
                 if self._http:
                     self._http.tell()
                 self._systemd.waiting(f"waits for the database: {exc}")
-                await _set_within(trouble.failed(exc), self._stop)
+                await _set_within(outage.failed(exc), self._stop)
                 if self._stop.is_set():
                     raise SystemExit(0) from exc
             else:
@@ -192,7 +192,7 @@ class Daemon:
 
     def _worker(self, delivery: Delivery) -> Worker:
         settings = self._settings
-        carriers = Senders(
+        senders = Senders(
             self._outbox,
             self._listener,
             self._batch_writer,
@@ -208,7 +208,7 @@ class Daemon:
             self._lookup_pool,
             self._listener,
             delivery,
-            carriers,
+            senders,
             self._breaker,
             self._rate_limiter,
             poll=settings.delivery.poll,
@@ -267,9 +267,9 @@ class Daemon:
                 "reload_refused", error=str(exc), remedy="mend it and send SIGHUP again; the old ones stay in use"
             )
             return
-        carriers, old = worker.senders, worker.senders.post
-        worker.delivery, carriers.post = delivery, transport(settings, self._breaker)
-        carriers.sender = settings.mail.return_path
+        senders, old = worker.senders, worker.senders.post
+        worker.delivery, senders.post = delivery, transport(settings, self._breaker)
+        senders.sender = settings.mail.return_path
         self._rate_limiter.ceiling = settings.smtp.rate
         await old.close()
         for rule in settings.rules:
@@ -287,10 +287,10 @@ async def _set_within(seconds: float, event: asyncio.Event) -> None:
 def _warn_if_restricted(settings: Settings) -> None:
     """Said aloud, because in production it would be a mistake."""
     mail = settings.mail
-    if mail.transport != "smtp" or mail.allow is not None or mail.redirect_to is not None:
+    if mail.transport != "smtp" or mail.allowed_recipients is not None or mail.redirect_to is not None:
         log.warning(
-            "staging",
+            "mail_restricted",
             transport=mail.transport,
-            **({"allow": list(mail.allow)} if mail.allow is not None else {}),
+            **({"allowed_recipients": list(mail.allowed_recipients)} if mail.allowed_recipients is not None else {}),
             **({"redirect_to": mail.redirect_to.masked} if mail.redirect_to is not None else {}),
         )

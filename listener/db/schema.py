@@ -92,7 +92,7 @@ def install_steps(
         yield InstallStep(
             f"rows that are in the value already; page by page, nothing held (rule {name})",
             f"DO $$ DECLARE more pg_catalog.bool; BEGIN "
-            f"LOOP CALL pgherald.remember('{name}', more => more); EXIT WHEN NOT more; END LOOP; END $$;",
+            f"LOOP CALL pgherald.snapshot_existing('{name}', more => more); EXIT WHEN NOT more; END LOOP; END $$;",
             transaction=False,
         )
 
@@ -168,7 +168,7 @@ def _blocker(conn: psycopg.Connection[Any], table: str | None) -> str:
             f" that every installer takes, held by pid {pid} (user {excerpt(user)}, application {excerpt(application)});"
             f" if that is no installer: SELECT pg_terminate_backend({pid})"
         )
-    row = conn.execute(_QUERIES["holders"], {"table": table}).fetchone() if table else None
+    row = conn.execute(_QUERIES["blocking_sessions"], {"table": table}).fetchone() if table else None
     return f" on {table}, held by pid {row[0]} (user {row[1]}): {row[2]}" if row else ""
 
 

@@ -98,10 +98,10 @@ async def _explain_one(url: str, smtp_url: str, tally: Tally, say: Callable[[str
 def _sum_up(tally: Tally, say: Callable[[str], None]) -> bool:
     wanted = sorted(plan.email or "" for plan in tally.plans.values() if plan.expected == "mail")
     came = sorted(mail.recipients[0] for mail in tally.mails)
-    unmailed = len(tally.plans) - len(wanted)
-    fine = came == wanted and len(tally.seen) == unmailed and not tally.unexpected
-    say(f"\n{len(came)} of {len(wanted)} mails came, each once; {len(tally.seen)} of {unmailed} skipped with their reason" if fine else
-        f"\nexpected {len(wanted)} mails and {unmailed} skipped, saw {len(came)} and {len(tally.seen)}; wrong: {tally.unexpected}")  # fmt: skip
+    not_to_send = len(tally.plans) - len(wanted)
+    fine = came == wanted and len(tally.seen) == not_to_send and not tally.unexpected
+    say(f"\n{len(came)} of {len(wanted)} mails came, each once; {len(tally.seen)} of {not_to_send} skipped with their reason" if fine else
+        f"\nexpected {len(wanted)} mails and {not_to_send} skipped, saw {len(came)} and {len(tally.seen)}; wrong: {tally.unexpected}")  # fmt: skip
     if tally.latencies:
         ordered = sorted(tally.latencies)
         say(

@@ -18,13 +18,13 @@ Check = Callable[[Context], Awaitable[CheckResult]]
 
 async def examine(settings: Settings) -> AsyncIterator[ReportedCheck]:
     """Run every check, in the order in which a fault explains those after it."""
-    examination = Context(settings)
+    context = Context(settings)
     try:
         for name, check in _checks(settings):
-            yield await _run(name, check, examination)
+            yield await _run(name, check, context)
     finally:
-        if examination.conn is not None:
-            await examination.conn.close()
+        if context.conn is not None:
+            await context.conn.close()
 
 
 def _checks(settings: Settings) -> list[tuple[str, Check]]:
@@ -63,9 +63,9 @@ def _checks(settings: Settings) -> list[tuple[str, Check]]:
     ]
 
 
-async def _run(name: str, check: Check, examination: Context) -> ReportedCheck:
+async def _run(name: str, check: Check, context: Context) -> ReportedCheck:
     try:
-        seen = await check(examination)
+        seen = await check(context)
     except NotChecked as exc:
         seen = warn(f"not checked: {exc}", exc.remedy or "mend what is said above, then run doctor again")
     except psycopg.errors.InsufficientPrivilege as exc:

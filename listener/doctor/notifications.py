@@ -21,13 +21,13 @@ OVERDUE = 10.0
 _FLOOD = 256
 
 
-async def listen(examination: Context) -> CheckResult:
+async def listen(context: Context) -> CheckResult:
     """Rings itself, as the daemon does at its start."""
-    if examination.conn is None:
+    if context.conn is None:
         raise NotChecked("there is no connection to the database")
-    if examination.standby:
+    if context.standby:
         raise NotChecked("a standby cannot LISTEN")
-    database = examination.settings.database
+    database = context.settings.database
     place = "[database] listen_url" if database.listen_url else "[database] url"
     try:
         return await _listen(database.listen_url or database.url, database.url, place)
@@ -77,8 +77,8 @@ async def _hears(ear: psycopg.AsyncConnection[Any], url: str) -> tuple[bool, int
     return heard, others
 
 
-async def queue(examination: Context) -> CheckResult:
-    row = await examination.row(QUERIES["queue"])
+async def queue(context: Context) -> CheckResult:
+    row = await context.row(QUERIES["queue"])
     used, shown = row["used"], f"{row['used']:.0%} full"
     if used <= 0.1:
         return ok(shown)
@@ -90,12 +90,12 @@ async def queue(examination: Context) -> CheckResult:
     return warn(shown, remedy)
 
 
-async def locks(examination: Context) -> CheckResult:
+async def locks(context: Context) -> CheckResult:
     """Look for sessions that hold a lock of ours and are no daemon's: whoever may connect may take one."""
-    examination.need_schema()
+    context.need_schema()
 
     async def look() -> list[LockHolder]:
-        async with examination.reading() as conn:
+        async with context.reading() as conn:
             return await holders(conn)
 
     found = await strangers(look)
@@ -112,12 +112,12 @@ async def locks(examination: Context) -> CheckResult:
     return ok("no other session holds one of ours")
 
 
-async def gate(examination: Context) -> CheckResult:
+async def gate(context: Context) -> CheckResult:
     """Asleep with work to do is the one thing that no daemon may be."""
-    examination.need_schema()
-    settings = examination.settings
+    context.need_schema()
+    settings = context.settings
     patience = max(OVERDUE, 2 * settings.delivery.poll)
-    row = await examination.row(QUERIES["gate"], {"seconds": patience, "rules": list(settings.rules)})
+    row = await context.row(QUERIES["gate"], {"seconds": patience, "rules": list(settings.rules)})
     if row["pid"] is None:
         return ok("open: nobody sleeps")
     if not row["overdue"]:
@@ -128,9 +128,9 @@ async def gate(examination: Context) -> CheckResult:
     )
 
 
-async def daemon(examination: Context) -> CheckResult:
-    examination.need_schema()
-    workers = await examination.rows(load("admin")["workers"])
+async def daemon(context: Context) -> CheckResult:
+    context.need_schema()
+    workers = await context.rows(load("admin")["workers"])
     alive = [worker for worker in workers if worker["alive"]]
     if not alive:
         return warn("no daemon is at work; events wait", "start it: pgherald run")

@@ -10,20 +10,20 @@ _SHOWN = 5
 _LOGIN = "see docs/dba.md, A login for lookups"
 
 
-async def row_security(examination: Context) -> CheckResult:
+async def row_security(context: Context) -> CheckResult:
     """With it, the daemon's sessions are refused: they say row_security = off, since hidden events would wait for ever."""
-    examination.need_schema()
-    tables = (await examination.row(QUERIES["row_security"]))["tables"]
+    context.need_schema()
+    tables = (await context.row(QUERIES["row_security"]))["tables"]
     if not tables:
         return ok("off for our tables")
     mend = "; ".join(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY" for table in tables)
     return fault(f"row level security is on for {', '.join(tables)}: the daemon is refused", mend)
 
 
-async def readers(examination: Context) -> CheckResult:
+async def readers(context: Context) -> CheckResult:
     """Default privileges, for one, let a role read all tables, ours too."""
-    examination.need_schema()
-    rows = await examination.rows(QUERIES["readers"])
+    context.need_schema()
+    rows = await context.rows(QUERIES["readers"])
     if not rows:
         return ok("only the owner and the daemon can read the secret and messages on their way")
     shown = ", ".join(f"{row['role']} can read {row['tables']}" for row in rows[:_SHOWN])
@@ -38,9 +38,9 @@ async def readers(examination: Context) -> CheckResult:
     return warn(shown + more, mend)
 
 
-async def server_log(examination: Context) -> CheckResult:
+async def server_log(context: Context) -> CheckResult:
     """The settings as this role's sessions have them."""
-    row = await examination.row(QUERIES["server_log"])
+    row = await context.row(QUERIES["server_log"])
     role = row["role"]
     if row["statements"]:
         return warn(
@@ -65,12 +65,12 @@ async def server_log(examination: Context) -> CheckResult:
     return ok("shows no parameters")
 
 
-async def lookup_login(examination: Context) -> CheckResult:
+async def lookup_login(context: Context) -> CheckResult:
     """The functions behind the tables that a lookup reads run with the rights of the role that reads them."""
-    conn = examination.conn
-    database = examination.settings.database
+    conn = context.conn
+    database = context.settings.database
     if conn is None or not database.lookup_url:
-        row = await examination.row(QUERIES["lookup_login"], {"other": ""})
+        row = await context.row(QUERIES["lookup_login"], {"other": ""})
         if row["super"]:
             return warn(
                 f"{row['role']} is a superuser: the functions behind the tables that lookups read run with its rights",

@@ -10,14 +10,14 @@ from listener.resources import resource
 _INSTALL = "run `pgherald install`"
 
 
-async def schema(examination: Context) -> CheckResult:
-    found = await examination.row(QUERIES["objects"])
-    examination.installed = found["installed"]
-    if not examination.installed:
+async def schema(context: Context) -> CheckResult:
+    found = await context.row(QUERIES["objects"])
+    context.installed = found["installed"]
+    if not context.installed:
         return fault("this database has no pgherald in it", _INSTALL)
     if found["version_function"]:
-        version = (await examination.row("SELECT pgherald.version() AS version"))["version"]
-        examination.version = version
+        version = (await context.row("SELECT pgherald.version() AS version"))["version"]
+        context.version = version
         if version < VERSION:
             return fault(f"version {version} in the database, older than the {VERSION} that this one needs", _INSTALL)
         if version > VERSION:
@@ -30,11 +30,11 @@ async def schema(examination: Context) -> CheckResult:
     return ok(f"version {VERSION}")
 
 
-async def functions(examination: Context) -> CheckResult:
+async def functions(context: Context) -> CheckResult:
     """Bodies only; `capture` looks at those that watch() makes."""
-    examination.need_schema()
+    context.need_schema()
     shipped = _shipped()
-    rows = await examination.rows(QUERIES["functions"], {"names": list(shipped)})
+    rows = await context.rows(QUERIES["functions"], {"names": list(shipped)})
     installed = {row["name"]: row["body"] for row in rows}
     if missing := sorted(shipped.keys() - installed.keys()):
         return fault(f"missing: {', '.join(missing)}", _INSTALL)
@@ -50,13 +50,13 @@ def _shipped() -> dict[str, str]:
     return {part.partition("(")[0]: body[2] for part, body in found if body}
 
 
-async def grants(examination: Context) -> CheckResult:
+async def grants(context: Context) -> CheckResult:
     """What the daemon needs, for the role that this connects as."""
-    examination.need_schema()
-    row = await examination.row(QUERIES["grants"])
+    context.need_schema()
+    row = await context.row(QUERIES["grants"])
     if missing := row["missing"]:
         return fault(
             f"{row['role']} lacks {', '.join(missing)}",
-            f"connect as the daemon's role; or run `pgherald install --daemon-role {row['role']}`",
+            f"connect as the daemon's role; or run `pgherald install --grant-to {row['role']}`",
         )
     return ok(f"{row['role']} has all that the daemon needs")

@@ -15,21 +15,21 @@ SKEW = 5.0
 LONG = 60.0
 
 
-async def database(examination: Context) -> CheckResult:
+async def database(context: Context) -> CheckResult:
     try:
         with translate_errors():
-            conn = await connect_async(examination.settings.database.url)
+            conn = await connect_async(context.settings.database.url)
             pooled = await is_pooled(conn)
     except DatabaseUnavailable as exc:
         return fault(str(exc), "start it, or correct [database] url (PGHERALD_DATABASE_URL)")
-    examination.conn = conn
+    context.conn = conn
     info = conn.info
     through = ", through a pooler" if pooled else ""
     return ok(f"{info.dbname} at {info.host or 'a local socket'}:{info.port} as {info.user}{through}")
 
 
-async def release(examination: Context) -> CheckResult:
-    row = await examination.row("SELECT current_setting('server_version_num')::integer AS number")
+async def release(context: Context) -> CheckResult:
+    row = await context.row("SELECT current_setting('server_version_num')::integer AS number")
     major, minor = divmod(row["number"], 10000)
     shown = f"PostgreSQL {major}.{minor}"
     if major < OLDEST:
@@ -42,12 +42,12 @@ async def release(examination: Context) -> CheckResult:
     return ok(shown)
 
 
-async def standby(examination: Context) -> CheckResult:
-    row = await examination.row(
+async def standby(context: Context) -> CheckResult:
+    row = await context.row(
         "SELECT pg_is_in_recovery() AS standby, current_setting('default_transaction_read_only')::boolean AS read_only"
     )
-    examination.standby = row["standby"]
-    if examination.standby:
+    context.standby = row["standby"]
+    if context.standby:
         return fault(
             "this is a standby: nothing can be claimed or heard here",
             "point [database] url at the primary; with several hosts add target_session_attrs=read-write",
@@ -61,8 +61,8 @@ async def standby(examination: Context) -> CheckResult:
     return ok("a primary")
 
 
-async def clock(examination: Context) -> CheckResult:
-    async with examination.reading() as conn:
+async def clock(context: Context) -> CheckResult:
+    async with context.reading() as conn:
         asked = time.time()
         row = await (await conn.execute("SELECT extract(epoch FROM clock_timestamp())::float8")).fetchone()
         answered = time.time()
@@ -74,8 +74,8 @@ async def clock(examination: Context) -> CheckResult:
     return ok("within a second of ours" if abs(skew) < 1 else f"{abs(skew):.0f} s off ours")
 
 
-async def transactions(examination: Context) -> CheckResult:
-    row = await examination.row(QUERIES["transactions"], {"seconds": LONG})
+async def transactions(context: Context) -> CheckResult:
+    row = await context.row(QUERIES["transactions"], {"seconds": LONG})
     if row["what"] is not None:
         return warn(
             f"{row['what']} is {_age(row['age'])} old and holds back vacuum",

@@ -33,18 +33,18 @@ _PATIENCE = 20.0
 _TIMEOUTS = Timeouts(connect=5, greeting=10, command=10, quit=1)
 
 
-async def lookup(examination: Context, rule: str) -> CheckResult:
-    configured = examination.settings.rules[rule]
-    examination.samples[rule] = None
+async def lookup(context: Context, rule: str) -> CheckResult:
+    configured = context.settings.rules[rule]
+    context.samples[rule] = None
     query = Lookup(rule, configured, as_owner=True)
     try:
-        async with opened(pool := lookup_pool(examination.settings.database.lookups)):
-            async with examination.reading() as conn:
+        async with opened(pool := lookup_pool(context.settings.database.lookups)):
+            async with context.reading() as conn:
                 columns = await query.check(conn, pool)
-            newest = await _keys(examination, configured)
+            newest = await _keys(context, configured)
             plan = await _plan(pool, configured, newest[:1])
-            hidden = await _hidden(examination, configured, plan)
-            whole = await _whole_table(examination, plan) if newest else None
+            hidden = await _hidden(context, configured, plan)
+            whole = await _whole_table(context, plan) if newest else None
             found = await _rows(pool, query, newest)
     except RuleBroken as exc:
         denied = "permission denied" in str(exc)
@@ -56,7 +56,7 @@ async def lookup(examination: Context, rule: str) -> CheckResult:
             f"the lookup fails on data of the newest rows: {exc}", f"correct [rules.{rule}] lookup, or the rows"
         )
     if found is not None:
-        examination.samples[rule] = RowSample(columns, found.rows)
+        context.samples[rule] = RowSample(columns, found.rows)
     if hidden is not None:
         return hidden
     if not newest:
@@ -90,9 +90,9 @@ async def _rows(pool: Pool, query: Lookup, newest: list[str]) -> LookupResult | 
     return None
 
 
-async def _keys(examination: Context, rule: Rule) -> list[str]:
+async def _keys(context: Context, rule: Rule) -> list[str]:
     """Of the newest rows, as the outbox would hold them; by the key's index."""
-    async with examination.tables() as conn, conn.cursor() as cursor:
+    async with context.tables() as conn, conn.cursor() as cursor:
         types = dict(await (await conn.execute(keys.COLUMN_TYPES, keys.of(rule))).fetchall())
         query = sql.SQL("SELECT convert_to({}, getdatabaseencoding()) FROM {} AS t ORDER BY {} LIMIT {}").format(
             keys.key_text(rule, types),
@@ -103,8 +103,8 @@ async def _keys(examination: Context, rule: Rule) -> list[str]:
         await execute_as_owner(cursor, rule.table, query.as_string(conn).replace("%", "%%"))
         newest = [octets for (octets,) in await cursor.fetchall()]
     # One that no client can read is not among them, nor one that is longer than a key may be.
-    if examination.installed:
-        return [row["key"] for row in await examination.rows(QUERIES["readable"], {"keys": newest})]
+    if context.installed:
+        return [row["key"] for row in await context.rows(QUERIES["readable"], {"keys": newest})]
     return [octets.decode(errors="replace") for octets in newest]
 
 
@@ -117,12 +117,12 @@ async def _plan(pool: Pool, rule: Rule, of: list[str]) -> list[dict[str, Any]]:
     return list(_nodes(found[0]["Plan"]))
 
 
-async def _hidden(examination: Context, rule: Rule, plan: list[dict[str, Any]]) -> CheckResult | None:
+async def _hidden(context: Context, rule: Rule, plan: list[dict[str, Any]]) -> CheckResult | None:
     """Row level security that keeps rows from the daemon, for which a hidden row is one that is gone."""
     # The plan knows views' tables; but a table of which nothing may be seen is not in it any more.
     read = {_name(node) for node in plan if "Relation Name" in node} | set(_READ.findall(rule.lookup))
-    async with examination.tables() as conn, conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(QUERIES["hidden"], {"tables": sorted({rule.table} | read)})
+    async with context.tables() as conn, conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(QUERIES["rls_tables"], {"tables": sorted({rule.table} | read)})
         rows = await cursor.fetchall()
     for row in rows:
         if row["whole"]:
@@ -142,12 +142,12 @@ def _name(node: dict[str, Any]) -> str:
     return sql.Identifier(node["Schema"], node["Relation Name"]).as_string(None)
 
 
-async def _whole_table(examination: Context, plan: list[dict[str, Any]]) -> str | None:
+async def _whole_table(context: Context, plan: list[dict[str, Any]]) -> str | None:
     """A large table that the lookup would read from end to end for one key, and what it looks for there."""
     for node in plan:
         if node["Node Type"] != "Seq Scan":
             continue
-        size = (await examination.row(QUERIES["table_size"], {"table": _name(node)}))["rows"]
+        size = (await context.row(QUERIES["table_size"], {"table": _name(node)}))["rows"]
         if size > LARGE:
             condition = f" by {node['Filter'][:120]}" if "Filter" in node else ""
             return f"{node['Schema']}.{node['Relation Name']} (about {size:.0f} rows){condition}"
@@ -160,22 +160,22 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(part)
 
 
-async def sender(examination: Context) -> CheckResult:
-    mail = examination.settings.mail
+async def sender(context: Context) -> CheckResult:
+    mail = context.settings.mail
     for key, mailbox in (("from", mail.sender), ("envelope_from", mail.envelope_from)):
         if mailbox is not None and (domain := mailbox.address.domain) in ("localhost", "localhost.localdomain"):
             return warn(
                 f"[mail] {key} is {mailbox.address.local}@{domain}: other servers refuse it",
                 f"set [mail] {key} to an address at your own domain (PGHERALD_MAIL_{key.upper()})",
             )
-    held = f", to {', '.join(mail.allow)} only" if mail.allow is not None else ""
+    held = f", to {', '.join(mail.allowed_recipients)} only" if mail.allowed_recipients is not None else ""
     held += f", all of it to {mail.redirect_to}" if mail.redirect_to is not None else ""
     return ok(f"mail goes out from {mail.sender.address}{held}")
 
 
-async def smtp(examination: Context) -> CheckResult:
+async def smtp(context: Context) -> CheckResult:
     """Connect, TLS, EHLO, AUTH, QUIT; or, where there is no server, whether the folder can be written to."""
-    mail = examination.settings.mail
+    mail = context.settings.mail
     if mail.transport == "console":
         return ok("no mail server: messages go to stdout")
     if mail.transport == "file":
@@ -186,7 +186,7 @@ async def smtp(examination: Context) -> CheckResult:
         if not (there.is_dir() and os.access(there, os.W_OK)):
             return fault(f"{there} cannot be written to", "correct its permissions, or [mail] directory")
         return ok(f"no mail server: messages go to {mail.directory}")
-    settings = examination.settings.smtp
+    settings = context.settings.smtp
     url = settings.server
     place = f"{url.host}:{url.port}"
     try:

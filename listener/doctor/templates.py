@@ -27,15 +27,15 @@ HOSTILE = (
 _SHOWN = 3
 
 
-async def template(examination: Context, rule: str) -> CheckResult:
+async def template(context: Context, rule: str) -> CheckResult:
     """Compiled, its variables against the lookup's columns, and made a message of for the newest rows."""
-    settings = examination.settings
+    settings = context.settings
     name = settings.rules[rule].template
     try:
         templates = Templates({name}, settings.mail.templates)
     except RuleBroken as exc:
         return fault(str(exc), f"the file is {name}'s; see [mail] templates")
-    if (sample := examination.samples.get(rule)) is None:
+    if (sample := context.samples.get(rule)) is None:
         raise NotChecked("compiles, but the lookup gives it no row")
     try:
         composer = Composer(settings, templates, token_bytes(32))
@@ -51,7 +51,7 @@ async def template(examination: Context, rule: str) -> CheckResult:
         try:
             letters.write(key, recipient, row)
             if not made:
-                examination.letters[rule] = [
+                context.letters[rule] = [
                     (language or "default", letters.write(key, recipient, {**row, "language": language}))
                     for language in languages
                 ]
@@ -65,7 +65,7 @@ async def template(examination: Context, rule: str) -> CheckResult:
         remedy = f"correct the template {name}; see it with pgherald preview {rule} --key KEY"
         return warn(seen, remedy) if made else fault(seen, remedy)
     if not made:
-        examination.letters[rule] = []
+        context.letters[rule] = []
         return ok(f"{name} compiles; there is no row to try it with")
     if hole is not None:
         return warn(f"{name}: {hole[0]}", hole[1])
@@ -73,10 +73,10 @@ async def template(examination: Context, rule: str) -> CheckResult:
     return ok(f"{name} renders, tried with {made} row{'s' if made != 1 else ''} and a hostile one{translated}")
 
 
-async def mail(examination: Context, rule: str) -> CheckResult:
+async def mail(context: Context, rule: str) -> CheckResult:
     """The finished messages, for what mail programs and their users make of them."""
-    remarks = list(_unlinked(examination.settings, rule))
-    if (letters := examination.letters.get(rule)) is None:
+    remarks = list(_unlinked(context.settings, rule))
+    if (letters := context.letters.get(rule)) is None:
         if remarks:
             return warn("; ".join(remarks), f"correct it in [rules.{rule}] or [mail] and [http]")
         raise NotChecked("there is no message to look at")
@@ -87,17 +87,17 @@ async def mail(examination: Context, rule: str) -> CheckResult:
         remarks += [f"{remark}{where}" for remark in lint(message)]
     if remarks:
         more = f"; and {len(remarks) - _SHOWN} more" if len(remarks) > _SHOWN else ""
-        remedy = f"correct the template {examination.settings.rules[rule].template}, or the configuration"
+        remedy = f"correct the template {context.settings.rules[rule].template}, or the configuration"
         return warn("; ".join(remarks[:_SHOWN]) + more, f"{remedy}; pgherald preview {rule} --out FOLDER shows all")
     largest = max(len(message.octets) for _, message in letters)
     return ok(f"{largest / 1000:.1f} KB at most; nothing to remark")
 
 
-async def unsubscribe(examination: Context, rule: str) -> CheckResult:
+async def unsubscribe(context: Context, rule: str) -> CheckResult:
     """Whether the statement could be run by this role; it is not."""
     try:
-        async with examination.reading() as conn:
-            await check(conn, rule, examination.settings.rules[rule])
+        async with context.reading() as conn:
+            await check(conn, rule, context.settings.rules[rule])
     except RuleBroken as exc:
         if "permission denied" in str(exc):
             return fault(str(exc), "GRANT what it takes, and no more, to the daemon's role")

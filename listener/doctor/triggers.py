@@ -23,14 +23,14 @@ _INSTALL = "run `pgherald install`"
 _VALUE = "value"
 
 
-async def definitions(examination: Context, rule: str) -> CheckResult:
-    watched = await _watched(examination, rule)
+async def definitions(context: Context, rule: str) -> CheckResult:
+    watched = await _watched(context, rule)
     if isinstance(watched, CheckResult):
         return watched
-    configured = examination.settings.rules[rule]
-    rows = await examination.rows(QUERIES["triggers"], {"rule": rule, "table": configured.table})
+    configured = context.settings.rules[rule]
+    rows = await context.rows(QUERIES["triggers"], {"rule": rule, "table": configured.table})
     missed = f"; then see what was missed: pgherald backfill {rule} --dry-run"
-    by_row = watched["per"] == "row"
+    by_row = watched["capture"] == "row"
     wanted = (_ROW_TRIGGERS if by_row else _STATEMENT_TRIGGERS) | (_PARTITIONED if watched["partitioned"] else {})
     if not by_row and watched["related"]:
         return fault(
@@ -46,7 +46,7 @@ async def definitions(examination: Context, rule: str) -> CheckResult:
         how = "disabled" if any(row["enabled"] == "D" for row in silent) else "enabled for replication only"
         mend = "; ".join(f"ALTER TABLE {row['table']} ENABLE TRIGGER {row['name']}" for row in silent)
         return fault(f"{which} {'is' if len(silent) == 1 else 'are'} {how}", mend + missed)
-    conditions = await _conditions(examination, configured.becomes, watched)
+    conditions = await _conditions(context, configured.becomes, watched)
     for row in own.values():
         kind = row["name"].removeprefix(f"pgherald_{rule}_")
         if kind not in wanted:
@@ -62,21 +62,21 @@ async def definitions(examination: Context, rule: str) -> CheckResult:
         else:
             continue
         return fault(f"{row['name']} on {row['table']} was changed: it {what}", _again(rule, configured, row) + missed)
-    if watched["per"] != configured.capture:
-        return warn(f"capture is per {watched['per']}, and configured per {configured.capture}", _INSTALL)
+    if watched["capture"] != configured.capture:
+        return warn(f"capture is per {watched['capture']}, and configured per {configured.capture}", _INSTALL)
     return ok(f"on {configured.table}, enabled, as watch() makes them")
 
 
-async def _watched(examination: Context, rule: str) -> CheckResult | dict[str, Any]:
-    examination.need_schema()
-    configured = examination.settings.rules[rule]
-    row = await examination.row(QUERIES["watched"], watch_values(rule, configured))
+async def _watched(context: Context, rule: str) -> CheckResult | dict[str, Any]:
+    context.need_schema()
+    configured = context.settings.rules[rule]
+    row = await context.row(QUERIES["watched"], watch_values(rule, configured))
     if not row["table_exists"]:
         return fault(f"there is no table {configured.table}", table_remedy(rule, configured))
     if row["watches"] is None:
         return fault(f"{configured.table} is not watched under this name", _INSTALL)
     if row["gone"]:
-        examination.stale.add(rule)
+        context.stale.add(rule)
         return fault(
             f"{configured.table} has no column {row['gone']} any more, and every write that brings a row to the value fails",
             f"correct [rules.{rule}], then {_INSTALL}; or give the column its name back",
@@ -97,16 +97,16 @@ def _again(rule: str, configured: Rule, row: dict[str, Any]) -> str:
     return f"BEGIN; DROP TRIGGER {row['name']} ON {row['table']}; {watch_call(rule, configured)}; COMMIT"
 
 
-async def _conditions(examination: Context, value: str, watched: dict[str, Any]) -> dict[str, set[str]]:
+async def _conditions(context: Context, value: str, watched: dict[str, Any]) -> dict[str, set[str]]:
     """What the server may make of watch()'s WHEN: a constant is shown with quotes or without, by its type."""
     try:
         types = {_VALUE: watched["type"] or "text"}
         row = sql.SQL("SELECT {} AS {}").format(keys.literal(value, _VALUE, types), sql.Identifier(_VALUE))
         query = sql.SQL("SELECT {} AS value FROM ({}) AS t").format(keys.value_text(_VALUE, types), row)
-        value = (await examination.row(query))["value"]
+        value = (await context.row(query))["value"]
     except psycopg.DataError:
         pass
-    if watched["per"] == "statement":
+    if watched["capture"] == "statement":
         return {kind: {""} for kind in _STATEMENT_TRIGGERS}
     column = watched["column"]
     # As the server shows a constant: with standard_conforming_strings, a backslash is itself.
@@ -131,12 +131,12 @@ def _bare(condition: str) -> str:
     return "".join(parts)
 
 
-async def capture(examination: Context, rule: str) -> CheckResult:
+async def capture(context: Context, rule: str) -> CheckResult:
     """The rule's capture function against what this database's pgherald.capture_body() writes."""
-    examination.need_schema()
-    if rule in examination.stale:
+    context.need_schema()
+    if rule in context.stale:
         raise NotChecked("it names a column that is gone")
-    rows = await examination.rows(QUERIES["capture"], {"rule": rule})
+    rows = await context.rows(QUERIES["capture"], {"rule": rule})
     if not rows:
         raise NotChecked("the rule is not watched")
     [row] = rows
@@ -147,7 +147,7 @@ async def capture(examination: Context, rule: str) -> CheckResult:
         raise NotChecked(
             "this role may not call pgherald.capture_body()", "run doctor once as the owner of the schema pgherald"
         )
-    expected = (await examination.row(QUERIES["capture_body"], {"rule": rule}))["body"]
+    expected = (await context.row(QUERIES["capture_body"], {"rule": rule}))["body"]
     if row["body"] != expected:
         return fault(f"{name} was changed: its body is not what watch() writes", _INSTALL)
     if not row["definer"]:
@@ -162,10 +162,10 @@ async def capture(examination: Context, rule: str) -> CheckResult:
     return ok("as watch() makes it")
 
 
-async def replication_role(examination: Context) -> CheckResult:
+async def replication_role(context: Context) -> CheckResult:
     """With session_replication_role = replica, triggers do not fire and rows change unseen."""
-    tables = [rule.table for rule in examination.settings.rules.values()]
-    rows = await examination.rows(QUERIES["replication_role"], {"tables": tables})
+    tables = [rule.table for rule in context.settings.rules.values()]
+    rows = await context.rows(QUERIES["replication_role"], {"tables": tables})
     if not rows:
         return ok("triggers fire for every role that may write the watched tables")
     return fault(

@@ -41,10 +41,12 @@ class Composer:
         mail = settings.mail
         feedback = (("Feedback-ID", mail.feedback_id),) if mail.feedback_id else ()
         try:
-            self._stationery = MessageDefaults(sender=mail.sender, key_header=mail.key_header, headers=feedback)
+            self._defaults = MessageDefaults(
+                sender=mail.sender, idempotency_header=mail.idempotency_header, headers=feedback
+            )
         except ValueError as exc:
             raise ConfigError(f"[mail] key_header or feedback_id: {exc}") from exc
-        self.recipients = RecipientPolicy(mail.allow, mail.redirect_to)
+        self.recipients = RecipientPolicy(mail.allowed_recipients, mail.redirect_to)
         self._rules = settings.rules
         self._base_url = mail.base_url
         self._unsubscribe_url = settings.http.public_url
@@ -86,7 +88,7 @@ class Composer:
         content = self._templates.render(rule.template, {**row, **made})
         actual = self.recipients.route(recipient)
         octets = build(
-            self._stationery,
+            self._defaults,
             content,
             actual,
             message_key,

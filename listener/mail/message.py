@@ -40,18 +40,18 @@ class MessageDefaults:
     """
 
     sender: Mailbox
-    key_header: str = "X-Pgherald-Key"
+    idempotency_header: str = "X-Pgherald-Key"
     reply_to: Mailbox | None = None
     headers: tuple[tuple[str, str], ...] = ()
     _from: str = field(init=False, repr=False, compare=False)
     _rest: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in (self.key_header, *(name for name, _ in self.headers)):
+        for name in (self.idempotency_header, *(name for name, _ in self.headers)):
             _check_header_name(name)
         own = {name.lower() for name, _ in self.headers}
-        if self.key_header.lower() in own:
-            raise ValueError(f"the header {self.key_header} carries the event's key, and is set as well")
+        if self.idempotency_header.lower() in own:
+            raise ValueError(f"the header {self.idempotency_header} carries the event's key, and is set as well")
         kept = [header for header in _AUTOMATIC if header[0].lower() not in own]
         rest = ["MIME-Version: 1.0", *(_unstructured(name, value) for name, value in (*kept, *self.headers))]
         if self.reply_to:
@@ -77,7 +77,7 @@ def message_id(secret: bytes, rule: str, event_id: int, captured_at: datetime) -
 
 
 def build(
-    stationery: MessageDefaults,
+    defaults: MessageDefaults,
     content: Content,
     recipient: Address,
     key: str,
@@ -96,13 +96,13 @@ def build(
     if not _KEY.fullmatch(key):
         raise ValueError("the key is not made of [a-z0-9.-]")
     lines = [
-        stationery._from,
+        defaults._from,
         f"To: {recipient}",
         _unstructured("Subject", _one_line(content.subject)[:MAX_SUBJECT]),
         f"Date: {_rfc5322(date)}",
-        f"Message-ID: <{key}@{stationery.sender.address.domain}>",
-        stationery._rest,
-        f"{stationery.key_header}: {key}",
+        f"Message-ID: <{key}@{defaults.sender.address.domain}>",
+        defaults._rest,
+        f"{defaults.idempotency_header}: {key}",
         *_unsubscribe(unsubscribe),
         *([] if original_recipient is None else [_unstructured("X-Original-To", original_recipient.masked)]),
     ]

@@ -121,8 +121,8 @@ class Listener:
 
     async def keep(self) -> None:
         """Connect, and connect again, until cancelled. Never gives up."""
-        away = Outage("listen_waits", first=0.1, longest=1.0)
-        lost = Outage("listen_lost", first=0.1, longest=1.0)
+        away = Outage("listen_connect_failed", first=0.1, longest=1.0)
+        lost = Outage("listen_disconnected", first=0.1, longest=1.0)
         clock = asyncio.get_running_loop().time
         try:
             while True:

@@ -40,7 +40,7 @@ class BatchWriter:
         return len(self._settlements)
 
     async def run(self) -> None:
-        trouble = Outage("settling_waits", first=0.1, longest=1.0)
+        outage = Outage("settle_failed", first=0.1, longest=1.0)
         again = False
         while True:
             await self._pending.wait()
@@ -54,12 +54,12 @@ class BatchWriter:
                 _answer(marks, set())
                 self._settlements = settlements + self._settlements
                 again = True
-                await self._outbox.pause(trouble.failed(exc, outcomes=len(self._settlements)))
+                await self._outbox.pause(outage.failed(exc, outcomes=len(self._settlements)))
                 if self._settlements:
                     self._pending.set()
                 continue
             again = False
-            trouble.recovered()
+            outage.recovered()
             _answer(marks, written)
             _answer(settlements, written)
 

@@ -19,7 +19,7 @@ from listener.db.queries import load
 from listener.errors import PgheraldError, SchemaError
 from listener.logs import log
 
-_QUERIES = load("pace")
+_QUERIES = load("rate_limit")
 # Seconds ahead for which slots are reserved: a claim and its lookup go before the first.
 _WINDOW_S = 0.5
 # As long as the first throttling reply stands for all.
@@ -62,11 +62,11 @@ class RateLimiter:
             return Slots(limit)
         row = await self._run("reserve", limit=limit, window=_WINDOW_S)
         if row is None:
-            raise SchemaError("pgherald.pace has no row; run `pgherald install`")
+            raise SchemaError("pgherald.rate_limit has no row; run `pgherald install`")
         number, rate, wait = row
         if rate is None:
             if self._lowered_at:
-                log.info("rate_free")
+                log.info("rate_limit_lifted")
             self._is_lowered, self._lowered_at = False, 0.0
             return Slots(limit)
         return Slots(number, wait, 1 / rate)

@@ -46,7 +46,7 @@ class Peer:
     seen_at: datetime
     lease: float
     gone: bool
-    leading: bool
+    leader: bool
     lock: int
     pid: int | None
 
@@ -118,18 +118,18 @@ class Outbox:
         return self.worker
 
     async def renew(
-        self, *, locked: bool, listening: bool, leading: bool, pid: int | None, breaker: str | None
+        self, *, has_presence_lock: bool, listening: bool, leader: bool, pid: int | None, breaker_reason: str | None
     ) -> bool:
         """Extend the lease. False: another worker has declared this one dead, and a new registration is due."""
         begun = time.clock_gettime(time.CLOCK_BOOTTIME)
         rows = await self._run(
             "renew",
             worker=self.worker,
-            locked=locked,
+            has_presence_lock=has_presence_lock,
             listening=listening,
-            leading=leading,
+            leader=leader,
             pid=pid,
-            breaker=self._encodable(breaker),
+            breaker_reason=self._encodable(breaker_reason),
         )
         if rows:
             self._extend(begun)
@@ -152,7 +152,7 @@ class Outbox:
                 return await holders(conn)
 
     async def unregister(self) -> None:
-        await self._run("leave", worker=self.worker)
+        await self._run("unregister", worker=self.worker)
 
     async def peers(self) -> list[Peer]:
         with translate_errors():
@@ -171,12 +171,12 @@ class Outbox:
         }
         with translate_errors():
             async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Rescue)) as cursor:
-                await cursor.execute(QUERIES["bury"], values)
-                burial = await cursor.fetchone()
-                assert burial is not None
-                if burial.due:
+                await cursor.execute(QUERIES["rescue"], values)
+                rescue = await cursor.fetchone()
+                assert rescue is not None
+                if rescue.due:
                     await conn.execute(QUERIES["resend"])
-        return burial
+        return rescue
 
     async def end_sessions(self, dead: Sequence[Peer]) -> None:
         """End what sessions are left of buried workers, and with them the locks that they hold."""
@@ -185,7 +185,7 @@ class Outbox:
     async def release_lost_claims(self, known: Collection[tuple[int, int]]) -> int:
         """Give back what this worker claimed without hearing of it: all but what has one of these fences. How many."""
         fences = {"ids": [number for number, _ in known], "claims": [claim for _, claim in known]}
-        return len(await self._run("disown", worker=self.worker, **fences))
+        return len(await self._run("release_lost_claims", worker=self.worker, **fences))
 
     async def pause(self, seconds: float) -> None:
         """Wait before the next try; no longer than until another query has worked."""
@@ -314,7 +314,7 @@ class Outbox:
             values |= {"marked": marked, "messages": [compress(mark.message) for mark in marks]}
         rows = await self._run("record" if settlements and marks else "settle" if settlements else "mark", **values)
         if again and settlements:
-            rows += await self._run("recorded", settled=values["settled"])
+            rows += await self._run("find_settled", settled=values["settled"])
         return {(row[0], row[1]) for row in rows}
 
     async def waiting(self, rules: Sequence[str]) -> tuple[int, int, int]:
@@ -325,7 +325,7 @@ class Outbox:
     async def add_stats(self, news: Sequence[EventStats]) -> None:
         """Add to this minute's counts."""
         await self._run(
-            "tally",
+            "add_stats",
             rules=[tally.rule for tally in news],
             sent=[tally.sent for tally in news],
             skipped=[tally.skipped for tally in news],
@@ -340,9 +340,9 @@ class Outbox:
             "claim": event.claim,
             "state": settlement.state,
             "reason": settlement.reason,
-            "counts": int(settlement.uses_attempt),
+            "uses_attempt": int(settlement.uses_attempt),
             "delay": settlement.delay,
-            "what": settlement.history_entry,
+            "history_entry": settlement.history_entry,
             "detail": self._encodable(settlement.detail),
         }
 

@@ -26,7 +26,7 @@ def note(settings: Settings, recipient: Address, where: str) -> Message:
 
     The shipped layout, whatever the operator's own may be: that one may take what only a row has.
     """
-    guard = RecipientPolicy(settings.mail.allow, settings.mail.redirect_to)
+    guard = RecipientPolicy(settings.mail.allowed_recipients, settings.mail.redirect_to)
     now = datetime.now(UTC)
     context = {
         "sender": str(settings.mail.sender.address),
@@ -39,8 +39,8 @@ def note(settings: Settings, recipient: Address, where: str) -> Message:
     actual = guard.route(recipient)
     instead_of = recipient if actual != recipient else None
     key = message_id(token_bytes(32), _TEMPLATE, 0, now)
-    stationery = MessageDefaults(sender=settings.mail.sender, key_header=settings.mail.key_header)
-    return Message(key, actual, content, build(stationery, content, actual, key, now, original_recipient=instead_of))
+    defaults = MessageDefaults(sender=settings.mail.sender, idempotency_header=settings.mail.idempotency_header)
+    return Message(key, actual, content, build(defaults, content, actual, key, now, original_recipient=instead_of))
 
 
 async def send(settings: Settings, transport: Transport, message: Message) -> Reply:

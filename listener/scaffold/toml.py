@@ -37,7 +37,7 @@ require = ["place"]    # NULL: no mail, the event is skipped as incomplete
 # changed_at = "…"     # a column that says when the status last changed, for `pgherald backfill --since`
 """
 _GRANT = """
-# A daemon with a role of its own (`pgherald install --with-roles`) must be let read what the lookup reads:
+# A daemon with a role of its own (`pgherald install --create-roles`) must be let read what the lookup reads:
 #   GRANT SELECT ON {tables} TO pgherald_daemon;
 """
 

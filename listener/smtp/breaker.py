@@ -68,7 +68,7 @@ class Breaker:
     def hold_open(self, seconds: float, detail: str) -> None:
         """Let nobody try for so long, whatever else happens: the server asked for it."""
         if not self._held:
-            log.warning("breaker_held", reason=detail, pause_s=seconds)
+            log.warning("breaker_paused", reason=detail, pause_s=seconds)
         self._open(max(seconds, self._left() if self.is_open else 0.0), detail)
         self._held = True
 

@@ -52,8 +52,8 @@ class SmtpPool:
         for again in (True, True, False):
             try:
                 outcome = await self._send(sender, recipient, message, permission, key)
-            except SessionError as trouble:
-                outcome = NotSent(trouble.phase, trouble.detail, trouble.verdict)
+            except SessionError as outage:
+                outcome = NotSent(outage.phase, outage.detail, outage.verdict)
             if not (
                 again
                 and isinstance(outcome, NotSent | Refused)

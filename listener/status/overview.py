@@ -129,7 +129,7 @@ async def look(conn: AsyncConnection[Any]) -> Overview:
             strangers=[h for h in await strangers(lambda: holders(conn)) if h.lock != "installer"],
             latest=await rows("latest", EventState, most=MAX_EVENTS),
             failed=await rows("failed", EventState, most=MAX_EVENTS),
-            in_doubt_events=await rows("doubtful", EventState, most=MAX_EVENTS),
+            in_doubt_events=await rows("in_doubt", EventState, most=MAX_EVENTS),
             minutes=_hour(minutes, now),
             notify_queue_usage=usage,
             now=now,
@@ -180,7 +180,7 @@ class OverviewCache:
         self._seen: Overview | None = None
         self._at = 0.0
         self._looking: asyncio.Task[None] | None = None
-        self._outage = Outage("overview_waits", first=1.0, longest=1.0)
+        self._outage = Outage("overview_failed", first=1.0, longest=1.0)
 
     async def get(self, wait: float, *, fresh: float, stale: float) -> Overview | None:
         """One not older than `fresh`; where the database does not answer within `wait`, the last, up to `stale`.

@@ -39,7 +39,7 @@ class AdminAuth:
         if not same_origin(request):
             raise web.HTTPForbidden(text="Not from another site.\n")
         if not self.open_to(request):
-            words = "Log in first." if self.exists else "Read-only: no http.token is configured."
+            words = "Log in first." if self.exists else "Read-only: no http.admin_token is configured."
             raise web.HTTPForbidden(text=f"{words}\n")
 
     def log_in(self, request: web.Request, given: str, response: web.Response) -> bool:

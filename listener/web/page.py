@@ -35,14 +35,14 @@ _NOTHING = dict.fromkeys(SECTIONS, "")
 class Page:
     """`closing` ends the streams."""
 
-    def __init__(self, settings: Settings, health: Health, glance: OverviewCache) -> None:
+    def __init__(self, settings: Settings, health: Health, overview_cache: OverviewCache) -> None:
         self.closing = asyncio.Event()
         self._url = settings.database.url
         self._settings = settings
         self._health = health
-        self._glance = glance
-        self._board = Renderer()
-        self._door = AdminAuth(settings.http.token)
+        self._overview_cache = overview_cache
+        self._renderer = Renderer()
+        self._auth = AdminAuth(settings.http.admin_token)
         self._readers = 0
         # Two at a time: whoever asks for many stories must not take the database's connections.
         self._free = asyncio.Semaphore(2)
@@ -65,9 +65,9 @@ class Page:
         return dict(worker.delivery.rules if worker is not None else self._settings.rules)
 
     async def overview(self, request: web.Request) -> web.Response:
-        may_act = self._door.open_to(request)
-        seen = await self._glance.get(_EVERY, fresh=_EVERY, stale=_STALE)
-        sections = self._board.sections(seen, may_act) if seen is not None else _NOTHING
+        may_act = self._auth.open_to(request)
+        seen = await self._overview_cache.get(_EVERY, fresh=_EVERY, stale=_STALE)
+        sections = self._renderer.sections(seen, may_act) if seen is not None else _NOTHING
         return self._answer(request, "page", sections=sections, away=seen is None)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
@@ -78,7 +78,7 @@ class Page:
         try:
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
             await response.prepare(request)
-            await self._stream(response, self._door.open_to(request))
+            await self._stream(response, self._auth.open_to(request))
         except ConnectionError:
             # The reader has left.
             pass
@@ -91,8 +91,8 @@ class Page:
         shown: dict[str, str] = {}
         said = clock()
         while not self.closing.is_set():
-            seen = await self._glance.get(_EVERY, fresh=0.9 * _EVERY, stale=_STALE)
-            sections = self._board.sections(seen, may_act) if seen is not None else {}
+            seen = await self._overview_cache.get(_EVERY, fresh=0.9 * _EVERY, stale=_STALE)
+            sections = self._renderer.sections(seen, may_act) if seen is not None else {}
             news = {name: html for name, html in sections.items() if shown.get(name) != html}
             if seen is None:
                 await response.write(b"event: away\ndata:\n\n")
@@ -139,7 +139,7 @@ class Page:
     async def login(self, request: web.Request) -> web.Response:
         form = await request.post()
         response = _back(request)
-        if self._door.log_in(request, str(form.get("token", "")), response):
+        if self._auth.log_in(request, str(form.get("token", "")), response):
             return response
         return self._answer(
             request,
@@ -152,11 +152,11 @@ class Page:
 
     async def logout(self, request: web.Request) -> web.Response:
         response = _back(request)
-        self._door.log_out(request, response)
+        self._auth.log_out(request, response)
         return response
 
     async def remedy(self, request: web.Request) -> web.Response:
-        self._door.check(request)
+        self._auth.check(request)
         chosen = _REMEDIES.get(request.match_info["action"])
         if chosen is None:
             raise web.HTTPNotFound
@@ -166,7 +166,7 @@ class Page:
         return _back(request)
 
     async def rule(self, request: web.Request) -> web.Response:
-        self._door.check(request)
+        self._auth.check(request)
         rule, action = request.match_info["rule"], request.match_info["action"]
         if rule not in self._rules or action not in ("pause", "resume"):
             raise web.HTTPNotFound
@@ -196,8 +196,8 @@ class Page:
 
     def _answer(self, request: web.Request, name: str, status: int = 200, **context: Any) -> web.Response:
         shared = {"rule": "", "key": "", "notice": "", "away": False, "names": list(self._rules)}
-        html = self._board.page(
-            name, **shared | {"may_act": self._door.open_to(request), "has_door": self._door.exists} | context
+        html = self._renderer.page(
+            name, **shared | {"may_act": self._auth.open_to(request), "has_door": self._auth.exists} | context
         )
         return web.Response(text=html, status=status, content_type="text/html", charset="utf-8")
 

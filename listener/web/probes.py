@@ -23,9 +23,9 @@ _STALE = 30.0
 
 
 class Probes:
-    def __init__(self, health: Health, glance: OverviewCache, listener: Listener, breaker: Breaker) -> None:
+    def __init__(self, health: Health, overview_cache: OverviewCache, listener: Listener, breaker: Breaker) -> None:
         self._health = health
-        self._glance = glance
+        self._overview_cache = overview_cache
         self._listener = listener
         self._breaker = breaker
 
@@ -47,7 +47,7 @@ class Probes:
         return web.json_response(body, status=200 if ready else 503, dumps=lambda value: json.dumps(value, indent=2))
 
     async def metrics(self, _: web.Request) -> web.Response:
-        seen = await self._glance.get(_WAIT, fresh=_FRESH, stale=_STALE)
+        seen = await self._overview_cache.get(_WAIT, fresh=_FRESH, stale=_STALE)
         live = CollectorRegistry()
         live.register(_Live(self._listener, self._breaker, self._health, seen))
         body = generate_latest(REGISTRY) + generate_latest(live)
@@ -67,17 +67,21 @@ class _Live(Collector):
         worker = self._health.worker
         yield _gauge("breaker_open", "1: the mail server is in trouble, and nothing is claimed", self._breaker.is_open)
         yield _gauge("listening", "1: hears the bell; 0: polls", self._listener.listening)
-        yield _gauge("leading", "1: this one works the gate", self._listener.is_leader)
+        yield _gauge("leader", "1: this one works the gate", self._listener.is_leader)
         yield _gauge(
-            "in_hand", "Events claimed and not yet settled", len(worker.senders.in_flight) if worker is not None else 0
+            "in_flight_events",
+            "Events claimed and not yet settled",
+            len(worker.senders.in_flight) if worker is not None else 0,
         )
         yield _gauge("database_up", "1: the database answers", self._seen is not None)
         if self._seen is None:
             return
         oldest = GaugeMetricFamily(
-            "pgherald_oldest_available_seconds", "Since the capture of the oldest waiting event", labels=["rule"]
+            "pgherald_oldest_available_age_seconds", "Since the capture of the oldest waiting event", labels=["rule"]
         )
-        available = GaugeMetricFamily("pgherald_available", "Events that wait, counted up to 10000", labels=["rule"])
+        available = GaugeMetricFamily(
+            "pgherald_available_events", "Events that wait, counted up to 10000", labels=["rule"]
+        )
         doubt = GaugeMetricFamily("pgherald_in_doubt", "Events whose mail has no reply", labels=["rule"])
         paused = GaugeMetricFamily("pgherald_rule_paused", "1: paused by a person", labels=["rule"])
         for rule in self._seen.rules:

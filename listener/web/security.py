@@ -40,7 +40,7 @@ def check_request(hosts: Collection[str], public: str | None) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not _welcome(request.headers.get("Host", ""), public_names if request.path.startswith(PUBLIC) else names):
             response: web.StreamResponse = web.Response(
-                status=421, text="This host name is not one of http.hosts in pgherald's configuration.\n"
+                status=421, text="This host name is not one of http.allowed_hosts in pgherald's configuration.\n"
             )
         else:
             try:

@@ -36,15 +36,15 @@ class HttpServer:
         self._http = settings.http
         self._overview_pool = overview_pool(settings.database.url)
         self._unsubscribe_pool = unsubscribe_pool(settings.database.url)
-        self._glance = OverviewCache(self._overview_pool)
-        self._page = Page(settings, health, self._glance)
+        self._overview_cache = OverviewCache(self._overview_pool)
+        self._page = Page(settings, health, self._overview_cache)
         self._consent = UnsubscribePage(health, self._unsubscribe_pool)
         app = web.Application(
             middlewares=[check_request(self._hosts(), urlsplit(settings.http.public_url).hostname)],
             client_max_size=_LARGEST_BODY,
         )
         app.on_response_prepare.append(set_security_headers)
-        for part in (Probes(health, self._glance, listener, breaker), self._page, self._consent):
+        for part in (Probes(health, self._overview_cache, listener, breaker), self._page, self._consent):
             app.add_routes(part.routes())
         self._untold: Callable[[], None] | None = None
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GRACE, keepalive_timeout=30)
@@ -67,7 +67,7 @@ class HttpServer:
             finally:
                 self._page.closing.set()
                 await self._runner.cleanup()
-                await self._glance.close()
+                await self._overview_cache.close()
 
     def tell(self) -> None:
         """Say in the log where it is, once: not before it is known that the daemon will run, or wait."""
@@ -77,7 +77,7 @@ class HttpServer:
 
     def _hosts(self) -> tuple[str, ...]:
         address = self._http.address
-        return (*self._http.hosts, *((address[0],) if address else ()))
+        return (*self._http.allowed_hosts, *((address[0],) if address else ()))
 
     async def _open(self) -> None:
         if self._http.address is None:
@@ -96,7 +96,7 @@ class HttpServer:
                 await self._listen(host, 0)
         except OSError as exc:
             # Without having been asked for: the mails matter more.
-            self._untold = partial(log.warning, "http_off", error=str(exc))
+            self._untold = partial(log.warning, "http_unavailable", error=str(exc))
             return
         name, number = self._runner.addresses[0][:2]
         url = f"http://{f'[{name}]' if ':' in name else name}:{number}"

@@ -30,7 +30,7 @@ class UnsubscribePage:
         self.key: bytes | None = None
         self._health = health
         self._pool = pool
-        self._board = Renderer()
+        self._renderer = Renderer()
         self._limit = TokenBucket(_RATE, _BURST)
 
     def routes(self) -> list[web.RouteDef]:
@@ -49,7 +49,7 @@ class UnsubscribePage:
             if subscription is not None:
                 await unsubscribe(self._pool, worker.delivery.rules, subscription)
         except DatabaseUnavailable as exc:
-            log.warning("unsubscribe_waits", error=str(exc))
+            log.warning("unsubscribe_failed", error=str(exc))
             return self._later()
         except PgheraldError as exc:
             log.error("unsubscribe_failed", error=str(exc))
@@ -63,7 +63,7 @@ class UnsubscribePage:
 
     def _page(self, title: str, words: str, *, asks: bool = False, status: int = 200) -> web.Response:
         nonce = secrets.token_urlsafe(16)
-        html = self._board.page("unsubscribe", title=title, words=words, asks=asks, nonce=nonce)
+        html = self._renderer.page("unsubscribe", title=title, words=words, asks=asks, nonce=nonce)
         policy = f"default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
         return web.Response(
             text=html,

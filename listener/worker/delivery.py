@@ -76,7 +76,7 @@ class Delivery:
     def suspend(self, rule: str, exc: RuleBroken) -> None:
         """Claim no more of this rule for a while: what fails for every event must not fail any."""
         if rule not in self._suspended_until:
-            log.error("rule_held", rule=rule, error=str(exc), remedy="mend it; it is tried again every 15 s")
+            log.error("rule_suspended", rule=rule, error=str(exc), remedy="mend it; it is tried again every 15 s")
         self._suspended_until[rule] = asyncio.get_running_loop().time() + _SUSPENDED_S
 
     async def triage(
@@ -148,13 +148,13 @@ class Delivery:
             return _not_allowed(verdict.event, verdict.recipient)
         return verdict
 
-    def compose(self, mailing: ToSend, stored: StoredMessage | None = None) -> Letter | Settlement:
+    def compose(self, to_send: ToSend, stored: StoredMessage | None = None) -> Letter | Settlement:
         """The bytes to send. After a sending in doubt, what is `stored` of it: the very same as then.
 
         Raises:
             RuleBroken: there is no message for any row.
         """
-        event = mailing.event
+        event = to_send.event
         key = message_id(self._secret, event.rule, event.id, event.captured_at)
         try:
             if stored is not None:
@@ -164,7 +164,7 @@ class Delivery:
                     return _not_sent(_not_allowed(event, recipient))
                 return Letter(event, self._composer.recipients.route(recipient), stored.message, key)
             message = self._composer.compose(
-                event.rule, event.key, mailing.context, mailing.recipient, key, event.captured_at
+                event.rule, event.key, to_send.context, to_send.recipient, key, event.captured_at
             )
         except BadData as exc:
             return settle_bad_data(event, exc)
@@ -240,7 +240,7 @@ def settle_internal_error(event: Event, exc: Exception, *, sending: bool = False
 
 
 def _not_allowed(event: Event, recipient: Address) -> NotToSend:
-    return NotToSend(event, "not_allowed", f"{recipient.masked} is not in mail.allow")
+    return NotToSend(event, "not_allowed", f"{recipient.masked} is not in mail.allowed_recipients")
 
 
 def _not_sent(verdict: NotToSend) -> Settlement:

@@ -53,17 +53,17 @@ class WorkerLease:
 
     async def keep(self) -> None:
         """Until cancelled."""
-        trouble = Outage("lease_waits", first=_LOOK_INTERVAL_S, longest=1.0)
+        outage = Outage("lease_renewal_failed", first=_LOOK_INTERVAL_S, longest=1.0)
         while True:
             self.last_iteration_at = asyncio.get_running_loop().time()
             try:
                 await self._renew()
                 await self._rescue_dead()
-                trouble.recovered()
+                outage.recovered()
             except PgheraldError as exc:
                 self._renewed_at = -math.inf
                 self._watched.clear()
-                await self._outbox.pause(trouble.failed(exc))
+                await self._outbox.pause(outage.failed(exc))
             else:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_INTERVAL_S):
@@ -84,11 +84,11 @@ class WorkerLease:
         if state == self._last_state and now - self._renewed_at < self._lease_s / 4:
             return
         if await self._outbox.renew(
-            locked=state[0], listening=state[1], leading=state[2], pid=state[3], breaker=state[4]
+            has_presence_lock=state[0], listening=state[1], leader=state[2], pid=state[3], breaker_reason=state[4]
         ):
             self._renewed_at, self._last_state = now, state
             return
-        log.warning("declared_dead", worker=self._outbox.worker)
+        log.warning("lease_expired", worker=self._outbox.worker)
         await self._outbox.register()
         self._listener.set_worker(self._outbox.presence_lock)
         self._renewed_at = -math.inf
@@ -100,18 +100,18 @@ class WorkerLease:
             self._watched.clear()
         self._looked_at = now
         peers = await self._outbox.peers()
-        self._listener.set_peers(len(peers), led=any(peer.leading and not peer.gone for peer in peers))
+        self._listener.set_peers(len(peers), led=any(peer.leader and not peer.gone for peer in peers))
         gone, silent = self._judge(peers, now)
         if not gone and not silent and now - self._rescued_at < _RESCUE_INTERVAL_S:
             return
-        burial = await self._outbox.rescue(gone + silent)
+        rescue = await self._outbox.rescue(gone + silent)
         if silent:
             # The server may believe in a cut or stopped worker's session for hours, and in its locks.
             await self._outbox.end_sessions(silent)
         self._rescued_at = now
-        if burial.names or burial.freed or burial.doubted:
-            log.warning("took_over", workers=burial.names, released=burial.freed, in_doubt=burial.doubted)
-        if burial.freed or burial.due:
+        if rescue.names or rescue.freed or rescue.doubted:
+            log.warning("workers_rescued", workers=rescue.names, released=rescue.freed, in_doubt=rescue.doubted)
+        if rescue.freed or rescue.due:
             self._listener.wake.set()
         if not any(peer.gone for peer in peers if peer not in gone):
             self.first_look_done.set()

@@ -41,7 +41,7 @@ class LockWatch:
         for holder in both - self._said:
             log.warning("lock_held_by_other_session", **_fields(holder), remedy=holder.remedy)
         for holder in self._said - found:
-            log.info("lock_given_back", **_fields(holder))
+            log.info("foreign_lock_released", **_fields(holder))
         self._said = both | self._said & found
 
 

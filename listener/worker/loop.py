@@ -37,20 +37,20 @@ class Worker:
         lookups: Pool,
         listener: Listener,
         delivery: Delivery,
-        carriers: Senders,
+        senders: Senders,
         breaker: Breaker,
-        pace: RateLimiter,
+        rate_limiter: RateLimiter,
         *,
         poll: float,
     ) -> None:
         self.delivery = delivery
-        self.senders = carriers
+        self.senders = senders
         self.last_iteration_at = -math.inf
         self._outbox = outbox
         self._lookups = lookups
         self._listener = listener
         self._breaker = breaker
-        self._pace = pace
+        self._rate_limiter = rate_limiter
         self._poll = poll
         self._stopped = asyncio.Event()
         self._claimed_at = -math.inf
@@ -59,7 +59,7 @@ class Worker:
         self._rang_at = 0.0
         # How many rows as large as the last fit into a batch.
         self._rows_per_batch = math.inf
-        self._outage = Outage("database_waits", first=0.1, longest=1.0)
+        self._outage = Outage("database_unavailable", first=0.1, longest=1.0)
 
     @property
     def last_progress_at(self) -> float:
@@ -169,7 +169,7 @@ class Worker:
             rules = delivery.active_rules
             events = await self._claim(slots.number, rules) if rules and slots.number else []
             total += len(events)
-            await self._pace.refund(slots, await self._decide_and_queue(delivery, events, slots))
+            await self._rate_limiter.refund(slots, await self._decide_and_queue(delivery, events, slots))
             if len(events) < slots.number or not slots.number:
                 break
             await self._ring_peers()
@@ -181,7 +181,7 @@ class Worker:
             # A claim whose answer was lost with the connection may have been made, or be made yet: nobody else will
             # touch those events while this worker lives, and this one does not know of them.
             if strays := await self._outbox.release_lost_claims(self.senders.in_flight):
-                log.warning("claims_disowned", events=strays)
+                log.warning("lost_claims_released", events=strays)
             self._claim_unacknowledged, self._swept_at = False, now
         worker = self._outbox.worker
         try:
@@ -214,7 +214,7 @@ class Worker:
     async def _reserve_slots(self, limit: int) -> Slots:
         """Wait until there is a sending slot, and give those that come now: no more than these are claimed."""
         while limit and not (self._stopping or self._breaker.is_open):
-            slots = await self._pace.reserve(limit)
+            slots = await self._rate_limiter.reserve(limit)
             if slots.number:
                 return slots
             self._tick()

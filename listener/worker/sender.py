@@ -44,10 +44,10 @@ class Senders:
         self,
         outbox: Outbox,
         listener: Listener,
-        recorder: BatchWriter,
+        batch_writer: BatchWriter,
         post: Transport,
         breaker: Breaker,
-        pace: RateLimiter,
+        rate_limiter: RateLimiter,
         *,
         sender: Address,
         connections: int,
@@ -61,9 +61,9 @@ class Senders:
         self._composed_bytes = 0
         self._outbox = outbox
         self._listener = listener
-        self._recorder = recorder
+        self._batch_writer = batch_writer
         self._breaker = breaker
-        self._pace = pace
+        self._rate_limiter = rate_limiter
         self._connections = connections
         self._poll_s = poll
         self._stopping = False
@@ -103,17 +103,17 @@ class Senders:
             self._clock_offset = asked - events[0].captured_at.timestamp() - events[0].age
         self._in_flight.update((event.fence, worker) for event in events)
 
-    def queue(self, delivery: Delivery, mailing: ToSend, looked_up: float, at: float | None) -> None:
+    def queue(self, delivery: Delivery, to_send: ToSend, looked_up: float, at: float | None) -> None:
         """Send what this delivery, which may not be the one of the next claim, has found is to be mailed.
 
         As soon as somebody is free, or, where there are sending slots, `at`; not when the look-up has grown old.
         """
-        self.queued_bytes += mailing.octets
-        self._queue.put_nowait((delivery, mailing, looked_up, at))
+        self.queued_bytes += to_send.octets
+        self._queue.put_nowait((delivery, to_send, looked_up, at))
 
     def settle(self, settlement: Settlement) -> asyncio.Future[bool]:
         """Write how it ended. True once that is durable, False when somebody has taken the event up again."""
-        settled = self._recorder.settle(settlement)
+        settled = self._batch_writer.settle(settlement)
         settled.add_done_callback(self._settled_callback(settlement))
         return settled
 
@@ -138,7 +138,7 @@ class Senders:
         self._slot_free.set()
         if not await self.wait_until_empty(grace):
             # Nobody waits ten minutes for a reply at shutdown: what has no answer by now is in doubt, and told so.
-            log.error("grace_over", unsettled=len(self._in_flight))
+            log.error("shutdown_timeout", unsettled=len(self._in_flight))
             self.post.abort()
             await self.wait_until_empty(_ABORT_TIMEOUT_S)
 
@@ -150,21 +150,21 @@ class Senders:
     async def _send_next(self, before: asyncio.Future[bool] | None) -> asyncio.Future[bool] | None:
         """Take one event from the queue to its end. By itself, so that nobody who waits for the next keeps the last row."""
         loop = asyncio.get_running_loop()
-        delivery, mailing, looked_up, at = await self._queue.get()
+        delivery, to_send, looked_up, at = await self._queue.get()
         if at is not None:
             await asyncio.sleep(at - loop.time())
         while self._composed_bytes > _MAX_COMPOSED_BYTES and not self._stopping:
             await self.wait_for_slot(_AHEAD_S)
-        unpaced = at is None and self._pace.limited
+        unpaced = at is None and self._rate_limiter.limited
         if self._stopping or self._breaker.is_open or unpaced or loop.time() - looked_up > _LOOKUP_VALID_S:
             # The answer about consent has grown old, or nobody is there to take the mail, or not that much of it:
             # back, for whoever can.
-            self.queued_bytes -= mailing.octets
-            self.settle(Settlement(mailing.event, "available"))
+            self.queued_bytes -= to_send.octets
+            self.settle(Settlement(to_send.event, "available"))
             return before
-        written = await self._compose(delivery, mailing)
-        self.queued_bytes -= mailing.octets
-        del mailing
+        written = await self._compose(delivery, to_send)
+        self.queued_bytes -= to_send.octets
+        del to_send
         if isinstance(written, Settlement):
             return self.settle(written)
         self._composed_bytes += len(written.message)
@@ -172,13 +172,13 @@ class Senders:
         self._composed_bytes -= len(written.message)
         return self.settle(sent)
 
-    async def _compose(self, delivery: Delivery, mailing: ToSend) -> Letter | Settlement:
-        event = mailing.event
+    async def _compose(self, delivery: Delivery, to_send: ToSend) -> Letter | Settlement:
+        event = to_send.event
         try:
             stored = await self._outbox.stored_message(event) if event.has_stored_message else None
             if event.has_stored_message and stored is None:
                 return Settlement(event, "available")
-            return delivery.compose(mailing, stored)
+            return delivery.compose(to_send, stored)
         except BadData as exc:
             return settle_bad_data(event, exc)
         except RuleBroken as exc:
@@ -190,7 +190,7 @@ class Senders:
 
     async def _send(self, delivery: Delivery, letter: Letter, before: asyncio.Future[bool] | None) -> Settlement:
         # The mark is on its way to the disk while the envelope is on its way to the server. It takes longer, and goes first.
-        marked = self._recorder.mark(Mark(letter.event, str(letter.recipient), letter.message))
+        marked = self._batch_writer.mark(Mark(letter.event, str(letter.recipient), letter.message))
         await asyncio.sleep(0)
         worker = self._in_flight[letter.event.fence]
         if before is not None:
@@ -212,11 +212,11 @@ class Senders:
         await marked
         self.server_reached = not isinstance(outcome, NotSent)
         if isinstance(outcome, Accepted):
-            self._pace.sent()
+            self._rate_limiter.sent()
             now = asyncio.get_running_loop().time()
             metrics.accepted(event.rule, now - self._clock_offset - event.captured_at.timestamp())
         elif isinstance(outcome, Refused) and outcome.verdict.scope is Scope.throttle:
-            await self._pace.throttled(str(outcome.reply))
+            await self._rate_limiter.throttled(str(outcome.reply))
         settlement = delivery.settlement(letter, outcome)
         tracing.end(span, settlement.history_entry or "released", settlement.reason)
         return settlement
@@ -230,7 +230,7 @@ class Senders:
                 return
             if not settled.result():
                 log.warning(
-                    "event_lost_to_another",
+                    "claim_superseded",
                     event_id=event.id,
                     rule=event.rule,
                     outcome=settlement.history_entry or "released",

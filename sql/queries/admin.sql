@@ -53,12 +53,12 @@ SELECT extract(epoch FROM now() - min(captured_at))::float8 FROM pgherald.outbox
 
 -- name: workers
 SELECT w.id, w.name, w.version, w.started_at, extract(epoch FROM now() - w.seen_at)::float8 AS seen_seconds_ago,
-       w.seen_at + w.lease >= now() AS alive, w.listening, w.breaker,
-       (SELECT count(*) FROM pgherald.outbox AS o WHERE o.claimed_by = w.id AND o.state IN ('claimed', 'transmitting')) AS in_hand,
+       w.seen_at + w.lease >= now() AS alive, w.listening, w.breaker_reason AS breaker,
+       (SELECT count(*) FROM pgherald.outbox AS o WHERE o.claimed_by = w.id AND o.state IN ('claimed', 'transmitting')) AS in_flight,
        EXISTS (SELECT FROM pg_locks AS leader
                 WHERE leader.locktype = 'advisory' AND leader.classid = 726354 AND leader.objid = 2 AND leader.objsubid = 2 AND leader.granted
                   AND leader.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                  AND leader.pid = w.pid) AS leads
+                  AND leader.pid = w.pid) AS leader
   FROM pgherald.worker AS w
  ORDER BY w.id;
 
@@ -97,7 +97,7 @@ SELECT l.pid, coalesce(a.usename::text, 'unknown') AS "user", coalesce(nullif(a.
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
  LIMIT 1;
 
--- name: story
+-- name: row_history
 -- Whatever somebody has made of a history by hand, each entry has a time, a word and a detail.
 SELECT id, state, pgherald.shown(reason) AS reason, attempt, captured_at, settled_at, scheduled_at,
        jsonb_build_array(jsonb_build_object('at', captured_at, 'what', 'captured', 'detail', 'by transaction ' || captured_xid))
@@ -117,8 +117,8 @@ SELECT id, state, pgherald.shown(reason) AS reason, attempt, captured_at, settle
 SELECT why FROM pgherald.handled
  WHERE rule = %(rule)s AND key = ANY (ARRAY[pgherald.handled_key(%(key)s), pgherald.handled_key(pgherald.typed(%(key)s))]);
 
--- name: holders
--- Who keeps a table's triggers from being changed, or those of its partitions and heirs.
+-- name: blocking_sessions
+-- Who keeps a table's triggers from being changed, or those of its partitions and child tables.
 SELECT a.pid, a.usename, left(regexp_replace(a.query, '\s+', ' ', 'g'), 80)
   FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
  WHERE l.locktype = 'relation' AND l.granted
@@ -145,28 +145,28 @@ SELECT id, rule, pgherald.shown(key) AS key, state, pgherald.shown(reason) AS re
 -- name: retry
 UPDATE pgherald.outbox
    SET state = 'available', attempt = 0, reason = NULL, scheduled_at = now(), settled_at = NULL, claim = NULL, claimed_by = NULL,
-       history = pgherald.noted(history, 'retry', %(by)s)
+       history = pgherald.append_history(history, 'retry', %(by)s)
  WHERE id = ANY (%(ids)s) AND state = ANY (%(states)s)
 RETURNING id;
 
 -- name: discard
 UPDATE pgherald.outbox
    SET state = 'skipped', reason = 'discarded', settled_at = now(), recipient = NULL, message = NULL,
-       history = pgherald.noted(history, 'discarded', %(by)s)
+       history = pgherald.append_history(history, 'discarded', %(by)s)
  WHERE id = ANY (%(ids)s) AND state = ANY (%(states)s)
 RETURNING id;
 
 -- name: resolve_as_sent
 UPDATE pgherald.outbox
    SET state = 'sent', reason = NULL, settled_at = now(), recipient = NULL, message = NULL,
-       history = pgherald.noted(history, 'resolved', 'as sent, ' || %(by)s)
+       history = pgherald.append_history(history, 'resolved', 'as sent, ' || %(by)s)
  WHERE id = ANY (%(ids)s) AND state = ANY (%(states)s)
 RETURNING id;
 
 -- name: resolve_as_resend
 UPDATE pgherald.outbox
    SET state = 'available', scheduled_at = now(), claim = NULL, claimed_by = NULL,
-       history = pgherald.noted(history, 'resolved', 'as resend, ' || %(by)s)
+       history = pgherald.append_history(history, 'resolved', 'as resend, ' || %(by)s)
  WHERE id = ANY (%(ids)s) AND state = ANY (%(states)s)
 RETURNING id;
 
@@ -182,8 +182,8 @@ UPDATE pgherald.rule SET paused_at = NULL WHERE rule = %(rule)s RETURNING rule;
 -- name: ring
 SELECT pg_notify('pgherald', '');
 
--- name: remembered
-SELECT remembered FROM pgherald.rule WHERE rule = %(rule)s;
+-- name: snapshot_done
+SELECT snapshot_done FROM pgherald.rule WHERE rule = %(rule)s;
 
 -- name: column_types
 -- Without a length, and a domain as what it is made of.

@@ -4,7 +4,7 @@
 SELECT n.oid IS NOT NULL AS installed,
        EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'version') AS version_function,
        ARRAY (SELECT 'pgherald.' || wanted
-                FROM unnest(ARRAY['outbox', 'worker', 'rule', 'handled', 'secret', 'minute', 'pace', 'outbox_pkey', 'outbox_available_idx',
+                FROM unnest(ARRAY['outbox', 'worker', 'rule', 'handled', 'secret', 'event_stats', 'rate_limit', 'outbox_pkey', 'outbox_available_idx',
                                   'outbox_claimed_idx', 'outbox_in_doubt_idx', 'outbox_failed_idx', 'outbox_key_idx']) WITH ORDINALITY AS w(wanted, i)
                WHERE NOT EXISTS (SELECT FROM pg_class AS c LEFT JOIN pg_index AS x ON x.indexrelid = c.oid
                                   WHERE c.relnamespace = n.oid AND c.relname = wanted AND coalesce(x.indisvalid, true))
@@ -24,17 +24,17 @@ WITH wanted (kind, name, privileges) AS (VALUES
         ('schema',   'pgherald', '{USAGE}'::text[]),
         ('table',    'outbox',   '{SELECT,UPDATE}'),
         ('table',    'worker',   '{SELECT,INSERT,UPDATE,DELETE}'),
-        ('table',    'minute',   '{SELECT,INSERT,UPDATE,DELETE}'),
+        ('table',    'event_stats', '{SELECT,INSERT,UPDATE,DELETE}'),
         ('table',    'rule',     '{SELECT}'),
         ('table',    'handled',  '{SELECT}'),
         ('table',    'secret',   '{SELECT}'),
-        ('table',    'pace',     '{SELECT}'),
+        ('table',    'rate_limit', '{SELECT}'),
         ('column',   'rule.paused_at', '{UPDATE}'),
-        ('column',   'pace.rate',      '{UPDATE}'),
-        ('column',   'pace.throttled_at', '{UPDATE}'),
-        ('column',   'pace.next_at',   '{UPDATE}'),
+        ('column',   'rate_limit.rate',      '{UPDATE}'),
+        ('column',   'rate_limit.throttled_at', '{UPDATE}'),
+        ('column',   'rate_limit.next_at',   '{UPDATE}'),
         ('function', 'version',  '{EXECUTE}'),
-        ('function', 'noted',    '{EXECUTE}'),
+        ('function', 'append_history',    '{EXECUTE}'),
         ('function', 'handled_key',    '{EXECUTE}'),
         ('function', 'shown',          '{EXECUTE}'),
         ('function', 'typed',          '{EXECUTE}'),
@@ -67,17 +67,17 @@ SELECT quote_ident(current_user) AS role,
 -- name: watched
 -- The type with typmod -1 and not as a domain, as watch() writes it.
 SELECT c.oid IS NOT NULL AS table_exists, c.relkind = 'p' AS partitioned,
-       ARRAY(WITH RECURSIVE heirs AS (
-                 SELECT c.oid AS heir
+       ARRAY(WITH RECURSIVE inheritance_tree AS (
+                 SELECT c.oid AS descendant
                   UNION
-                 SELECT inhrelid FROM heirs JOIN pg_inherits ON inhparent = heir WHERE c.relkind <> 'p')
-             SELECT format('%%s.%%I', relnamespace::regnamespace, relname) FROM heirs JOIN pg_class ON oid = heir) AS tables, quote_ident(%(column)s) AS "column",
+                 SELECT inhrelid FROM inheritance_tree JOIN pg_inherits ON inhparent = descendant WHERE c.relkind <> 'p')
+             SELECT format('%%s.%%I', relnamespace::regnamespace, relname) FROM inheritance_tree JOIN pg_class ON oid = descendant) AS tables, quote_ident(%(column)s) AS "column",
        CASE WHEN r.rule IS NOT NULL THEN format('%%s.%%I = %%L', r."table", r."column", r.value) END AS watches,
        r."table"::oid = c.oid AND r.key = %(key)s AND r."column" = %(column)s AND r.value = %(value)s AS as_configured,
-       r.per, EXISTS (SELECT FROM pg_inherits WHERE r."table" IN (inhrelid, inhparent)) AS related,
+       r.capture, EXISTS (SELECT FROM pg_inherits WHERE r."table" IN (inhrelid, inhparent)) AS related,
        -- The column as well where the function names it; a row trigger's WHEN follows a new name by itself.
        (SELECT min(quote_ident(name))
-          FROM unnest(r.key || CASE r.per WHEN 'statement' THEN ARRAY[r."column"] ELSE '{}' END) AS name
+          FROM unnest(r.key || CASE r.capture WHEN 'statement' THEN ARRAY[r."column"] ELSE '{}' END) AS name
          WHERE NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = r."table" AND attname = name AND NOT attisdropped)) AS gone,
        (WITH RECURSIVE chain AS (
             SELECT t.oid, typtype, typbasetype FROM pg_attribute JOIN pg_type AS t ON t.oid = atttypid
@@ -121,7 +121,7 @@ SELECT p.prosrc AS body, p.prosecdef AS definer,
 
 -- name: capture_body
 -- The key that stays when a row moves to another partition is found as watch() finds it.
-SELECT CASE r.per WHEN 'statement' THEN pgherald.capture_statement_body(r.rule, r."table", r.key, r."column", r.value) ELSE
+SELECT CASE r.capture WHEN 'statement' THEN pgherald.capture_statement_body(r.rule, r."table", r.key, r."column", r.value) ELSE
        pgherald.capture_body(r.rule, r."table", r.key,
            CASE WHEN c.relkind = 'p' THEN coalesce((
                SELECT array_agg(name ORDER BY i)
@@ -190,7 +190,7 @@ SELECT held.what, held.age, held.remedy, quote_ident(current_user) AS role, pg_h
  ORDER BY held.age DESC
  LIMIT 1;
 
--- name: hidden
+-- name: rls_tables
 -- Tables of which row level security may keep rows from this role; whether some policy lets it see any, and one all.
 SELECT c.oid::regclass::text AS "table", quote_ident(current_user) AS role,
        coalesce(bool_or(p.polpermissive), false) AS some,
@@ -233,7 +233,7 @@ readers AS (
        AND has_schema_privilege(r.oid, ours.relnamespace, 'USAGE') AND has_any_column_privilege(r.oid, ours.oid, 'SELECT')
        AND NOT pg_has_role(r.oid, ours.relowner, 'MEMBER')
        AND NOT (has_table_privilege(r.oid, 'pgherald.outbox', 'UPDATE') AND NOT has_table_privilege(r.oid, 'pgherald.outbox', 'DELETE')
-                AND has_function_privilege(r.oid, 'pgherald.noted(jsonb, text, text)', 'EXECUTE'))
+                AND has_function_privilege(r.oid, 'pgherald.append_history(jsonb, text, text)', 'EXECUTE'))
        AND NOT EXISTS (SELECT FROM aclexplode(ours.relacl) AS acl WHERE acl.grantee = 0 AND acl.privilege_type = 'SELECT')
      UNION ALL
     SELECT 'PUBLIC', ours.relname, false FROM ours CROSS JOIN aclexplode(ours.relacl) AS acl

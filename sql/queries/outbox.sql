@@ -14,7 +14,7 @@ UPDATE pgherald.outbox AS o
        claimed_by = %(worker)s,
        claimed_at = now(),
        snapshot = (SELECT pg_current_snapshot()),
-       history = pgherald.noted(o.history, 'claimed', %(name)s)
+       history = pgherald.append_history(o.history, 'claimed', %(name)s)
  WHERE o.id = ANY (ARRAY (
            SELECT a.id
              FROM pgherald.outbox AS a
@@ -25,10 +25,10 @@ UPDATE pgherald.outbox AS o
             ORDER BY a.scheduled_at, a.id
             LIMIT %(limit)s
               FOR UPDATE SKIP LOCKED))
-RETURNING o.id, o.rule, CASE WHEN octet_length(o.key) <= 16384 THEN o.key END AS key, o.attempt, o.doubts, o.captured_at,
+RETURNING o.id, o.rule, CASE WHEN octet_length(o.key) <= 16384 THEN o.key END AS key, o.attempt, o.in_doubt_count, o.captured_at,
           extract(epoch FROM now() - o.captured_at)::float8 AS age, o.claim,
           -- The message of a first sending may have a megabyte: it is read when it is sent.
-          o.recipient IS NOT NULL AND o.message IS NOT NULL AS kept,
+          o.recipient IS NOT NULL AND o.message IS NOT NULL AS has_stored_message,
           CASE WHEN octet_length(o.traceparent) = 55 THEN o.traceparent END AS traceparent,
           -- The mail of another event of this row covers this one when that event was claimed after this one's
           -- transaction had ended: its lookup saw what this one would see. By time too, since a restored dump brings
@@ -37,8 +37,8 @@ RETURNING o.id, o.rule, CASE WHEN octet_length(o.key) <= 16384 THEN o.key END AS
              FROM pgherald.outbox AS s
             WHERE s.rule = o.rule AND s.key = o.key AND s.id <> o.id AND s.state <> 'available'
               AND s.state IN ('claimed', 'transmitting', 'sent')
-              AND s.doubts = 0      -- a second sending repeats the bytes of the first, older than its claim
-              AND pg_visible_in_snapshot(o.captured_xid, s.snapshot) AND s.claimed_at >= o.captured_at) AS covered;
+              AND s.in_doubt_count = 0      -- a second sending repeats the bytes of the first, older than its claim
+              AND pg_visible_in_snapshot(o.captured_xid, s.snapshot) AND s.claimed_at >= o.captured_at) AS superseded_by;
 
 -- name: due
 -- The events that a claim would take.
@@ -52,7 +52,7 @@ SELECT a.id
 -- Gives back what one claim has taken, whose answer could not be read.
 UPDATE pgherald.outbox AS o
    SET state = 'available', claim = NULL, claimed_by = NULL,
-       history = pgherald.noted(o.history, 'released', 'the answer to the claim could not be read')
+       history = pgherald.append_history(o.history, 'released', 'the answer to the claim could not be read')
  WHERE o.id = ANY (ARRAY (
            SELECT a.id
              FROM pgherald.outbox AS a
@@ -68,11 +68,11 @@ UPDATE pgherald.outbox AS o
        claimed_by = %(worker)s,
        claimed_at = now(),
        snapshot = pg_current_snapshot(),
-       history = CASE o.state WHEN 'available' THEN pgherald.noted(o.history, 'claimed', %(name)s) ELSE o.history END
+       history = CASE o.state WHEN 'available' THEN pgherald.append_history(o.history, 'claimed', %(name)s) ELSE o.history END
  WHERE o.id = ANY (ARRAY[%(id)s::bigint])
    AND (o.state || '' = 'available' OR o.state || '' = 'claimed' AND o.claim = (%(worker)s::bigint << 32) + %(number)s)
-RETURNING o.id, o.rule, pgherald.shown(o.key) AS key, o.attempt, o.doubts, now() AS captured_at, 0::float8 AS age, o.claim,
-          false AS kept, NULL AS traceparent, NULL AS covered, octet_length(o.key) AS octets;
+RETURNING o.id, o.rule, pgherald.shown(o.key) AS key, o.attempt, o.in_doubt_count, now() AS captured_at, 0::float8 AS age, o.claim,
+          false AS has_stored_message, NULL AS traceparent, NULL AS superseded_by, octet_length(o.key) AS octets;
 
 -- name: stored
 -- What was sent when the event came into doubt. More than `most` octets are no message of ours.
@@ -88,22 +88,22 @@ SELECT CASE WHEN octet_length(o.recipient) <= 2000 THEN o.recipient END AS recip
 UPDATE pgherald.outbox AS o
    SET state = s.state,
        reason = s.reason,
-       attempt = o.attempt + s.counts,
-       doubts = CASE WHEN s.state = 'in_doubt' THEN o.doubts + 1
-                     WHEN s.state = 'available' AND o.state = 'in_doubt' THEN o.doubts - 1    -- it was not sent, as is known now
-                     ELSE o.doubts END,
-       scheduled_at = CASE WHEN s.state = 'in_doubt' AND (%(hold)s OR o.doubts > 0) THEN NULL
+       attempt = o.attempt + s.uses_attempt,
+       in_doubt_count = CASE WHEN s.state = 'in_doubt' THEN o.in_doubt_count + 1
+                     WHEN s.state = 'available' AND o.state = 'in_doubt' THEN o.in_doubt_count - 1    -- it was not sent, as is known now
+                     ELSE o.in_doubt_count END,
+       scheduled_at = CASE WHEN s.state = 'in_doubt' AND (%(hold)s OR o.in_doubt_count > 0) THEN NULL
                            WHEN s.delay IS NULL THEN coalesce(o.scheduled_at, now())
                            ELSE now() + make_interval(secs => s.delay) END,
        settled_at = CASE WHEN s.state IN ('sent', 'skipped', 'failed') THEN now() END,
        claim = CASE WHEN s.state <> 'available' THEN o.claim END,
        claimed_by = CASE WHEN s.state <> 'available' THEN o.claimed_by END,
-       recipient = CASE WHEN s.state = 'in_doubt' OR s.state = 'available' AND o.doubts > (o.state = 'in_doubt')::integer THEN o.recipient END,
-       message = CASE WHEN s.state = 'in_doubt' OR s.state = 'available' AND o.doubts > (o.state = 'in_doubt')::integer THEN o.message END,
-       history = CASE WHEN s.what IS NULL THEN o.history
-                      ELSE pgherald.noted(o.history, s.what || CASE WHEN o.state IN ('in_doubt', 'available') THEN '_late' ELSE '' END, s.detail) END
+       recipient = CASE WHEN s.state = 'in_doubt' OR s.state = 'available' AND o.in_doubt_count > (o.state = 'in_doubt')::integer THEN o.recipient END,
+       message = CASE WHEN s.state = 'in_doubt' OR s.state = 'available' AND o.in_doubt_count > (o.state = 'in_doubt')::integer THEN o.message END,
+       history = CASE WHEN s.history_entry IS NULL THEN o.history
+                      ELSE pgherald.append_history(o.history, s.history_entry || CASE WHEN o.state IN ('in_doubt', 'available') THEN '_late' ELSE '' END, s.detail) END
   FROM json_to_recordset(%(settled)s::json)
-       AS s (id bigint, claim bigint, state text, reason text, counts integer, delay float8, what text, detail text)
+       AS s (id bigint, claim bigint, state text, reason text, uses_attempt integer, delay float8, history_entry text, detail text)
  WHERE o.id = ANY (ARRAY[s.id]) AND o.claim = s.claim
    AND (o.state IN ('claimed', 'transmitting') OR o.state = 'in_doubt' AND s.state <> 'in_doubt'
         -- To be sent once more, and not yet taken up for that.
@@ -115,23 +115,23 @@ UPDATE pgherald.outbox AS o
    SET state = 'transmitting',
        recipient = m.recipient,
        message = m.message,
-       history = pgherald.noted(o.history, 'transmitting', 'consent given')
+       history = pgherald.append_history(o.history, 'transmitting', 'consent given')
   FROM ROWS FROM (json_to_recordset(%(marked)s::json) AS (id bigint, claim bigint, recipient text), unnest(%(messages)b::bytea[]))
        AS m (id, claim, recipient, message)
  WHERE o.id = ANY (ARRAY[m.id]) AND o.claim = m.claim AND o.state || '' = 'claimed'
 RETURNING m.id, m.claim;
 
--- name: recorded
+-- name: find_settled
 -- What an earlier try has written whose answer was lost.
 SELECT s.id, s.claim
   FROM json_to_recordset(%(settled)s::json) AS s (id bigint, claim bigint, state text)
   JOIN pgherald.outbox AS o ON o.id = ANY (ARRAY[s.id]) AND o.claim = s.claim AND o.state = s.state;
 
--- name: disown
+-- name: release_lost_claims
 -- What was claimed for this worker without its hearing of it, since the answer was lost with the connection.
 UPDATE pgherald.outbox AS o
    SET state = 'available', claim = NULL, claimed_by = NULL,
-       history = pgherald.noted(o.history, 'released', 'the answer to the claim was lost')
+       history = pgherald.append_history(o.history, 'released', 'the answer to the claim was lost')
  WHERE o.id = ANY (ARRAY (
            SELECT a.id
              FROM pgherald.outbox AS a
@@ -149,15 +149,15 @@ RETURNING id, lock, pg_catalog.getdatabaseencoding() = 'UTF8' AS utf8;
 
 -- name: renew
 UPDATE pgherald.worker
-   SET seen_at = now(), locked = %(locked)s, pid = %(pid)s, leads = %(leading)s, listening = %(listening)s, breaker = %(breaker)s
+   SET seen_at = now(), has_presence_lock = %(has_presence_lock)s, pid = %(pid)s, leader = %(leader)s, listening = %(listening)s, breaker_reason = %(breaker_reason)s
  WHERE id = %(worker)s
 RETURNING id;
 
 -- name: renumber
 -- Another session holds the lock of this worker's number: it gets another, as random as the first.
-UPDATE pgherald.worker SET lock = DEFAULT, locked = false WHERE id = %(worker)s RETURNING lock;
+UPDATE pgherald.worker SET lock = DEFAULT, has_presence_lock = false WHERE id = %(worker)s RETURNING lock;
 
--- name: leave
+-- name: unregister
 DELETE FROM pgherald.worker WHERE id = %(worker)s;
 
 -- name: peers
@@ -165,13 +165,13 @@ DELETE FROM pgherald.worker WHERE id = %(worker)s;
 -- lock no more. The session is asked for as well, because a stranger may have waited for the lock, and have it now. Locks do
 -- not outlive a restart, and a standby never had them: there, a worker is believed once it has been seen again.
 SELECT w.id, w.seen_at, extract(epoch FROM w.lease)::float8 AS lease,
-       w.locked AND w.seen_at > greatest(pg_postmaster_start_time(), pg_last_xact_replay_timestamp())
+       w.has_presence_lock AND w.seen_at > greatest(pg_postmaster_start_time(), pg_last_xact_replay_timestamp())
                 AND (NOT EXISTS (SELECT FROM pg_stat_get_activity(w.pid)) OR pg_try_advisory_xact_lock_shared(726355, w.lock)) AS gone,
-       w.leads AS leading, w.lock, w.pid
+       w.leader, w.lock, w.pid
   FROM pgherald.worker AS w
  WHERE w.id <> %(worker)s;
 
--- name: bury
+-- name: rescue
 -- Ends the leases of workers found dead, unless they have been renewed since. What such a worker had only claimed goes
 -- straight back. What it had marked may be on its way: in doubt, and not sent again before the lease is over, because
 -- until then a worker that lost nothing but its session still may, and will, say how it ended.
@@ -190,14 +190,14 @@ lost AS (
 freed AS (
     UPDATE pgherald.outbox AS o
        SET state = 'available', claim = NULL, claimed_by = NULL,
-           history = pgherald.noted(o.history, 'released', concat_ws(' ', 'the worker is gone:', lost.name))
+           history = pgherald.append_history(o.history, 'released', concat_ws(' ', 'the worker is gone:', lost.name))
       FROM lost WHERE o.id = ANY (ARRAY[lost.id]) AND o.state || '' = 'claimed'
     RETURNING 1),
 doubted AS (
     UPDATE pgherald.outbox AS o
-       SET state = 'in_doubt', doubts = o.doubts + 1, reason = 'worker_gone',
-           scheduled_at = CASE WHEN NOT (%(hold)s OR o.doubts > 0) THEN lost.until END,
-           history = pgherald.noted(o.history, 'in_doubt', concat_ws(' ', 'the worker is gone:', lost.name))
+       SET state = 'in_doubt', in_doubt_count = o.in_doubt_count + 1, reason = 'worker_gone',
+           scheduled_at = CASE WHEN NOT (%(hold)s OR o.in_doubt_count > 0) THEN lost.until END,
+           history = pgherald.append_history(o.history, 'in_doubt', concat_ws(' ', 'the worker is gone:', lost.name))
       FROM lost WHERE o.id = ANY (ARRAY[lost.id]) AND o.state || '' = 'transmitting'
     RETURNING 1)
 SELECT (SELECT array_agg(name) FROM buried) AS names, (SELECT count(*) FROM freed) AS freed, (SELECT count(*) FROM doubted) AS doubted,
@@ -218,7 +218,7 @@ SELECT pg_terminate_backend(l.pid)
 -- Events in doubt whose policy is to be sent once more, when their time has come. They keep their claim until the next:
 -- a late reply to the first sending still settles them.
 UPDATE pgherald.outbox AS o
-   SET state = 'available', claimed_by = NULL, history = pgherald.noted(o.history, 'resend', NULL)
+   SET state = 'available', claimed_by = NULL, history = pgherald.append_history(o.history, 'resend', NULL)
  WHERE o.id = ANY (ARRAY (
            SELECT a.id FROM pgherald.outbox AS a
             WHERE a.state = 'in_doubt' AND a.scheduled_at <= now() ORDER BY a.scheduled_at LIMIT 100 FOR UPDATE SKIP LOCKED));
@@ -230,11 +230,11 @@ SELECT count(*) FILTER (WHERE state = 'available' AND paused_at IS NULL) AS avai
   FROM pgherald.outbox LEFT JOIN pgherald.rule USING (rule)
  WHERE state IN ('available', 'in_doubt') AND rule = ANY (%(rules)s);
 
--- name: tally
+-- name: add_stats
 -- What was settled, added up by minute. In the order of the rules, so that two daemons don't wait for each other crosswise.
 WITH forgotten AS (
-    DELETE FROM pgherald.minute WHERE minute < now() - interval '1 day')
-INSERT INTO pgherald.minute AS m (minute, rule, sent, skipped, failed, delivery)
+    DELETE FROM pgherald.event_stats WHERE minute < now() - interval '1 day')
+INSERT INTO pgherald.event_stats AS m (minute, rule, sent, skipped, failed, delivery)
 SELECT date_trunc('minute', now()), t.rule, t.sent, t.skipped, t.failed, t.delivery::integer[]
   FROM unnest(%(rules)s::text[], %(sent)s::integer[], %(skipped)s::integer[], %(failed)s::integer[], %(delivery)s::text[])
        AS t (rule, sent, skipped, failed, delivery)

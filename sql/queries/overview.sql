@@ -37,7 +37,7 @@ SELECT id, rule, pgherald.shown(key) AS key, state, pgherald.shown(reason) AS re
        pgherald.shown(history -> -1 ->> 'detail') AS detail
   FROM pgherald.outbox WHERE state = 'failed' ORDER BY id DESC LIMIT %(most)s;
 
--- name: doubtful
+-- name: in_doubt
 SELECT id, rule, pgherald.shown(key) AS key, state, pgherald.shown(reason) AS reason, attempt, captured_at AS at,
        CASE WHEN isfinite(captured_at) THEN extract(epoch FROM now() - captured_at)::float8 ELSE 0 END AS seconds,
        pgherald.shown(history -> -1 ->> 'detail') AS detail
@@ -45,7 +45,7 @@ SELECT id, rule, pgherald.shown(key) AS key, state, pgherald.shown(reason) AS re
 
 -- name: minutes
 SELECT minute, sent, skipped, failed, delivery
-  FROM pgherald.minute WHERE minute > now() - interval '1 hour' ORDER BY minute;
+  FROM pgherald.event_stats WHERE minute > now() - interval '1 hour' ORDER BY minute;
 
 -- name: notify_queue
 SELECT pg_notification_queue_usage();

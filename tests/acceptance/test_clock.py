@@ -15,7 +15,7 @@ from tests.support.smtpd import answer
 
 pytestmark = pytest.mark.slow
 
-_WRONG = {"took_over", "declared_dead", "lease_waits", "listen_lost", "event_lost_to_another"}
+_WRONG = {"workers_rescued", "lease_expired", "lease_renewal_failed", "listen_disconnected", "claim_superseded"}
 _RENEWED = "SELECT count(*) FROM pgherald.worker WHERE seen_at > %s"
 
 

@@ -30,7 +30,7 @@ LEASE = 2.0
 # Seconds until the first mail, once the database is back: one or two on a machine that has nothing else to do.
 SOON = 8.0
 SHORT = {**NO_POLL, "PGHERALD_DELIVERY_LEASE": "2s"}
-WAITS = {"listen_waits", "lease_waits", "settling_waits", "database_waits"}
+WAITS = {"listen_connect_failed", "lease_renewal_failed", "settle_failed", "database_unavailable"}
 _DAEMONS = "FROM pg_stat_activity WHERE application_name = 'pgherald' AND datname = current_database()"
 
 
@@ -79,7 +79,7 @@ def test_a_restart_in_a_backlog(
         for share in (300, 1500):
             wait_until(lambda share=share: len(mail.messages) > share)
             stop(cluster, database, mode)
-            for name in ("settling_waits", "lease_waits", "listen_waits"):
+            for name in ("settle_failed", "lease_renewal_failed", "listen_connect_failed"):
                 daemon.wait_event(name)
             cluster.start()
             took = first_mail(mail, time.time())
@@ -103,7 +103,7 @@ def test_however_long_it_was_away_the_first_mail_comes_soon_and_the_bell_is_hear
         database.execute("UPDATE pgherald.outbox SET state = 'available', settled_at = NULL, claim = NULL")
         stop(cluster, database)
         # Said again after ten seconds.
-        wait_until(lambda: sum(event["event"] == "database_waits" for event in daemon.events) >= 3)
+        wait_until(lambda: sum(event["event"] == "database_unavailable" for event in daemon.events) >= 3)
         cluster.start()
         took = first_mail(mail, time.time())
         print(f"first mail {took:.2f} s after the database was back")
@@ -121,7 +121,7 @@ def test_it_waits_for_a_database_that_is_not_there_yet(
     database.verify(database.add_plan("Café", "a@example.org"))
     stop(cluster, database)
     with pgherald.daemon(ready=False, env=NO_POLL) as daemon:
-        assert "refused" in daemon.wait_event("database_waits")["error"]
+        assert "refused" in daemon.wait_event("database_unavailable")["error"]
         cluster.start()
         back = time.time()
         daemon.wait_event("ready")
@@ -134,7 +134,7 @@ def test_it_waits_for_a_database_that_is_not_there_yet(
 def test_and_can_be_stopped_while_it_waits(cluster: Cluster, database: Database, pgherald: Pgherald) -> None:
     cluster.stop()
     with pgherald.daemon(ready=False) as daemon:
-        daemon.wait_event("database_waits")
+        daemon.wait_event("database_unavailable")
         assert daemon.stop() == 0
     done = pgherald("run", "--once")
     assert done.returncode == 1
@@ -220,8 +220,8 @@ def test_an_answer_lost_on_its_way(
             wait_sent(database, 2, 10)
             daemon.wait_event("event_sent", event_id=2)
             if moment == "claimed":
-                daemon.wait_event("claims_disowned", events=1)
-            assert [event for event in daemon.events if event["event"] == "event_lost_to_another"] == []
+                daemon.wait_event("lost_claims_released", events=1)
+            assert [event for event in daemon.events if event["event"] == "claim_superseded"] == []
     mail.wait_for(2)
     assert doubted(database) == 0
 
@@ -254,17 +254,17 @@ def test_what_was_sent_while_it_was_away_is_settled_afterwards_and_not_sent_agai
         stop(cluster, database)
         away = time.monotonic()
         for daemon in running:
-            daemon.wait_event("lease_waits")
+            daemon.wait_event("lease_renewal_failed")
         wait_until(lambda: time.monotonic() - away > 1.5 * LEASE)
         mail.open(gate)
         mail.wait_for(8)
-        wait_until(lambda: any("settling_waits" in waits(daemon) for daemon in running))
+        wait_until(lambda: any("settle_failed" in waits(daemon) for daemon in running))
         cluster.start()
         wait_sent(database, 8, 10)
         database.verify(database.add_plan("Café", "new@example.org"))
         mail.wait_for(9)
         for daemon in running:
-            assert [event for event in daemon.events if event["event"] in ("took_over", "declared_dead")] == []
+            assert [event for event in daemon.events if event["event"] in ("workers_rescued", "lease_expired")] == []
     assert doubted(database) == 0
 
 
@@ -277,7 +277,7 @@ def test_read_only_for_a_while(database: Database, mail: MailServer, pgherald: P
         wait_until(lambda: len(mail.messages) > 200)
         database.execute("ALTER SYSTEM SET default_transaction_read_only = on")
         database.execute("SELECT pg_reload_conf()")
-        for name in ("settling_waits", "lease_waits"):
+        for name in ("settle_failed", "lease_renewal_failed"):
             assert "read-only" in daemon.wait_event(name)["error"]
         began = time.monotonic()
         wait_until(lambda: time.monotonic() - began > 1.5 * LEASE)
@@ -306,13 +306,13 @@ def test_no_connection_is_to_be_had(mail: MailServer, tmp_path: Path) -> None:
         first, second = database.add_plan("Café", "first@example.org"), database.add_plan("Café", "second@example.org")
         taken = take_all(database)
         with Pgherald(settings, tmp_path).daemon(ready=False) as daemon:
-            assert "too many clients" in daemon.wait_event("database_waits")["error"]
+            assert "too many clients" in daemon.wait_event("database_unavailable")["error"]
             database.verify(first)
             free(taken)
             daemon.wait_event("ready")
             mail.wait_for(1)
             while not any(
-                "too many clients" in e.get("error", "") for e in daemon.events if e["event"] == "lease_waits"
+                "too many clients" in e.get("error", "") for e in daemon.events if e["event"] == "lease_renewal_failed"
             ):
                 # The daemon may be the first to have them again.
                 database.execute(f"SELECT pg_terminate_backend(pid, 5000) {_DAEMONS}")
@@ -351,7 +351,7 @@ def test_the_outbox_connections_hang(database: Database, mail: MailServer, pgher
             database.verify(*plans)
             wait_until(lambda: len(mail.messages) > 200)
             network.cut()
-            for name in ("settling_waits", "lease_waits"):
+            for name in ("settle_failed", "lease_renewal_failed"):
                 daemon.wait_event(name)
             # Those connections are lost for good; the next ones are not.
             network.reset()
@@ -374,8 +374,8 @@ def test_the_listen_connection_hangs(database: Database, mail: MailServer, pgher
             network.cut()
             database.verify(database.add_plan("Café", "unheard@example.org"))
             mail.wait_for(2)
-            daemon.wait_event("listen_lost")
-            daemon.wait_event("listen_waits")
+            daemon.wait_event("listen_disconnected")
+            daemon.wait_event("listen_connect_failed")
             database.verify(database.add_plan("Café", "polled@example.org"))
             mail.wait_for(3)
             network.heal()
@@ -401,7 +401,7 @@ def test_failover_to_a_standby(
             database.verify(*plans)
             wait_until(lambda: len(mail.messages) > 600)
             cluster.kill()
-            for name in ("settling_waits", "lease_waits", "listen_waits"):
+            for name in ("settle_failed", "lease_renewal_failed", "listen_connect_failed"):
                 daemon.wait_event(name)
             began = time.time()
             standby.promote()
@@ -437,7 +437,7 @@ def test_failover_that_takes_longer_than_the_leases(
         cluster.kill()
         dead = time.monotonic()
         for daemon in running:
-            daemon.wait_event("lease_waits")
+            daemon.wait_event("lease_renewal_failed")
         wait_until(lambda: time.monotonic() - dead > 1.5 * LEASE)
         mail.open(gate)
         mail.wait_for(8)
@@ -447,7 +447,7 @@ def test_failover_that_takes_longer_than_the_leases(
         there.verify(there.add_plan("Café", "new@example.org"))
         mail.wait_for(9)
         for daemon in running:
-            assert [event for event in daemon.events if event["event"] in ("took_over", "declared_dead")] == []
+            assert [event for event in daemon.events if event["event"] in ("workers_rescued", "lease_expired")] == []
         assert doubted(there) == 0
         there.close()
 

@@ -263,7 +263,7 @@ def test_not_installed(bare_database: Database, doctor: Examine) -> None:
         ("DROP INDEX pgherald.outbox_available_idx", "schema", "fault", ("outbox_available_idx is missing",)),
         ("CREATE OR REPLACE FUNCTION pgherald.base_type(type oid) RETURNS oid LANGUAGE sql STABLE AS 'SELECT base_type.type'",
          "functions", "warn", ("base_type", "pgherald install")),
-        ("DROP PROCEDURE pgherald.remember", "functions", "fault", ("remember",)),
+        ("DROP PROCEDURE pgherald.snapshot_existing", "functions", "fault", ("snapshot_existing",)),
         ("DROP TRIGGER pgherald_dateplan_verified_update ON public.dateplan", TRIGGERS, "fault",
          ("pgherald_dateplan_verified_update", "missing", "pgherald backfill dateplan_verified --dry-run")),
         ("ALTER TABLE public.dateplan DISABLE TRIGGER USER", TRIGGERS, "fault",
@@ -330,7 +330,7 @@ def test_a_trigger_changed_by_hand_and_its_remedy(
     assert ill(doctor()) == HEALTHY
 
 
-PER_STATEMENT = "SELECT pgherald.watch('dateplan_verified', 'public.dateplan', per => 'statement')"
+PER_STATEMENT = "SELECT pgherald.watch('dateplan_verified', 'public.dateplan', capture => 'statement')"
 
 
 def test_captured_per_statement(plan: int, database: Database, doctor: Examine) -> None:
@@ -377,7 +377,7 @@ def test_a_column_that_capture_names_is_renamed(plan: int, database: Database, d
 def test_install_mends_what_it_is_said_to(plan: int, database: Database, doctor: Examine, pgherald: Pgherald) -> None:
     database.execute(
         """DROP TRIGGER pgherald_dateplan_verified_insert ON public.dateplan;
-           DROP INDEX pgherald.outbox_key_idx; DROP PROCEDURE pgherald.remember;
+           DROP INDEX pgherald.outbox_key_idx; DROP PROCEDURE pgherald.snapshot_existing;
            CREATE OR REPLACE FUNCTION pgherald.base_type(type oid) RETURNS oid LANGUAGE sql STABLE AS 'SELECT base_type.type';
            CREATE OR REPLACE FUNCTION pgherald.capture_dateplan_verified() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
                AS 'BEGIN RETURN NULL; END'"""
@@ -490,7 +490,7 @@ def test_the_daemons_role(plan: int, database: Database, role: str, doctor: Exam
             continue
         revoke = grant.strip().replace("GRANT", "REVOKE").replace("TO pgherald_daemon", f"FROM {role}")
         database.execute(sql.SQL(revoke))  # type: ignore[arg-type]
-        names(doctor(PGHERALD_DATABASE_URL=url), "grants", "fault", f"--daemon-role {role}")
+        names(doctor(PGHERALD_DATABASE_URL=url), "grants", "fault", f"--grant-to {role}")
         database.execute(sql.SQL(grant.replace("pgherald_daemon", role)))  # type: ignore[arg-type]
     database.execute(sql.SQL("REVOKE SELECT ON public.users FROM {}").format(sql.Identifier(role)))
     names(doctor(PGHERALD_DATABASE_URL=url), LOOKUP, "fault", "permission denied for table users", "GRANT SELECT")
@@ -665,7 +665,9 @@ def test_links_that_lead_nowhere(plan: int, doctor: Examine) -> None:
 def test_staging(plan: int, doctor: Examine, mail: MailServer, tmp_path: Path) -> None:
     mail.stop()
     env = {"PGHERALD_MAIL_TRANSPORT": "file", "PGHERALD_MAIL_DIRECTORY": str(tmp_path / "some" / "where")}
-    findings = doctor(**env, PGHERALD_MAIL_ALLOW="@example.org", PGHERALD_MAIL_REDIRECT_TO="qa@example.org")
+    findings = doctor(
+        **env, PGHERALD_MAIL_ALLOWED_RECIPIENTS="@example.org", PGHERALD_MAIL_REDIRECT_TO="qa@example.org"
+    )
     assert ill(findings) == HEALTHY
     assert findings["smtp"].seen == f"no mail server: messages go to {tmp_path}/some/where"
     assert findings["sender"].seen.endswith("to @example.org only, all of it to qa@example.org")

@@ -74,7 +74,7 @@ def named(daemon: Daemon, lock: str, pid: int) -> None:
 
 def claims(client: Client) -> float:
     """How often the daemon has looked for work."""
-    found = re.search(r"^pgherald_claim_events_count ([\d.e+]+)$", client.get("/metrics").text, re.MULTILINE)
+    found = re.search(r"^pgherald_claim_batch_size_count ([\d.e+]+)$", client.get("/metrics").text, re.MULTILINE)
     assert found is not None
     return float(found[1])
 
@@ -82,13 +82,16 @@ def claims(client: Client) -> float:
 def lost_session(database: Database, daemon: Daemon) -> None:
     """End its LISTEN session, as a failing network may."""
     database.execute(
-        "SELECT pg_terminate_backend(pid) FROM pgherald.worker WHERE name LIKE %s AND locked", (f"%:{daemon.pid}",)
+        "SELECT pg_terminate_backend(pid) FROM pgherald.worker WHERE name LIKE %s AND has_presence_lock",
+        (f"%:{daemon.pid}",),
     )
-    daemon.wait_event("listen_lost")
+    daemon.wait_event("listen_disconnected")
 
 
 def pid_of(database: Database, daemon: Daemon) -> int | None:
-    rows = database.execute("SELECT pid FROM pgherald.worker WHERE name LIKE %s AND locked", (f"%:{daemon.pid}",))
+    rows = database.execute(
+        "SELECT pid FROM pgherald.worker WHERE name LIKE %s AND has_presence_lock", (f"%:{daemon.pid}",)
+    )
     return rows[0][0] if rows else None
 
 
@@ -103,7 +106,7 @@ def test_the_leaders_lock(
             named(daemon, "leader", pid)
         session.close()
         for daemon in (one, two):
-            daemon.wait_event("lock_given_back", lock="leader", pid=pid)
+            daemon.wait_event("foreign_lock_released", lock="leader", pid=pid)
         wait_until(lambda: any(e["event"] == "leading" for e in one.events + two.events))
         mails(database, mail)
         said = [e for d in (one, two) for e in d.events if e["event"] == "lock_held_by_other_session"]
@@ -157,7 +160,7 @@ def test_the_gates_lock(
         assert f"the gate lock is held by pid {pid} (user " in pgherald("status", check=True).stdout
         assert claims(client) - before < 10 * (time.monotonic() - begun)
         session.close()
-        daemon.wait_event("lock_given_back", lock="gate")
+        daemon.wait_event("foreign_lock_released", lock="gate")
         wait_until(lambda: json.loads(pgherald("status", "--json", check=True).stdout)["gate"] == "asleep")
         mails(database, mail)
 
@@ -168,7 +171,7 @@ def test_a_number_that_is_taken_is_not_used(
     """A stranger has queued for the worker's own lock, and has it when the worker comes back."""
     with pgherald.daemon(env=PATIENT) as one:
         one.wait_event("leading")
-        before = wait_until(lambda: database.execute("SELECT lock FROM pgherald.worker WHERE locked"))[0][0]
+        before = wait_until(lambda: database.execute("SELECT lock FROM pgherald.worker WHERE has_presence_lock"))[0][0]
         session = stranger()
         session.pgconn.send_query(f"SELECT pg_advisory_lock(726355, {before})".encode())
         session.pgconn.flush()
@@ -176,7 +179,9 @@ def test_a_number_that_is_taken_is_not_used(
         wait_until(lambda: database.value(waits) == 1)
         lost_session(database, one)
         after = wait_until(
-            lambda: database.execute("SELECT lock FROM pgherald.worker WHERE locked AND lock <> %s", (before,))
+            lambda: database.execute(
+                "SELECT lock FROM pgherald.worker WHERE has_presence_lock AND lock <> %s", (before,)
+            )
         )
         named(one, "presence", session.info.backend_pid)
         held = (
@@ -202,7 +207,7 @@ def test_a_death_is_seen_though_a_stranger_has_the_dead_ones_lock(
         wait_until(lambda: database.value(waits) == 1)
         victim.kill()
         dead = time.time()
-        survivor.wait_event("took_over", SOON)
+        survivor.wait_event("workers_rescued", SOON)
         print(f"taken over after {time.time() - dead:.2f} s")
         held = database.value(
             "SELECT count(*) FROM pg_locks WHERE pid = %s AND granted AND objid = %s::bigint::oid",
@@ -286,7 +291,7 @@ def test_a_table_of_locks_that_is_full(cluster: Cluster, mail: MailServer, pgher
             session.execute(fill)
         # Whatever the daemon asks for now, it is refused for want of memory.
         database.execute("SELECT pg_terminate_backend(pid) FROM pgherald.worker")
-        for name in ("listen_lost", "listen_waits"):
+        for name in ("listen_disconnected", "listen_connect_failed"):
             daemon.wait_event(name)
         session.close()
         wait_until(lambda: database.value("SELECT count(*) < 1000 FROM pg_locks WHERE locktype = 'advisory'"))

@@ -59,19 +59,19 @@ def test_alive_ready_and_counted(database: Database, mail: MailServer, pgherald:
         assert seen[f'pgherald_delivery_seconds_count{{rule="{RULE}"}}'] == 1
         assert 0 < seen[f'pgherald_delivery_seconds_sum{{rule="{RULE}"}}'] < 60
         assert seen['pgherald_smtp_replies_total{class="2xx",phase="dot"}'] == 1
-        assert sum(seen[f'pgherald_wakes_total{{by="{by}"}}'] for by in ("ring", "poll", "gate")) >= 1
-        assert seen["pgherald_claim_events_sum"] == 2
+        assert sum(seen[f'pgherald_wakeups_total{{source="{source}"}}'] for source in ("ring", "poll", "gate")) >= 1
+        assert seen["pgherald_claim_batch_size_sum"] == 2
         assert seen["pgherald_breaker_open"] == seen["pgherald_listen_reconnects_total"] == 0
         assert seen["pgherald_listening"] == seen["pgherald_database_up"] == 1
         assert seen[f'pgherald_in_doubt{{rule="{RULE}"}}'] == 0
-        assert f'pgherald_oldest_available_seconds{{rule="{RULE}"}}' in seen
+        assert f'pgherald_oldest_available_age_seconds{{rule="{RULE}"}}' in seen
         assert 0 <= seen["pgherald_notify_queue_usage_ratio"] < 1
         assert any(name.startswith("pgherald_build_info{") for name in seen)
         families = list(text_string_to_metric_families(client.get("/metrics").text))
         assert len({family.name for family in families}) == len(families) > 15
     # What was settled is there for the page, minute by minute.
     rows = database.execute(
-        "SELECT sum(sent), sum(skipped), sum(failed), max(cardinality(delivery)) FROM pgherald.minute"
+        "SELECT sum(sent), sum(skipped), sum(failed), max(cardinality(delivery)) FROM pgherald.event_stats"
     )
     assert rows == [(1, 1, 0, 16)]
 
@@ -86,8 +86,8 @@ def test_a_mail_server_in_trouble(database: Database, mail: MailServer, pgherald
         assert "breaker open" in client.get("/readyz").json()["parts"]["smtp"]["detail"]
         seen = wait_until(lambda: found if (found := client.metrics())["pgherald_breaker_open"] else None)
         assert seen['pgherald_smtp_replies_total{class="none",phase="connect"}'] >= 5
-        assert seen[f'pgherald_available{{rule="{RULE}"}}'] == 8
-        assert seen[f'pgherald_oldest_available_seconds{{rule="{RULE}"}}'] > 0
+        assert seen[f'pgherald_available_events{{rule="{RULE}"}}'] == 8
+        assert seen[f'pgherald_oldest_available_age_seconds{{rule="{RULE}"}}'] > 0
         assert client.get("/livez").status == 200
 
 
@@ -193,7 +193,7 @@ def shared(databases, story_template, tmp_path_factory):  # type: ignore[no-unty
     with databases.fresh(story_template) as database, MailServer() as mail:
         settings = {
             "PGHERALD_DATABASE_URL": database.url, "PGHERALD_SMTP_URL": mail.url, "PGHERALD_LOG_FORMAT": "json",
-            "PGHERALD_HTTP_HOSTS": "herald.internal, other.internal", **ANY_PORT,
+            "PGHERALD_HTTP_ALLOWED_HOSTS": "herald.internal, other.internal", **ANY_PORT,
         }  # fmt: skip
         with Pgherald(settings, tmp_path_factory.mktemp("shared")).daemon() as daemon:
             yield Client(daemon)

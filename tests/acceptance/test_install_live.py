@@ -244,7 +244,7 @@ def test_row_level_security(
     assert len(mail.messages) == len(changed)
 
 
-@pytest.mark.parametrize("way", ["--with-roles", "--daemon-role"])
+@pytest.mark.parametrize("way", ["--create-roles", "--grant-to"])
 def test_the_daemon_as_a_role_of_its_own(
     story: Database,
     mail: MailServer,
@@ -254,10 +254,10 @@ def test_the_daemon_as_a_role_of_its_own(
     way: str,
 ) -> None:
     name, url = role("daemon")
-    if way == "--daemon-role":
-        pgherald("install", "--daemon-role", name, check=True)
+    if way == "--grant-to":
+        pgherald("install", "--grant-to", name, check=True)
     else:
-        pgherald("install", "--with-roles", check=True)
+        pgherald("install", "--create-roles", check=True)
         story.execute(sql.SQL("GRANT pgherald_daemon TO {}").format(sql.Identifier(name)))
     plans = [story.add_plan("Café", f"{i}@example.org") for i in range(3)]
     as_daemon = {"PGHERALD_DATABASE_URL": url}
@@ -295,7 +295,7 @@ def test_the_daemon_as_a_role_of_its_own(
 
 
 def test_a_daemons_role_that_does_not_exist(story: Database, pgherald: Pgherald) -> None:
-    done = pgherald("install", "--daemon-role", "nobody at all")
+    done = pgherald("install", "--grant-to", "nobody at all")
     assert done.returncode == 1
     assert 'role "nobody at all" does not exist' in done.stderr
     assert "Traceback" not in done.stderr
@@ -370,7 +370,7 @@ def test_what_is_the_owners_says_so(
     story: Database, pgherald: Pgherald, role: Callable[[str], tuple[str, str]]
 ) -> None:
     name, url = role("daemon")
-    pgherald("install", "--daemon-role", name, check=True)
+    pgherald("install", "--grant-to", name, check=True)
     as_daemon = {"PGHERALD_DATABASE_URL": url}
     for command in (("backfill", RULE), ("forget", RULE, "1"), ("purge", "--older-than", "1d")):
         refused = pgherald(*command, env=as_daemon)

@@ -76,7 +76,7 @@ def test_a_hostile_run_tells_nothing(pgherald: Pgherald, database: Database, mai
     env = {
         "PGHERALD_LOG_LEVEL": "debug",
         "PGHERALD_HTTP_LISTEN": "127.0.0.1:0",
-        "PGHERALD_HTTP_TOKEN_FILE": str(secret),
+        "PGHERALD_HTTP_ADMIN_TOKEN_FILE": str(secret),
     }
     with pgherald.daemon(env=env) as daemon:
         database.verify(*plans)
@@ -94,7 +94,7 @@ def test_a_hostile_run_tells_nothing(pgherald: Pgherald, database: Database, mai
         database.execute("ALTER TABLE public.plan DROP COLUMN place")
         database.execute("UPDATE public.dateplan SET status = 'PE'")
         database.verify(*plans)
-        daemon.wait_event("rule_held")
+        daemon.wait_event("rule_suspended")
     assert_clean(daemon.lines, *people.values(), "luis@example.org")
 
 

@@ -173,7 +173,7 @@ def test_a_reply_lost_after_the_dot_is_sent_once_more_byte_for_byte(
     database.verify(database.add_plan("Café", "a@example.org"))
     assert pgherald("run", "--once").returncode == 0
     [event] = database.events()
-    assert (event["state"], event["reason"], event["doubts"]) == ("in_doubt", "no_reply", 1)
+    assert (event["state"], event["reason"], event["in_doubt_count"]) == ("in_doubt", "no_reply", 1)
     database.execute("UPDATE public.plan SET place = 'Elsewhere'")
     database.execute("UPDATE pgherald.outbox SET scheduled_at = now()")
     with pgherald.daemon():
@@ -282,7 +282,7 @@ def test_when_grace_is_over_what_has_no_reply_is_in_doubt(
     with pgherald.daemon(env={"PGHERALD_DELIVERY_GRACE": "1s"}) as daemon:
         mail.wait_reached("dot")
         assert daemon.stop(20) == 0
-        daemon.wait_event("grace_over")
+        daemon.wait_event("shutdown_timeout")
     assert states(database) == {"in_doubt": 1}
 
 
@@ -385,7 +385,7 @@ def test_a_rule_that_breaks_while_running_is_held_and_nothing_fails(
         plan = database.add_plan("Café", "a@example.org")
         database.execute("ALTER TABLE public.users RENAME COLUMN email_notifications_enabled TO consent")
         database.verify(plan)
-        daemon.wait_event("rule_held")
+        daemon.wait_event("rule_suspended")
         wait_until(lambda: states(database) == {"available": 1})
         database.execute("ALTER TABLE public.users RENAME COLUMN consent TO email_notifications_enabled")
         mail.wait_for(1)

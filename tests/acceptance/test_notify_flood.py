@@ -85,7 +85,9 @@ def endure(
 
 
 def kept_listening(daemon: Daemon) -> bool:
-    return not any(event["event"] in ("listen_lost", "listen_waits", "not_listening") for event in daemon.events)
+    return not any(
+        event["event"] in ("listen_disconnected", "listen_connect_failed", "not_listening") for event in daemon.events
+    )
 
 
 @pytest.mark.parametrize("channel", ["pgherald", pytest.param("anothers", marks=pytest.mark.slow)])

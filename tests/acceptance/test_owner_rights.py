@@ -229,7 +229,7 @@ STEAL: LiteralString = """
 def test_a_login_for_lookups_keeps_the_secret(
     ground: Ground, pgherald: Pgherald, mail: MailServer, separate: bool
 ) -> None:
-    pgherald("install", "--daemon-role", "mailer", check=True)
+    pgherald("install", "--grant-to", "mailer", check=True)
     for role in ("lookups", "mailer"):
         ground.database.execute(
             sql.SQL("GRANT SELECT ON public.dateplan, public.users, public.plan TO {}").format(sql.Identifier(role))

@@ -16,7 +16,7 @@ from tests.support.web import ANY_PORT, Client
 
 RULE = "dateplan_verified"
 TOKEN = "correct-horse-battery"
-WITH_TOKEN = {**ANY_PORT, "PGHERALD_HTTP_TOKEN": TOKEN}
+WITH_TOKEN = {**ANY_PORT, "PGHERALD_HTTP_ADMIN_TOKEN": TOKEN}
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 HOSTILE = "<script>alert(1)</script>'\"&\u202e{{ 7 * 7 }}\x1b[31m"
 
@@ -170,7 +170,7 @@ def test_without_a_token_nobody_acts(database: Database, pgherald: Pgherald) -> 
 
 
 def test_a_short_token_is_refused(database: Database, pgherald: Pgherald) -> None:
-    done = pgherald("run", "--once", env={"PGHERALD_HTTP_TOKEN": "tooshort"})
+    done = pgherald("run", "--once", env={"PGHERALD_HTTP_ADMIN_TOKEN": "tooshort"})
     assert done.returncode == 1
     assert "[http] token: a token has 16 characters or more" in done.stderr
     assert "tooshort" not in done.stderr

@@ -70,7 +70,7 @@ def test_a_mail_appears_while_one_looks(database: Database, mail: MailServer, pg
 
 
 def test_a_person_acts(database: Database, mail: MailServer, pgherald: Pgherald, page: Page) -> None:
-    with pgherald.daemon(env={**ANY_PORT, "PGHERALD_HTTP_TOKEN": TOKEN}) as daemon:
+    with pgherald.daemon(env={**ANY_PORT, "PGHERALD_HTTP_ADMIN_TOKEN": TOKEN}) as daemon:
         mail.script("rcpt", answer("550 5.1.1 no such user"), times=1)
         database.verify(database.add_plan("Café", "jane@example.org"))
         wait_until(lambda: [event["state"] for event in database.events()] == ["failed"])

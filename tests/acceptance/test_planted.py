@@ -190,7 +190,7 @@ def test_no_command_and_no_daemon_runs_a_plant(
         tmp_path,
     )
     superuser = {"PGHERALD_DATABASE_URL": ground.url("postgres")}
-    pgherald("install", "--with-roles", check=True, env=superuser)
+    pgherald("install", "--create-roles", check=True, env=superuser)
     assert ground.ran() == []
     ground.change()
     assert ground.ran() == [], "capture"

@@ -62,7 +62,7 @@ def test_through_a_pooler_alone_it_says_so_and_polls(
         assert database.execute(_ADVISORY) == []
         database.verify(*add_plans(database, 2000))
         wait_sent(database, 2003, 60)
-        assert database.execute("SELECT locked, listening FROM pgherald.worker") == [(False, False)]
+        assert database.execute("SELECT has_presence_lock, listening FROM pgherald.worker") == [(False, False)]
         # It looks again whether it can listen, and need not say again that it cannot.
         tried = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
         assert database.value(tried) == 0
@@ -171,7 +171,7 @@ def test_two_behind_a_pooler_share_and_one_takes_over_when_the_others_lease_is_o
         wait_until(lambda: len(mail.messages) > 100)
         dying.kill()
         dead = time.time()
-        other.wait_event("took_over")
+        other.wait_event("workers_rescued")
         print(f"taken over {time.time() - dead:.2f} s after the death")
         assert time.time() - dead < 10
         wait_sent(database, 1000)
@@ -191,7 +191,7 @@ def test_a_pooler_that_is_restarted(
     with pgherald.daemon(env=env) as daemon:
         bouncer.stop()
         database.verify(database.add_plan("Café", "a@example.org"))
-        for name in ("lease_waits", "database_waits"):
+        for name in ("lease_renewal_failed", "database_unavailable"):
             daemon.wait_event(name)
         bouncer.start()
         mail.wait_for(1)
@@ -206,7 +206,7 @@ def test_on_a_standby_it_says_so_and_goes_on_when_that_is_promoted(
     primary.verify(primary.add_plan("Café", "a@example.org"))
     with Standby(cluster) as standby:
         with pgherald.daemon(ready=False, env={**NO_POLL, "PGHERALD_DATABASE_URL": standby.dsn()}) as daemon:
-            error = daemon.wait_event("database_waits")["error"]
+            error = daemon.wait_event("database_unavailable")["error"]
             assert "standby" in error
             assert "promoted" in error
             primary.close()
@@ -242,7 +242,7 @@ def test_where_listen_leads_to_a_standby_it_polls_the_primary(
     with Standby(cluster) as standby:
         env = {**NO_POLL, "PGHERALD_DATABASE_URL": primary.url, "PGHERALD_DATABASE_LISTEN_URL": standby.dsn()}
         with pgherald.daemon(env=env) as daemon:
-            assert "standby" in daemon.wait_event("listen_waits")["error"]
+            assert "standby" in daemon.wait_event("listen_connect_failed")["error"]
             for turn in range(1, 3):
                 primary.verify(primary.add_plan("Café", f"a{turn}@example.org"))
                 mail.wait_for(turn)

@@ -99,7 +99,7 @@ def test_a_mail_that_would_not_go_out_says_so(database: Database, pgherald: Pghe
     done = pgherald("preview", RULE, "--key", plan, check=True)
     assert done.stderr == "note: this row's mail would not go out: no_consent (consent is false)\n"
     database.execute("UPDATE public.users SET email_notifications_enabled = true")
-    done = pgherald("preview", RULE, env={"PGHERALD_MAIL_ALLOW": "@example.com"}, check=True)
+    done = pgherald("preview", RULE, env={"PGHERALD_MAIL_ALLOWED_RECIPIENTS": "@example.com"}, check=True)
     assert done.stderr == "note: this row's mail would not go out: not_allowed\n"
 
 

@@ -24,7 +24,7 @@ def mailer(database: Database, pgherald: Pgherald) -> str:
     """The daemon's role, and the URL by which it logs in."""
     database.execute("CREATE ROLE mailer LOGIN PASSWORD 'secret'")
     database.execute("GRANT SELECT ON public.dateplan, public.users, public.plan TO mailer")
-    pgherald("install", "--daemon-role", "mailer", check=True)
+    pgherald("install", "--grant-to", "mailer", check=True)
     parts = psycopg.conninfo.conninfo_to_dict(database.url)
     return psycopg.conninfo.make_conninfo(**{**parts, "user": "mailer", "password": "secret"})
 
@@ -44,7 +44,7 @@ def test_row_security_on_the_outbox_is_refused_and_said(
     with pgherald.daemon(env=env) as daemon:
         database.execute("ALTER TABLE pgherald.outbox ENABLE ROW LEVEL SECURITY")
         database.verify(database.add_plan("Café", ADDRESS))
-        waiting = daemon.wait_event("database_waits")
+        waiting = daemon.wait_event("database_unavailable")
         assert "row-level security policy for table" in waiting["error"]
         line = found(pgherald, "row security", **env)
         assert line.startswith("fault ")
@@ -67,7 +67,7 @@ def test_who_else_can_read_is_named(database: Database, pgherald: Pgherald, mail
     database.execute(
         """ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO reporting; ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO reporting"""
     )
-    pgherald("install", "--daemon-role", "mailer", check=True)
+    pgherald("install", "--grant-to", "mailer", check=True)
     line = found(pgherald, "readers")
     assert line.startswith("warn ")
     assert "reporting can read pgherald.outbox and pgherald.secret" in line

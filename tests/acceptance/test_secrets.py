@@ -114,7 +114,7 @@ def test_no_secret_of_a_setting_that_is_wrong(
         ("PGHERALD_SMTP_URI", f"smtp://u:{SECRET}@h"),
         ("PGHERALD_SMTP_URL_FILE", f"smtp://u:{SECRET}@h"),
         ("PGHERALD_DATABASE_URL_FILE", f"postgresql://u:{SECRET}@h/d"),
-        ("PGHERALD_HTTP_TOKEN_FILE", SECRET),
+        ("PGHERALD_HTTP_ADMIN_TOKEN_FILE", SECRET),
         ("PGHERALD_SMTP_CONNECTIONS", SECRET),
         ("PGHERALD_SMTP_AUTH", SECRET),
         ("PGHERALD_SMTP_EHLO_NAME", f"!{SECRET}"),
@@ -160,7 +160,7 @@ def test_no_secret_where_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PGHERALD_SMTP_URL", f"smtp://u:{SECRET}@h")
     monkeypatch.setenv("PGHERALD_DATABASE_URL", f"postgresql://u:{SECRET}@h/d")
     monkeypatch.setenv("PGHERALD_DATABASE_LISTEN_URL", f"postgresql://u:{SECRET}@h/d")
-    monkeypatch.setenv("PGHERALD_HTTP_TOKEN", 2 * SECRET)
+    monkeypatch.setenv("PGHERALD_HTTP_ADMIN_TOKEN", 2 * SECRET)
     settings = load()
     assert settings.smtp.server.password == SECRET
     for shown in (settings, settings.smtp, settings.database, settings.http, settings.smtp.server):

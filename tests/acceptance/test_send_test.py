@@ -87,7 +87,9 @@ def test_usage(pgherald: Pgherald, mail: MailServer, arguments: list[str]) -> No
 
 
 def test_the_guard_holds_for_it_too(pgherald: Pgherald, mail: MailServer) -> None:
-    done = pgherald("send-test", "--to", "me@example.com", env={**NO_DATABASE, "PGHERALD_MAIL_ALLOW": "@example.org"})
+    done = pgherald(
+        "send-test", "--to", "me@example.com", env={**NO_DATABASE, "PGHERALD_MAIL_ALLOWED_RECIPIENTS": "@example.org"}
+    )
     assert (done.returncode, done.stdout) == (1, "")
     assert "not sent: m***@example.com is not in [mail] allow" in done.stderr
     done = pgherald("send-test", "--to", "me@example.com", env={**NO_DATABASE, "PGHERALD_MAIL_REDIRECT_TO": "qa@example.org"})  # fmt: skip

@@ -48,7 +48,7 @@ def test_a_database_that_is_away_is_no_reason_to_be_restarted(
     with service_manager(tmp_path) as manager, command.daemon(env={**manager.settings, **_WATCHED}) as daemon:
         manager.wait_told("READY=1")
         cluster.kill()
-        daemon.wait_event("lease_waits")
+        daemon.wait_event("lease_renewal_failed")
         manager.forget()
         for _ in range(8):
             assert manager.told(_PATIENCE) == [PING]

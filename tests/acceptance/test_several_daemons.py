@@ -29,7 +29,7 @@ _OF_THE_LEADER = """
     SELECT w.id FROM pg_locks AS leader JOIN pgherald.worker AS w USING (pid)
      WHERE leader.locktype = 'advisory' AND leader.classid = 726354 AND leader.objid = 2 AND leader.granted
        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
-_SESSIONS = "SELECT pid FROM pgherald.worker WHERE id = %s AND locked"
+_SESSIONS = "SELECT pid FROM pgherald.worker WHERE id = %s AND has_presence_lock"
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_a_cut_network(
             else:
                 network.cut()
             began = time.time()
-            other.wait_event("took_over", 10)
+            other.wait_event("workers_rescued", 10)
             wait_leads(database, other)
             taken = time.time() - began
             print(f"taken over {taken:.2f} s after the cut")
@@ -230,11 +230,11 @@ def test_a_cut_network(
                 other_mail.open(gate)
                 other_mail.wait_reached("body", plans)
                 wait_until(lambda: not other_mail.smtpd.sessions)
-            cut.wait_event("lease_waits")
-            cut.wait_event("listen_waits" if asleep else "settling_waits", 20)
+            cut.wait_event("lease_renewal_failed")
+            cut.wait_event("listen_connect_failed" if asleep else "settle_failed", 20)
             assert other_mail.messages == []
             network.heal()
-            cut.wait_event("declared_dead", 20)
+            cut.wait_event("lease_expired", 20)
             other_mail.forget_script()
             wait_until(lambda: number(database, cut) is not None)
             other.stop()
@@ -259,14 +259,14 @@ def test_stopped_for_longer_than_the_lease(
         other_mail.wait_reached("data", 8)
         stopped.signal(signal.SIGSTOP)
         with pgherald.daemon(env=SHORT) as other:
-            other.wait_event("took_over", 10)
+            other.wait_event("workers_rescued", 10)
             wait_leads(database, other)
             wait_sent(database, 8, 10)
             if first == "the reply":
                 other_mail.open(gate)
                 other_mail.wait_reached("body", 8)
             stopped.signal(signal.SIGCONT)
-            stopped.wait_event("declared_dead")
+            stopped.wait_event("lease_expired")
             wait_until(lambda: number(database, stopped) is not None)
             other_mail.open(gate)
             other_mail.wait_reached("body", 8)
@@ -290,7 +290,7 @@ def test_stopped_in_a_backlog_and_what_was_sent_is_told_late(
         wait_until(lambda: len(mail.messages) > 50)
         stopped.signal(signal.SIGSTOP)
         with pgherald.daemon(env=env) as other:
-            other.wait_event("took_over", 10)
+            other.wait_event("workers_rescued", 10)
             wait_until(lambda: set(states(database)) == {"sent", "in_doubt"})
             stopped.signal(signal.SIGCONT)
             wait_sent(database, 400)
@@ -309,8 +309,8 @@ def test_a_lost_listen_connection_is_no_death(database: Database, mail: MailServ
             database.execute("SELECT pg_terminate_backend(%s)", sessions[0])
         wait_sent(database, 1500, 60)
         for daemon in (one, two):
-            daemon.wait_event("listen_lost")
-            assert [event for event in daemon.events if event["event"] in ("took_over", "declared_dead")] == []
+            daemon.wait_event("listen_disconnected")
+            assert [event for event in daemon.events if event["event"] in ("workers_rescued", "lease_expired")] == []
     assert doubted(database) == 0
     assert times_each([mail]) == {1: 1500}
 

@@ -29,12 +29,12 @@ def history(database: Database, pgherald: Pgherald, plan: int) -> list[str]:
 def test_only_who_is_allowed_gets_mail(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     plans = [database.add_plan("Café", to) for to in ("a@example.org", "b@example.com", "c@example.com")]
     database.verify(*plans)
-    env = {"PGHERALD_MAIL_ALLOW": "@example.org,B@example.com"}
+    env = {"PGHERALD_MAIL_ALLOWED_RECIPIENTS": "@example.org,B@example.com"}
     assert pgherald("run", "--once", env=env).returncode == 0
     assert sorted(mail.recipients) == ["a@example.org", "b@example.com"]
     assert outcomes(database) == {("sent", None): 2, ("skipped", "not_allowed"): 1}
     said = pgherald("explain", RULE, plans[2]).stdout
-    assert "c***@example.com is not in mail.allow" in said
+    assert "c***@example.com is not in mail.allowed_recipients" in said
     # Allowed after all, it goes out when somebody says so.
     pgherald("events", "retry", RULE, "--reason", "not_allowed", "--yes", check=True)
     assert pgherald("run", "--once").returncode == 0
@@ -50,14 +50,14 @@ def test_all_mail_is_redirected(database: Database, mail: MailServer, pgherald: 
     assert {message.email["To"] for message in messages} == {"qa@example.org"}
     assert {message.email["X-Original-To"] for message in messages} == {"a***@example.com", "b***@example.net"}
     assert not any(b"anna@" in message.data or b"ben@" in message.data for message in messages)
-    staging = next(json.loads(line) for line in done.stderr.splitlines() if '"staging"' in line)
+    staging = next(json.loads(line) for line in done.stderr.splitlines() if '"mail_restricted"' in line)
     assert (staging["level"], staging["transport"], staging["redirect_to"]) == ("warning", "smtp", "q***@example.org")
 
 
 @pytest.mark.parametrize(
     ("env", "recipients", "end"),
     [
-        ({"PGHERALD_MAIL_ALLOW": "@example.org"}, [], ("skipped", "not_allowed")),
+        ({"PGHERALD_MAIL_ALLOWED_RECIPIENTS": "@example.org"}, [], ("skipped", "not_allowed")),
         ({"PGHERALD_MAIL_REDIRECT_TO": "qa@example.org"}, ["qa@example.org"], ("sent", None)),
     ],
     ids=["allow", "redirect"],
@@ -78,7 +78,7 @@ def test_what_a_dump_of_production_brings_goes_to_nobody_real(
     mail.forget_script()
     before = len(mail.messages)
     # By now the owner's address is one that is allowed; the kept bytes are addressed to the old one.
-    if "PGHERALD_MAIL_ALLOW" in env:
+    if "PGHERALD_MAIL_ALLOWED_RECIPIENTS" in env:
         database.execute("UPDATE public.users SET email = 'anna@example.org'")
     with pgherald.daemon(env=env):
         wait_until(lambda: outcomes(database) == {end: 1})

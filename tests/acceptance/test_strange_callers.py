@@ -71,7 +71,7 @@ def test_sighup_while_the_database_is_away(databases: Databases, database: Datab
     with psycopg.connect(databases.url, autocommit=True) as admin:
         admin.execute(allow.format(name, sql.SQL("false")))
         with pgherald.daemon(ready=False) as daemon:
-            daemon.wait_event("database_waits")
+            daemon.wait_event("database_unavailable")
             daemon.signal(signal.SIGHUP)
             admin.execute(allow.format(name, sql.SQL("true")))
             daemon.wait_event("reloaded")

@@ -72,7 +72,7 @@ def world(database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Pa
         conn.execute(
             sql.SQL(
                 """CREATE TABLE public.{} (key text PRIMARY KEY, status text, email text, consent boolean, place text);
-                   INSERT INTO pgherald.worker (name, version, lease, locked, breaker)
+                   INSERT INTO pgherald.worker (name, version, lease, has_presence_lock, breaker_reason)
                    VALUES ({}, '1', '1 day', false, {});
                    INSERT INTO pgherald.rule (rule, "table", key, "column", value)
                    VALUES ({}, 'public.dateplan', '{{id}}', 'status', 'VE')"""
@@ -153,7 +153,7 @@ def _install(world: World) -> None:
     printed = world.run("install", "--print")
     assert (printed.returncode, printed.stdout) == (1, "")
     assert "does not show" in printed.stderr or "do not show" in printed.stderr
-    assert world.run("install", "--daemon-role", EVIL).returncode == 1
+    assert world.run("install", "--grant-to", EVIL).returncode == 1
 
 
 @case("uninstall")

@@ -157,14 +157,14 @@ FLAWS = {
     "attempt = 2147483647": None,
     "scheduled_at = '-infinity'": None,
     "scheduled_at = '4000-01-01 BC'": None,
-    "doubts = 1, recipient = 'jane', message = '\\x01'": "unreadable",
-    f"doubts = 1, recipient = 'jane', message = '\\x{compress(b'abc').hex()}'": "bad_address",
-    f"doubts = 1, recipient = 'c@example.org', message = '\\x{compress(MESSAGE).hex()}'": None,
-    f"doubts = 1, recipient = 'c@example.org', message = '\\x{zlib.compress(bytes(50_000_000)).hex()}'": "too_large",
-    "doubts = 1, recipient = 'b@example.org', message = ''": "unreadable",
-    "doubts = 1, recipient = 'b@example.org', message = decode(repeat('00', 30000000), 'hex')": "unreadable",
-    "doubts = 1, recipient = repeat('b', 30000000), message = '\\x01'": "unreadable",
-    "doubts = 1, recipient = 'b@example.org', message = NULL": None,
+    "in_doubt_count = 1, recipient = 'jane', message = '\\x01'": "unreadable",
+    f"in_doubt_count = 1, recipient = 'jane', message = '\\x{compress(b'abc').hex()}'": "bad_address",
+    f"in_doubt_count = 1, recipient = 'c@example.org', message = '\\x{compress(MESSAGE).hex()}'": None,
+    f"in_doubt_count = 1, recipient = 'c@example.org', message = '\\x{zlib.compress(bytes(50_000_000)).hex()}'": "too_large",
+    "in_doubt_count = 1, recipient = 'b@example.org', message = ''": "unreadable",
+    "in_doubt_count = 1, recipient = 'b@example.org', message = decode(repeat('00', 30000000), 'hex')": "unreadable",
+    "in_doubt_count = 1, recipient = repeat('b', 30000000), message = '\\x01'": "unreadable",
+    "in_doubt_count = 1, recipient = 'b@example.org', message = NULL": None,
 }
 
 
@@ -187,7 +187,7 @@ def test_events_that_somebody_has_edited(database: Database, mail: MailServer, p
         # All of it is shown, those that failed too.
         wait_until(lambda: "unreadable" in client.get("/").text)
         assert client.get("/metrics").status == 200
-        assert "overview_waits" not in {event["event"] for event in daemon.events}
+        assert "overview_failed" not in {event["event"] for event in daemon.events}
     ended = endings(database)
     assert {flaw: ended.pop(id) for id, (flaw, _) in expected.items()} == dict(expected.values())
     assert set(ended.values()) == {("sent", None)}

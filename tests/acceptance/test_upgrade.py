@@ -114,22 +114,22 @@ def test_every_event_is_kept_and_no_table_rewritten(
     roles: None,
 ) -> None:
     story.add_plan("Bar", "john@example.org", status="VE")
-    pgherald("install", "--with-roles", check=True)
+    pgherald("install", "--create-roles", check=True)
     assert story.value("SELECT pgherald.version()") == VERSION
     plant_every_state(story, "dateplan_verified")
     before = story.events(), *contents(story)
     files = set(story.execute(TABLES))
-    next_version("install", "--with-roles", check=True)
+    next_version("install", "--create-roles", check=True)
     assert story.value("SELECT pgherald.version()") == NEXT
     events = story.events()
     assert [event.pop("of_next_version") for event in events] == [None] * len(ROWS)
     assert (events, *contents(story)) == before
     assert set(story.execute(TABLES)) == files
-    next_version("install", "--with-roles", check=True)
+    next_version("install", "--create-roles", check=True)
     assert set(story.execute(TABLES)) == files
     with databases.fresh() as other:
         other.execute(STORY)
-        next_version("install", "--with-roles", env={"PGHERALD_DATABASE_URL": other.url}, check=True)
+        next_version("install", "--create-roles", env={"PGHERALD_DATABASE_URL": other.url}, check=True)
         assert programs.dump(story) == programs.dump(other), "upgraded is as new"
 
 

@@ -70,7 +70,7 @@ class Catcher(Smtpd):
         self._chance = chance
         self._dot = dot
         self._copies: defaultdict[str, list[Copy]] = defaultdict(list)
-        self._trouble: tuple[str, Action, float] | None = None
+        self._outage: tuple[str, Action, float] | None = None
         self._released = asyncio.Event()
 
     @property
@@ -83,14 +83,14 @@ class Catcher(Smtpd):
         self._keep()
         return self._copies
 
-    def trouble(self, name: str, share: float) -> None:
+    def outage(self, name: str, share: float) -> None:
         """From now on, do so to this share of what reaches the phase."""
         phase, make = TROUBLES[name]
         self._released = asyncio.Event()
-        self._trouble = phase, make(self._released), share
+        self._outage = phase, make(self._released), share
 
     def calm(self) -> None:
-        self._trouble = None
+        self._outage = None
         self._released.set()
 
     async def until(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:
@@ -104,8 +104,8 @@ class Catcher(Smtpd):
         self._keep()
         if phase == "rcpt" and recipient is not None and recipient.startswith(REFUSED):
             return answer("550 5.1.1 no such user")
-        if self._trouble is not None:
-            where, action, share = self._trouble
+        if self._outage is not None:
+            where, action, share = self._outage
             # A body is asked about at each of its pieces; one half is enough.
             if phase == where and self._chance.random() < share and (phase != "body" or body > 1024):
                 return action

@@ -158,6 +158,6 @@ class Faults:
         await self._stage.catcher.listen()
 
     async def _mail_trouble(self, fault: Fault) -> None:
-        self._stage.catcher.trouble(fault.how, _SHARE)
+        self._stage.catcher.outage(fault.how, _SHARE)
         await asyncio.sleep(fault.seconds)
         self._stage.catcher.calm()

@@ -24,7 +24,7 @@ class Event:
     key: str
     state: str
     reason: str | None
-    doubts: int
+    in_doubt_count: int
     captured_at: datetime
     claimed_at: datetime | None
     scheduled_at: datetime | None
@@ -33,7 +33,7 @@ class Event:
     @property
     def in_doubt(self) -> int:
         """How often it was recorded that nobody knows."""
-        return max(self.doubts, [entry["what"] for entry in self.history].count("in_doubt"))
+        return max(self.in_doubt_count, [entry["what"] for entry in self.history].count("in_doubt"))
 
     @property
     def marks(self) -> list[float]:
@@ -114,7 +114,7 @@ def _event(event: Event, copies: Sequence[Copy], email: str, *, hold: bool) -> l
     name = f"event {event.id} of row {event.key}, {event.state}"
     wrong: list[tuple[str, str]] = []
     if event.state == "in_doubt":
-        if event.scheduled_at is not None or not (hold or event.doubts > 1):
+        if event.scheduled_at is not None or not (hold or event.in_doubt_count > 1):
             wrong.append(("lost", f"{name}: nobody resolves it, and it is not held"))
     elif event.state not in _SETTLED:
         wrong.append(("lost", f"{name}: never settled"))

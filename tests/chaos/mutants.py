@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from listener.cli import main as cli
-from listener.outbox import batch_writer as recorder
+from listener.outbox import batch_writer as batch_writer
 from listener.outbox import store as outbox
 from listener.outbox.event import Mark, Settlement
 from listener.worker import loop as worker
-from listener.worker import sender as carriers
+from listener.worker import sender as senders
 from listener.worker.delivery import Delivery, Letter
 from tests.chaos.stage import Options
 
@@ -28,22 +28,22 @@ def settle_without_fence() -> None:
 
 def mark_after_dot() -> None:
     """The mark is written when the message has gone already."""
-    send, mark = carriers.Senders._send, recorder.BatchWriter.mark
+    send, mark = senders.Senders._send, batch_writer.BatchWriter.mark
 
-    def promised(self: recorder.BatchWriter, mark: Mark) -> asyncio.Future[bool]:
+    def promised(self: batch_writer.BatchWriter, mark: Mark) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         future.set_result(True)
         return future
 
     async def send_and_mark(
-        self: carriers.Senders, delivery: Delivery, letter: Letter, before: asyncio.Future[bool] | None
+        self: senders.Senders, delivery: Delivery, letter: Letter, before: asyncio.Future[bool] | None
     ) -> Settlement:
         settlement = await send(self, delivery, letter, before)
-        await mark(self._recorder, Mark(letter.event, str(letter.recipient), letter.message))
+        await mark(self._batch_writer, Mark(letter.event, str(letter.recipient), letter.message))
         return settlement
 
-    recorder.BatchWriter.mark = promised  # type: ignore[method-assign]
-    carriers.Senders._send = send_and_mark  # type: ignore[method-assign]
+    batch_writer.BatchWriter.mark = promised  # type: ignore[method-assign]
+    senders.Senders._send = send_and_mark  # type: ignore[method-assign]
 
 
 def wake_cleared_after_drain() -> None:

@@ -104,7 +104,7 @@ async def _unsettled(conn: psycopg.AsyncConnection[Any]) -> dict[str, int]:
 
 
 async def _registered(conn: psycopg.AsyncConnection[Any]) -> Any:
-    cursor = await conn.execute("SELECT count(*), bool_and(locked AND listening) FROM pgherald.worker")
+    cursor = await conn.execute("SELECT count(*), bool_and(has_presence_lock AND listening) FROM pgherald.worker")
     return await cursor.fetchone()
 
 
@@ -128,7 +128,7 @@ async def _judged(stage: Stage) -> Findings:
     async with await stage.connect() as conn:
         async with conn.cursor(row_factory=class_row(Event)) as cursor:
             await cursor.execute(
-                """SELECT id, rule, key, state, reason, doubts, captured_at, claimed_at, scheduled_at, history
+                """SELECT id, rule, key, state, reason, in_doubt_count, captured_at, claimed_at, scheduled_at, history
                      FROM pgherald.outbox"""
             )
             events = await cursor.fetchall()

@@ -18,8 +18,8 @@ ACCEPTED_ALL_THE_SAME = {"dot: swallow", "dot: late"}
 async def outcome_of(catcher: Catcher) -> object:
     try:
         connection = await connect(catcher, SHORT)
-    except SessionError as trouble:
-        return trouble
+    except SessionError as outage:
+        return outage
     try:
         outcome = await send(connection, message=MESSAGE)
         if isinstance(outcome, Accepted):
@@ -33,7 +33,7 @@ async def outcome_of(catcher: Catcher) -> object:
 @pytest.mark.parametrize("name", TROUBLES)
 async def test_each_trouble_is_one(name: str) -> None:
     async with Catcher(random.Random(1), (0, 0)) as catcher:
-        catcher.trouble(name, 1.0)
+        catcher.outage(name, 1.0)
         outcome = await outcome_of(catcher)
         assert isinstance(outcome, SessionError | Refused | NotSent | InDoubt)
         catcher.calm()

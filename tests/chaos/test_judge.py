@@ -28,7 +28,7 @@ SENT = Event(
     noted((1, "claimed"), (2, "transmitting"), (4, "sent")),
 )  # fmt: skip
 TWICE = noted((1, "claimed"), (2, "transmitting"), (4, "in_doubt"), (5, "resend"), (6, "transmitting"), (8, "sent"))
-HELD = replace(SENT, state="in_doubt", reason="no_reply", doubts=1, history=TWICE[:3])
+HELD = replace(SENT, state="in_doubt", reason="no_reply", in_doubt_count=1, history=TWICE[:3])
 FIRST = Copy("u7@example.org", b"x", at(3).timestamp())
 SECOND = replace(FIRST, at=at(7).timestamp())
 
@@ -61,11 +61,11 @@ LATER = replace(SENT, id=2, captured_at=at(10), claimed_at=at(11), history=noted
     "found",
     [
         judged(SENT),
-        judged(replace(SENT, doubts=1, history=TWICE), copies=(FIRST, SECOND)),
-        judged(replace(SENT, doubts=1, history=TWICE), copies=(SECOND,)),
+        judged(replace(SENT, in_doubt_count=1, history=TWICE), copies=(FIRST, SECOND)),
+        judged(replace(SENT, in_doubt_count=1, history=TWICE), copies=(SECOND,)),
         judged(HELD, hold=True),
         judged(HELD, copies=(), hold=True),
-        judged(replace(HELD, doubts=2)),
+        judged(replace(HELD, in_doubt_count=2)),
         judged(replace(SENT, state="failed", reason="bad_address"), copies=(), email="x7@example.org"),
         judged(replace(SENT, state="skipped", reason="no_consent"), copies=(), email="n7@example.org"),
         judged(REVERTED, copies=(), left=True, status="PE"),
@@ -95,16 +95,16 @@ def test_what_is_well(found: Findings) -> None:
         ("lost", judged(REVERTED, copies=(), left=True)),
         ("lost", judged(SENT, replace(LATER, state="skipped", reason="superseded"), became=2, left=True)),
         ("doubled", judged(SENT, copies=(FIRST, SECOND))),
-        ("doubled", judged(replace(SENT, doubts=1, history=TWICE), copies=(FIRST, SECOND, SECOND))),
-        ("doubled", judged(replace(SENT, doubts=1, history=TWICE), copies=(FIRST, SECOND), hold=True)),
-        ("different", judged(replace(SENT, doubts=1, history=TWICE), copies=(FIRST, replace(SECOND, digest=b"y")))),
+        ("doubled", judged(replace(SENT, in_doubt_count=1, history=TWICE), copies=(FIRST, SECOND, SECOND))),
+        ("doubled", judged(replace(SENT, in_doubt_count=1, history=TWICE), copies=(FIRST, SECOND), hold=True)),
+        ("different", judged(replace(SENT, in_doubt_count=1, history=TWICE), copies=(FIRST, replace(SECOND, digest=b"y")))),
         ("invented", judged(SENT, became=0)),
         ("invented", judged(copies=(FIRST,), became=0)),
         ("contradicted", judged(REVERTED, left=True, status="PE")),
         ("misdirected", judged(SENT, copies=(replace(FIRST, recipient="u8@example.org"),))),
         ("unwanted", judged(SENT, email="n7@example.org", copies=(replace(FIRST, recipient="n7@example.org"),))),
         ("unmarked", judged(SENT, copies=(replace(FIRST, at=at(1.5).timestamp()),))),
-        ("unmarked", judged(replace(SENT, doubts=1, history=TWICE), copies=(FIRST, replace(SECOND, at=at(5).timestamp())))),
+        ("unmarked", judged(replace(SENT, in_doubt_count=1, history=TWICE), copies=(FIRST, replace(SECOND, at=at(5).timestamp())))),
     ],
 )  # fmt: skip
 def test_what_is_wrong(word: str, found: Findings) -> None:

@@ -31,14 +31,14 @@ async def open_and_close(server: SmtpServer) -> None:
         try:
             connection = await SmtpConnection.open(server, TLS)
         except SessionError as error:
-            trouble = error
+            outage = error
         else:
             connection.abort()
             return
-    assert trouble.detail
-    assert is_one_line(trouble.detail)
-    assert not trouble.verdict.permanent
-    assert not trouble.verdict.uses_attempt
+    assert outage.detail
+    assert is_one_line(outage.detail)
+    assert not outage.verdict.permanent
+    assert not outage.verdict.uses_attempt
 
 
 @FEW

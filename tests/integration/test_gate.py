@@ -70,16 +70,16 @@ async def at_work(database: Database, kind: type[Sleeper] = Sleeper) -> AsyncIte
         outbox = Outbox(pool, lease=10, hold=False)
         await outbox.register()
         listener = Listener(database.url, outbox.ring)
-        recorder = BatchWriter(outbox)
+        batch_writer = BatchWriter(outbox)
         taken = Taken()
-        breaker, pace = Breaker(), RateLimiter(pool, None)
-        carriers = Senders(
+        breaker, rate_limiter = Breaker(), RateLimiter(pool, None)
+        senders = Senders(
             outbox,
             listener,
-            recorder,
+            batch_writer,
             None,  # type: ignore[arg-type]
             breaker,
-            pace,
+            rate_limiter,
             sender=None,  # type: ignore[arg-type]
             connections=8,
             poll=POLL,
@@ -89,12 +89,12 @@ async def at_work(database: Database, kind: type[Sleeper] = Sleeper) -> AsyncIte
             pool,
             listener,
             taken,  # type: ignore[arg-type]
-            carriers,
+            senders,
             breaker,
-            pace,
+            rate_limiter,
             poll=POLL,
         )
-        tasks = [asyncio.create_task(listener.keep()), asyncio.create_task(recorder.run())]
+        tasks = [asyncio.create_task(listener.keep()), asyncio.create_task(batch_writer.run())]
         await listener.ready.wait()
         tasks.append(asyncio.create_task(worker.run()))
         try:

@@ -26,26 +26,26 @@ async def pool(database: Database) -> AsyncIterator[Pool]:
 def row(database: Database) -> tuple[float | None, float]:
     """The rate, and in how many seconds the next slot is."""
     ((rate, wait),) = database.execute(
-        "SELECT rate, extract(epoch FROM next_at - clock_timestamp())::float8 FROM pgherald.pace"
+        "SELECT rate, extract(epoch FROM next_at - clock_timestamp())::float8 FROM pgherald.rate_limit"
     )
     return rate, wait
 
 
 def let_pass(database: Database, seconds: float) -> None:
     database.execute(
-        "UPDATE pgherald.pace SET next_at = next_at - make_interval(secs => %(s)s), "
+        "UPDATE pgherald.rate_limit SET next_at = next_at - make_interval(secs => %(s)s), "
         "throttled_at = throttled_at - make_interval(secs => %(s)s)",
         {"s": seconds},
     )
 
 
 async def test_without_a_limit_the_database_is_asked_once(database: Database, pool: Pool) -> None:
-    pace = RateLimiter(pool, None)
-    assert pace.limited
-    assert await pace.reserve(500) == Slots(500)
-    assert not pace.limited
-    database.execute("DELETE FROM pgherald.pace")
-    assert await pace.reserve(500) == Slots(500)
+    rate_limiter = RateLimiter(pool, None)
+    assert rate_limiter.limited
+    assert await rate_limiter.reserve(500) == Slots(500)
+    assert not rate_limiter.limited
+    database.execute("DELETE FROM pgherald.rate_limit")
+    assert await rate_limiter.reserve(500) == Slots(500)
     with pytest.raises(SchemaError, match="pgherald install"):
         await RateLimiter(pool, None).reserve(1)
 
@@ -58,7 +58,7 @@ async def test_two_share_one_rate(database: Database, pool: Pool) -> None:
     # What begins within half a second, after the other's.
     assert 0 < second.wait <= 0.2
     assert second.number == pytest.approx((0.5 - second.wait) * 20, abs=1)
-    database.execute("UPDATE pgherald.pace SET next_at = now() + interval '10 s'")
+    database.execute("UPDATE pgherald.rate_limit SET next_at = now() + interval '10 s'")
     third = await one.reserve(4)
     assert third.number == 0
     assert 0.5 < third.wait <= 10
@@ -72,11 +72,11 @@ async def test_the_slots_of_a_second_are_no_more_than_the_rate(pool: Pool) -> No
     until = loop.time() + 1.0
     granted: list[float] = []
 
-    async def take(pace: RateLimiter) -> None:
+    async def take(rate_limiter: RateLimiter) -> None:
         while (now := loop.time()) < until:
-            slots = await pace.reserve(3)
+            slots = await rate_limiter.reserve(3)
             granted.extend(now + slots.wait + i * slots.interval for i in range(slots.number))
-            await pace.refund(slots, slots.number)
+            await rate_limiter.refund(slots, slots.number)
             await asyncio.sleep(0 if slots.number else min(slots.wait, 0.05))
 
     await asyncio.gather(*(take(RateLimiter(pool, 100.0)) for _ in range(3)))
@@ -85,37 +85,37 @@ async def test_the_slots_of_a_second_are_no_more_than_the_rate(pool: Pool) -> No
 
 
 async def test_a_slow_rate_gives_one_at_a_time(database: Database, pool: Pool) -> None:
-    pace = RateLimiter(pool, 0.5)
-    assert (await pace.reserve(16)).number == 1
-    assert 0.5 < (await pace.reserve(16)).wait <= 2
+    rate_limiter = RateLimiter(pool, 0.5)
+    assert (await rate_limiter.reserve(16)).number == 1
+    assert 0.5 < (await rate_limiter.reserve(16)).wait <= 2
     # Configured anew, it need not sit out what was reserved by the old rate.
-    database.execute("UPDATE pgherald.pace SET next_at = now() + interval '1 day'")
-    pace.ceiling = 10.0
-    assert (await pace.reserve(16)).wait < 2
+    database.execute("UPDATE pgherald.rate_limit SET next_at = now() + interval '1 day'")
+    rate_limiter.ceiling = 10.0
+    assert (await rate_limiter.reserve(16)).wait < 2
 
 
 async def test_what_was_not_needed_is_given_back(database: Database, pool: Pool) -> None:
-    pace = RateLimiter(pool, 10.0)
-    slots = await pace.reserve(5)
-    await pace.refund(slots, 1)
+    rate_limiter = RateLimiter(pool, 10.0)
+    slots = await rate_limiter.reserve(5)
+    await rate_limiter.refund(slots, 1)
     assert row(database)[1] < 0.2
 
 
 async def test_a_throttled_daemon_halves_what_all_sent_and_time_raises_it_again(database: Database, pool: Pool) -> None:
     database.execute("INSERT INTO pgherald.worker (name, version, lease) VALUES ('a', '', '10 s'), ('b', '', '10 s')")
-    pace, other = RateLimiter(pool, None), RateLimiter(pool, None)
-    await pace.reserve(1)
+    rate_limiter, other = RateLimiter(pool, None), RateLimiter(pool, None)
+    await rate_limiter.reserve(1)
     await other.reserve(1)
     for _ in range(40):
-        pace.sent()
+        rate_limiter.sent()
     with structlog.testing.capture_logs() as logs:
-        await pace.throttled("454 slower")
+        await rate_limiter.throttled("454 slower")
         # What else was on its way.
-        await pace.throttled("454 slower")
+        await rate_limiter.throttled("454 slower")
         await other.throttled("454 slower")
     assert [(entry["event"], entry["per_second"], entry["was"]) for entry in logs] == [("rate_lowered", 40, 80)]
     assert row(database) == (40, pytest.approx(1, abs=0.5))
-    assert pace.limited
+    assert rate_limiter.limited
     assert other.limited
     assert (await other.reserve(1)).number == 0
     for seconds, rate in [(5, 60), (5, 80), (10, 120)]:
@@ -127,24 +127,24 @@ async def test_a_throttled_daemon_halves_what_all_sent_and_time_raises_it_again(
     assert row(database)[0] == pytest.approx(60, rel=0.1)
     let_pass(database, 300)
     with structlog.testing.capture_logs() as logs:
-        assert await pace.reserve(7) == Slots(7)
-    assert [entry["event"] for entry in logs] == ["rate_free"]
-    assert not pace.limited
+        assert await rate_limiter.reserve(7) == Slots(7)
+    assert [entry["event"] for entry in logs] == ["rate_limit_lifted"]
+    assert not rate_limiter.limited
 
 
 async def test_it_never_stops_altogether(database: Database, pool: Pool) -> None:
-    pace = RateLimiter(pool, None)
+    rate_limiter = RateLimiter(pool, None)
     for _ in range(16):
-        pace._lowered_at = -math.inf
-        await pace.throttled("454 slower")
+        rate_limiter._lowered_at = -math.inf
+        await rate_limiter.throttled("454 slower")
         let_pass(database, 3)
     assert row(database)[0] == pytest.approx(0.1)
 
 
 async def test_a_database_that_is_away_lowers_nothing_and_breaks_nothing(pool: Pool) -> None:
-    pace = RateLimiter(outbox_pool("postgresql://127.0.0.1:1/none"), None)
-    await pace.throttled("454 slower")
-    assert pace.limited
+    rate_limiter = RateLimiter(outbox_pool("postgresql://127.0.0.1:1/none"), None)
+    await rate_limiter.throttled("454 slower")
+    assert rate_limiter.limited
 
 
 async def test_who_is_throttled_may_have_sent_nothing_and_others_all(database: Database, pool: Pool) -> None:

@@ -22,11 +22,17 @@ class Claimant:
         self.lock: int = row["lock"]
         if locked:
             conn.execute("SELECT pg_advisory_lock(726355, %s)", (self.lock,))
-            self.renew(locked=True)
+            self.renew(has_presence_lock=True)
 
-    def renew(self, *, locked: bool = False) -> bool:
-        pid = self.conn.info.backend_pid if locked else None
-        values = {"locked": locked, "pid": pid, "leading": False, "listening": False, "breaker": None}
+    def renew(self, *, has_presence_lock: bool = False) -> bool:
+        pid = self.conn.info.backend_pid if has_presence_lock else None
+        values = {
+            "has_presence_lock": has_presence_lock,
+            "pid": pid,
+            "leader": False,
+            "listening": False,
+            "breaker_reason": None,
+        }
         return bool(self._run("renew", worker=self.id, **values))
 
     def claim(self, limit: int = 100, rules: Sequence[str] = (RULE,)) -> list[DictRow]:
@@ -41,11 +47,11 @@ class Claimant:
         return row["recipient"], row["message"]
 
     def settle(
-        self, event: DictRow, state: str, *, reason: str | None = None, counts: bool = False, delay: float | None = None,
-        what: str | None = None, detail: str | None = None, hold: bool = False,
+        self, event: DictRow, state: str, *, reason: str | None = None, uses_attempt: bool = False, delay: float | None = None,
+        history_entry: str | None = None, detail: str | None = None, hold: bool = False,
     ) -> bool:  # fmt: skip
         """Whether it was this claim's to settle."""
-        values = (event["id"], event["claim"], state, reason, int(counts), delay, what or state, detail)
+        values = (event["id"], event["claim"], state, reason, int(uses_attempt), delay, history_entry or state, detail)
         return bool(self.record([values], [], hold=hold))
 
     def mark(self, event: DictRow, recipient: str = "jane@example.org", message: bytes = b"bytes") -> bool:
@@ -55,29 +61,29 @@ class Claimant:
     def peers(self) -> list[DictRow]:
         return self._run("peers", worker=self.id)
 
-    def bury(self, *, hold: bool = False, lease: float = 10.0) -> DictRow:
+    def rescue(self, *, hold: bool = False, lease: float = 10.0) -> DictRow:
         """As one who has watched the others for long enough: whose session is gone or whose lease is over is dead."""
         over = {row[0] for row in self.conn.execute("SELECT id FROM pgherald.worker WHERE seen_at + lease < now()")}
-        return self.bury_these([peer for peer in self.peers() if peer["gone"] or peer["id"] in over], hold, lease)
+        return self.rescue_from([peer for peer in self.peers() if peer["gone"] or peer["id"] in over], hold, lease)
 
-    def bury_these(self, dead: Sequence[DictRow], hold: bool = False, lease: float = 10.0) -> DictRow:
+    def rescue_from(self, dead: Sequence[DictRow], hold: bool = False, lease: float = 10.0) -> DictRow:
         values = {"dead": [peer["id"] for peer in dead], "seen": [peer["seen_at"] for peer in dead]}
-        [row] = self._run("bury", worker=self.id, lease=lease, hold=hold, **values)
+        [row] = self._run("rescue", worker=self.id, lease=lease, hold=hold, **values)
         return row
 
-    def recorded(self, event: DictRow, state: str) -> bool:
+    def find_settled(self, event: DictRow, state: str) -> bool:
         settled = [{"id": event["id"], "claim": event["claim"], "state": state}]
-        return bool(self._run("recorded", settled=json.dumps(settled)))
+        return bool(self._run("find_settled", settled=json.dumps(settled)))
 
-    def disown(self, *heard_of: DictRow) -> int:
+    def release_lost_claims(self, *heard_of: DictRow) -> int:
         fences = {"ids": [event["id"] for event in heard_of], "claims": [event["claim"] for event in heard_of]}
-        return len(self._run("disown", worker=self.id, **fences))
+        return len(self._run("release_lost_claims", worker=self.id, **fences))
 
     def resend(self) -> int:
         return self.conn.execute(QUERIES["resend"]).rowcount
 
-    def leave(self) -> None:
-        self._run("leave", worker=self.id)
+    def unregister(self) -> None:
+        self._run("unregister", worker=self.id)
 
     def waiting(self) -> tuple[int, int]:
         [row] = self._run("waiting", rules=[RULE])
@@ -87,7 +93,7 @@ class Claimant:
         self, settlements: list[tuple[Any, ...]], marks: list[tuple[Any, ...]], *, hold: bool = False
     ) -> set[int]:
         """The ids of those that were still this claim's to write."""
-        columns = ("id", "claim", "state", "reason", "counts", "delay", "what", "detail")
+        columns = ("id", "claim", "state", "reason", "uses_attempt", "delay", "history_entry", "detail")
         settled = json.dumps([dict(zip(columns, row, strict=True)) for row in settlements])
         marked = json.dumps([{"id": id, "claim": claim, "recipient": to} for id, claim, to, _ in marks])
         messages = [message for *_, message in marks]

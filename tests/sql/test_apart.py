@@ -123,7 +123,9 @@ async def test_letters_that_the_database_has_not(databases: Databases) -> None:
     with databases.fresh(encoding="LATIN1") as database:
         install_triggers(database.connect())
         async with worker(database) as outbox:
-            assert await outbox.renew(locked=False, listening=False, leading=False, pid=None, breaker="554 你好 é")
+            assert await outbox.renew(
+                has_presence_lock=False, listening=False, leader=False, pid=None, breaker_reason="554 你好 é"
+            )
         assert database.value("SELECT breaker FROM pgherald.worker") == "554 \\u4f60\\u597d \\xe9"
 
 
@@ -161,7 +163,7 @@ async def test_a_row_whose_page_is_damaged(database: Database) -> None:
                 conn.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(toast)))
     database.execute("UPDATE public.dateplan SET status = 'VE'")
     pool = lookup_pool(database.url)
-    anything: Any = SimpleNamespace(guard=SimpleNamespace(admits=lambda _: True))
+    anything: Any = SimpleNamespace(recipients=SimpleNamespace(allows=lambda _: True))
     delivery = Delivery(default_rules(), anything, b"", max_attempts=1, max_age=None)
     async with opened(pool), worker(database) as outbox:
         decided = await delivery.triage(RULE, await outbox.claim(500, [RULE]), pool)

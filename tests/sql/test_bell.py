@@ -16,7 +16,7 @@ CLOSE = "SELECT pg_advisory_lock(726354, 1)"
 TRY = "SELECT pg_try_advisory_lock(726354, 1)"
 
 
-WATCH = "SELECT pgherald.watch('dateplan_verified', 'public.dateplan', per => %s)"
+WATCH = "SELECT pgherald.watch('dateplan_verified', 'public.dateplan', capture => %s)"
 
 
 @pytest.fixture(params=["row", "statement"])

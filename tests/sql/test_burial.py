@@ -45,17 +45,17 @@ def test_a_dead_workers_events(sandbox: Database, claimant: Register, by: str) -
     dead, alive = claimant("dead", locked=True, lease=8), claimant("alive")
     half_done(dead)
     die(dead, by)
-    burial = wait_until(lambda: (answer := alive.bury())["names"] and answer)
-    assert burial == {"names": ["dead"], "freed": 1, "doubted": 1, "due": 0, "peers": 1}
+    rescue = wait_until(lambda: (answer := alive.rescue())["names"] and answer)
+    assert rescue == {"names": ["dead"], "freed": 1, "doubted": 1, "due": 0, "peers": 1}
     assert state(sandbox) == [("1", "in_doubt"), ("2", "available"), ("3", "available"), ("4", "available")]
     doubted, freed, *_ = sandbox.events()
     assert (freed["claim"], freed["claimed_by"], freed["attempt"], freed["reason"]) == (None, None, 0, None)
-    assert (doubted["reason"], doubted["doubts"], doubted["attempt"]) == ("worker_gone", 1, 0)
+    assert (doubted["reason"], doubted["in_doubt_count"], doubted["attempt"]) == ("worker_gone", 1, 0)
     assert (doubted["message"], doubted["recipient"]) == (b"bytes", "jane@example.org")
     assert doubted["claim"] is not None, "the fence of who may still settle it"
     for event, what in ((freed, "released"), (doubted, "in_doubt")):
         assert (event["history"][-1]["what"], event["history"][-1]["detail"]) == (what, "the worker is gone: dead")
-    assert alive.bury() == {"names": None, "freed": 0, "doubted": 0, "due": int(by == "lease"), "peers": 0}
+    assert alive.rescue() == {"names": None, "freed": 0, "doubted": 0, "due": int(by == "lease"), "peers": 0}
 
 
 @pytest.mark.usefixtures("events")
@@ -65,7 +65,7 @@ def test_a_doubt_waits_for_the_end_of_the_lease(sandbox: Database, claimant: Reg
     half_done(dead)
     until = sandbox.value("SELECT seen_at + lease FROM pgherald.worker WHERE name = 'dead'")
     die(dead, "session")
-    wait_until(lambda: alive.bury()["names"])
+    wait_until(lambda: alive.rescue()["names"])
     assert sandbox.events()[0]["scheduled_at"] == until
     assert alive.resend() == 0
 
@@ -75,10 +75,10 @@ def test_with_hold_a_doubt_is_held(sandbox: Database, claimant: Register) -> Non
     dead, alive = claimant("dead"), claimant("alive")
     half_done(dead)
     die(dead, "lease")
-    assert alive.bury(hold=True)["doubted"] == 1
+    assert alive.rescue(hold=True)["doubted"] == 1
     assert state(sandbox)[0] == ("1", "in_doubt")
     assert sandbox.events()[0]["scheduled_at"] is None
-    assert alive.bury()["due"] == alive.resend() == 0
+    assert alive.rescue()["due"] == alive.resend() == 0
 
 
 @pytest.mark.usefixtures("events")
@@ -86,15 +86,20 @@ def test_in_doubt_for_the_second_time_it_is_held(sandbox: Database, claimant: Re
     first, second, third = claimant("first"), claimant("second"), claimant("third")
     half_done(first)
     die(first, "lease")
-    second.bury()
+    second.rescue()
     assert second.resend() == 1
     [again] = [event for event in second.claim() if event["key"] == "1"]
     assert second.stored(again)[1] == b"bytes"
     second.mark(sandbox.events()[0])
     die(second, "lease")
-    assert third.bury()["doubted"] == 1
+    assert third.rescue()["doubted"] == 1
     event = sandbox.events()[0]
-    assert (event["state"], event["doubts"], event["scheduled_at"], event["message"]) == ("in_doubt", 2, None, b"bytes")
+    assert (event["state"], event["in_doubt_count"], event["scheduled_at"], event["message"]) == (
+        "in_doubt",
+        2,
+        None,
+        b"bytes",
+    )
 
 
 @pytest.mark.usefixtures("events")
@@ -102,13 +107,13 @@ def test_a_second_sending_that_was_only_claimed_keeps_its_bytes(sandbox: Databas
     first, second, third = claimant("first"), claimant("second"), claimant("third")
     half_done(first)
     die(first, "lease")
-    second.bury()
+    second.rescue()
     second.resend()
     second.claim()
     die(second, "lease")
-    assert third.bury()["doubted"] == 0
+    assert third.rescue()["doubted"] == 0
     event = sandbox.events()[0]
-    assert (event["state"], event["doubts"], event["message"]) == ("available", 1, b"bytes")
+    assert (event["state"], event["in_doubt_count"], event["message"]) == ("available", 1, b"bytes")
 
 
 @pytest.mark.parametrize("locked", [True, False], ids=["by its lock", "by its lease, through a pooler"])
@@ -117,9 +122,9 @@ def test_a_live_workers_events_are_its_own(sandbox: Database, claimant: Register
     worker, other = claimant("worker", locked=locked), claimant("other")
     taken = half_done(worker)
     before = sandbox.events()
-    assert other.bury() == {"names": None, "freed": 0, "doubted": 0, "due": 0, "peers": 1}
+    assert other.rescue() == {"names": None, "freed": 0, "doubted": 0, "due": 0, "peers": 1}
     assert sandbox.events() == before
-    assert worker.renew(locked=locked)
+    assert worker.renew(has_presence_lock=locked)
     assert worker.settle(taken[0], "sent")
     assert worker.settle(taken[1], "skipped", reason="no_consent")
 
@@ -130,20 +135,20 @@ def test_a_lease_that_ran_out_is_over_even_with_its_lock(sandbox: Database, clai
     cut, other = claimant("cut", locked=True), claimant("other")
     half_done(cut)
     die(cut, "lease")
-    assert other.bury()["names"] == ["cut"]
-    assert not cut.renew(locked=True)
+    assert other.rescue()["names"] == ["cut"]
+    assert not cut.renew(has_presence_lock=True)
     assert claimant("cut, again").id > other.id
 
 
 @pytest.mark.usefixtures("events")
 def test_nobody_buries_itself(claimant: Register) -> None:
     other, worker = claimant("other"), claimant("late", locked=True)
-    other.leave()
+    other.unregister()
     half_done(worker)
     die(worker, "lease")
-    assert worker.bury() == {"names": None, "freed": 0, "doubted": 0, "due": 0, "peers": 0}
-    assert worker.bury_these(other.peers())["names"] is None
-    assert worker.renew(locked=True)
+    assert worker.rescue() == {"names": None, "freed": 0, "doubted": 0, "due": 0, "peers": 0}
+    assert worker.rescue_from(other.peers())["names"] is None
+    assert worker.renew(has_presence_lock=True)
 
 
 @pytest.mark.usefixtures("events")
@@ -151,23 +156,23 @@ def test_what_a_worker_left_behind_is_taken_over(sandbox: Database, claimant: Re
     """It has signed off, or been buried by somebody who could not reach all of its events."""
     gone, alive = claimant("gone"), claimant("alive")
     half_done(gone)
-    gone.leave()
-    assert alive.bury(lease=0) == {"names": None, "freed": 1, "doubted": 1, "due": 0, "peers": 0}
+    gone.unregister()
+    assert alive.rescue(lease=0) == {"names": None, "freed": 1, "doubted": 1, "due": 0, "peers": 0}
     assert sandbox.events()[0]["history"][-1]["detail"] == "the worker is gone:"
-    assert alive.bury()["due"] == alive.resend() == 1
+    assert alive.rescue()["due"] == alive.resend() == 1
 
 
 @pytest.mark.usefixtures("events")
 def test_two_who_bury_at_once_do_not_wait_for_the_events(sandbox: Database, claimant: Register) -> None:
     gone, one, other = claimant("gone"), claimant("one"), claimant("other")
     half_done(gone, 4)
-    gone.leave()
+    gone.unregister()
     other.conn.execute("SET lock_timeout = '1s'")
     with one.conn.transaction():
-        assert one.bury()["freed"] == 3
-        assert other.bury()["freed"] == 0
+        assert one.rescue()["freed"] == 3
+        assert other.rescue()["freed"] == 0
     assert [what for _, what in state(sandbox)] == ["in_doubt", "available", "available", "available"]
-    assert sandbox.events()[0]["doubts"] == 1
+    assert sandbox.events()[0]["in_doubt_count"] == 1
 
 
 def test_the_lock_that_tells_is_let_go_at_once(claimant: Register) -> None:
@@ -185,7 +190,7 @@ def test_who_has_renewed_since_it_was_looked_at_is_not_buried(sandbox: Database,
     seen = other.peers()
     assert worker.renew()
     before = sandbox.events()
-    assert other.bury_these(seen)["names"] is None
+    assert other.rescue_from(seen)["names"] is None
     assert sandbox.events() == before
     assert worker.renew()
 
@@ -213,4 +218,4 @@ def test_the_sessions_of_the_buried_are_ended_and_no_others(sandbox: Database, c
     assert other.conn.execute(QUERIES["end_sessions"], values).fetchall() == [(True,)]
     with pytest.raises(psycopg.OperationalError):
         wait_until(lambda: buried.conn.execute("SELECT false").fetchone() == (True,))
-    assert alive.renew(locked=True)
+    assert alive.renew(has_presence_lock=True)

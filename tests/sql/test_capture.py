@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.database import Database
 
-WATCH = "SELECT pgherald.watch('dateplan_verified', 'public.dateplan', per => %s)"
+WATCH = "SELECT pgherald.watch('dateplan_verified', 'public.dateplan', capture => %s)"
 
 
 @pytest.fixture(params=["row", "statement"])
@@ -122,7 +122,7 @@ def test_by_a_foreign_key_that_cascades(sandbox: Database, per: str) -> None:
                                    other text REFERENCES app.statuses ON UPDATE CASCADE);
            INSERT INTO app.statuses VALUES ('old'); INSERT INTO app.plans VALUES (1, 'old', 'old')"""
     )
-    sandbox.execute("SELECT pgherald.watch('cascade', 'app.plans', per => %s)", (per,))
+    sandbox.execute("SELECT pgherald.watch('cascade', 'app.plans', capture => %s)", (per,))
     sandbox.execute("UPDATE app.statuses SET code = 'VE'")
     assert captured(sandbox) == ["1"]
 
@@ -171,7 +171,7 @@ def test_what_an_event_says(plans: Database) -> None:
     assert event["captured_xid"] == xid
     assert event["captured_at"] > now
     expected = {
-        "rule": "dateplan_verified", "key": "1", "state": "available", "attempt": 0, "doubts": 0, "reason": None,
+        "rule": "dateplan_verified", "key": "1", "state": "available", "attempt": 0, "in_doubt_count": 0, "reason": None,
         "scheduled_at": now, "settled_at": None, "claim": None, "recipient": None, "message": None, "history": [],
     }  # fmt: skip
     assert {name: event[name] for name in expected} == expected

@@ -21,8 +21,8 @@ TABLES = """
     CREATE TABLE app.south PARTITION OF app.parted FOR VALUES IN ('south');
 """
 WATCHED = """
-    SELECT pgherald.watch('simple', 'app.simple', per => %(per)s), pgherald.watch('worded', 'app.worded', value => 'two', per => %(per)s),
-           pgherald.watch('mixed', 'app.mixed', '{a,b,c,d,e}', per => %(per)s), pgherald.watch('parted', 'app.parted', '{id,region}')
+    SELECT pgherald.watch('simple', 'app.simple', capture => %(per)s), pgherald.watch('worded', 'app.worded', value => 'two', capture => %(per)s),
+           pgherald.watch('mixed', 'app.mixed', '{a,b,c,d,e}', capture => %(per)s), pgherald.watch('parted', 'app.parted', '{id,region}')
 """
 WRITES = """
     INSERT INTO app.simple VALUES (1, 'VE'), (2, NULL);
@@ -90,7 +90,7 @@ def test_it_may_use_nothing(app: Session, sandbox: Database, role: str) -> None:
         "SELECT pgherald.version()",
         "SELECT pgherald.watch('mine', 'app.simple')",
         "SELECT pgherald.unwatch('simple')",
-        "CALL pgherald.remember('simple')",
+        "CALL pgherald.snapshot_existing('simple')",
         "SELECT pgherald.capture_simple()",
         "CREATE TABLE pgherald.mine ()",
     ],

@@ -10,7 +10,7 @@ from psycopg import errors
 from tests.support import wait_until
 from tests.support.database import Database
 
-WATCH = "SELECT pgherald.watch('bulk', 'app.plans', per => %s)"
+WATCH = "SELECT pgherald.watch('bulk', 'app.plans', capture => %s)"
 
 
 @pytest.fixture
@@ -52,14 +52,14 @@ def test_over_to_it_and_back(plans: Database) -> None:
     """What is known of the rows stays known; every change has its one event."""
     plans.execute("INSERT INTO app.plans VALUES (7, 'VE')")
     plans.execute(WATCH, ("row",))
-    plans.execute("CALL pgherald.remember('bulk')")
+    plans.execute("CALL pgherald.snapshot_existing('bulk')")
     plans.execute("UPDATE pgherald.rule SET paused_at = now() WHERE rule = 'bulk'")
-    rule = "SELECT remembered, paused_at FROM pgherald.rule WHERE rule = 'bulk'"
+    rule = "SELECT snapshot_done, paused_at FROM pgherald.rule WHERE rule = 'bulk'"
     before = plans.execute(rule)
     triggers = "SELECT tgtype FROM pg_trigger WHERE tgrelid = 'app.plans'::regclass ORDER BY tgname"
     for number, (per, types) in enumerate((("statement", [4, 16]), ("row", [5, 17]), ("statement", [4, 16]))):
         plans.execute(WATCH, (per,))
-        assert plans.execute("SELECT per FROM pgherald.rule WHERE rule = 'bulk'") == [(per,)]
+        assert plans.execute("SELECT capture FROM pgherald.rule WHERE rule = 'bulk'") == [(per,)]
         assert [type_ for (type_,) in plans.execute(triggers)] == types
         assert plans.execute(rule) == before
         assert plans.execute("SELECT key FROM pgherald.handled WHERE rule = 'bulk'") == [("7",)]
@@ -99,7 +99,7 @@ def test_over_to_it_while_others_write(plans: Database) -> None:
 def test_false_is_not_null(sandbox: Database) -> None:
     sandbox.execute(
         """CREATE TABLE app.plans (id int PRIMARY KEY, status boolean);
-           SELECT pgherald.watch('bulk', 'app.plans', value => 'f', per => 'statement');
+           SELECT pgherald.watch('bulk', 'app.plans', value => 'f', capture => 'statement');
            INSERT INTO app.plans VALUES (1, NULL), (2, false), (3, true)"""
     )
     assert captured(sandbox) == ["2"]

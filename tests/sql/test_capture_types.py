@@ -74,12 +74,12 @@ def captured(database: Database) -> list[str]:
 
 @pytest.mark.parametrize(("type_", "given", "text"), KEYS)
 def test_key(typed: Database, type_: str, given: str, text: str) -> None:
-    """As a cast to text gives it, which is how lookups and people name it; remember() writes it alike."""
+    """As a cast to text gives it, which is how lookups and people name it; snapshot_existing() writes it alike."""
     typed.execute(sql.SQL("CREATE TABLE app.plans (id {} PRIMARY KEY, status text)").format(sql.SQL(type_)))
     typed.execute("INSERT INTO app.plans VALUES (%s, 'VE')", (given,))
     typed.execute("SELECT pgherald.watch('typed', 'app.plans')")
     for _ in range(2):
-        typed.execute("CALL pgherald.remember('typed', 1)")
+        typed.execute("CALL pgherald.snapshot_existing('typed', 1)")
     assert typed.execute("SELECT key FROM pgherald.handled") == [(text,)]
     typed.execute("UPDATE app.plans SET status = 'PE'; UPDATE app.plans SET status = 'VE'")
     assert captured(typed) == [text]
@@ -108,7 +108,7 @@ SEVERAL_TEXTS = ("numeric(5,2)", "date")
 @pytest.mark.parametrize(("type_", "value", "other"), STATUSES)
 def test_status(typed: Database, type_: str, value: str, other: str, per: str) -> None:
     typed.execute(sql.SQL("CREATE TABLE app.plans (id int PRIMARY KEY, status {})").format(sql.SQL(type_)))
-    watch = ("SELECT pgherald.watch('typed', 'app.plans', value => %s, per => %s)", (value, per))
+    watch = ("SELECT pgherald.watch('typed', 'app.plans', value => %s, capture => %s)", (value, per))
     if per == "statement" and type_ in SEVERAL_TEXTS:
         with pytest.raises(errors.InvalidParameterValue, match="several texts for one value"):
             typed.execute(*watch)
@@ -133,7 +133,7 @@ def test_a_value_too_long_for_its_column_is_not_cut_to_fit(typed: Database, type
 def test_a_value_that_a_domain_forbids_breaks_no_write(typed: Database) -> None:
     typed.execute("CREATE TABLE app.plans (id app.never PRIMARY KEY, status app.never)")
     typed.execute("SELECT pgherald.watch('typed', 'app.plans')")
-    typed.execute("CALL pgherald.remember('typed')")
+    typed.execute("CALL pgherald.snapshot_existing('typed')")
     typed.execute("INSERT INTO app.plans VALUES ('PE', 'PE'); UPDATE app.plans SET status = 'AC'")
     assert captured(typed) == []
 
@@ -183,7 +183,7 @@ def test_names(sandbox: Database, schema: str, table: str, key: str, column: str
         sandbox.execute(sql.SQL("INSERT INTO {} VALUES (1, {})").format(target, value))
         name = target.as_string()
         sandbox.execute("SELECT pgherald.watch('named', %s, %s, %s, %s)", (name, [key], column, value))
-        sandbox.execute("CALL pgherald.remember('named')")
+        sandbox.execute("CALL pgherald.snapshot_existing('named')")
         assert sandbox.execute("SELECT key FROM pgherald.handled") == [("1",)]
         sandbox.execute(sql.SQL("UPDATE {} SET {} = 'PE'").format(target, column_))
         sandbox.execute(sql.SQL("UPDATE {} SET {} = {}").format(target, column_, value))

@@ -29,7 +29,12 @@ def test_what_a_claim_gives_and_writes(sandbox: Database, claimant: Register) ->
     worker = claimant("host:1")
     first, second = worker.claim()
     assert first["claim"] == second["claim"] > 0
-    assert (first["attempt"], first["doubts"], first["kept"], first["covered"]) == (0, 0, False, None)
+    assert (first["attempt"], first["in_doubt_count"], first["has_stored_message"], first["superseded_by"]) == (
+        0,
+        0,
+        False,
+        None,
+    )
     assert 0 <= first["age"] < 60
     for event in sandbox.events():
         assert (event["state"], event["claimed_by"], event["claim"]) == ("claimed", worker.id, first["claim"])
@@ -99,7 +104,7 @@ def test_covered_by_what_is_on_its_way_or_sent_and_was_claimed_after_the_change(
     one, other = claimant(), claimant()
     [first] = one.claim(1)
     bring(one, first, state)
-    assert {event["id"]: event["covered"] for event in other.claim()}[first["id"] + 1] == (
+    assert {event["id"]: event["superseded_by"] for event in other.claim()}[first["id"] + 1] == (
         state if state in ("claimed", "transmitting", "sent") else None
     )
 
@@ -116,7 +121,7 @@ def test_covered_whatever_other_transaction_is_open(sandbox: Database, claimant:
         worker = claimant()
         worker.settle(worker.claim(1)[0], "sent")
         [second] = worker.claim()
-    assert second["covered"] == "sent"
+    assert second["superseded_by"] == "sent"
 
 
 def bring(worker: Claimant, event: Any, state: str) -> None:
@@ -138,7 +143,7 @@ def test_not_covered_by_what_was_claimed_before_the_change(sandbox: Database, cl
     sandbox.verify(plan)
     assert worker.settle(first, "sent")
     [second] = worker.claim()
-    assert second["covered"] is None
+    assert second["superseded_by"] is None
 
 
 def test_not_covered_by_what_was_claimed_while_the_change_was_uncommitted(
@@ -155,7 +160,7 @@ def test_not_covered_by_what_was_claimed_while_the_change_was_uncommitted(
         [first] = worker.claim()
     assert worker.settle(first, "sent")
     [second] = worker.claim()
-    assert second["covered"] is None
+    assert second["superseded_by"] is None
 
 
 def test_not_covered_by_a_second_sending(sandbox: Database, claimant: Register) -> None:
@@ -170,11 +175,11 @@ def test_not_covered_by_a_second_sending(sandbox: Database, claimant: Register) 
     sandbox.verify(plan)
     assert worker.resend() == 1
     [again] = worker.claim(1)
-    assert (again["id"], again["kept"]) == (first["id"], True)
+    assert (again["id"], again["has_stored_message"]) == (first["id"], True)
     assert worker.stored(again) == ("jane@example.org", b"bytes")
     assert worker.settle(again, "sent")
     [second] = worker.claim()
-    assert second["covered"] is None
+    assert second["superseded_by"] is None
 
 
 def test_a_paused_rule_is_left_out(sandbox: Database, claimant: Register) -> None:
@@ -203,7 +208,7 @@ def test_not_covered_by_another_row_nor_by_what_a_restored_dump_says(
     which = "state = 'available'" if "xid" in change else "state = 'sent'"
     sandbox.execute(f"UPDATE pgherald.outbox SET {change} WHERE {which}")
     [second] = worker.claim()
-    assert second["covered"] is None
+    assert second["superseded_by"] is None
 
 
 PARAMETERS = {
@@ -260,9 +265,9 @@ def test_the_claims_plan_stays_when_the_table_grows(database: Database, statisti
         "record",
         "settle",
         "mark",
-        "recorded",
-        "disown",
-        "bury",
+        "find_settled",
+        "release_lost_claims",
+        "rescue",
         "resend",
         "due",
         "unclaim",

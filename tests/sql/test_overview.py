@@ -66,7 +66,7 @@ def test_more_than_can_be_counted(sandbox: Database) -> None:
 
 
 @pytest.mark.parametrize("statistics", ["of an empty table", "fresh"])
-@pytest.mark.parametrize("query", ["overview_rules", "latest", "failed", "doubtful"])
+@pytest.mark.parametrize("query", ["overview_rules", "latest", "failed", "in_doubt"])
 def test_no_plan_reads_the_whole_outbox(database: Database, query: str, statistics: str) -> None:
     database.execute("ALTER TABLE pgherald.outbox SET (autovacuum_enabled = off)")
     database.execute("VACUUM ANALYZE pgherald.outbox")
@@ -82,12 +82,12 @@ def test_no_plan_reads_the_whole_outbox(database: Database, query: str, statisti
 
 
 def test_minutes_are_added_up(sandbox: Database) -> None:
-    sandbox.execute("TRUNCATE pgherald.minute")
+    sandbox.execute("TRUNCATE pgherald.event_stats")
     fast, slow = [0] * BUCKETS, [0] * BUCKETS
     fast[1], slow[-1] = 9, 1
     for delivery, ago in ((fast, 2), (slow, 2), (fast, 5), (fast, 90)):
         sandbox.execute(
-            "INSERT INTO pgherald.minute VALUES (date_trunc('minute', now()) - make_interval(mins => %s), %s, %s, 1, 2, %s)",
+            "INSERT INTO pgherald.event_stats VALUES (date_trunc('minute', now()) - make_interval(mins => %s), %s, %s, 1, 2, %s)",
             (ago, f"r{delivery[1]}", sum(delivery), delivery),
         )
     o = seen(sandbox)
@@ -106,10 +106,10 @@ def test_minutes_are_added_up(sandbox: Database) -> None:
 
 
 def test_tallies_of_several_daemons_add_up(sandbox: Database) -> None:
-    sandbox.execute("TRUNCATE pgherald.minute")
-    sandbox.execute("INSERT INTO pgherald.minute VALUES (now() - interval '25 h', 'old', 1, 0, 0, '{}')")
+    sandbox.execute("TRUNCATE pgherald.event_stats")
+    sandbox.execute("INSERT INTO pgherald.event_stats VALUES (now() - interval '25 h', 'old', 1, 0, 0, '{}')")
     one = EventStats("a", 1, 2, 3, (1, *[0] * (BUCKETS - 1)))
-    query = load("outbox")["tally"]
+    query = load("outbox")["add_stats"]
     for tallies in ([one], [one, EventStats("b", 5, 0, 0, (0,) * BUCKETS)], [one - one]):
         sandbox.execute(
             query,
@@ -122,7 +122,7 @@ def test_tallies_of_several_daemons_add_up(sandbox: Database) -> None:
             },
         )
     rows = sandbox.execute(
-        "SELECT rule, sum(sent), sum(skipped), sum(failed), sum(delivery[1]) FROM pgherald.minute GROUP BY rule ORDER BY rule"
+        "SELECT rule, sum(sent), sum(skipped), sum(failed), sum(delivery[1]) FROM pgherald.event_stats GROUP BY rule ORDER BY rule"
     )
     assert rows == [("a", 2, 4, 6, 2), ("b", 5, 0, 0, 0)]
-    assert datetime.now(UTC) - sandbox.value("SELECT min(minute) FROM pgherald.minute") < timedelta(minutes=5)
+    assert datetime.now(UTC) - sandbox.value("SELECT min(minute) FROM pgherald.event_stats") < timedelta(minutes=5)

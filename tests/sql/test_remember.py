@@ -25,7 +25,7 @@ def plans(sandbox: Database) -> Database:
 
 
 def remember(database: Database, batch: int) -> bool:
-    return bool(database.value("CALL pgherald.remember(%s, %s)", (RULE, batch)))
+    return bool(database.value("CALL pgherald.snapshot_existing(%s, %s)", (RULE, batch)))
 
 
 def handled(database: Database) -> list[str]:
@@ -45,7 +45,7 @@ def test_page_by_page(plans: Database, batch: int, pages: int) -> None:
     for page in range(1, pages + 1):
         assert remember(plans, batch) is (page < pages)
         assert handled(plans) == EVEN[: page * batch]
-    assert plans.execute("SELECT remembered, remembered_to FROM pgherald.rule WHERE rule = %s", (RULE,)) == [
+    assert plans.execute("SELECT snapshot_done, snapshot_position FROM pgherald.rule WHERE rule = %s", (RULE,)) == [
         (True, None)
     ]
     assert plans.events() == []
@@ -59,7 +59,7 @@ def test_once_is_enough(plans: Database) -> None:
 
 
 def test_a_rule_that_is_not_watched(plans: Database) -> None:
-    assert plans.value("CALL pgherald.remember('nothing')") is False
+    assert plans.value("CALL pgherald.snapshot_existing('nothing')") is False
     assert handled(plans) == []
 
 
@@ -99,14 +99,14 @@ def test_where_rows_are_hidden_it_fails(plans: Database) -> None:
     conn = plans.connect()
     conn.execute("SET ROLE pg_monitor")
     with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
-        conn.execute("CALL pgherald.remember(%s)", (RULE,))
+        conn.execute("CALL pgherald.snapshot_existing(%s)", (RULE,))
     assert handled(plans) == []
 
 
 def test_in_a_transaction_of_the_caller_it_refuses_and_nothing_is_kept(plans: Database) -> None:
     conn = plans.connect()
     with pytest.raises(errors.InvalidTransactionTermination), conn.transaction():
-        conn.execute("CALL pgherald.remember(%s, 5)", (RULE,))
+        conn.execute("CALL pgherald.snapshot_existing(%s, 5)", (RULE,))
     assert handled(plans) == []
     assert remember(plans, 5)
     assert handled(plans) == EVEN[:5]
@@ -116,7 +116,7 @@ def test_it_holds_up_no_writer_and_waits_for_none(plans: Database) -> None:
     dba, writer = plans.connect(options="-c lock_timeout=1s"), plans.connect(options="-c lock_timeout=1s")
     with writer.transaction():
         writer.execute("UPDATE app.plans SET status = 'VE'")
-        dba.execute("CALL pgherald.remember(%s, 5)", (RULE,))
+        dba.execute("CALL pgherald.snapshot_existing(%s, 5)", (RULE,))
         plans.execute("INSERT INTO app.plans VALUES (40, 'VE')")
     assert handled(plans) == EVEN[:5]
 
@@ -126,7 +126,7 @@ def test_two_at_once_share_the_pages(plans: Database) -> None:
 
     def some(conn: psycopg.Connection[Any]) -> None:
         for _ in range(8):
-            conn.execute("CALL pgherald.remember(%s, 1)", (RULE,))
+            conn.execute("CALL pgherald.snapshot_existing(%s, 1)", (RULE,))
 
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(some, plans.connect()) for _ in range(2)]:
@@ -143,7 +143,7 @@ def test_a_rule_that_moved_meanwhile_keeps_nothing_of_the_page(plans: Database) 
         with conn.transaction():
             # The page waits for this transaction before it is written.
             conn.execute("SELECT FROM pgherald.rule FOR UPDATE")
-            more = pool.submit(lambda: other.execute("CALL pgherald.remember(%s)", (RULE,)).fetchone())
+            more = pool.submit(lambda: other.execute("CALL pgherald.snapshot_existing(%s)", (RULE,)).fetchone())
             wait_until(lambda: plans.value("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
             conn.execute("SELECT pgherald.watch('remembering', 'app.others')")
         assert more.result() == (True,)

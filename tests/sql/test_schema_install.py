@@ -47,7 +47,7 @@ def test_psql_runs_it_and_again(story: Database, programs: Programs, together: t
     story.execute(WATCH)
     plan = story.add_plan("Café", "jane@example.org")
     story.verify(plan)
-    story.execute("CALL pgherald.remember('dateplan_verified')")
+    story.execute("CALL pgherald.snapshot_existing('dateplan_verified')")
     first = programs.dump(story), everything(story)
     run(programs, story, *together, "-f", TRIGGERS)
     story.execute(WATCH)
@@ -59,7 +59,7 @@ def everything(database: Database) -> list[Any]:
     names = database.execute(
         "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'pgherald'::regnamespace AND relkind = 'r'"
     )
-    assert {"pgherald.outbox", "pgherald.rule", "pgherald.secret", "pgherald.pace"} <= {name for (name,) in names}
+    assert {"pgherald.outbox", "pgherald.rule", "pgherald.secret", "pgherald.rate_limit"} <= {name for (name,) in names}
     return [database.execute(f"SELECT * FROM {name} ORDER BY 1") for (name,) in sorted(names)]
 
 
@@ -86,8 +86,8 @@ def test_install_prints_what_psql_can_run(
         pgherald("install", check=True, env={"PGHERALD_DATABASE_URL": other.url})
         assert programs.dump(other) == programs.dump(story)
         assert (
-            other.value("SELECT remembered FROM pgherald.rule")
-            is story.value("SELECT remembered FROM pgherald.rule")
+            other.value("SELECT snapshot_done FROM pgherald.rule")
+            is story.value("SELECT snapshot_done FROM pgherald.rule")
             is True
         )
 
@@ -117,7 +117,7 @@ def test_the_second_time_no_writer_is_waited_for(
     story: Database, programs: Programs, pgherald: Pgherald, roles: None
 ) -> None:
     """Its open transaction holds the application's table and, with an event captured, the outbox."""
-    pgherald("install", "--with-roles", check=True)
+    pgherald("install", "--create-roles", check=True)
     story.execute(PARTED)
     watch = "SELECT pgherald.watch('parted', 'public.parted', '{id,region}')"
     story.execute(watch)
@@ -127,7 +127,7 @@ def test_the_second_time_no_writer_is_waited_for(
         writer.execute("UPDATE public.dateplan SET status = 'VE' WHERE id = %s", (plan,))
         writer.execute("INSERT INTO public.parted VALUES (1, 'north', 'VE')")
         run(programs, story, "-1", "-f", TRIGGERS, "-f", ROLES, "-c", WATCH, "-c", watch, options="-c lock_timeout=1s")
-        done = pgherald("install", "--with-roles", check=True)
+        done = pgherald("install", "--create-roles", check=True)
         assert "waiting for a lock" not in done.stderr
     assert len(story.events()) == 2
 
@@ -168,17 +168,17 @@ def test_the_roles(story: Database, programs: Programs, roles: None) -> None:
     worker.settle(skipped, "skipped", reason="no_consent")
     worker.mark(doubted)
     worker.settle(doubted, "in_doubt", delay=0)
-    assert worker.bury()["due"] == worker.resend() == 1
+    assert worker.rescue()["due"] == worker.resend() == 1
     assert worker.waiting() == (1, 0)
     assert worker.renew()
-    worker.leave()
+    worker.unregister()
     for query in (
         "SELECT pgherald.version()",
         "SELECT value FROM pgherald.secret",
         "TABLE pgherald.rule",
         "TABLE pgherald.handled",
         "UPDATE pgherald.rule SET paused_at = now() RETURNING rule",
-        "UPDATE pgherald.pace SET rate = 5, throttled_at = now(), next_at = now() RETURNING rate",
+        "UPDATE pgherald.rate_limit SET rate = 5, throttled_at = now(), next_at = now() RETURNING rate",
     ):
         assert len(daemon.execute(query).fetchall()) <= 1
     for statement in (
@@ -186,8 +186,8 @@ def test_the_roles(story: Database, programs: Programs, roles: None) -> None:
         "SELECT pgherald.unwatch('dateplan_verified')",
         "UPDATE pgherald.rule SET value = 'XX'",
         "UPDATE pgherald.secret SET value = 'known'",
-        "INSERT INTO pgherald.pace DEFAULT VALUES",
-        "DELETE FROM pgherald.pace",
+        "INSERT INTO pgherald.rate_limit DEFAULT VALUES",
+        "DELETE FROM pgherald.rate_limit",
         "INSERT INTO pgherald.outbox (rule, key) VALUES ('dateplan_verified', '7')",
         "TRUNCATE pgherald.outbox",
         "CREATE TABLE pgherald.mine ()",

@@ -88,7 +88,7 @@ def test_every_refusal_is_tested_and_capture_pays_for_none(sandbox: Database) ->
 
 
 @pytest.mark.parametrize(
-    "column", ["rule", "key", "state", "attempt", "doubts", "captured_at", "captured_xid", "history"]
+    "column", ["rule", "key", "state", "attempt", "in_doubt_count", "captured_at", "captured_xid", "history"]
 )
 def test_what_an_event_must_have(sandbox: Database, column: str) -> None:
     with pytest.raises(errors.NotNullViolation) as caught:
@@ -100,13 +100,13 @@ def test_what_an_event_must_have(sandbox: Database, column: str) -> None:
     ("statement", "constraint"),
     [
         ("INSERT INTO pgherald.secret DEFAULT VALUES", "secret_pkey"),
-        ("INSERT INTO pgherald.secret (only_one) VALUES (false)", "secret_only_one"),
-        ("INSERT INTO pgherald.pace DEFAULT VALUES", "pace_pkey"),
-        ("INSERT INTO pgherald.pace (only_one) VALUES (false)", "pace_only_one"),
-        ("UPDATE pgherald.pace SET rate = 0", "pace_rate_positive"),
+        ("INSERT INTO pgherald.secret (singleton) VALUES (false)", "secret_singleton"),
+        ("INSERT INTO pgherald.rate_limit DEFAULT VALUES", "rate_limit_pkey"),
+        ("INSERT INTO pgherald.rate_limit (singleton) VALUES (false)", "rate_limit_singleton"),
+        ("UPDATE pgherald.rate_limit SET rate = 0", "pace_rate_positive"),
         (
-            "INSERT INTO pgherald.rule (rule, \"table\", key, \"column\", value, per) VALUES ('x', 'pgherald.rule', '{}', '', '', 'x')",
-            "rule_per_known",
+            "INSERT INTO pgherald.rule (rule, \"table\", key, \"column\", value, capture) VALUES ('x', 'pgherald.rule', '{}', '', '', 'x')",
+            "rule_capture_known",
         ),
         ("INSERT INTO pgherald.rule SELECT * FROM pgherald.rule", "rule_pkey"),
         (

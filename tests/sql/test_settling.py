@@ -59,11 +59,11 @@ def test_the_end_is_written_once_and_the_message_forgotten(
 ) -> None:
     if marked:
         worker.mark(event)
-    assert worker.settle(event, state, reason=reason, counts=counts, detail="250 2.0.0 Ok")
+    assert worker.settle(event, state, reason=reason, uses_attempt=counts, detail="250 2.0.0 Ok")
     row = now(sandbox)
     assert row["settled_at"] is not None
-    assert {name: row[name] for name in ("state", "reason", "attempt", "doubts", "recipient", "message")} == {
-        "state": state, "reason": reason, "attempt": int(counts), "doubts": 0, "recipient": None, "message": None,
+    assert {name: row[name] for name in ("state", "reason", "attempt", "in_doubt_count", "recipient", "message")} == {
+        "state": state, "reason": reason, "attempt": int(counts), "in_doubt_count": 0, "recipient": None, "message": None,
     }  # fmt: skip
     assert row["history"][-1]["detail"] == "250 2.0.0 Ok"
     for again in ("sent", "available", "in_doubt"):
@@ -84,7 +84,13 @@ def test_back_at_once_and_without_a_word(sandbox: Database, worker: Claimant, ev
 def test_back_later(sandbox: Database, worker: Claimant, event: Any) -> None:
     worker.mark(event)
     assert worker.settle(
-        event, "available", reason="greylisted", counts=True, delay=3600, what="deferred", detail="451 4.7.1 Later"
+        event,
+        "available",
+        reason="greylisted",
+        uses_attempt=True,
+        delay=3600,
+        history_entry="deferred",
+        detail="451 4.7.1 Later",
     )
     row = now(sandbox)
     assert (row["state"], row["reason"], row["attempt"], row["settled_at"]) == ("available", "greylisted", 1, None)
@@ -100,7 +106,7 @@ def test_in_doubt_once_is_scheduled_twice_is_held(sandbox: Database, worker: Cla
     worker.mark(event)
     assert worker.settle(event, "in_doubt", reason="no_reply", delay=0)
     row = now(sandbox)
-    assert (row["state"], row["doubts"], row["attempt"], row["claim"]) == ("in_doubt", 1, 0, event["claim"])
+    assert (row["state"], row["in_doubt_count"], row["attempt"], row["claim"]) == ("in_doubt", 1, 0, event["claim"])
     assert (row["recipient"], row["message"]) == ("jane@example.org", b"bytes")
     assert worker.resend() == 1
     assert (now(sandbox)["state"], now(sandbox)["claim"], now(sandbox)["message"]) == (
@@ -109,11 +115,11 @@ def test_in_doubt_once_is_scheduled_twice_is_held(sandbox: Database, worker: Cla
         b"bytes",
     )
     [again] = worker.claim()
-    assert (again["doubts"], *worker.stored(again)) == (1, "jane@example.org", b"bytes")
+    assert (again["in_doubt_count"], *worker.stored(again)) == (1, "jane@example.org", b"bytes")
     worker.mark(again)
     assert worker.settle(again, "in_doubt", reason="no_reply", delay=0)
     row = now(sandbox)
-    assert (row["state"], row["doubts"], row["scheduled_at"], row["message"]) == ("in_doubt", 2, None, b"bytes")
+    assert (row["state"], row["in_doubt_count"], row["scheduled_at"], row["message"]) == ("in_doubt", 2, None, b"bytes")
     assert worker.resend() == 0
     assert worker.claim() == []
     assert whats(sandbox) == ["claimed", "transmitting", "in_doubt", "resend", "claimed", "transmitting", "in_doubt"]
@@ -124,7 +130,7 @@ def test_with_hold_the_first_doubt_is_held(sandbox: Database, worker: Claimant, 
     assert worker.settle(event, "in_doubt", reason="no_reply", delay=0, hold=True)
     assert now(sandbox)["scheduled_at"] is None
     assert worker.resend() == 0
-    assert worker.bury()["due"] == 0
+    assert worker.rescue()["due"] == 0
     assert worker.waiting() == (0, 1)
 
 
@@ -134,7 +140,7 @@ def test_a_second_sending_put_off_keeps_its_bytes(sandbox: Database, worker: Cla
     worker.resend()
     [again] = worker.claim()
     worker.mark(again, "jane@example.org", b"bytes")
-    assert worker.settle(again, "available", reason="server", delay=0, what="not_sent")
+    assert worker.settle(again, "available", reason="server", delay=0, history_entry="not_sent")
     row = now(sandbox)
     assert (row["state"], row["recipient"], row["message"]) == ("available", "jane@example.org", b"bytes")
 
@@ -142,9 +148,9 @@ def test_a_second_sending_put_off_keeps_its_bytes(sandbox: Database, worker: Cla
 def test_a_doubt_is_resent_when_its_time_has_come(sandbox: Database, worker: Claimant, event: Any) -> None:
     worker.mark(event)
     worker.settle(event, "in_doubt", delay=3600)
-    assert worker.bury()["due"] == worker.resend() == 0
+    assert worker.rescue()["due"] == worker.resend() == 0
     sandbox.execute("UPDATE pgherald.outbox SET scheduled_at = now()")
-    assert worker.bury()["due"] == worker.resend() == 1
+    assert worker.rescue()["due"] == worker.resend() == 1
     assert worker.waiting() == (1, 0)
 
 
@@ -156,14 +162,16 @@ def test_who_learns_the_outcome_late_may_settle_it(
 ) -> None:
     """The worker was declared dead while it waited for the reply; nobody has taken the event up again."""
     worker.mark(event)
-    worker.leave()
-    assert claimant("other").bury()["doubted"] == 1
+    worker.unregister()
+    assert claimant("other").rescue()["doubted"] == 1
     assert not worker.settle(event, "in_doubt", delay=0), "that is known already"
-    assert now(sandbox)["doubts"] == 1
-    assert worker.settle(event, state, reason="rejected", counts=True, delay=0, what=what.removesuffix("_late"))
+    assert now(sandbox)["in_doubt_count"] == 1
+    assert worker.settle(
+        event, state, reason="rejected", uses_attempt=True, delay=0, history_entry=what.removesuffix("_late")
+    )
     row = now(sandbox)
     # What was not sent after all was no doubt, and its bytes need not be sent again.
-    assert (row["state"], row["attempt"], row["doubts"]) == (state, 1, 0 if state == "available" else 1)
+    assert (row["state"], row["attempt"], row["in_doubt_count"]) == (state, 1, 0 if state == "available" else 1)
     assert (row["recipient"], row["message"]) == (None, None)
     assert whats(sandbox) == ["claimed", "transmitting", "in_doubt", what]
 
@@ -173,12 +181,12 @@ def test_it_may_still_when_the_event_waits_to_be_sent_once_more(
     sandbox: Database, worker: Claimant, event: Any, claimant: Register, state: str, what: str
 ) -> None:
     worker.mark(event)
-    worker.leave()
+    worker.unregister()
     other = claimant("other")
-    other.bury(lease=0)
+    other.rescue(lease=0)
     assert other.resend() == 1
     assert not worker.settle(event, "available", delay=0), "it waits already, with the bytes to repeat"
-    assert worker.settle(event, state, reason="rejected", counts=True, what=state)
+    assert worker.settle(event, state, reason="rejected", uses_attempt=True, history_entry=state)
     row = now(sandbox)
     assert (row["state"], row["recipient"], row["message"]) == (state, None, None)
     assert whats(sandbox) == ["claimed", "transmitting", "in_doubt", "resend", what]
@@ -189,15 +197,15 @@ def test_too_late_once_it_is_taken_up_again(
     sandbox: Database, worker: Claimant, event: Any, claimant: Register
 ) -> None:
     worker.mark(event)
-    worker.leave()
+    worker.unregister()
     other = claimant("other")
-    other.bury(lease=0)
+    other.rescue(lease=0)
     assert other.resend() == 1
     [again] = other.claim()
     row = now(sandbox)
-    assert not worker.settle(event, "sent", counts=True)
+    assert not worker.settle(event, "sent", uses_attempt=True)
     assert now(sandbox) == row
-    assert other.settle(again, "sent", counts=True)
+    assert other.settle(again, "sent", uses_attempt=True)
 
 
 @pytest.mark.parametrize("state", ["sent", "skipped", "failed", "available", "in_doubt"])
@@ -205,15 +213,15 @@ def test_a_lost_claim_settles_nothing_and_marks_nothing(
     sandbox: Database, worker: Claimant, event: Any, claimant: Register, state: str
 ) -> None:
     other = claimant("other")
-    worker.leave()
-    assert other.bury()["freed"] == 1
+    worker.unregister()
+    assert other.rescue()["freed"] == 1
     for stage in ("freed", "claimed", "marked"):
         if stage == "claimed":
             [taken] = other.claim()
         elif stage == "marked":
             assert other.mark(taken, "other@example.org", b"other's")
         row = now(sandbox)
-        assert not worker.settle(event, state, reason="x", counts=True, delay=0)
+        assert not worker.settle(event, state, reason="x", uses_attempt=True, delay=0)
         assert not worker.mark(event)
         assert now(sandbox) == row
     assert other.settle(taken, "sent")
@@ -234,7 +242,9 @@ def test_outcomes_and_marks_of_many_in_one_go(sandbox: Database, claimant: Regis
 def test_a_history_keeps_its_beginning_and_its_end(sandbox: Database) -> None:
     sandbox.execute("INSERT INTO pgherald.outbox (rule, key) VALUES ('x', '1')")
     for number in range(120):
-        sandbox.execute("UPDATE pgherald.outbox SET history = pgherald.noted(history, 'deferred', %s)", (str(number),))
+        sandbox.execute(
+            "UPDATE pgherald.outbox SET history = pgherald.append_history(history, 'deferred', %s)", (str(number),)
+        )
     history = [int(entry["detail"]) for entry in now(sandbox)["history"]]
     assert history == [*range(50), *range(70, 120)]
 
@@ -243,12 +253,12 @@ def test_what_was_written_although_no_answer_came(
     sandbox: Database, worker: Claimant, event: Any, claimant: Register
 ) -> None:
     worker.mark(event)
-    assert worker.recorded(event, "transmitting")
-    assert not worker.recorded(event, "sent")
+    assert worker.find_settled(event, "transmitting")
+    assert not worker.find_settled(event, "sent")
     worker.settle(event, "sent")
     assert not worker.settle(event, "sent")
-    assert worker.recorded(event, "sent")
-    assert not worker.recorded({**event, "claim": event["claim"] + 1}, "sent"), "by another"
+    assert worker.find_settled(event, "sent")
+    assert not worker.find_settled({**event, "claim": event["claim"] + 1}, "sent"), "by another"
 
 
 def test_claims_whose_answer_was_lost_go_back(sandbox: Database, claimant: Register) -> None:
@@ -258,7 +268,7 @@ def test_claims_whose_answer_was_lost_go_back(sandbox: Database, claimant: Regis
     # One claim number for all that were claimed together, and the answer came for two of them.
     (marked, known, _), [others] = worker.claim(3), other.claim(1)
     worker.mark(marked)
-    assert worker.disown(known) == 1
+    assert worker.release_lost_claims(known) == 1
     assert [row["state"] for row in sandbox.events()] == [
         "transmitting",
         "claimed",
@@ -269,6 +279,8 @@ def test_claims_whose_answer_was_lost_go_back(sandbox: Database, claimant: Regis
     assert sandbox.events()[2]["history"][-1]["what"] == "released"
     assert worker.settle(known, "sent")
     assert other.settle(others, "sent")
-    assert worker.disown() == 0
+    assert worker.release_lost_claims() == 0
     [again] = worker.claim(1)
-    assert worker.disown({**again, "claim": again["claim"] - 1}) == 1, "known by an earlier claim is not known"
+    assert worker.release_lost_claims({**again, "claim": again["claim"] - 1}) == 1, (
+        "known by an earlier claim is not known"
+    )

@@ -17,7 +17,7 @@ PARTED = """
 """
 PLAIN = """
     CREATE TABLE app.plans (id int PRIMARY KEY, region text, status text);
-    SELECT pgherald.watch('plans', 'app.plans', per => %(per)s);
+    SELECT pgherald.watch('plans', 'app.plans', capture => %(per)s);
 """
 
 

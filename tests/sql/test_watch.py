@@ -57,10 +57,10 @@ def test_a_rule_that_moves_starts_anew(tables: Database, move: Any, writes: Any,
     tables.execute("INSERT INTO app.old VALUES (7, 'VE', 'x')")
     tables.execute(OLD)
     for _ in range(2):
-        tables.execute("CALL pgherald.remember('moving')")
+        tables.execute("CALL pgherald.snapshot_existing('moving')")
     assert tables.execute("SELECT key FROM pgherald.handled") == [("7",)]
     tables.execute(f"SELECT pgherald.watch('moving', {move})")
-    assert tables.execute("SELECT remembered, remembered_to FROM pgherald.rule WHERE rule = 'moving'") == [
+    assert tables.execute("SELECT snapshot_done, snapshot_position FROM pgherald.rule WHERE rule = 'moving'") == [
         (False, None)
     ]
     assert tables.execute("SELECT key FROM pgherald.handled") == []
@@ -80,7 +80,7 @@ def test_back_from_a_partitioned_table(tables: Database) -> None:
 def test_unwatch_leaves_no_trace_but_the_events(tables: Database, table: Any) -> None:
     tables.execute("INSERT INTO app.old VALUES (7, 'VE', 'x'); INSERT INTO app.parted VALUES (7, 'north', 'VE')")
     tables.execute(f"SELECT pgherald.watch('moving', {table})")
-    tables.execute("CALL pgherald.remember('moving')")
+    tables.execute("CALL pgherald.snapshot_existing('moving')")
     assert {what for what, _ in tables.execute(TRACES)} == {"trigger", "function", "rule", "handled"}
     tables.execute("INSERT INTO app.old VALUES (8, 'VE', 'x'); INSERT INTO app.parted VALUES (8, 'north', 'VE')")
     tables.execute("SELECT pgherald.unwatch('moving')")
@@ -200,7 +200,7 @@ def test_the_second_time_it_waits_for_no_writer(tables: Database, table: Any) ->
 
 
 def test_the_first_time_it_waits_for_writers_so_that_none_is_missed(tables: Database) -> None:
-    """A row that got the value before the triggers were there is one that remember() sees."""
+    """A row that got the value before the triggers were there is one that snapshot_existing() sees."""
     writer, dba = tables.connect(), tables.connect(options="-c lock_timeout=100ms")
     with writer.transaction():
         writer.execute("INSERT INTO app.old VALUES (1, 'VE', 'a')")

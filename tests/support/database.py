@@ -255,7 +255,7 @@ def fill_with_story(url: str) -> None:
         conn.execute(STORY)
         install_triggers(conn)
         conn.execute("SELECT pgherald.watch('dateplan_verified', 'public.dateplan')")
-        conn.execute("CALL pgherald.remember('dateplan_verified')")
+        conn.execute("CALL pgherald.snapshot_existing('dateplan_verified')")
 
 
 def install_triggers(conn: psycopg.Connection[Any]) -> None:

@@ -86,16 +86,16 @@ class Everything:
 
 async def deliver(one: Any, events: list[Event], octets: int = 0) -> dict[int, Settlement]:
     delivery = Delivery(default_rules(), one, b"secret", max_attempts=10, max_age=None)
-    carriers = Senders(one, one, one, one, one, one, sender=JANE, connections=10, poll=1.0)
+    senders = Senders(one, one, one, one, one, one, sender=JANE, connections=10, poll=1.0)
     tasks: list[asyncio.Task[None]] = []
-    carriers.start(lambda work: tasks.append(asyncio.create_task(work)))
-    carriers.track(events, 1, 0.0)
+    senders.start(lambda work: tasks.append(asyncio.create_task(work)))
+    senders.track(events, 1, 0.0)
     for each in events:
-        carriers.queue(delivery, ToSend(each, JANE, {}, octets), asyncio.get_running_loop().time(), None)
-    assert carriers.queued_bytes == octets * len(events)
-    assert await carriers.wait_until_empty(20)
+        senders.queue(delivery, ToSend(each, JANE, {}, octets), asyncio.get_running_loop().time(), None)
+    assert senders.queued_bytes == octets * len(events)
+    assert await senders.wait_until_empty(20)
     assert not any(task.done() for task in tasks)
-    assert carriers.queued_bytes == carriers._composed_bytes == 0
+    assert senders.queued_bytes == senders._composed_bytes == 0
     for task in tasks:
         task.cancel()
     return {settlement.event.id: settlement for settlement in one.settled}

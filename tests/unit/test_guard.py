@@ -28,7 +28,7 @@ from listener.recipients import RecipientPolicy
 )
 def test_who_is_admitted(allow: str, address: str, admitted: bool) -> None:
     mail = Mail.model_validate({"allow": allow})
-    assert RecipientPolicy(mail.allow, mail.redirect_to).allows(parse_address(address)) is admitted
+    assert RecipientPolicy(mail.allowed_recipients, mail.redirect_to).allows(parse_address(address)) is admitted
 
 
 def test_without_a_guard_everybody_is() -> None:
@@ -40,7 +40,7 @@ def test_without_a_guard_everybody_is() -> None:
 
 def test_whom_all_mail_is_redirected_to_needs_not_be_allowed() -> None:
     mail = Mail.model_validate({"allow": ["@example.org"], "redirect_to": "qa@example.net"})
-    guard = RecipientPolicy(mail.allow, mail.redirect_to)
+    guard = RecipientPolicy(mail.allowed_recipients, mail.redirect_to)
     assert guard.allows(parse_address("qa@example.net"))
     assert str(guard.route(parse_address("jane@example.org"))) == "qa@example.net"
 
@@ -48,12 +48,12 @@ def test_whom_all_mail_is_redirected_to_needs_not_be_allowed() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("allow = []", "allow: write addresses and domains"),
-        ('allow = ""', "has no @; write @example.org"),
-        ('allow = ["example.org"]', "has no @"),
-        ('allow = ["@"]', "allow"),
-        ('allow = ["*@example.org", "a b@example.org"]', "allow"),
-        ("allow = 5", "allow"),
+        ("allowed_recipients = []", "allowed_recipients: write addresses and domains"),
+        ('allowed_recipients = ""', "has no @; write @example.org"),
+        ('allowed_recipients = ["example.org"]', "has no @"),
+        ('allowed_recipients = ["@"]', "allow"),
+        ('allowed_recipients = ["*@example.org", "a b@example.org"]', "allow"),
+        ("allowed_recipients = 5", "allow"),
         ('redirect_to = "qa"', "redirect_to: 'qa': the address has no @"),
         ('transport = "file"', "needs a directory"),
         ('transport = "pigeon"', "transport"),
@@ -69,6 +69,6 @@ def test_what_is_none_is_refused_and_never_taken_for_everybody(tmp_path: Path, t
 
 def test_an_empty_variable_allows_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PGHERALD_MAIL_ALLOW", "")
-    with pytest.raises(ConfigError, match="PGHERALD_MAIL_ALLOW"):
+    monkeypatch.setenv("PGHERALD_MAIL_ALLOWED_RECIPIENTS", "")
+    with pytest.raises(ConfigError, match="PGHERALD_MAIL_ALLOWED_RECIPIENTS"):
         load()

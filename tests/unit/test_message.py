@@ -71,8 +71,8 @@ HOSTILE = [
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_hostile_text_stays_text(hostile: str) -> None:
     content = Content(hostile, hostile, hostile)
-    stationery = MessageDefaults(PLAIN.sender, headers=(("X-Place", hostile),))
-    message = _read(build(stationery, content, JANE, KEY, DATE))
+    defaults = MessageDefaults(PLAIN.sender, headers=(("X-Place", hostile),))
+    message = _read(build(defaults, content, JANE, KEY, DATE))
     assert message.keys() == [*HEADERS[:8], "X-Place", *HEADERS[8:]]
     assert message["To"] == "jane@example.org"
     _assert_says(message, content)
@@ -136,16 +136,16 @@ def test_names_and_addresses_are_read_back(name: str, local: str, other: str, do
 
 def test_the_whole_message_as_it_is_written() -> None:
     # A message in doubt may be sent again by a later release: change these bytes only knowingly.
-    stationery = MessageDefaults(
+    defaults = MessageDefaults(
         parse_mailbox('"Plans, Date" <no-reply@Bücher.example>'),
-        key_header="Resend-Idempotency-Key",
+        idempotency_header="Resend-Idempotency-Key",
         reply_to=parse_mailbox("help@plans.example"),
         headers=(("Feedback-ID", "a:b:c:pgherald"), ("X-Auto-Response-Suppress", "All")),
     )
     recipient = parse_address("jane@münchen.example")
     url = "https://plans.example/u/abc"
     date = DATE.astimezone(timezone(timedelta(hours=-7)))
-    raw = build(stationery, CONTENT, recipient, KEY, date, unsubscribe=url)
+    raw = build(defaults, CONTENT, recipient, KEY, date, unsubscribe=url)
     assert raw.decode("ascii").split("\r\n") == [
         'From: "Plans, Date" <no-reply@xn--bcher-kva.example>',
         "To: jane@xn--mnchen-3ya.example",
@@ -286,7 +286,7 @@ def test_a_header_that_is_not_the_operators_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="header"):
         MessageDefaults(PLAIN.sender, headers=((name, "x"),))
     with pytest.raises(ValueError, match="header"):
-        MessageDefaults(PLAIN.sender, key_header=name)
+        MessageDefaults(PLAIN.sender, idempotency_header=name)
 
 
 def test_a_header_too_long_for_a_line_is_refused() -> None:

@@ -22,10 +22,10 @@ class OnlyTheNewClaim:
 
 
 async def test_one_event_in_hand_under_two_claims_is_sent_under_one() -> None:
-    recorder = BatchWriter(OnlyTheNewClaim())  # type: ignore[arg-type]
-    old, new = (recorder.mark(Mark(replace(EVENT, claim=claim), "a@example.org", b"")) for claim in (40, 41))
-    lost = recorder.settle(Settlement(EVENT, "sent"))
-    running = asyncio.create_task(recorder.run())
+    batch_writer = BatchWriter(OnlyTheNewClaim())  # type: ignore[arg-type]
+    old, new = (batch_writer.mark(Mark(replace(EVENT, claim=claim), "a@example.org", b"")) for claim in (40, 41))
+    lost = batch_writer.settle(Settlement(EVENT, "sent"))
+    running = asyncio.create_task(batch_writer.run())
     assert await asyncio.gather(old, new, lost) == [False, True, False]
     running.cancel()
 
@@ -50,12 +50,12 @@ class AwayAtFirst:
 
 async def test_after_a_mark_that_failed_nothing_is_left_to_write() -> None:
     outbox = AwayAtFirst()
-    recorder = BatchWriter(outbox)  # type: ignore[arg-type]
-    running = asyncio.create_task(recorder.run())
-    assert not await recorder.mark(Mark(EVENT, "a@example.org", b""))
+    batch_writer = BatchWriter(outbox)  # type: ignore[arg-type]
+    running = asyncio.create_task(batch_writer.run())
+    assert not await batch_writer.mark(Mark(EVENT, "a@example.org", b""))
     for _ in range(5):
         await asyncio.sleep(0)
-    assert await recorder.mark(Mark(EVENT, "a@example.org", b""))
-    assert await recorder.settle(Settlement(EVENT, "sent"))
+    assert await batch_writer.mark(Mark(EVENT, "a@example.org", b""))
+    assert await batch_writer.settle(Settlement(EVENT, "sent"))
     assert outbox.asked == [(0, 1), (0, 1), (1, 0)]
     running.cancel()

@@ -33,22 +33,22 @@ class Carriers:
         self.given_back.append(settlement)
 
 
-def worker(carriers: Carriers) -> Worker:
+def worker(senders: Carriers) -> Worker:
     async def nothing() -> None: ...
 
     listener: Any = SimpleNamespace(open_gate=nothing, peers=0)
     breaker: Any = SimpleNamespace(is_probing=False, is_open=False)
     anything: Any = None
-    return Worker(anything, anything, listener, anything, carriers, breaker, anything, poll=1)  # type: ignore[arg-type]
+    return Worker(anything, anything, listener, anything, senders, breaker, anything, poll=1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("octets", "waits"), [(0, 0), (MAX_BATCH_BYTES // 2, 0), (MAX_BATCH_BYTES // 2 + 1, 1), (2 * MAX_BATCH_BYTES, 6)]
 )
 async def test_no_more_is_claimed_while_much_waits(octets: int, waits: int) -> None:
-    carriers = Carriers(octets)
-    assert await worker(carriers)._wait_for_capacity() == 500
-    assert carriers.waited == waits
+    senders = Carriers(octets)
+    assert await worker(senders)._wait_for_capacity() == 500
+    assert senders.waited == waits
 
 
 class Delivery:
@@ -61,13 +61,13 @@ class Delivery:
     async def sort(self, rule: str, events: list[Event], pool: Any, budget: int) -> list[ToSend | Settlement]:
         self.budgets.append(budget)
         fit = min(len(events), max(0, -(-budget // self.octets)))
-        mailings: list[ToSend | Settlement] = [ToSend(each, JANE, {}, self.octets) for each in events[:fit]]
-        return mailings + [Settlement(each, "available") for each in events[fit:]]
+        to_send: list[ToSend | Settlement] = [ToSend(each, JANE, {}, self.octets) for each in events[:fit]]
+        return to_send + [Settlement(each, "available") for each in events[fit:]]
 
 
 async def test_the_rules_of_a_claim_share_what_may_be_read() -> None:
-    carriers, delivery = Carriers(0), Delivery(MAX_BATCH_BYTES // 4)
-    one = worker(carriers)
+    senders, delivery = Carriers(0), Delivery(MAX_BATCH_BYTES // 4)
+    one = worker(senders)
     events = [event(number) for number in range(8)]
     rules = [
         Event(each.id, f"rule{each.id % 4}", each.key, *(0, 0, each.captured_at, 0.0, 1, False, None))
@@ -75,7 +75,7 @@ async def test_the_rules_of_a_claim_share_what_may_be_read() -> None:
     ]
     assert await one._decide_and_queue(delivery, rules, Slots(8)) == 4  # type: ignore[arg-type]
     assert delivery.budgets == [MAX_BATCH_BYTES, MAX_BATCH_BYTES // 2, 0, 0]
-    assert len(carriers.given_back) == 4
+    assert len(senders.given_back) == 4
     # The next claim takes as many as such rows fit.
     assert await one._wait_for_capacity() == 4
     small = Delivery(100)

@@ -9,7 +9,7 @@ WITH pace AS (
                  CASE WHEN throttled_at > now() - interval '5 min'
                       THEN rate * (1 + extract(epoch FROM now() - throttled_at)::float8 / 10) END) AS rate,
            greatest(extract(epoch FROM next_at - clock_timestamp())::float8, 0) AS wait
-      FROM pgherald.pace
+      FROM pgherald.rate_limit
        FOR UPDATE),
 slots AS (
     -- A rate that was lower once does not outlive itself in the time of the next slot.
@@ -19,14 +19,14 @@ slots AS (
                 ELSE 0 END AS number
       FROM pace),
 reserved AS (
-    UPDATE pgherald.pace AS p
+    UPDATE pgherald.rate_limit AS p
        SET next_at = clock_timestamp() + make_interval(secs => s.wait + s.number / s.rate)
       FROM slots AS s WHERE s.rate IS NOT NULL AND s.number > 0)
 SELECT number, rate, wait FROM slots;
 
 -- name: refund
 -- Slots for which there was no mail. Who has reserved behind them keeps what he has; the next who comes gets these.
-UPDATE pgherald.pace SET next_at = next_at - make_interval(secs => %(unused)s);
+UPDATE pgherald.rate_limit SET next_at = next_at - make_interval(secs => %(unused)s);
 
 -- name: throttled
 -- Half of the rate there is, or, without one, of what this worker and its peers sent; and a second without any mail. What
@@ -37,9 +37,9 @@ WITH pace AS (
                  CASE WHEN throttled_at > now() - interval '5 min'
                       THEN rate * (1 + extract(epoch FROM now() - throttled_at)::float8 / 10)
                       ELSE greatest(%(sent)s::float8, 10) * (SELECT greatest(count(*), 1) FROM pgherald.worker) END) AS was
-      FROM pgherald.pace
+      FROM pgherald.rate_limit
        FOR UPDATE)
-UPDATE pgherald.pace AS p
+UPDATE pgherald.rate_limit AS p
    SET rate = greatest(pace.was / 2, 0.1), throttled_at = now(), next_at = greatest(p.next_at, now() + interval '1 s')
   FROM pace
  WHERE coalesce(p.throttled_at < now() - interval '2 s', true)
