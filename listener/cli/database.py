@@ -19,7 +19,7 @@ from listener.printable import printable_lines
 @click.option("--create-roles", is_flag=True, help="Also make the roles pgherald_owner and pgherald_daemon, and grant.")
 @click.option("--grant-to", metavar="NAME", help="Grant the daemon's rights to this existing role.")
 @configured
-def install(print_only: bool, with_roles: bool, daemon_role: str | None, config_file: Path | None) -> None:
+def install(print_only: bool, create_roles: bool, grant_to: str | None, config_file: Path | None) -> None:
     """Put the outbox and every rule's triggers into the database, or bring them up to date.
 
     Never blocks the application for longer than two seconds at a time, and gives up within thirty.
@@ -28,7 +28,7 @@ def install(print_only: bool, with_roles: bool, daemon_role: str | None, config_
     Example:  PGHERALD_DATABASE_URL=postgresql://dba@db/app pgherald install
     """
     loaded = settings(config_file)
-    steps = schema.install_steps(loaded.rules, roles=with_roles, daemon_role=daemon_role)
+    steps = schema.install_steps(loaded.rules, roles=create_roles, daemon_role=grant_to)
     if print_only:
         _print(steps)
         return

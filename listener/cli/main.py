@@ -16,7 +16,7 @@ from listener.errors import DatabaseUnavailable, PgheraldError
 # In the order of --help, and by module: a command waits for the imports of no other.
 _COMMANDS = {
     "demo": "demo", "init": "init", "install": "database", "uninstall": "database", "doctor": "doctor", "run": "run",
-    "status": "support", "watch": "watch", "explain": "support", "events": "events", "pause": "rules", "resume": "rules",
+    "status": "support", "top": "top", "explain": "support", "events": "events", "pause": "rules", "resume": "rules",
     "backfill": "upkeep", "forget": "upkeep", "purge": "upkeep", "preview": "mail", "send-test": "mail",
 }  # fmt: skip
 

@@ -27,8 +27,8 @@ def explained(error: Any, values: Mapping[str, Any], file: Path | None, settings
     in_file = _stands(values, error["loc"]) or (error["type"] == "missing" and path[0] in values)
     source = str(file) if in_file else f"environment, PGHERALD_{'_'.join(path[:2]).upper()}"
     if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(key, _known(path, settings), n=1)
-        return f"{source}: {place}: unknown key" + (f"; did you mean {close[0]!r}?" if close else "")
+        meant = _closest(key, _known(path, settings))
+        return f"{source}: {place}: unknown key" + (f"; did you mean {meant!r}?" if meant else "")
     if error["type"] == "missing":
         return f"{source}: {place}: is missing"
     if path[2:] == ["[key]"]:
@@ -36,6 +36,14 @@ def explained(error: Any, values: Mapping[str, Any], file: Path | None, settings
     if error["type"] == "string_pattern_mismatch":
         return f"{source}: {place}: {_PATTERNS[key]}"
     return f"{source}: {place}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _closest(key: str, known: list[str]) -> str | None:
+    """Return the known key that looks most like this one, or that holds its last word."""
+    if close := difflib.get_close_matches(key, known, n=1):
+        return close[0]
+    word = key.rpartition("_")[2]
+    return next((name for name in known if len(word) > 3 and word in name), None)
 
 
 def _stands(node: Any, place: tuple[int | str, ...]) -> bool:

@@ -184,7 +184,7 @@ class Http(Section):
         parse_listen(value)
         return value
 
-    @field_validator("token")
+    @field_validator("admin_token")
     @classmethod
     def _hard_to_guess(cls, value: str | None) -> str | None:
         if value is not None and len(value) < 16:

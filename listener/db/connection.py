@@ -306,7 +306,7 @@ def unsubscribe_pool(url: str) -> Pool:
 
 
 def overview_pool(url: str) -> Pool:
-    """Return the pool for the page, `watch` and the metrics."""
+    """Return the pool for the page, `top` and the metrics."""
     return Pool(parameters(url), _overview_session, 1, patience=5.0)
 
 

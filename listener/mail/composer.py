@@ -45,7 +45,7 @@ class Composer:
                 sender=mail.sender, idempotency_header=mail.idempotency_header, headers=feedback
             )
         except ValueError as exc:
-            raise ConfigError(f"[mail] key_header or feedback_id: {exc}") from exc
+            raise ConfigError(f"[mail] idempotency_header or feedback_id: {exc}") from exc
         self.recipients = RecipientPolicy(mail.allowed_recipients, mail.redirect_to)
         self._rules = settings.rules
         self._base_url = mail.base_url

@@ -1,4 +1,4 @@
-"""What was settled, minute by minute, kept in the database for the page and `watch`: a row a minute and rule.
+"""What was settled, minute by minute, kept in the database for the page and `top`: a row a minute and rule.
 
 Taken from what is counted anyway, and added up over all daemons. The outbox itself could only say it by an index that
 every outcome would pay for.

@@ -66,7 +66,7 @@ class SmtpPool:
                 self._give_up(idle)
         self._learn(outcome)
         _count(outcome)
-        metrics.handed_over(asyncio.get_running_loop().time() - begun)
+        metrics.message_sent(asyncio.get_running_loop().time() - begun)
         return outcome
 
     async def _send(

@@ -1,4 +1,4 @@
-"""What is going on, at a glance: the one source of the page, of `watch` and of the metrics that are read."""
+"""What is going on, at a glance: the one source of the page, of `top` and of the metrics that are read."""
 
 import asyncio
 from bisect import bisect_left

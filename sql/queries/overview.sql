@@ -1,4 +1,4 @@
--- What the page, `watch` and the metrics show. Asked every second while somebody looks, so each is bounded by an index
+-- What the page, `top` and the metrics show. Asked every second while somebody looks, so each is bounded by an index
 -- and a limit, however much waits or was sent.
 
 -- name: overview_rules

@@ -14,7 +14,7 @@ from listener.cli.main import _COMMANDS
 from listener.demo.cluster import Cluster
 from listener.resources import resource
 from tests.acceptance.test_unsubscribe_endpoint import ONE_CLICK, path_of
-from tests.acceptance.test_watch_command import watching
+from tests.acceptance.test_top_command import watching
 from tests.sql.conftest import Programs, programs  # noqa: F401
 from tests.support import wait_until
 from tests.support.command import Pgherald
@@ -82,7 +82,7 @@ CALLS: dict[str, list[tuple[str, ...]]] = {
     "doctor": [("doctor", "--json")],
     "run": [("run", "--once")],
     "status": [("status",), ("status", "--json")],
-    "watch": [],
+    "top": [],
     "explain": [("explain", "dateplan_verified", "1"), ("explain", "dateplan_verified", "777"), ("explain", "booked", "4,1")],
     "events": [
         ("events", "list"), ("events", "list", "dateplan_verified", "--state", "sent"), ("events", "retry", "dateplan_verified"),

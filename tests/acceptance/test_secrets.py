@@ -72,7 +72,7 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
     [
         *(("smtp.url", url, says) for url, says in SMTP if says),
         *((f"database.{key}", url, "write ") for key in ("url", "listen_url") for url in DATABASE),
-        *(("http.token", token, "16 characters") for token in TOKEN),
+        *(("http.admin_token", token, "16 characters") for token in TOKEN),
         *(("http.public_url", url, "write https://") for url in ("https://u:{}@h", "https://h:{}", "https://[{}]", "https://u:{}／@h", "{}")),
         *(("mail.base_url", url, "write https://") for url in ("https://u:{}@h", "https://h:{}", "https://[{}]", "https://u:{}／@h", "{}")),
     ],

@@ -18,7 +18,7 @@ from psycopg import sql
 
 import listener.cli.main
 from listener.cli.main import pgherald as program
-from tests.acceptance.test_watch_command import watching
+from tests.acceptance.test_top_command import watching
 from tests.support import wait_until
 from tests.support.command import Pgherald
 from tests.support.database import STORY as TABLES
@@ -201,7 +201,7 @@ def _status(world: World) -> None:
     assert f"rule{EVIL}" in answer["rules"]
 
 
-@case("watch")
+@case("top")
 def _watch(world: World) -> None:
     with watching(world.pgherald) as terminal:
         terminal.wait_for("in doubt")
@@ -357,7 +357,7 @@ def test_a_hostile_option_and_a_hostile_configuration(
         "init": ["--out", "-"],
     }  # fmt: skip
     done = pgherald("--config", file, *path, *needed.get(path[-1], []))
-    if path != ("watch",):
+    if path != ("top",):
         assert "[rules." in done.stderr
     assert done.returncode == 1
     assert hidden(done.stdout + done.stderr) == set()

@@ -126,7 +126,7 @@ async def test_letters_that_the_database_has_not(databases: Databases) -> None:
             assert await outbox.renew(
                 has_presence_lock=False, listening=False, leader=False, pid=None, breaker_reason="554 你好 é"
             )
-        assert database.value("SELECT breaker FROM pgherald.worker") == "554 \\u4f60\\u597d \\xe9"
+        assert database.value("SELECT breaker_reason FROM pgherald.worker") == "554 \\u4f60\\u597d \\xe9"
 
 
 async def test_a_recipient_that_is_no_text(databases: Databases) -> None:

@@ -31,7 +31,7 @@ def event(number: int, **more: Any) -> Event:
 
 @dataclass
 class Everything:
-    """Stands for all that carriers work with. `compose` and `hand_over` may raise."""
+    """Stands for all that carriers work with. `compose` and `send` may raise."""
 
     settled: list[Settlement] = field(default_factory=list)
     sending: int = 0
@@ -40,7 +40,9 @@ class Everything:
     compose_error: Exception | None = None
     send_error: Exception | None = None
     stored_is: StoredMessage | Exception | None = None
-    guard: Any = field(default_factory=lambda: SimpleNamespace(admits=lambda _: True, divert=lambda address: address))
+    recipients: Any = field(
+        default_factory=lambda: SimpleNamespace(allows=lambda _: True, route=lambda address: address)
+    )
     is_open: bool = False
     limited: bool = False
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -50,7 +52,7 @@ class Everything:
             raise self.compose_error
         return Message("key", JANE, Content("", "", None), b"x" * self.size)
 
-    async def hand_over(self, sender: Any, recipient: Any, message: bytes, permission: Any, key: str) -> Accepted:
+    async def send(self, sender: Any, recipient: Any, message: bytes, permission: Any, key: str) -> Accepted:
         assert await permission()
         self.sending += len(message)
         self.most = max(self.most, self.sending)
@@ -67,12 +69,12 @@ class Everything:
         self.settled.append(settlement)
         return self._done()
 
-    async def stored(self, event: Event) -> StoredMessage | None:
+    async def stored_message(self, event: Event) -> StoredMessage | None:
         if isinstance(self.stored_is, Exception):
             raise self.stored_is
         return self.stored_is
 
-    def leased(self, worker: int) -> bool:
+    def is_leased(self, worker: int) -> bool:
         return True
 
     def sent(self) -> None:

@@ -159,6 +159,10 @@ def test_a_link_that_is_no_path_is_refused(link: str) -> None:
         Rule.model_validate({**default_rules()[NAME].model_dump(), "link": link})
 
 
-def test_a_key_header_that_is_set_as_well_is_refused() -> None:
+def test_a_idempotency_header_that_is_set_as_well_is_refused() -> None:
     with pytest.raises(ConfigError, match="feedback_id"):
-        composer(mail=Mail.model_validate({"key_header": "Feedback-ID", "feedback_id": "a"}).model_dump(by_alias=True))
+        composer(
+            mail=Mail.model_validate({"idempotency_header": "Feedback-ID", "feedback_id": "a"}).model_dump(
+                by_alias=True
+            )
+        )

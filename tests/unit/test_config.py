@@ -136,7 +136,7 @@ class TestRefused:
             ("mail", "from", "'Ana <a@b.example'"),
             ("mail", "from", "3"),
             ("mail", "envelope_from", "'<>'"),
-            ("mail", "key_header", "'Two Words'"),
+            ("mail", "idempotency_header", "'Two Words'"),
             ("mail", "templates", "'/does/not/exist'"),
             ("delivery", "in_doubt", "'maybe'"),
             ("delivery", "max_attempts", "0"),
@@ -156,7 +156,7 @@ class TestRefused:
         assert f"pgherald.toml: [{section}] {key}: " in refused(f"[{section}]\n{key} = {value}")
 
     @pytest.mark.parametrize(
-        ("section", "key"), [("smtp", "ehlo_name"), ("mail", "key_header"), ("mail", "feedback_id")]
+        ("section", "key"), [("smtp", "ehlo_name"), ("mail", "idempotency_header"), ("mail", "feedback_id")]
     )
     def test_what_to_write_is_said_in_words(self, section: str, key: str) -> None:
         assert f"[{section}] {key}: write " in refused(f"[{section}]\n{key} = 'a b'")

@@ -295,7 +295,7 @@ def test_a_header_too_long_for_a_line_is_refused() -> None:
         MessageDefaults(PLAIN.sender, headers=(("X-Long", "x" * 991),))
 
 
-def test_the_key_header_cannot_be_set_as_well() -> None:
+def test_the_idempotency_header_cannot_be_set_as_well() -> None:
     with pytest.raises(ValueError, match="key"):
         MessageDefaults(PLAIN.sender, headers=(("x-pgherald-KEY", "x"),))
 

@@ -72,7 +72,7 @@ async def test_both_loops_must_go_round(worker_age: float, lease_age: float, goe
     daemon = Daemon(Settings())
     now = asyncio.get_running_loop().time()
     daemon._lease.last_iteration_at = now - lease_age
-    assert daemon._loops_alive(SimpleNamespace(turned=now - worker_age), 60.0) is goes_on  # type: ignore[arg-type]
+    assert daemon._loops_alive(SimpleNamespace(last_iteration_at=now - worker_age), 60.0) is goes_on  # type: ignore[arg-type]
 
 
 def test_what_a_server_says_does_not_drive_the_terminal_of_systemctl(tmp_path: Path) -> None:

@@ -13,27 +13,27 @@ from listener.worker.row_budget import MAX_BATCH_BYTES
 from tests.unit.test_carriers import JANE, event
 
 
-class Carriers:
+class FakeSenders:
     """Nothing in hand; as many octets as a test says, until somebody waits for them."""
 
     def __init__(self, octets: int) -> None:
-        self.octets = octets
-        self.in_hand: set[tuple[int, int]] = set()
-        self.reach = 500
+        self.queued_bytes = octets
+        self.in_flight: set[tuple[int, int]] = set()
+        self.capacity = 500
         self.waited = 0
         self.given_back: list[Settlement] = []
 
-    async def freed(self, seconds: float) -> None:
+    async def wait_for_slot(self, seconds: float) -> None:
         self.waited += 1
-        self.octets -= MAX_BATCH_BYTES // 4
+        self.queued_bytes -= MAX_BATCH_BYTES // 4
 
-    def mail(self, *_: Any) -> None: ...
+    def queue(self, *_: Any) -> None: ...
 
     def settle(self, settlement: Settlement) -> None:
         self.given_back.append(settlement)
 
 
-def worker(senders: Carriers) -> Worker:
+def worker(senders: FakeSenders) -> Worker:
     async def nothing() -> None: ...
 
     listener: Any = SimpleNamespace(open_gate=nothing, peers=0)
@@ -46,7 +46,7 @@ def worker(senders: Carriers) -> Worker:
     ("octets", "waits"), [(0, 0), (MAX_BATCH_BYTES // 2, 0), (MAX_BATCH_BYTES // 2 + 1, 1), (2 * MAX_BATCH_BYTES, 6)]
 )
 async def test_no_more_is_claimed_while_much_waits(octets: int, waits: int) -> None:
-    senders = Carriers(octets)
+    senders = FakeSenders(octets)
     assert await worker(senders)._wait_for_capacity() == 500
     assert senders.waited == waits
 
@@ -58,7 +58,7 @@ class Delivery:
         self.octets = octets
         self.budgets: list[int] = []
 
-    async def sort(self, rule: str, events: list[Event], pool: Any, budget: int) -> list[ToSend | Settlement]:
+    async def triage(self, rule: str, events: list[Event], pool: Any, budget: int) -> list[ToSend | Settlement]:
         self.budgets.append(budget)
         fit = min(len(events), max(0, -(-budget // self.octets)))
         to_send: list[ToSend | Settlement] = [ToSend(each, JANE, {}, self.octets) for each in events[:fit]]
@@ -66,7 +66,7 @@ class Delivery:
 
 
 async def test_the_rules_of_a_claim_share_what_may_be_read() -> None:
-    senders, delivery = Carriers(0), Delivery(MAX_BATCH_BYTES // 4)
+    senders, delivery = FakeSenders(0), Delivery(MAX_BATCH_BYTES // 4)
     one = worker(senders)
     events = [event(number) for number in range(8)]
     rules = [

@@ -31,7 +31,7 @@ class Terminal:
         self.slave = slave
         environment = {**pgherald._environment(None), "TERM": "xterm-256color"}
         environment.pop("COLUMNS", None)
-        self.process = subprocess.Popen(pgherald._command(["watch"]), env=environment, cwd=pgherald.folder, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)  # fmt: skip
+        self.process = subprocess.Popen(pgherald._command(["top"]), env=environment, cwd=pgherald.folder, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)  # fmt: skip
         self.raw = ""
 
     def wait_for(self, pattern: str, timeout: float = PATIENCE) -> None:
@@ -107,9 +107,9 @@ def test_it_ends_cleanly(database: Database, pgherald: Pgherald, how: str) -> No
 
 
 def test_without_a_terminal_or_a_database(database: Database, pgherald: Pgherald) -> None:
-    done = pgherald("watch")
+    done = pgherald("top")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "Error: watch needs a terminal; for scripts there is `pgherald status --json`\n"
+    assert done.stderr == "Error: top needs a terminal; for scripts there is `pgherald status --json`\n"
     pgherald.settings = {**pgherald.settings, "PGHERALD_DATABASE_URL": "postgresql://127.0.0.1:1/x"}
     with watching(pgherald) as terminal:
         assert terminal.ended() == 1

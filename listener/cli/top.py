@@ -33,21 +33,21 @@ _LEVELS = " ▁▂▃▄▅▆▇█"
 
 @click.command()
 @configured
-def watch(config_file: Path | None) -> None:
+def top(config_file: Path | None) -> None:
     """Show what goes on, live: what waits, rates, workers, the latest events, failures and doubts. q ends it.
 
     \b
-    Example:  pgherald watch
+    Example:  pgherald top
     """
     loaded = settings(config_file)
     if not sys.stdin.isatty() or not sys.stdout.isatty():
-        raise click.ClickException("watch needs a terminal; for scripts there is `pgherald status --json`")
+        raise click.ClickException("top needs a terminal; for scripts there is `pgherald status --json`")
     # Nothing may write over the picture.
     logs.configure("console", "critical")
-    asyncio.run(_watch(loaded.database.url))
+    asyncio.run(_top(loaded.database.url))
 
 
-async def _watch(url: str) -> None:
+async def _top(url: str) -> None:
     over = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
