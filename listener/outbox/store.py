@@ -23,7 +23,7 @@ from listener.db.queries import load
 from listener.errors import BadData
 from listener.limits import MAX_KEY, MAX_MESSAGE
 from listener.logs import log
-from listener.outbox.event import Event, Mark, Settlement, StoredMessage, compress, decompress
+from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage, compress, decompress
 
 QUERIES = load("outbox")
 QUERIES["record"] = (
@@ -267,7 +267,7 @@ class Outbox:
         return StoredMessage(recipient, decompress(message))
 
     async def record(
-        self, settlements: Sequence[Settlement], marks: Sequence[Mark], *, again: bool = False
+        self, settlements: Sequence[Settlement], marks: Sequence[OutgoingMessage], *, again: bool = False
     ) -> set[tuple[int, int]]:
         """Write outcomes and marks durably; gives the fences of those that were still this worker's to write.
 
@@ -281,7 +281,7 @@ class Outbox:
             return await self._record_by_halves(settlements, marks, again, exc)
 
     async def _record_by_halves(
-        self, settlements: Sequence[Settlement], marks: Sequence[Mark], again: bool, exc: Exception
+        self, settlements: Sequence[Settlement], marks: Sequence[OutgoingMessage], again: bool, exc: Exception
     ) -> set[tuple[int, int]]:
         """By halves, until the event is alone that the database refuses to have written."""
         if len(settlements) + len(marks) > 1:
@@ -297,21 +297,21 @@ class Outbox:
                 return await self.record(
                     [replace(settlement, history_entry=None, detail=None, uses_attempt=False)], (), again=again
                 )
-        subjects: list[Settlement | Mark] = [*settlements, *marks]
+        subjects: list[Settlement | OutgoingMessage] = [*settlements, *marks]
         for subject in subjects:
             log.error("event_not_written", event_id=subject.event.id, rule=subject.event.rule, error=_error_kind(exc))
         return set()
 
     async def _record(
-        self, settlements: Sequence[Settlement], marks: Sequence[Mark], *, again: bool
+        self, settlements: Sequence[Settlement], marks: Sequence[OutgoingMessage], *, again: bool
     ) -> set[tuple[int, int]]:
         # As JSON: of an array for each column, psycopg looks at every element in Python, which takes three times as long.
         values: dict[str, object] = {}
         if settlements:
             values |= {"settled": _json(self._written(each) for each in settlements), "hold": self.hold}
         if marks:
-            marked = _json({"id": m.event.id, "claim": m.event.claim, "recipient": m.recipient} for m in marks)
-            values |= {"marked": marked, "messages": [compress(mark.message) for mark in marks]}
+            marked = _json({"id": m.event.id, "claim": m.event.claim, "recipient": str(m.recipient)} for m in marks)
+            values |= {"marked": marked, "messages": [compress(mark.raw) for mark in marks]}
         rows = await self._run("record" if settlements and marks else "settle" if settlements else "mark", **values)
         if again and settlements:
             rows += await self._run("find_settled", settled=values["settled"])

@@ -29,49 +29,67 @@ class Part:
 
 
 class Health:
-    """`worker` is there once the daemon is ready; `stopping` from SIGTERM on."""
+    """Whether each part of the daemon makes progress. `stopping` is set with SIGTERM."""
 
     def __init__(self, settings: Settings, listener: Listener, breaker: Breaker) -> None:
-        self.worker: Worker | None = None
         self.stopping = False
+        self._worker: Worker | None = None
         self._url = settings.database.url
         self._poll = settings.delivery.poll
-        self._rules = settings.rules
+        self._configured_rules = settings.rules
         self._listener = listener
         self._breaker = breaker
         self._schema = Part(False, "not looked at yet")
         self._looked = -math.inf
         self._looking = asyncio.Lock()
 
+    def started(self, worker: Worker) -> None:
+        """Note that the daemon is ready, and that this is its worker."""
+        self._worker = worker
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the daemon has started to deliver."""
+        return self._worker is not None
+
+    @property
+    def rules(self) -> Mapping[str, Rule]:
+        """The rules by which the daemon delivers now."""
+        return self._configured_rules if self._worker is None else self._worker.runtime.delivery.rules
+
+    @property
+    def in_flight_count(self) -> int:
+        """How many events are claimed and not yet settled."""
+        return 0 if self._worker is None else self._worker.in_flight_count
+
     async def parts(self) -> dict[str, Part]:
         """Each part of readiness; all must be well."""
-        rules: Mapping[str, Rule] = self.worker.delivery.rules if self.worker is not None else self._rules
         return {
             "daemon": self._daemon(),
             "listen": self._listen(),
             "claims": self._claims(),
-            "schema": await self._fits(rules),
+            "schema": await self._fits(self.rules),
             "smtp": self._smtp(),
         }
 
     def _daemon(self) -> Part:
         if self.stopping:
             return Part(False, "stopping")
-        return Part(self.worker is not None, "running" if self.worker is not None else "starting")
+        return Part(self._worker is not None, "running" if self._worker is not None else "starting")
 
     def _listen(self) -> Part:
-        age = asyncio.get_running_loop().time() - self._listener.self_test_passed_at
+        age = asyncio.get_running_loop().time() - self._listener.self_test.passed_at
         if self._listener.listening:
             return Part(age < HEARD, f"heard its own ring {age:.1f} s ago")
-        if self._listener.unreachable:
+        if self._listener.state == "unreachable":
             # As with a pooler in between: known, told, and made good by polling.
             return Part(True, "polls, because LISTEN is not heard; set database.listen_url")
         return Part(False, "the LISTEN connection is down")
 
     def _claims(self) -> Part:
-        if self.worker is None:
+        if self._worker is None:
             return Part(False, "has not begun")
-        age = asyncio.get_running_loop().time() - self.worker.last_progress_at
+        age = asyncio.get_running_loop().time() - self._worker.last_progress_at
         if self._breaker.is_open:
             return Part(True, "waits for the mail server")
         if math.isinf(age):

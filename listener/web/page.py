@@ -61,8 +61,7 @@ class Page:
 
     @property
     def _rules(self) -> dict[str, Rule]:
-        worker = self._health.worker
-        return dict(worker.delivery.rules if worker is not None else self._settings.rules)
+        return dict(self._health.rules)
 
     async def overview(self, request: web.Request) -> web.Response:
         may_act = self._auth.open_to(request)

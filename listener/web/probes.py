@@ -64,14 +64,13 @@ class _Live(Collector):
         self._seen = seen
 
     def collect(self) -> Iterator[Metric]:
-        worker = self._health.worker
         yield _gauge("breaker_open", "1: the mail server is in trouble, and nothing is claimed", self._breaker.is_open)
         yield _gauge("listening", "1: hears the bell; 0: polls", self._listener.listening)
-        yield _gauge("leader", "1: this one works the gate", self._listener.is_leader)
+        yield _gauge("leader", "1: this one works the gate", self._listener.gate.is_leader)
         yield _gauge(
             "in_flight_events",
             "Events claimed and not yet settled",
-            len(worker.senders.in_flight) if worker is not None else 0,
+            self._health.in_flight_count,
         )
         yield _gauge("database_up", "1: the database answers", self._seen is not None)
         if self._seen is None:

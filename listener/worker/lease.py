@@ -76,10 +76,16 @@ class WorkerLease:
         """
         listener = self._listener
         listener.changed.clear()
-        if listener.presence_lock_taken:
-            listener.set_worker(await self._outbox.renumber())
+        if listener.presence.taken:
+            listener.presence.assign(await self._outbox.renumber())
             await listener.acquire_presence_lock()
-        state = (listener.has_presence_lock, listener.listening, listener.is_leader, listener.pid, self._breaker.reason)
+        state = (
+            listener.presence.held,
+            listener.listening,
+            listener.gate.is_leader,
+            listener.pid,
+            self._breaker.reason,
+        )
         now = asyncio.get_running_loop().time()
         if state == self._last_state and now - self._renewed_at < self._lease_s / 4:
             return
@@ -90,7 +96,7 @@ class WorkerLease:
             return
         log.warning("lease_expired", worker=self._outbox.worker)
         await self._outbox.register()
-        self._listener.set_worker(self._outbox.presence_lock)
+        self._listener.presence.assign(self._outbox.presence_lock)
         self._renewed_at = -math.inf
 
     async def _rescue_dead(self) -> None:
@@ -100,7 +106,7 @@ class WorkerLease:
             self._watched.clear()
         self._looked_at = now
         peers = await self._outbox.peers()
-        self._listener.set_peers(len(peers), led=any(peer.leader and not peer.gone for peer in peers))
+        self._listener.peers.update(len(peers), have_leader=any(peer.leader and not peer.gone for peer in peers))
         gone, silent = self._judge(peers, now)
         if not gone and not silent and now - self._rescued_at < _RESCUE_INTERVAL_S:
             return
@@ -112,7 +118,7 @@ class WorkerLease:
         if rescue.names or rescue.freed or rescue.doubted:
             log.warning("workers_rescued", workers=rescue.names, released=rescue.freed, in_doubt=rescue.doubted)
         if rescue.freed or rescue.due:
-            self._listener.wake.set()
+            self._listener.doorbell.ring("rescued")
         if not any(peer.gone for peer in peers if peer not in gone):
             self.first_look_done.set()
 

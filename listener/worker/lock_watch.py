@@ -36,7 +36,7 @@ class LockWatch:
 
     def _note(self, found: set[LockHolder]) -> None:
         """Say what two looks have seen: a worker that has just come is no stranger at the next."""
-        self._listener.gate_held_by_stranger = any(holder.lock == "gate" for holder in found)
+        self._listener.gate.held_by_stranger = any(holder.lock == "gate" for holder in found)
         both, self._seen = found & self._seen, found
         for holder in both - self._said:
             log.warning("lock_held_by_other_session", **_fields(holder), remedy=holder.remedy)
