@@ -164,7 +164,7 @@ async def test_a_judgement_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(lookup, "rows", rows)
     decided = await delivery.triage(RULE, [event(n) for n in (1, 2, 3)], None)  # type: ignore[arg-type]
-    assert [type(each).__name__ for each in decided] == ["Mailing", "Settlement", "Mailing"]
+    assert [type(each).__name__ for each in decided] == ["ToSend", "Settlement", "ToSend"]
     assert isinstance(decided[1], Settlement)
     assert decided[1].reason == "internal_error"
 
