@@ -12,6 +12,7 @@ from listener.config.settings import Settings
 from listener.daemon.systemd import Systemd
 from listener.db import schema
 from listener.db.connection import connect_async, lookup_pool, opened, outbox_pool, translate_errors
+from listener.db.schema_version import VERSION
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.logs import log
 from listener.mail.composer import Composer, templates
@@ -160,7 +161,7 @@ class Daemon:
             try:
                 with translate_errors():
                     async with await connect_async(self._settings.database.url) as conn:
-                        await schema.verify(conn, self._settings.rules)
+                        version = await schema.verify(conn, self._settings.rules)
                         self._secret = await schema.secret(conn)
                         if self._http:
                             self._http.signs_with(signing_key(self._secret))
@@ -179,6 +180,8 @@ class Daemon:
             else:
                 if self._http:
                     self._http.tell()
+                if version.is_newer:
+                    log.info("schema_newer", schema_version=version.number, made_for=VERSION)
                 return delivery
 
     def _delivery(self, settings: Settings, templates: Templates) -> Delivery:

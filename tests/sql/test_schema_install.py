@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from listener.db.schema import VERSION
+from listener.db.schema_version import VERSION
 from listener.resources import resource
 from tests.sql.claimant import Claimant
 from tests.sql.conftest import Programs
