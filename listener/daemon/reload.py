@@ -9,6 +9,7 @@ from listener.config.settings import Settings
 from listener.db import schema
 from listener.db.connection import connect_async, translate_errors
 from listener.db.pool import Pool
+from listener.db.schema_version import VERSION
 from listener.errors import PgheraldError
 from listener.logs import log
 from listener.mail.composer import Composer, templates
@@ -48,9 +49,12 @@ class Reloader:
         """
         with translate_errors():
             async with await connect_async(self._settings.database.url) as conn:
-                await schema.verify(conn, self._settings.rules)
+                version = await schema.verify(conn, self._settings.rules)
                 self.secret = await schema.secret(conn)
-                return await self._checked(conn, self._settings, self._templates)
+                runtime = await self._checked(conn, self._settings, self._templates)
+        if version.is_newer:
+            log.info("schema_newer", schema_version=version.number, made_for=VERSION)
+        return runtime
 
     async def reload(self, worker: Worker) -> None:
         """Replace the worker's runtime by that of the present configuration, or keep it and log why."""

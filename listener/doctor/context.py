@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 from listener.config.settings import Settings
 from listener.db.connection import connect_async
 from listener.db.queries import load
-from listener.db.schema import VERSION
+from listener.db.schema_version import SchemaVersion
 from listener.doctor.result import NotChecked
 from listener.mail.composer import Message
 
@@ -31,7 +31,7 @@ class Context:
     conn: psycopg.AsyncConnection[Any] | None = None
     standby: bool = False
     installed: bool = True
-    version: int | None = None
+    version: SchemaVersion | None = None
     # Rules whose capture function names a column that is gone.
     stale: set[str] = field(default_factory=set)
     # By rule: rows that its lookup gave. None where it gave none because it failed.
@@ -75,8 +75,8 @@ class Context:
     def need_schema(self) -> None:
         if self.conn is not None and not self.installed:
             raise NotChecked("this database has no pgherald in it")
-        if self.version not in (None, VERSION):
-            raise NotChecked("the schema is of another version")
+        if self.version is not None and self.version.problem is not None:
+            raise NotChecked("the schema has a version that this pgherald cannot use")
 
 
 @dataclass(frozen=True, slots=True)

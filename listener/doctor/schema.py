@@ -2,7 +2,7 @@
 
 import re
 
-from listener.db.schema import VERSION
+from listener.db.schema_version import VERSION, SchemaVersion
 from listener.doctor.context import QUERIES, Context
 from listener.doctor.result import CheckResult, fault, ok, warn
 from listener.resources import resource
@@ -15,16 +15,14 @@ async def schema(context: Context) -> CheckResult:
     context.installed = found["installed"]
     if not context.installed:
         return fault("this database has no pgherald in it", _INSTALL)
-    if found["version_function"]:
-        version = (await context.row("SELECT pgherald.version() AS version"))["version"]
-        context.version = version
-        if version < VERSION:
-            return fault(f"version {version} in the database, older than the {VERSION} that this one needs", _INSTALL)
-        if version > VERSION:
-            return fault(
-                f"version {version} in the database, newer than the {VERSION} that this one knows",
-                "update pgherald here to what installed it",
-            )
+    if found["version_functions"]:
+        row = await context.row("SELECT pgherald.version() AS number, pgherald.usable_from() AS usable_from")
+        context.version = version = SchemaVersion(**row)
+        if version.problem is not None:
+            return fault(*version.problem)
+        if version.is_newer:
+            # The list of objects is that of this pgherald's own version.
+            return ok(str(version))
     if missing := found["missing"]:
         return fault(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing or invalid", _INSTALL)
     return ok(f"version {VERSION}")
@@ -33,6 +31,8 @@ async def schema(context: Context) -> CheckResult:
 async def functions(context: Context) -> CheckResult:
     """Bodies only; `capture` looks at those that watch() makes."""
     context.need_schema()
+    if context.version is not None and context.version.is_newer:
+        return ok("not compared: the schema is newer than the functions that this pgherald ships")
     shipped = _shipped()
     rows = await context.rows(QUERIES["functions"], {"names": list(shipped)})
     installed = {row["name"]: row["body"] for row in rows}

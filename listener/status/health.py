@@ -111,8 +111,8 @@ class Health:
                 async with asyncio.timeout(_ANSWER):
                     with translate_errors():
                         async with await connect_async(self._url) as conn:
-                            await schema.verify(conn, rules)
-                self._schema = Part(True, f"version {schema.VERSION}, {len(rules)} rules watched")
+                            version = await schema.verify(conn, rules)
+                self._schema = Part(True, f"{version}; {len(rules)} rules watched")
                 self._looked = clock()
             except (PgheraldError, TimeoutError) as exc:
                 # Looked at again at the next question: what is mended should be seen at once.
