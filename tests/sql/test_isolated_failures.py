@@ -13,7 +13,7 @@ from listener.config.rules import default_rules
 from listener.db.connection import lookup_pool, opened, outbox_pool, parameters
 from listener.db.pool import Connection, Pool
 from listener.errors import BadData
-from listener.outbox.event import Event, Mark, Settlement
+from listener.outbox.event import Event, OutgoingMessage, Settlement
 from listener.outbox.store import Outbox
 from listener.worker.delivery import Delivery
 from listener.worker.lookup import Lookup
@@ -36,6 +36,11 @@ def capture(database: Database, *keys: str) -> None:
 
 def states(database: Database) -> dict[str, str]:
     return dict(database.execute("SELECT left(key, 20), state FROM pgherald.outbox ORDER BY id"))
+
+
+def message(event: Event, recipient: Any, raw: bytes) -> OutgoingMessage:
+    """A mark, also for a recipient that no `Address` can have."""
+    return OutgoingMessage(event, recipient, raw, "id")
 
 
 def flaws(events: list[Event]) -> dict[str, str | None]:
@@ -107,7 +112,11 @@ async def test_what_cannot_be_written_of_one_is_written_of_the_others(sandbox: D
                     Settlement(event, "failed", "failed", "x", "\0 \ud800 é", uses_attempt=True)
                     for event in (a, b, c, d)
                 ],
-                [Mark(e, "e@example.org", b"e"), Mark(f, "\ud800@example.org", b"f"), Mark(g, "g\0@example.org", b"g")],
+                [
+                    message(e, "e@example.org", b"e"),
+                    message(f, "\ud800@example.org", b"f"),
+                    message(g, "g\0@example.org", b"g"),
+                ],
             )
     assert written == {event.fence for event in (a, b, c, d, e)}
     assert states(sandbox) == {
@@ -213,7 +222,7 @@ async def test_what_was_kept_and_cannot_be_used(sandbox: Database, change: str, 
     capture(sandbox, "a")
     async with worker(sandbox) as outbox:
         [event] = await outbox.claim(1, [RULE])
-        await outbox.record([], [Mark(event, "a@example.org", b"abc")])
+        await outbox.record([], [message(event, "a@example.org", b"abc")])
         stored = await outbox.stored_message(event)
         assert stored is not None
         assert (stored.recipient, stored.message) == ("a@example.org", b"abc")
