@@ -20,7 +20,7 @@ from rich.text import Text
 from listener import logs
 from listener.cli.options import configured, settings
 from listener.cli.output import Screen
-from listener.db.connection import opened, overview_pool
+from listener.db.pools import opened, overview_pool
 from listener.printable import duration, excerpt
 from listener.status.overview import EventState, Minute, Overview, OverviewCache, look
 

@@ -11,7 +11,9 @@ from listener import __version__, metrics
 from listener.config.settings import Settings
 from listener.daemon.systemd import Systemd
 from listener.db import schema
-from listener.db.connection import connect_async, lookup_pool, opened, outbox_pool, translate_errors
+from listener.db.connection import connect_async
+from listener.db.errors import translate_errors
+from listener.db.pools import lookup_pool, opened, outbox_pool
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.logs import log
 from listener.mail.composer import Composer, templates
@@ -20,6 +22,7 @@ from listener.mail.unsubscribe import signing_key
 from listener.notify.listener import Listener
 from listener.outbox.batch_writer import BatchWriter
 from listener.outbox.rate_limit import RateLimiter
+from listener.outbox.registration import Registration
 from listener.outbox.stats import StatsWriter
 from listener.outbox.store import Outbox
 from listener.retry import Outage
@@ -30,6 +33,7 @@ from listener.worker.delivery import Delivery
 from listener.worker.lease import WorkerLease
 from listener.worker.lock_watch import LockWatch
 from listener.worker.loop import Worker
+from listener.worker.registry import WorkerRegistry
 from listener.worker.sender import Senders
 
 if TYPE_CHECKING:
@@ -50,15 +54,15 @@ class Daemon:
         # A connection that hangs must be found out before the lease is over.
         self._outbox_pool = outbox_pool(settings.database.url, patience=max(1.0, settings.delivery.lease / 2))
         self._lookup_pool = lookup_pool(settings.database.lookups)
-        self._outbox = Outbox(
-            self._outbox_pool, lease=settings.delivery.lease, hold=settings.delivery.in_doubt == "hold"
-        )
+        self._registration, hold = Registration(settings.delivery.lease), settings.delivery.in_doubt == "hold"
+        self._registry = WorkerRegistry(self._outbox_pool, self._registration, hold=hold)
+        self._outbox = Outbox(self._outbox_pool, self._registration, hold=hold)
         self._listener = Listener(settings.database.listen_url or settings.database.url, self._outbox.ring)
         self._batch_writer = BatchWriter(self._outbox)
         self._rate_limiter = RateLimiter(self._outbox_pool, settings.smtp.rate)
         self._breaker = Breaker()
-        self._lease = WorkerLease(self._outbox, self._listener, self._breaker, settings.delivery.lease)
-        self._stats = StatsWriter(self._outbox)
+        self._lease = WorkerLease(self._registry, self._listener, self._breaker, settings.delivery.lease)
+        self._stats = StatsWriter(self._outbox_pool)
         self._health = Health(settings, self._listener, self._breaker)
         self._http: HttpServer | None = None
         if settings.http.address is not None:
@@ -110,15 +114,15 @@ class Daemon:
             metrics.known(rule)
         async with opened(self._outbox_pool, self._lookup_pool):
             worker = self._worker(await self._checked(wait=wait))
-            self._listener.set_worker(self._outbox.presence_lock)
+            self._listener.set_worker(self._registration.presence_lock)
             self._in_background(self._listener.keep())
             self._in_background(self._lease.keep())
-            self._in_background(LockWatch(self._outbox, self._listener).run())
+            self._in_background(LockWatch(self._registry, self._listener).run())
             self._in_background(self._batch_writer.run())
             await _set_within(_LISTEN_TIMEOUT_S, self._listener.ready)
             self._handle_reload(worker)
             _warn_if_restricted(self._settings)
-            log.info("ready", version=__version__, worker=self._outbox.name, listening=self._listener.listening)
+            log.info("ready", version=__version__, worker=self._registration.name, listening=self._listener.listening)
             self._systemd.ready(self._status)
             self._in_background(self._stats.run())
             self._health.worker = worker
@@ -134,7 +138,7 @@ class Daemon:
                 with suppress(PgheraldError):
                     # What was claimed and not known of when it was time to end.
                     await self._outbox.release_lost_claims(())
-                    await self._outbox.unregister()
+                    await self._registry.unregister()
         if self._crash is not None:
             raise self._crash
 
@@ -166,7 +170,7 @@ class Daemon:
                             self._http.signs_with(signing_key(self._secret))
                         delivery = self._delivery(self._settings, self._templates)
                         await delivery.check(conn, self._lookup_pool)
-                await self._outbox.register()
+                await self._registry.register()
             except DatabaseUnavailable as exc:
                 if not wait:
                     raise
@@ -244,7 +248,7 @@ class Daemon:
 
     @property
     def _status(self) -> str:
-        return f"{self._outbox.name}, {'listening' if self._listener.listening else 'polling'}"
+        return f"{self._registration.name}, {'listening' if self._listener.listening else 'polling'}"
 
     async def _reload_settings(self, worker: Worker) -> None:
         """Configuration and templates anew; all of it or nothing. The database's address takes a restart."""

@@ -4,7 +4,8 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 
-_LOCK = "726354, 1"
+from listener.db.locks import GATE
+
 # The worker waits no longer for it: behind a flood the answer may take seconds, and the mails must not.
 _WAIT_S = 0.5
 
@@ -54,12 +55,12 @@ class Gate:
     async def _close(self) -> None:
         async with self._turn:
             if self._may_close() and not self.closed:
-                self.closed = await self._ask(f"SELECT pg_try_advisory_lock({_LOCK})")
+                self.closed = await self._ask(f"SELECT pg_try_advisory_lock({GATE})")
                 now = asyncio.get_running_loop().time()
                 self.refused_since = math.inf if self.closed else min(self.refused_since, now)
 
     async def _open(self) -> None:
         async with self._turn:
             if self.closed:
-                await self._ask(f"SELECT pg_advisory_unlock({_LOCK})")
+                await self._ask(f"SELECT pg_advisory_unlock({GATE})")
                 self.closed = False

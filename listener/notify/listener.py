@@ -25,15 +25,9 @@ from typing import Any
 import psycopg
 
 from listener import metrics
-from listener.db.connection import (
-    KEEPALIVES,
-    connect_as,
-    is_pooled,
-    is_shared,
-    refuse_standby,
-    summary,
-    translate_errors,
-)
+from listener.db.connection import KEEPALIVES, connect_as, is_pooled, is_shared, refuse_standby
+from listener.db.errors import summary, translate_errors
+from listener.db.locks import LEADER, PRESENCE_SPACE, AdvisoryLock
 from listener.db.pool import limited
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.logs import log
@@ -41,7 +35,6 @@ from listener.notify.connection import ListenConnection, NotificationConnection
 from listener.notify.gate import Gate
 from listener.retry import Outage
 
-_LEADER = "726354, 2"
 _SELF_TEST_TIMEOUT_S = 1.0
 _SELF_TEST_RETRY_S = 10.0
 _SELF_TEST_INTERVAL_S = 5.0
@@ -321,7 +314,7 @@ class Listener:
     async def acquire_leader_lock(self) -> bool:
         """Become the one that works the gate, if nobody else is."""
         if self.listening and not self.is_leader:
-            self.is_leader = await self._is_true(f"SELECT pg_try_advisory_lock({_LEADER})")
+            self.is_leader = await self._is_true(f"SELECT pg_try_advisory_lock({LEADER})")
             if self.is_leader:
                 log.info("leading")
                 self.changed.set()
@@ -342,7 +335,7 @@ class Listener:
         """Hold the lock by which the others see that this worker's session is alive."""
         lock = self._lock
         if self.listening and not self.has_presence_lock and not self.presence_lock_taken and lock is not None:
-            locked = await self._ask(f"SELECT pg_try_advisory_lock(726355, {lock})")
+            locked = await self._ask(f"SELECT pg_try_advisory_lock({AdvisoryLock(PRESENCE_SPACE, lock)})")
             # It may have got another number meanwhile.
             if locked is None or lock != self._lock:
                 return

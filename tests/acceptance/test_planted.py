@@ -13,8 +13,8 @@ import pytest
 from listener.cli.main import _COMMANDS
 from listener.demo.cluster import Cluster
 from listener.resources import resource
-from tests.acceptance.test_unsubscribe_endpoint import ONE_CLICK, path_of
 from tests.acceptance.test_top_command import watching
+from tests.acceptance.test_unsubscribe_endpoint import ONE_CLICK, path_of
 from tests.sql.conftest import Programs, programs  # noqa: F401
 from tests.support import wait_until
 from tests.support.command import Pgherald
