@@ -16,7 +16,8 @@ from listener.cli.options import KEYED, configured, settings, the_rule
 from listener.cli.output import console, write_json, write_line
 from listener.config.rules import parse_key, show_key
 from listener.db import foreign_locks as locks
-from listener.db.connection import tables_of, translate_errors
+from listener.db.connection import tables_of
+from listener.db.errors import translate_errors
 from listener.db.queries import load
 
 _STATES = ("available", "claimed", "transmitting", "in_doubt", "sent", "skipped", "failed")

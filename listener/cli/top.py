@@ -20,7 +20,8 @@ from rich.text import Text
 from listener import logs
 from listener.cli.options import configured, settings
 from listener.cli.output import Screen
-from listener.db.connection import opened, overview_pool, translate_errors
+from listener.db.errors import translate_errors
+from listener.db.pools import opened, overview_pool
 from listener.db.schema_version import usable_version
 from listener.printable import duration, excerpt
 from listener.status.overview import EventState, Minute, Overview, OverviewCache, look

@@ -13,7 +13,8 @@ from listener.cli.connection import outbox_connection
 from listener.cli.options import DURATION, KEYED, MOMENT, RATE, configured, counted, settings, the_rule
 from listener.cli.output import write_line
 from listener.config.rules import parse_key, show_key
-from listener.db.connection import OWNERS, tables_of, translate_errors
+from listener.db.connection import tables_of
+from listener.db.errors import OWNER_REMEDY, translate_errors
 from listener.db.queries import load
 
 _SAMPLE = 5
@@ -84,7 +85,7 @@ def purge(older_than: float, config_file: Path | None) -> None:
     query = load("admin")["purge"]
     total = 0
     after: int | None = 0
-    with outbox_connection(loaded) as conn, _progress() as progress, translate_errors(OWNERS):
+    with outbox_connection(loaded) as conn, _progress() as progress, translate_errors(OWNER_REMEDY):
         task = progress.add_task("purge", total=None)
         while after is not None:
             row = conn.execute(query, {"after": after, "older": older_than, "batch": _BATCH}).fetchone()
@@ -113,7 +114,7 @@ def forget(rule: str, key: str, config_file: Path | None) -> None:
     with (
         outbox_connection(loaded) as conn,
         tables_of(conn, loaded.database.lookup_url) as tables,
-        translate_errors(OWNERS),
+        translate_errors(OWNER_REMEDY),
     ):
         key = story.as_written(tables, rule, watched, stored)
         gone, busy = conn.execute(load("admin")["forget"], {"rule": rule, "key": key}).fetchone() or (0, 0)

@@ -12,13 +12,14 @@ from listener.config.settings import Settings
 from listener.daemon.reload import Reloader, warn_if_restricted
 from listener.daemon.systemd import Systemd
 from listener.daemon.tasks import Tasks
-from listener.db.connection import lookup_pool, opened, outbox_pool
+from listener.db.pools import lookup_pool, opened, outbox_pool
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.logs import log
 from listener.mail.unsubscribe import signing_key
 from listener.notify.listener import Listener
 from listener.outbox.batch_writer import BatchWriter
 from listener.outbox.rate_limit import RateLimiter
+from listener.outbox.registration import Registration
 from listener.outbox.stats import StatsWriter
 from listener.outbox.store import Outbox
 from listener.retry import Outage
@@ -28,6 +29,7 @@ from listener.worker.claimer import Claimer
 from listener.worker.lease import WorkerLease
 from listener.worker.lock_watch import LockWatch
 from listener.worker.loop import Worker
+from listener.worker.registry import WorkerRegistry
 from listener.worker.runtime import Runtime
 from listener.worker.sender import Senders
 
@@ -50,14 +52,14 @@ class Daemon:
         self._settings = settings
         url = settings.database.url
         # A connection that hangs must be noticed before the lease is over.
-        self._outbox_pool = outbox_pool(url, patience=max(1.0, settings.delivery.lease / 2))
-        self._lookup_pool = lookup_pool(settings.database.lookups)
-        self._outbox = Outbox(
-            self._outbox_pool, lease=settings.delivery.lease, hold=settings.delivery.in_doubt == "hold"
-        )
+        pool = outbox_pool(url, patience=max(1.0, settings.delivery.lease / 2))
+        self._pools = (pool, lookup_pool(settings.database.lookups))
+        registration, hold = Registration(settings.delivery.lease), settings.delivery.in_doubt == "hold"
+        self._outbox = Outbox(pool, registration, hold=hold)
+        self._registry = WorkerRegistry(pool, registration, hold=hold)
         self._breaker = Breaker()
         self._listener = Listener(settings.database.listen_url or url, self._outbox.ring)
-        self._lease = WorkerLease(self._outbox, self._listener, self._breaker, settings.delivery.lease)
+        self._lease = WorkerLease(self._registry, self._listener, self._breaker, settings.delivery.lease)
         self._health = Health(settings, self._listener, self._breaker)
         self._http: HttpServer | None = None
         if settings.http.address is not None:
@@ -65,7 +67,7 @@ class Daemon:
             from listener.web import server
 
             self._http = server.HttpServer(settings, self._health, self._listener, self._breaker)
-        self._reloader = Reloader(settings, read, self._breaker, self._lookup_pool)
+        self._reloader = Reloader(settings, read, self._breaker, self._pools[1])
         self._systemd = Systemd()
         self._tasks = Tasks()
 
@@ -104,19 +106,24 @@ class Daemon:
         reload_requested = self._handle_signals()
         for rule in self._settings.rules:
             metrics.known(rule)
-        async with opened(self._outbox_pool, self._lookup_pool):
+        async with opened(*self._pools):
             runtime = await self._first_runtime(wait=wait)
-            batch_writer, stats = BatchWriter(self._outbox), StatsWriter(self._outbox)
+            batch_writer, stats = BatchWriter(self._outbox), StatsWriter(self._pools[0])
             worker, senders = self._worker(runtime, batch_writer)
-            self._listener.presence.assign(self._outbox.presence_lock)
+            self._listener.presence.assign(self._registry.registration.presence_lock)
             self._tasks.start(self._listener.keep(), "listener")
             self._tasks.start(self._lease.keep(), "lease")
-            self._tasks.start(LockWatch(self._outbox, self._listener).run(), "lock watch")
+            self._tasks.start(LockWatch(self._registry, self._listener).run(), "lock watch")
             self._tasks.start(batch_writer.run(), "batch writer")
             await _wait(self._listener.ready, _LISTEN_TIMEOUT_S)
             self._handle_reload(worker, reload_requested)
             warn_if_restricted(self._settings)
-            log.info("ready", version=__version__, worker=self._outbox.name, listening=self._listener.listening)
+            log.info(
+                "ready",
+                version=__version__,
+                worker=self._registry.registration.name,
+                listening=self._listener.listening,
+            )
             self._systemd.ready(self._status)
             self._tasks.start(stats.run(), "stats")
             self._health.started(worker)
@@ -130,7 +137,7 @@ class Daemon:
                 with suppress(PgheraldError):
                     # Release claims whose reply never arrived.
                     await self._outbox.release_lost_claims(())
-                    await self._outbox.unregister()
+                    await self._registry.unregister()
         self._tasks.raise_error()
 
     async def _first_runtime(self, *, wait: bool) -> Runtime:
@@ -139,7 +146,7 @@ class Daemon:
         while True:
             try:
                 runtime = await self._reloader.first()
-                await self._outbox.register()
+                await self._registry.register()
             except DatabaseUnavailable as exc:
                 if not wait:
                     raise
@@ -157,7 +164,7 @@ class Daemon:
 
     def _worker(self, runtime: Runtime, batch_writer: BatchWriter) -> tuple[Worker, Senders]:
         poll = self._settings.delivery.poll
-        rate_limiter = RateLimiter(self._outbox_pool)
+        rate_limiter = RateLimiter(self._pools[0])
         senders = Senders(
             self._outbox,
             batch_writer,
@@ -167,7 +174,7 @@ class Daemon:
             connections=self._settings.smtp.connections,
             poll=poll,
         )
-        claimer = Claimer(self._outbox, self._lookup_pool, senders)
+        claimer = Claimer(self._outbox, self._pools[1], senders)
         worker = Worker(claimer, senders, self._listener, self._breaker, rate_limiter, runtime=runtime, poll=poll)
         return worker, senders
 
@@ -210,7 +217,7 @@ class Daemon:
 
     @property
     def _status(self) -> str:
-        return f"{self._outbox.name}, {'listening' if self._listener.listening else 'polling'}"
+        return f"{self._registry.registration.name}, {'listening' if self._listener.listening else 'polling'}"
 
 
 async def _wait(event: asyncio.Event, timeout: float) -> None:

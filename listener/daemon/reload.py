@@ -7,7 +7,8 @@ from psycopg import AsyncConnection
 from listener import metrics
 from listener.config.settings import Settings
 from listener.db import schema
-from listener.db.connection import connect_async, translate_errors
+from listener.db.connection import connect_async
+from listener.db.errors import translate_errors
 from listener.db.pool import Pool
 from listener.db.schema_version import VERSION
 from listener.errors import PgheraldError

@@ -10,7 +10,9 @@ import psycopg
 from psycopg import errors, sql
 
 from listener.config.rules import Rule, default_rules
-from listener.db.connection import PATH, is_unavailable, summary
+from listener.db.connection import PATH
+from listener.db.errors import is_unavailable, summary
+from listener.db.locks import INSTALLER
 from listener.db.queries import load
 from listener.db.schema_version import SchemaVersion, usable_version
 from listener.errors import DatabaseUnavailable, SchemaError
@@ -162,7 +164,7 @@ def run(
 
 def _blocker(conn: psycopg.Connection[Any], table: str | None) -> str:
     # The installers' lock comes first. Anybody may hold it.
-    if row := conn.execute(_QUERIES["lock_holder"], {"space": 726354, "number": 3}).fetchone():
+    if row := conn.execute(_QUERIES["lock_holder"], INSTALLER._asdict()).fetchone():
         pid, user, application = row
         return (
             f" that every installer takes, held by pid {pid} (user {excerpt(user)}, application {excerpt(application)});"

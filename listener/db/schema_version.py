@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import errors
 
-from listener.db.connection import translate_errors
+from listener.db.errors import translate_errors
 from listener.db.queries import load
 from listener.errors import SchemaError
 

@@ -13,9 +13,9 @@ from psycopg.rows import dict_row
 from listener.config.fields import LOOPBACK
 from listener.config.rules import NAME, Rule
 from listener.db import keys
-from listener.db.connection import lookup_pool, opened
 from listener.db.owner import execute_as_owner
 from listener.db.pool import Pool
+from listener.db.pools import lookup_pool, opened
 from listener.doctor.context import QUERIES, Context, RowSample
 from listener.doctor.result import CheckResult, fault, ok, warn
 from listener.errors import BadData, ConfigError, RuleBroken

@@ -4,8 +4,8 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 
-_GATE = "726354, 1"
-_LEADER = "726354, 2"
+from listener.db.locks import GATE, LEADER
+
 # The worker waits no longer for the gate: behind a flood the answer may take seconds, and emails must not wait for it.
 _WAIT_S = 0.5
 # An application's transaction holds the gate's lock for a moment. A longer refusal is worth a look at the holder.
@@ -40,7 +40,7 @@ class Gate:
         """Become the leader if nobody else is. Return whether this call made it so."""
         if self.is_leader:
             return False
-        self.is_leader = await self._ask(f"SELECT pg_try_advisory_lock({_LEADER})")
+        self.is_leader = await self._ask(f"SELECT pg_try_advisory_lock({LEADER})")
         return self.is_leader
 
     async def close(self) -> bool:
@@ -77,12 +77,12 @@ class Gate:
         async with self._turn:
             # The session may have been lost while an earlier query waited for its answer.
             if self.is_leader and not self.closed:
-                self.closed = await self._ask(f"SELECT pg_try_advisory_lock({_GATE})")
+                self.closed = await self._ask(f"SELECT pg_try_advisory_lock({GATE})")
                 now = asyncio.get_running_loop().time()
                 self._refused_since = math.inf if self.closed else min(self._refused_since, now)
 
     async def _open(self) -> None:
         async with self._turn:
             if self.closed:
-                await self._ask(f"SELECT pg_advisory_unlock({_GATE})")
+                await self._ask(f"SELECT pg_advisory_unlock({GATE})")
                 self.closed = False

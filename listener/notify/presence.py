@@ -4,6 +4,8 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 
+from listener.db.locks import PRESENCE_SPACE, AdvisoryLock
+
 # Long enough for two looks of the lock watch at the session that holds this worker's lock.
 _SUSPECT_S = 5.0
 
@@ -36,7 +38,7 @@ class PresenceLock:
         number = self._number
         if self.held or self.taken or number is None:
             return False
-        granted = await self._ask(f"SELECT pg_try_advisory_lock(726355, {number})")
+        granted = await self._ask(f"SELECT pg_try_advisory_lock({AdvisoryLock(PRESENCE_SPACE, number)})")
         # The worker may have been given another number meanwhile.
         if granted is None or number != self._number:
             return False

@@ -13,7 +13,7 @@ from typing import Any
 
 from psycopg.rows import tuple_row
 
-from listener.db.connection import translate_errors
+from listener.db.errors import translate_errors
 from listener.db.pool import Pool
 from listener.db.queries import load
 from listener.errors import PgheraldError, SchemaError

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from listener.config.rules import Rule
 from listener.config.settings import Settings
 from listener.db import schema
-from listener.db.connection import connect_async, translate_errors
+from listener.db.connection import connect_async
+from listener.db.errors import translate_errors
 from listener.errors import PgheraldError
 from listener.notify.listener import Listener
 from listener.smtp.breaker import Breaker

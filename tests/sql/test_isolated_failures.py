@@ -10,13 +10,16 @@ import structlog
 from psycopg import sql
 
 from listener.config.rules import default_rules
-from listener.db.connection import lookup_pool, opened, outbox_pool, parameters
+from listener.db.connection import parameters
 from listener.db.pool import Connection, Pool
+from listener.db.pools import lookup_pool, opened, outbox_pool
 from listener.errors import BadData
 from listener.outbox.event import Event, OutgoingMessage, Settlement
+from listener.outbox.registration import Registration
 from listener.outbox.store import Outbox
 from listener.worker.delivery import Delivery
 from listener.worker.lookup import Lookup
+from listener.worker.registry import WorkerRegistry
 from tests.support.claimant import RULE
 from tests.support.database import Database, Databases, install_triggers
 
@@ -25,9 +28,9 @@ from tests.support.database import Database, Databases, install_triggers
 async def worker(database: Database) -> AsyncIterator[Outbox]:
     pool = outbox_pool(database.url)
     async with opened(pool):
-        outbox = Outbox(pool, lease=10, hold=False)
-        await outbox.register()
-        yield outbox
+        registration = Registration(lease_s=10)
+        await WorkerRegistry(pool, registration, hold=False).register()
+        yield Outbox(pool, registration, hold=False)
 
 
 def capture(database: Database, *keys: str) -> None:
@@ -131,8 +134,11 @@ async def test_what_cannot_be_written_of_one_is_written_of_the_others(sandbox: D
 async def test_letters_that_the_database_has_not(databases: Databases) -> None:
     with databases.fresh(encoding="LATIN1") as database:
         install_triggers(database.connect())
-        async with worker(database) as outbox:
-            assert await outbox.renew(
+        pool = outbox_pool(database.url)
+        async with opened(pool):
+            registry = WorkerRegistry(pool, Registration(lease_s=10), hold=False)
+            await registry.register()
+            assert await registry.renew(
                 has_presence_lock=False, listening=False, leader=False, pid=None, breaker_reason="554 你好 é"
             )
         assert database.value("SELECT breaker_reason FROM pgherald.worker") == "554 \\u4f60\\u597d \\xe9"

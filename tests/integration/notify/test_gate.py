@@ -12,15 +12,17 @@ import psycopg
 import pytest
 
 from listener.config.rules import default_rules
-from listener.db.connection import opened, outbox_pool
+from listener.db.pools import opened, outbox_pool
 from listener.notify.listener import Listener
 from listener.outbox.batch_writer import BatchWriter
 from listener.outbox.event import Event, Settlement
 from listener.outbox.rate_limit import RateLimiter
+from listener.outbox.registration import Registration
 from listener.outbox.store import Outbox
 from listener.smtp.breaker import Breaker
 from listener.worker.claimer import Claimer
 from listener.worker.loop import Worker
+from listener.worker.registry import WorkerRegistry
 from listener.worker.runtime import Runtime
 from listener.worker.sender import Senders
 from tests.support import PATIENCE
@@ -69,8 +71,9 @@ class WithoutSecondDrain(Sleeper):
 async def at_work(database: Database, kind: type[Sleeper] = Sleeper) -> AsyncIterator[tuple[Sleeper, Listener, Taken]]:
     pool = outbox_pool(database.url)
     async with opened(pool):
-        outbox = Outbox(pool, lease=10, hold=False)
-        await outbox.register()
+        registration = Registration(lease_s=10)
+        outbox = Outbox(pool, registration, hold=False)
+        await WorkerRegistry(pool, registration, hold=False).register()
         listener = Listener(database.url, outbox.ring)
         batch_writer = BatchWriter(outbox)
         taken = Taken()

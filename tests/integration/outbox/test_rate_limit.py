@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 import structlog
 
-from listener.db.connection import outbox_pool
 from listener.db.pool import Pool
+from listener.db.pools import outbox_pool
 from listener.errors import SchemaError
 from listener.outbox.rate_limit import RateLimiter, Slots
 from tests.support.database import Database
