@@ -4,8 +4,8 @@ from typing import assert_never
 
 from listener.config.settings import Settings, Smtp
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import SmtpServer, Timeouts, tls_context
 from listener.smtp.pool import SmtpPool
+from listener.smtp.session import SmtpServer, Timeouts, tls_context
 from listener.transport.local import Console, Maildir, Transport
 
 

@@ -17,7 +17,7 @@ from listener.address import Address
 from listener.files import folder, put
 from listener.printable import printable, printable_lines
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import Accepted, NotPermitted, NotSent, SendOutcome
+from listener.smtp.outcome import Accepted, NotPermitted, NotSent, SendOutcome
 from listener.smtp.replies import SERVER, Phase, Reply, Scope
 
 Permission = Callable[[], Awaitable[bool]]

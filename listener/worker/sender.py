@@ -17,7 +17,7 @@ from listener.outbox.event import Event, Mark, Settlement
 from listener.outbox.rate_limit import RateLimiter
 from listener.outbox.store import Outbox
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import Accepted, NotSent, Refused
+from listener.smtp.outcome import Accepted, NotSent, Refused
 from listener.smtp.replies import Scope
 from listener.transport.local import Transport
 from listener.worker.delivery import Delivery, Letter, settle_bad_data, settle_internal_error

@@ -11,8 +11,10 @@ import pytest
 import trustme
 
 from listener.errors import ConfigError
-from listener.smtp.connection import Accepted, SessionError, SmtpConnection, SmtpServer, tls_context
+from listener.smtp.connection import SmtpConnection
+from listener.smtp.outcome import Accepted
 from listener.smtp.replies import Phase, Scope
+from listener.smtp.session import SessionError, SmtpServer, tls_context
 from tests.support.client import (
     PATIENT,
     SHORT,

@@ -6,7 +6,7 @@ import pytest
 
 from listener.address import parse_address
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import Accepted, NotPermitted, NotSent, SendOutcome
+from listener.smtp.outcome import Accepted, NotPermitted, NotSent, SendOutcome
 from listener.transport.local import Console, Maildir, Transport
 
 JANE = parse_address("jane@example.org")

@@ -15,7 +15,7 @@ from listener.errors import DatabaseUnavailable
 from listener.mail.composer import Message
 from listener.mail.message import Content
 from listener.outbox.event import Event, Mark, Settlement, StoredMessage
-from listener.smtp.connection import Accepted
+from listener.smtp.outcome import Accepted
 from listener.smtp.replies import Reply
 from listener.worker.delivery import Delivery
 from listener.worker.lookup import ToSend
