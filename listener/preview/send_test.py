@@ -16,7 +16,7 @@ from listener.recipients import RecipientPolicy
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused
 from listener.smtp.remedies import remedy_for
 from listener.smtp.replies import Reply
-from listener.transport.local import Transport
+from listener.transport.base import Transport
 
 _TEMPLATE = "send_test"
 

@@ -1,4 +1,4 @@
-"""What the operator can do about a message that the mail server did not take."""
+"""Remedies: for each failure, the action that the operator can take."""
 
 from listener.smtp.replies import Phase, Scope, Verdict
 

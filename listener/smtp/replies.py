@@ -110,8 +110,8 @@ class Verdict:
 SERVER = Verdict(Scope.server, permanent=False, reason="server", uses_attempt=False)
 CONFIGURATION = Verdict(Scope.configuration, permanent=False, reason="configuration", uses_attempt=False)
 STALE = Verdict(Scope.stale, permanent=False, reason="stale", uses_attempt=False, delay=0.0)
-# The delays are those that servers ask for in their replies: seconds for a rate, minutes for greylisting (RFC 6647),
-# and an hour until a mailbox may have room again.
+# The delays follow what servers ask for. A rate limit lifts within seconds and greylisting (RFC 6647) within minutes. A
+# full mailbox may have room again after an hour.
 _THROTTLED = Verdict(Scope.throttle, permanent=False, reason="throttled", uses_attempt=False, delay=5.0)
 _QUOTA = Verdict(Scope.quota, permanent=False, reason="quota", uses_attempt=False, delay=600.0)
 _CAPABILITY = Verdict(Scope.capability, permanent=False, reason="capability", uses_attempt=False, delay=0.0)

@@ -19,7 +19,7 @@ from listener.outbox.store import Outbox
 from listener.smtp.breaker import Breaker
 from listener.smtp.outcome import Accepted, NotSent, Refused
 from listener.smtp.replies import Scope
-from listener.transport.local import Transport
+from listener.transport.base import Transport
 from listener.worker.delivery import Delivery, Letter, settle_bad_data, settle_internal_error
 from listener.worker.lookup import ToSend
 

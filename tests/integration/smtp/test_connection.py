@@ -732,7 +732,7 @@ async def test_one_hand_over_at_a_time() -> None:
         sending = asyncio.create_task(send(connection))
         await smtpd.reached("dot")
         assert not connection.usable
-        with pytest.raises(RuntimeError, match="one hand-over at a time"):
+        with pytest.raises(RuntimeError, match="one message at a time"):
             await send(connection)
         gate.set()
         assert isinstance(await sending, Accepted)
