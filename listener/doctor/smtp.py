@@ -19,9 +19,10 @@ from listener.db.pools import lookup_pool, opened
 from listener.doctor.context import QUERIES, Context, RowSample
 from listener.doctor.result import CheckResult, fault, ok, warn
 from listener.errors import BadData, ConfigError, RuleBroken
-from listener.smtp.advice import advice
-from listener.smtp.connection import SessionError, SmtpConnection, Timeouts, tls_context
+from listener.smtp.connection import SmtpConnection
+from listener.smtp.remedies import remedy_for
 from listener.smtp.replies import Scope
+from listener.smtp.session import SessionError, Timeouts, tls_context
 from listener.transport.build import server
 from listener.worker.lookup import Lookup, LookupResult
 from listener.worker.row_budget import MAX_ROW_BYTES
@@ -199,7 +200,7 @@ async def smtp(context: Context) -> CheckResult:
         return fault(f"{place}: no session within {_PATIENCE:g} s", "see the mail server's load and log")
     except SessionError as exc:
         waits = "" if exc.verdict.scope is Scope.configuration else "; events wait, none is lost"
-        return fault(f"{place}: {exc}{waits}", advice(exc.phase, exc.verdict))
+        return fault(f"{place}: {exc}{waits}", remedy_for(exc.phase, exc.verdict))
     secured = {"off": "in clear", "starttls": "STARTTLS, certificate good", "tls": "TLS, certificate good"}[
         url.security
     ]

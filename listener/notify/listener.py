@@ -14,9 +14,8 @@ from listener.db.connection import (
     is_pooled,
     is_shared,
     refuse_standby,
-    summary,
-    translate_errors,
 )
+from listener.db.errors import summary, translate_errors
 from listener.db.pool import limited
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.logs import log

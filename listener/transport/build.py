@@ -1,16 +1,21 @@
-"""How mail leaves, as configured."""
+"""Makes the configured transport."""
 
 from typing import assert_never
 
 from listener.config.settings import Settings, Smtp
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import SmtpServer, Timeouts, tls_context
 from listener.smtp.pool import SmtpPool
-from listener.transport.local import Console, Maildir, Transport
+from listener.smtp.session import SmtpServer, Timeouts, tls_context
+from listener.transport.base import Transport
+from listener.transport.local import Console, Maildir
 
 
 def transport(settings: Settings, breaker: Breaker) -> Transport:
-    """Raises `ConfigError` where it cannot be made: `smtp.ca_file` or `smtp.ehlo_name` is wrong."""
+    """Return the transport of ``mail.transport``. It reports each outcome to `breaker`.
+
+    Raises:
+        ConfigError: `smtp.ca_file` or `smtp.ehlo_name` is invalid.
+    """
     smtp = settings.smtp
     match settings.mail.transport:
         case "smtp":
@@ -28,7 +33,11 @@ def transport(settings: Settings, breaker: Breaker) -> Transport:
 
 
 def server(smtp: Smtp, timeouts: Timeouts) -> SmtpServer:
-    """The mail server. Raises `ConfigError` where `smtp.ehlo_name` is wrong."""
+    """Return the mail server of ``[smtp]``.
+
+    Raises:
+        ConfigError: `smtp.ehlo_name` is invalid.
+    """
     url = smtp.server
     return SmtpServer(
         host=url.host,

@@ -18,7 +18,7 @@ from listener.mail.composer import Composer
 from listener.mail.message import message_id
 from listener.outbox.event import Event, OutgoingMessage, Settlement, State, StoredMessage
 from listener.retry import FIRST_DELAY_S, MAX_DELAY_S, backoff
-from listener.smtp.connection import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
+from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
 from listener.smtp.replies import Verdict
 from listener.worker.lookup import Lookup, LookupResult, NotToSend, ToSend, too_large
 from listener.worker.row_budget import MAX_BATCH_BYTES

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from listener.address import Address
-from listener.transport.local import Transport
+from listener.transport.base import Transport
 from listener.worker.delivery import Delivery
 
 

@@ -13,9 +13,9 @@ from listener.outbox.event import OutgoingMessage, Settlement
 from listener.outbox.rate_limit import RateLimiter
 from listener.outbox.store import Outbox
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import Accepted, NotSent, Refused
+from listener.smtp.outcome import Accepted, NotSent, Refused
 from listener.smtp.replies import Scope
-from listener.transport.local import Transport
+from listener.transport.base import Transport
 from listener.worker.delivery import settle_bad_data, settle_internal_error
 from listener.worker.in_flight import SEND_WITHIN_S, InFlight
 from listener.worker.lookup import ToSend

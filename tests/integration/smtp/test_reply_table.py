@@ -16,8 +16,9 @@ from listener.address import parse_address
 from listener.mail.composer import Composer
 from listener.outbox.event import Event, OutgoingMessage
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import SendOutcome, tls_context
+from listener.smtp.outcome import SendOutcome
 from listener.smtp.pool import SmtpPool
+from listener.smtp.session import tls_context
 from listener.worker.delivery import Delivery
 from tests.support.client import KEY, MESSAGE, server_of, yes
 from tests.support.smtpd import Action, Smtpd, answer, close, stall
@@ -171,8 +172,8 @@ async def seen(cell: Cell, security: Security) -> str:
         while not breaker.is_open and number < 6 and not said.startswith("sent"):
             await hand_over(post)
             number += 1
-        if breaker._held:
-            said += f"; pause of {breaker._left():.0f} s"
+        if breaker._paused:
+            said += f"; pause of {breaker._remaining():.0f} s"
         elif breaker.is_open:
             said += f"; breaker after {number}"
         assert smtpd.early == []

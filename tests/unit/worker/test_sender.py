@@ -16,7 +16,7 @@ from listener.mail.composer import Message
 from listener.mail.message import Content
 from listener.notify.doorbell import Doorbell
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage
-from listener.smtp.connection import Accepted
+from listener.smtp.outcome import Accepted
 from listener.smtp.replies import Reply
 from listener.worker.delivery import Delivery
 from listener.worker.lookup import ToSend
