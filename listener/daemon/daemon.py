@@ -163,7 +163,7 @@ class Daemon:
                         await schema.verify(conn, self._settings.rules)
                         self._secret = await schema.secret(conn)
                         if self._http:
-                            self._http.signs_with(signing_key(self._secret))
+                            self._http.set_signing_key(signing_key(self._secret))
                         delivery = self._delivery(self._settings, self._templates)
                         await delivery.check(conn, self._lookup_pool)
                 await self._outbox.register()
@@ -171,14 +171,14 @@ class Daemon:
                 if not wait:
                     raise
                 if self._http:
-                    self._http.tell()
+                    self._http.log_address()
                 self._systemd.waiting(f"waits for the database: {exc}")
                 await _set_within(outage.failed(exc), self._stop)
                 if self._stop.is_set():
                     raise SystemExit(0) from exc
             else:
                 if self._http:
-                    self._http.tell()
+                    self._http.log_address()
                 return delivery
 
     def _delivery(self, settings: Settings, templates: Templates) -> Delivery:

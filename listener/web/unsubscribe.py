@@ -41,9 +41,9 @@ class UnsubscribePage:
 
     async def take_back(self, request: web.Request) -> web.Response:
         worker = self._health.worker
-        if self._limit.reached or self.key is None or worker is None:
+        if self._limit.empty or self.key is None or worker is None:
             return self._later()
-        self._limit.count()
+        self._limit.take()
         subscription = read_token(self.key, request.match_info["token"])
         try:
             if subscription is not None:

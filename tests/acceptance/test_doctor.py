@@ -747,11 +747,11 @@ def test_an_installer_is_no_stranger(plan: int, database: Database, doctor: Exam
 
 def test_a_daemon_with_trouble_of_its_own(plan: int, database: Database, doctor: Examine) -> None:
     database.execute(
-        "INSERT INTO pgherald.worker (name, version, lease, listening, breaker) VALUES ('host:1', '1', '1 min', true, '535 no')"
+        "INSERT INTO pgherald.worker (name, version, lease, listening, breaker_reason) VALUES ('host:1', '1', '1 min', true, '535 no')"
     )
     finding = doctor()["daemon"]
     assert (finding.state, finding.seen) == ("warn", "host:1 does not claim: 535 no")
-    database.execute("UPDATE pgherald.worker SET breaker = NULL, listening = false")
+    database.execute("UPDATE pgherald.worker SET breaker_reason = NULL, listening = false")
     assert doctor()["daemon"].seen == "host:1 polls and does not listen"
     database.execute("UPDATE pgherald.worker SET listening = true")
     assert ill(doctor()) == set()
