@@ -33,7 +33,7 @@ class RuleState:
     """The events of one rule that are not settled.
 
     `available` is counted up to 10000 over all rules. `oldest` is the age of the oldest of them in seconds, from its
-    capture. `paused_at` is None unless an operator has paused the rule.
+    capture. `paused_at` is set while an operator pauses the rule.
     """
 
     name: str
@@ -128,7 +128,7 @@ class Overview:
 
     @property
     def oldest(self) -> float | None:
-        """Return the age of the oldest available event in seconds, or None if there is none."""
+        """Return the age of the oldest available event in seconds, or None if nothing waits."""
         return max((rule.oldest for rule in self.rules if rule.oldest is not None), default=None)
 
 

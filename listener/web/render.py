@@ -15,7 +15,7 @@ from listener.status.overview import Minute, Overview
 # Each is a macro in _sections.html.j2 and the id of an element in page.html.j2.
 SECTIONS = ("tiles", "plots", "rules", "in_doubt", "failed", "latest", "workers")
 _FOLDER = Path(__file__).parent / "templates"
-# The bottom of the latency plot. A delivery to a mail server on the same host takes about this long.
+# The bottom of the latency plot. Even with the mail server on the same host, a delivery takes about this long.
 _SHORTEST_S = 0.001
 
 

@@ -1,4 +1,4 @@
-"""What every request and response passes: the check of the Host header, security headers, and uncaught exceptions."""
+"""Middleware for every request: the check of the Host header, security headers, and uncaught exceptions."""
 
 import ipaddress
 from collections.abc import Collection

@@ -24,7 +24,7 @@ from listener.web.probes import Probes
 from listener.web.security import check_request, set_security_headers
 from listener.web.unsubscribe import UnsubscribePage
 
-# Far above any body that is read: a login form, or a mail provider's one-click POST (RFC 8058).
+# Far above any body that is read: a login form, or the one-click POST of mail providers (RFC 8058).
 _MAX_BODY_BYTES = 16 * 1024
 # The daemon does not wait longer for open requests when it stops.
 _SHUTDOWN_TIMEOUT_S = 1.0
