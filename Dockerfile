@@ -7,12 +7,12 @@ WORKDIR /build
 # The wheels of uvloop and aiohttp carry 20 MB of debug symbols.
 RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends binutils >/dev/null
 RUN python3 -m venv pip && python3 -m venv --without-pip /opt/pgherald
-COPY requirements-build.lock requirements-run.lock ./
+COPY requirements/build.lock requirements/run.lock requirements/
 # A package mirror and its certificates, where there is one, are the builder's secrets `pip` (a pip.conf) and `ca` (PEM).
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/secrets/ca \
-    pip/bin/pip install --require-hashes --only-binary :all: --requirement requirements-build.lock \
+    pip/bin/pip install --require-hashes --only-binary :all: --requirement requirements/build.lock \
  && pip/bin/pip --python /opt/pgherald/bin/python install --no-compile --require-hashes --only-binary :all: \
-    --requirement requirements-run.lock \
+    --requirement requirements/run.lock \
  && find /opt/pgherald -name '*.so*' -type f -exec strip --strip-unneeded {} +
 COPY pyproject.toml README.md LICENSE ./
 COPY listener listener

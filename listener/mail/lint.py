@@ -149,6 +149,6 @@ def _short(text: str) -> str:
 
 @cache
 def _lacking() -> dict[str, list[str]]:
-    """By feature, the mail programs that lack it; see tests/support/caniemail.py."""
+    """By feature, the mail programs that lack it; see tools/caniemail.py."""
     found: dict[str, list[str]] = json.loads(resource("mail/clients.json").read_text(encoding="utf-8"))["lacking"]
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
-from tests.sql.conftest import Programs, programs  # noqa: F401
+from tests.fixtures.programs import Programs
 from tests.support import wait_until
 from tests.support.command import PROGRAM, Pgherald
 from tests.support.database import STORY, Database
@@ -24,7 +24,7 @@ FIRST, COMMANDS, NEXT, DROP = [
 
 
 class Partitioned:
-    def __init__(self, database: Database, programs: Programs, folder: Path) -> None:  # noqa: F811
+    def __init__(self, database: Database, programs: Programs, folder: Path) -> None:
         self.database = database
         self._programs = programs
         self._script = folder / "script.sql"
@@ -44,7 +44,7 @@ class Partitioned:
 
 @pytest.fixture
 def partitioned(
-    bare_database: Database, pgherald: Pgherald, programs: Programs, tmp_path: Path  # noqa: F811
+    bare_database: Database, pgherald: Pgherald, programs: Programs, tmp_path: Path
 ) -> Partitioned:  # fmt: skip
     bare_database.execute(STORY)
     (tmp_path / "partitions.sql").write_text(FIRST)

@@ -1,6 +1,6 @@
 """After every way in which an event can end, a dump of what pgherald keeps holds no address, no name and no place."""
 
-from tests.sql.conftest import Programs, programs  # noqa: F401
+from tests.fixtures.programs import Programs
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer
@@ -27,7 +27,7 @@ def test_no_address_is_kept(
     database: Database,
     mail: MailServer,
     pgherald: Pgherald,
-    programs: Programs,  # noqa: F811
+    programs: Programs,
 ) -> None:
     addresses: list[str] = []
 

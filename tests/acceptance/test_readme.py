@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.test_init import DJANGO, STORY_ROWS, prepare
-from tests.sql.conftest import Programs, programs  # noqa: F401
+from tests.fixtures.programs import Programs
 from tests.support import wait_until
 from tests.support.command import PROGRAM, Pgherald
 from tests.support.database import STORY, Database
@@ -22,7 +22,7 @@ SETUP = re.findall(r"^    ((?!\$ )\S.*)$", SECTION.partition("    $ ")[0], re.MU
 DIALOGUE = re.findall(r"^    \$ (.*)\n((?:    (?!\$ ).*\n)*)", SECTION, re.MULTILINE)
 
 
-def bash(command: str, pgherald: Pgherald, programs: Programs) -> subprocess.CompletedProcess[str]:  # noqa: F811
+def bash(command: str, pgherald: Pgherald, programs: Programs) -> subprocess.CompletedProcess[str]:
     path = f"{PROGRAM.parent}:{programs.psql_program.parent}:{os.environ['PATH']}"
     return subprocess.run(
         ["bash", "-c", command], env={**pgherald._environment({}), "PATH": path}, cwd=pgherald.folder,
@@ -55,7 +55,7 @@ def test_the_commands_do_as_they_say(
     bare_database: Database,
     mail: MailServer,
     pgherald: Pgherald,
-    programs: Programs,  # noqa: F811
+    programs: Programs,
     tables: list[Any],
     table: str,
 ) -> None:

@@ -19,7 +19,7 @@ from psycopg import sql
 from listener.db import schema
 from listener.db.schema import VERSION
 from listener.resources import resource
-from tests.sql.conftest import Programs, programs  # noqa: F401
+from tests.fixtures.programs import Programs
 from tests.sql.test_schema_shape import ROWS, insert
 from tests.support import wait_until
 from tests.support.command import Pgherald
@@ -110,7 +110,7 @@ def test_every_event_is_kept_and_no_table_rewritten(
     databases: Databases,
     pgherald: Pgherald,
     next_version: Next,
-    programs: Programs,  # noqa: F811
+    programs: Programs,
     roles: None,
 ) -> None:
     story.add_plan("Bar", "john@example.org", status="VE")
@@ -210,7 +210,7 @@ def test_a_daemon_refuses_another_version(database: Database, pgherald: Pgherald
     assert refused.stderr.splitlines()[-1] == f"Error: the database's pgherald is {said}"
 
 
-def test_install_does_not_go_back(story: Database, programs: Programs, pgherald: Pgherald) -> None:  # noqa: F811
+def test_install_does_not_go_back(story: Database, programs: Programs, pgherald: Pgherald) -> None:
     """The older file would put its functions over the newer ones, and say so nowhere."""
     pgherald("install", check=True)
     story.execute("CREATE OR REPLACE FUNCTION pgherald.version() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 99")

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-PLACES = ["tests/fuzz", "tests/unit/test_message.py", "tests/unit/test_envelope.py", "tests/unit/test_replies.py"]
+PLACES = ["tests/fuzz", "tests/unit/mail/test_message.py", "tests/unit/smtp"]
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from listener.address import Address, Mailbox, mask, parse_address, parse_mailbo
 from listener.errors import BadData
 from listener.smtp.commands import commands
 from listener.smtp.replies import Phase, Reply, classify
-from tests.fuzz.test_hand_over import BUDGET, REPLIES, SENDER
+from tests.fuzz.test_send import BUDGET, REPLIES, SENDER
 
 SOME = settings(BUDGET, max_examples=max(300, settings.default.max_examples if settings.default else 0))
 

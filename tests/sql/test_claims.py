@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 
 from listener.db.connection import _PINNED_PLANS, opened, outbox_pool
-from tests.sql.claimant import QUERIES, RULE, Claimant
+from tests.support.claimant import QUERIES, RULE, Claimant
 from tests.support.database import Database
 
 Register = Callable[..., Claimant]

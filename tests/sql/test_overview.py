@@ -11,7 +11,7 @@ from listener.db.queries import load
 from listener.metrics import DELIVERY_BUCKETS
 from listener.outbox.store import EventStats
 from listener.status.overview import Overview, read_overview
-from tests.sql.claimant import RULE
+from tests.support.claimant import RULE
 from tests.support.database import Database
 
 BUCKETS = len(DELIVERY_BUCKETS) + 1

@@ -10,8 +10,8 @@ from psycopg import errors
 
 from listener.db.schema import VERSION
 from listener.resources import resource
-from tests.sql.claimant import Claimant
-from tests.sql.conftest import Programs
+from tests.fixtures.programs import Programs
+from tests.support.claimant import Claimant
 from tests.support.command import Pgherald
 from tests.support.database import STORY, Database, Databases
 

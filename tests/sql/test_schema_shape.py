@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from psycopg import errors
 
-from tests.sql.conftest import Programs
+from tests.fixtures.programs import Programs
 from tests.support.database import Database
 
 GOLDEN = Path(__file__).with_name("schema.golden")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.sql.claimant import RULE, Claimant
+from tests.support.claimant import RULE, Claimant
 from tests.support.database import Database
 
 Register = Callable[..., Claimant]

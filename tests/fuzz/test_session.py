@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from listener.smtp.connection import SessionError, SmtpConnection, SmtpServer, Timeouts, tls_context
-from tests.fuzz.test_hand_over import BUDGET, REPLIES
 from tests.fuzz.test_parsers import is_one_line
+from tests.fuzz.test_send import BUDGET, REPLIES
 from tests.support import PATIENCE
 from tests.support.client import server_of
 from tests.support.smtpd import Smtpd, answer

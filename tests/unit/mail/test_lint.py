@@ -10,7 +10,7 @@ from listener.mail.composer import Message
 from listener.mail.lint import MAX_HTML, _lacking, lint
 from listener.mail.message import Content, MessageDefaults, build
 from listener.mail.templates import Templates
-from tests.support.caniemail import FEATURES
+from tools.caniemail import FEATURES
 
 JANE = parse_address("jane@example.org")
 HEAD = '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'

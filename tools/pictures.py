@@ -18,7 +18,7 @@ from listener.mail.composer import Composer, Message
 from listener.mail.templates import Templates
 from listener.preview import page as gallery
 
-FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
+FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
 NAME = "dateplan_verified"
 
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from textwrap import indent
 
-from tests.support.pictures import FOLDER, messages
+from tools.pictures import FOLDER, messages
 
 PAGE = (FOLDER.parent / "templates.md").read_text(encoding="utf-8")
 

@@ -3,16 +3,14 @@
 ``make reply-table`` prints it, and ``docs/smtp.md`` has it as printed.
 """
 
-import asyncio
 import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from unittest import mock
 
 import pytest
-import structlog
 
 from listener.address import parse_address
 from listener.mail.composer import Composer
@@ -27,7 +25,7 @@ from tests.support.smtpd import Action, Smtpd, answer, close, stall
 SENDER, JANE = parse_address("no-reply@example.org"), parse_address("jane@example.com")
 EVENT = Event(1, "rule", "1", 0, 0, datetime.now(UTC), 0.0, 1, False, None)
 LETTER = Letter(EVENT, JANE, b"", "key")
-DOCUMENT = Path(__file__).parents[2] / "docs" / "smtp.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "smtp.md"
 
 
 @dataclass(frozen=True)
@@ -230,21 +228,3 @@ def test_the_document_has_this_table() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     for cell in CELLS:
         assert re.search(rf"^    {re.escape(cell.name)} +{re.escape(cell.expected)} ", text, re.MULTILINE), cell.name
-
-
-async def _print() -> bool:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    good = True
-    print(f"{'where, and the reply':68}{'expected':58}seen")
-    for cell in CELLS:
-        ways: list[Any] = [way for way in ("off", "starttls") if possible(cell, way)]  # type: ignore[arg-type]
-        results = {way: await seen(cell, way) for way in ways}
-        same = all(result == cell.expected for result in results.values())
-        good = good and same
-        names = " and ".join({"off": "plain", "starttls": "TLS"}[way] for way in ways)
-        print(f"{cell.name:68}{cell.expected:58}{'the same, ' + names if same else results}")
-    return good
-
-
-if __name__ == "__main__":
-    raise SystemExit(not asyncio.run(_print()))

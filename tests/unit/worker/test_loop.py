@@ -10,7 +10,7 @@ from listener.outbox.rate_limit import Slots
 from listener.worker.lookup import ToSend
 from listener.worker.loop import Worker
 from listener.worker.row_budget import MAX_BATCH_BYTES
-from tests.unit.test_carriers import JANE, event
+from tests.unit.worker.test_sender import JANE, event
 
 
 class FakeSenders:

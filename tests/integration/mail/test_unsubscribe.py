@@ -13,7 +13,7 @@ from listener.mail.unsubscribe import Subscription, check, signing_key, unsubscr
 from tests.support.database import Database
 
 NAME = "dateplan_verified"
-PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
 
 
 def documented() -> str:

@@ -12,7 +12,7 @@ from listener.address import Mailbox
 from listener.config.rules import Rule
 from listener.config.settings import Settings
 
-PAGE = Path(__file__).with_name("configuration.md")
+PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 NONE = "–"
 _TABLE = re.compile(r"(?<=<!-- keys of )(\w+)(?:, by `make docs` -->\n)(.*?)(?=\n<!-- end -->)", re.DOTALL)
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1), ("ms", 0.001))

@@ -13,9 +13,9 @@ import pytest
 from listener.cli.main import _COMMANDS
 from listener.demo.cluster import Cluster
 from listener.resources import resource
-from tests.acceptance.test_unsubscribe_endpoint import ONE_CLICK, path_of
 from tests.acceptance.test_top_command import watching
-from tests.sql.conftest import Programs, programs  # noqa: F401
+from tests.acceptance.test_unsubscribe_endpoint import ONE_CLICK, path_of
+from tests.fixtures.programs import Programs
 from tests.support import wait_until
 from tests.support.command import Pgherald
 from tests.support.database import STORY, Database, chosen_binaries
@@ -174,7 +174,7 @@ def test_no_command_and_no_daemon_runs_a_plant(
     role: str,
     mail: MailServer,
     tmp_path: Path,
-    programs: Programs,  # noqa: F811
+    programs: Programs,
 ) -> None:
     assert set(CALLS) == set(_COMMANDS), "a command that nobody has tried"
     (tmp_path / "pgherald.toml").write_text(RULES, encoding="utf-8")

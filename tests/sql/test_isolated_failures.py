@@ -17,7 +17,7 @@ from listener.outbox.event import Event, Mark, Settlement
 from listener.outbox.store import Outbox
 from listener.worker.delivery import Delivery
 from listener.worker.lookup import Lookup
-from tests.sql.claimant import RULE
+from tests.support.claimant import RULE
 from tests.support.database import Database, Databases, install_triggers
 
 
