@@ -151,15 +151,15 @@ class Daemon:
                 if not wait:
                     raise
                 if self._http:
-                    self._http.tell()
+                    self._http.log_address()
                 self._systemd.waiting(f"waiting for the database: {exc}")
                 await _wait(self._tasks.stopping, outage.failed(exc))
                 if self._tasks.stopping.is_set():
                     raise SystemExit(0) from exc
             else:
                 if self._http:
-                    self._http.signs_with(signing_key(self._reloader.secret))
-                    self._http.tell()
+                    self._http.set_signing_key(signing_key(self._reloader.secret))
+                    self._http.log_address()
                 return runtime
 
     def _worker(self, runtime: Runtime, batch_writer: BatchWriter) -> tuple[Worker, Senders]:

@@ -97,4 +97,4 @@ def _missing_schema() -> Iterator[None]:
     try:
         yield
     except (errors.InvalidSchemaName, errors.UndefinedFunction) as exc:
-        raise SchemaError(f"this database has no pgherald in it; {_INSTALL}") from exc
+        raise SchemaError(f"pgherald is not installed in this database; {_INSTALL}") from exc

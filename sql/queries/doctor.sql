@@ -137,7 +137,7 @@ SELECT CASE r.capture WHEN 'statement' THEN pgherald.capture_statement_body(r.ru
 -- name: replication_role
 -- This session's, and what is set for roles that may write a watched table: the application's is among them.
 SELECT place, remedy FROM (
-    SELECT 1 AS i, 'in the database''s or a role''s settings, and so in every session like this one' AS place,
+    SELECT 1 AS i, 'for every session like this one, by the URL, the environment or postgresql.conf' AS place,
            'find it: SELECT source, sourcefile FROM pg_settings WHERE name = ''session_replication_role''' AS remedy
       FROM pg_settings
      WHERE name = 'session_replication_role' AND setting = 'replica' AND source NOT IN ('database', 'user', 'database user')

@@ -169,7 +169,7 @@ def test_no_secret_where_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(settings, Settings)
 
 
-@pytest.mark.parametrize("command", [("demo", "--count", "0"), ("doctor",), ("run", "--once"), ("send-test", "--to", "a@example.org"), ("watch",), ("status",)], ids=" ".join)  # fmt: skip
+@pytest.mark.parametrize("command", [("demo", "--count", "0"), ("doctor",), ("run", "--once"), ("send-test", "--to", "a@example.org"), ("top",), ("status",)], ids=" ".join)  # fmt: skip
 def test_commands(pgherald: Pgherald, command: tuple[str, ...]) -> None:
     env = {
         "PGHERALD_SMTP_URL": f"smtp://u:p@h:{SECRET}",
