@@ -13,7 +13,7 @@ from listener.admin import events as remedy
 from listener.admin.events import APPLIES, Filter, FoundEvent, Remedy
 from listener.cli.options import DURATION, configured, counted, settings, the_rule
 from listener.cli.output import console, write_json, write_line
-from listener.config.rules import parse_key, show_key
+from listener.config.keys import parse_key, show_key
 from listener.db.connection import connect
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -13,7 +13,7 @@ from rich.table import Table
 from listener.admin import history as story
 from listener.cli.options import KEYED, configured, settings, the_rule
 from listener.cli.output import console, write_json, write_line
-from listener.config.rules import parse_key, show_key
+from listener.config.keys import parse_key, show_key
 from listener.db import foreign_locks as locks
 from listener.db.connection import connect, tables_of, translate_errors
 from listener.db.queries import load

@@ -11,7 +11,7 @@ from listener.admin import backfill as missed
 from listener.admin import history as story
 from listener.cli.options import DURATION, KEYED, MOMENT, RATE, configured, counted, settings, the_rule
 from listener.cli.output import write_line
-from listener.config.rules import parse_key, show_key
+from listener.config.keys import parse_key, show_key
 from listener.db.connection import OWNERS, connect, tables_of, translate_errors
 from listener.db.queries import load
 

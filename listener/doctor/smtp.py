@@ -5,13 +5,14 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from psycopg import sql
 from psycopg.rows import dict_row
 
 from listener.config.fields import LOOPBACK
-from listener.config.rules import NAME, Rule
+from listener.config.rules import SQL_NAME, Rule
 from listener.db import keys
 from listener.db.connection import lookup_pool, opened
 from listener.db.owner import execute_as_owner
@@ -22,13 +23,12 @@ from listener.errors import BadData, ConfigError, RuleBroken
 from listener.smtp.advice import advice
 from listener.smtp.connection import SessionError, SmtpConnection, Timeouts, tls_context
 from listener.smtp.replies import Scope
-from listener.transport.build import server
 from listener.worker.lookup import Lookup, LookupResult
 from listener.worker.row_budget import MAX_ROW_BYTES
 
 LARGE = 1000
 _SAMPLE = 100
-_READ = re.compile(rf"\b(?:FROM|JOIN)\s+({NAME}(?:\.{NAME})?)", re.IGNORECASE)
+_READ = re.compile(rf"\b(?:FROM|JOIN)\s+({SQL_NAME}(?:\.{SQL_NAME})?)", re.IGNORECASE)
 _PATIENCE = 20.0
 _TIMEOUTS = Timeouts(connect=5, greeting=10, command=10, quit=1)
 
@@ -191,7 +191,7 @@ async def smtp(context: Context) -> CheckResult:
     place = f"{url.host}:{url.port}"
     try:
         async with asyncio.timeout(_PATIENCE):
-            connection = await SmtpConnection.open(server(settings, _TIMEOUTS), tls_context(settings.ca_file))
+            connection = await SmtpConnection.open(replace(url, timeouts=_TIMEOUTS), tls_context(settings.ca_file))
             await connection.close()
     except ConfigError as exc:
         return fault(str(exc), "correct it in [smtp]")

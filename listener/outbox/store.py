@@ -15,7 +15,7 @@ from psycopg.rows import class_row, dict_row
 
 from listener import __version__
 from listener.address import mask
-from listener.config.rules import array_literal
+from listener.config.keys import array_literal
 from listener.db.connection import translate_errors
 from listener.db.foreign_locks import LockHolder, holders
 from listener.db.pool import Pool

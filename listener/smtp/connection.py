@@ -15,7 +15,8 @@ from listener.address import Address
 from listener.smtp.commands import RESET, Command, body, commands
 from listener.smtp.protocol import ConnectionLost, SmtpProtocol
 from listener.smtp.replies import CONFIGURATION, SERVER, STALE, Phase, Reply, Scope, Verdict, classify
-from listener.smtp.session import SessionError, SmtpServer, Timeouts, open_session, tls_context
+from listener.smtp.server import SmtpServer, Timeouts
+from listener.smtp.session import SessionError, open_session, tls_context
 
 __all__ = [
     "Accepted",

@@ -3,13 +3,11 @@
 import asyncio
 import contextlib
 import ipaddress
-import re
 import socket
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import aiosmtplib
 from aiosmtplib.auth import auth_login_encode, auth_plain_encode, auth_xoauth2_encode
@@ -17,39 +15,7 @@ from aiosmtplib.auth import auth_login_encode, auth_plain_encode, auth_xoauth2_e
 from listener.address import mask
 from listener.errors import ConfigError, PgheraldError
 from listener.smtp.replies import CONFIGURATION, SERVER, Phase, Reply, Verdict, classify
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds for one step each. After the dot RFC 5321 4.5.3.2.6 asks for ten minutes: giving up sooner doubles mail."""
-
-    connect: float = 30.0
-    greeting: float = 60.0
-    command: float = 300.0
-    data: float = 120.0
-    dot: float = 600.0
-    quit: float = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class SmtpServer:
-    """Where mail is handed over, and how. Raises `ConfigError` where `ehlo_name` is no host name or address literal."""
-
-    host: str
-    port: int
-    security: Literal["starttls", "tls", "off"]
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    xoauth2: bool = False
-    ehlo_name: str | None = None
-    timeouts: Timeouts = Timeouts()
-    ca_file: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.ehlo_name is not None and not _EHLO_NAME.fullmatch(self.ehlo_name):
-            raise ConfigError(
-                f"smtp.ehlo_name: {self.ehlo_name!r} is no host name; write mail.example.org or [192.0.2.1]"
-            )
+from listener.smtp.server import SmtpServer, is_ehlo_name
 
 
 class SessionError(PgheraldError):
@@ -204,15 +170,10 @@ def _translated(phase: Phase, *secrets: str) -> Iterator[None]:
         raise SessionError(phase, verdict, mask(str(error)) or "no answer in time") from error
 
 
-_EHLO_NAME = re.compile(
-    r"(?=.{1,255}$)[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9.]{7,15}\]|\[IPv6:[0-9A-Fa-f:.]{2,45}\]"
-)
-
-
 def _own_name(sock: socket.socket) -> str:
     """The host's full name, else its address as RFC 5321 4.1.3 writes it. Asks no DNS, which may take its time."""
     name = socket.gethostname()
-    if "." in name and _EHLO_NAME.fullmatch(name):
+    if "." in name and is_ehlo_name(name):
         return name
     address = ipaddress.ip_address(sock.getsockname()[0].partition("%")[0])
     return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"

@@ -12,7 +12,8 @@ from aiohttp import web
 from listener.admin import events as remedy
 from listener.admin import history as story
 from listener.admin.events import Remedy
-from listener.config.rules import Rule, parse_key, show_key
+from listener.config.keys import parse_key, show_key
+from listener.config.rules import Rule
 from listener.config.settings import Settings
 from listener.db.connection import connect, tables_of
 from listener.errors import DatabaseUnavailable, PgheraldError

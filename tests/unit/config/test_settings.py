@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from listener.config.fields import parse_duration, parse_smtp_url
-from listener.config.rules import DEFAULT_LOOKUP, DEFAULT_NAME, Rule, array_literal, parse_key, show_key
+from listener.config.keys import array_literal, parse_key, show_key
+from listener.config.rules import DEFAULT_LOOKUP, DEFAULT_NAME, Rule
 from listener.config.settings import Settings, load
 from listener.errors import ConfigError
 
