@@ -23,8 +23,8 @@ def parse_key(rule: Rule, text: str) -> str:
     parts = text.split(",")
     if len(parts) != len(rule.key):
         raise ValueError(
-            f"this rule's key has {len(rule.key)} columns, {','.join(rule.key)}, got {len(parts)}; "
-            'write one value for each, and a value that has a comma as in an array: {"a,b",c}'
+            f"the key of this rule has {len(rule.key)} columns: {','.join(rule.key)}; "
+            'write one value for each, and a value with a comma as in an array: {"a,b",c}'
         )
     return array_literal(parts)
 
