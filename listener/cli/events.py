@@ -14,7 +14,7 @@ from listener.admin.events import APPLIES, Filter, FoundEvent, Remedy
 from listener.cli.connection import outbox_connection
 from listener.cli.options import DURATION, configured, counted, settings, the_rule
 from listener.cli.output import console, write_json, write_line
-from listener.config.rules import parse_key, show_key
+from listener.config.keys import parse_key, show_key
 
 F = TypeVar("F", bound=Callable[..., Any])
 

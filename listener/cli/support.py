@@ -14,7 +14,7 @@ from listener.admin import history as story
 from listener.cli.connection import outbox_connection
 from listener.cli.options import KEYED, configured, settings, the_rule
 from listener.cli.output import console, write_json, write_line
-from listener.config.rules import parse_key, show_key
+from listener.config.keys import parse_key, show_key
 from listener.db import foreign_locks as locks
 from listener.db.connection import tables_of
 from listener.db.errors import translate_errors

@@ -12,7 +12,7 @@ from listener.admin import history as story
 from listener.cli.connection import outbox_connection
 from listener.cli.options import DURATION, KEYED, MOMENT, RATE, configured, counted, settings, the_rule
 from listener.cli.output import write_line
-from listener.config.rules import parse_key, show_key
+from listener.config.keys import parse_key, show_key
 from listener.db.connection import tables_of
 from listener.db.errors import OWNER_REMEDY, translate_errors
 from listener.db.queries import load

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from dataclasses import replace
 
 from listener.config.fields import LOOPBACK
 from listener.doctor.context import Context
@@ -10,8 +11,8 @@ from listener.errors import ConfigError
 from listener.smtp.connection import SmtpConnection
 from listener.smtp.remedies import remedy_for
 from listener.smtp.replies import Scope
-from listener.smtp.session import SessionError, Timeouts, tls_context
-from listener.transport.build import server
+from listener.smtp.server import Timeouts
+from listener.smtp.session import SessionError, tls_context
 
 # Shorter than the daemon's time-outs, for a person waits. RFC 5321, 4.5.3.2 allows minutes.
 _TIMEOUTS = Timeouts(connect=5, greeting=10, command=10, quit=1)
@@ -54,7 +55,7 @@ async def smtp(context: Context) -> Finding:
     place = f"{url.host}:{url.port}"
     try:
         async with asyncio.timeout(_SESSION_TIMEOUT_S):
-            connection = await SmtpConnection.open(server(settings, _TIMEOUTS), tls_context(settings.ca_file))
+            connection = await SmtpConnection.open(replace(url, timeouts=_TIMEOUTS), tls_context(settings.ca_file))
             await connection.close()
     except ConfigError as exc:
         return fault(str(exc), "correct it in [smtp]")

@@ -10,7 +10,7 @@ import psycopg
 from psycopg.rows import class_row, dict_row
 
 from listener.address import mask
-from listener.config.rules import array_literal
+from listener.config.keys import array_literal
 from listener.db.errors import translate_errors
 from listener.db.pool import Pool
 from listener.db.queries import load, run_query

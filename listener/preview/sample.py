@@ -10,7 +10,8 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from listener.address import Address, parse_address
-from listener.config.rules import Rule, show_key
+from listener.config.keys import show_key
+from listener.config.rules import Rule
 from listener.config.settings import Settings
 from listener.db import keys
 from listener.db.connection import connect_async

@@ -16,7 +16,8 @@ from listener.smtp.commands import RESET, Command, body, commands
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Permission, Refused, SendOutcome
 from listener.smtp.protocol import ConnectionLost, SmtpProtocol
 from listener.smtp.replies import CONFIGURATION, SERVER, STALE, Phase, Reply, Scope, classify
-from listener.smtp.session import SmtpServer, open_session
+from listener.smtp.server import SmtpServer
+from listener.smtp.session import open_session
 
 # A connection that was idle for longer may have been closed by the server without our noticing. Under load the next
 # message follows within milliseconds.

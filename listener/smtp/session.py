@@ -7,13 +7,12 @@ import asyncio
 import contextlib
 import ipaddress
 import os
-import re
 import socket
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import aiosmtplib
 from aiosmtplib.auth import auth_login_encode, auth_plain_encode, auth_xoauth2_encode
@@ -21,51 +20,7 @@ from aiosmtplib.auth import auth_login_encode, auth_plain_encode, auth_xoauth2_e
 from listener.address import mask
 from listener.errors import ConfigError, PgheraldError
 from listener.smtp.replies import CONFIGURATION, SERVER, Phase, Reply, Verdict, classify
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """The longest wait for each step, in seconds. The figures are those of RFC 5321 4.5.3.2, if it has one."""
-
-    connect: float = 30.0
-    """TCP, over all addresses of the host together"""
-    greeting: float = 60.0
-    """the TLS handshake of ``smtps://``, and the greeting"""
-    command: float = 300.0
-    """EHLO, STARTTLS, AUTH, MAIL and RCPT"""
-    data: float = 120.0
-    """the reply to DATA"""
-    dot: float = 600.0
-    """the reply to the dot; a client that gives up before the server's content filter is done sends twice"""
-    quit: float = 5.0
-    """the reply to QUIT, which changes nothing any more"""
-
-
-@dataclass(frozen=True, slots=True)
-class SmtpServer:
-    """The mail server, and how to open a session with it.
-
-    Raises:
-        ConfigError: `ehlo_name` is neither a host name nor an address literal (RFC 5321 4.1.3).
-    """
-
-    host: str
-    port: int
-    security: Literal["starttls", "tls", "off"]
-    username: str | None = None
-    """None: no login"""
-    password: str | None = field(default=None, repr=False)
-    """the password, or with `xoauth2` the access token"""
-    xoauth2: bool = False
-    ehlo_name: str | None = None
-    """the name said in EHLO; None: the host's own full name, or its address"""
-    timeouts: Timeouts = Timeouts()
-
-    def __post_init__(self) -> None:
-        if self.ehlo_name is not None and not _EHLO_NAME.fullmatch(self.ehlo_name):
-            raise ConfigError(
-                f"smtp.ehlo_name: {self.ehlo_name!r} is not a host name; write mail.example.org or [192.0.2.1]"
-            )
+from listener.smtp.server import SmtpServer, is_ehlo_name
 
 
 class SessionError(PgheraldError):
@@ -270,15 +225,12 @@ _NO_AUTH_METHOD = replace(
     CONFIGURATION, remedy="correct [smtp] auth, or take the user and the password out of [smtp] url"
 )
 _NO_TLS = replace(SERVER, remedy="write smtp:// instead of smtps:// in [smtp] url, or correct its port")
-_EHLO_NAME = re.compile(
-    r"(?=.{1,255}$)[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9.]{7,15}\]|\[IPv6:[0-9A-Fa-f:.]{2,45}\]"
-)
 
 
 def _own_name(sock: socket.socket) -> str:
     """Return the host's full name, or its address as a literal (RFC 5321 4.1.3). Ask no DNS, which could take seconds."""
     name = socket.gethostname()
-    if "." in name and _EHLO_NAME.fullmatch(name):
+    if "." in name and is_ehlo_name(name):
         return name
     address = ipaddress.ip_address(sock.getsockname()[0].partition("%")[0])
     return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"

@@ -9,7 +9,8 @@ import psycopg
 from aiohttp import web
 
 from listener.admin import events, history
-from listener.config.rules import Rule, parse_key, show_key
+from listener.config.keys import parse_key, show_key
+from listener.config.rules import Rule
 from listener.config.settings import Settings
 from listener.db.connection import connect, tables_of
 from listener.errors import DatabaseUnavailable, PgheraldError
