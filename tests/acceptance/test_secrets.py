@@ -233,3 +233,8 @@ def test_a_token_that_is_user_and_password_in_one(pgherald: Pgherald, database: 
         done = pgherald("doctor", env=env)
     assert "logged in" in done.stdout
     assert SECRET not in done.stdout + done.stderr
+
+
+def test_a_secret_file_that_is_named_by_nothing(database: Database, pgherald: Pgherald) -> None:
+    done = pgherald("status", env={"PGHERALD_DATABASE_URL_FILE": ""})
+    assert (done.returncode, "PGHERALD_DATABASE_URL_FILE: cannot read" in done.stderr) == (1, True), done.stderr
