@@ -51,7 +51,7 @@ template = "dateplan_verified"
 lookup = '''SELECT slug AS key, status AS current, left(slug, 5) || '@example.org' AS email, true AS consent, 'x' AS place
               FROM public.note WHERE slug = ANY (%(keys)s)'''
 """)
-    # What does not compress, since the server would.
+    # Random text, since the server compresses the other kind until it fits into the index.
     older, marked, long = (
         "".join(hashlib.sha256(f"{i} {n}".encode()).hexdigest() for n in range(250)) for i in range(3)
     )

@@ -1,4 +1,4 @@
-"""preview: the message as it would be sent, on the screen, in files and on one page; and no mail goes out."""
+"""preview shows the message as it would be sent, on the screen, in files and on one page, and sends nothing."""
 
 import email
 import email.policy

@@ -57,7 +57,7 @@ def test_when_grace_is_over_what_has_no_reply_is_in_doubt(
 
 @pytest.mark.parametrize("policy", ["resend", "hold"])
 def test_kill_9_in_a_backlog(database: Database, mail: MailServer, pgherald: Pgherald, policy: str) -> None:
-    # What is marked waits for the end of the lease. On a busy machine a shorter one ends by itself, and nothing is marked.
+    # Marked events wait for the end of the lease. On a busy machine a shorter lease expires before anything is marked.
     env = {"PGHERALD_DELIVERY_IN_DOUBT": policy, "PGHERALD_DELIVERY_LEASE": "3s"}
     plans = add_plans(database, 2000)
     database.verify(*plans)

@@ -1,4 +1,4 @@
-"""The command with its standard streams closed, or on a terminal that cannot encode a character."""
+"""Run the command with its standard streams closed, or on a terminal that cannot encode a character."""
 
 import os
 import subprocess
