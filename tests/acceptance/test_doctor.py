@@ -1,4 +1,4 @@
-"""doctor: every fault, planted by itself, is named by its check, and no other check turns from ok."""
+"""doctor names each fault by its own check, and the other checks stay ok."""
 
 import asyncio
 import json

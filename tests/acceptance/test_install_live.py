@@ -1,4 +1,4 @@
-"""`install` into a database at work: who is held up and for how long, whatever the names, and who may do what."""
+"""`install` into a database in use: which sessions wait, for how long, and which rights each role has afterwards."""
 
 import json
 import threading

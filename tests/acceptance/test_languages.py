@@ -1,4 +1,4 @@
-"""What a real daemon writes: in the reader's language, with links that lead somewhere, and again after SIGHUP."""
+"""A running daemon writes in the reader's language, with valid links, and with the new translation after SIGHUP."""
 
 import re
 import signal

@@ -1,4 +1,4 @@
-"""preview: the message as it would be sent, on the screen, in files and on one page; and no mail goes out."""
+"""preview shows the message as it would be sent, on the screen, in files and on one page, and sends nothing."""
 
 import email
 import email.policy
@@ -164,3 +164,13 @@ def test_what_it_writes_is_for_the_user_alone(database: Database, pgherald: Pghe
     assert len(made) == 6
     assert {(path.is_dir(), path.stat().st_mode & 0o777) for path in made} == {(True, 0o700), (False, 0o600)}
     assert {path.name for path in (tmp_path / "new" / "folder").iterdir() if path.name.startswith(".")} == set()
+
+
+@pytest.mark.parametrize("folder", ["/dev/null/x", "/proc/x"])
+def test_no_place_to_write(database: Database, pgherald: Pgherald, folder: str) -> None:
+    database.add_plan("Café", "a@example.org", status="VE")
+    done = pgherald("preview", "dateplan_verified", "--out", folder)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert folder in done.stderr
+    assert len(done.stderr.splitlines()) == 1

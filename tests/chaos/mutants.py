@@ -1,4 +1,4 @@
-"""Bugs put in on purpose, to see that they are found: ``python -m tests.chaos.mutants NAME run``.
+"""Bugs added on purpose, to check that a run finds them: ``python -m tests.chaos.mutants NAME run``.
 
 They change the daemon's code in its process, and are no part of it.
 """
@@ -19,7 +19,7 @@ from tests.chaos.stage import Options
 
 
 def settle_without_fence() -> None:
-    """Who has lost an event settles it all the same."""
+    """A worker that has lost an event settles it all the same."""
     fence = " AND o.claim = s.claim"
     for name in ("settle", "record"):
         assert outbox.QUERIES[name].count(fence) == 1, "the fence is elsewhere by now"
@@ -63,7 +63,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
 
 
 def provoking(options: Options, mutant: str) -> Options:
-    """What brings this one to light soon, and not once in an hour."""
+    """Return the options under which this mutant is found soon, and not once an hour."""
     match mutant:
         case "settle_without_fence":
             # Stopped for longer than its lease with its hands full, and back while others work on what it had. With

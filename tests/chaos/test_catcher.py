@@ -24,7 +24,7 @@ async def outcome_of(catcher: Catcher) -> object:
     try:
         outcome = await send(connection, message=MESSAGE)
         if isinstance(outcome, Accepted):
-            # What was done then is felt by who comes next.
+            # The next connection feels the effect.
             return await send(connection, message=MESSAGE)
         return outcome
     finally:

@@ -293,7 +293,7 @@ def test_no_plan_reads_what_is_settled(database: Database, query: str, events: i
 
 
 def test_the_daemons_sessions_are_pinned_and_prepare_at_once(database: Database) -> None:
-    """What the test above sets by hand."""
+    """The pool sets the options that the test above sets by hand."""
 
     async def settings() -> tuple[Any, ...]:
         pool = outbox_pool(database.url)

@@ -1,4 +1,4 @@
-"""What one event's data does to a statement for many: that event alone suffers it."""
+"""Bad data of one event fails that event alone, not the others in the same statement."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""The overview: right, and cheap however much waits or was sent."""
+"""The overview is right, and cheap for any number of waiting or sent events."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""The same file by psql and by `pgherald install`: once, again, while the application writes, and away again."""
+"""The same file by psql and by `pgherald install`: once, again, while the application writes, and uninstalled."""
 
 from collections.abc import Iterator
 from pathlib import Path

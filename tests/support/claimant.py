@@ -44,7 +44,7 @@ class Claimant:
         return sorted(rows, key=lambda row: row["id"])
 
     def stored(self, event: DictRow) -> tuple[str, bytes]:
-        """What was kept of the event's first sending."""
+        """Return the recipient and the bytes that were kept of the event's first sending."""
         [row] = self._run("stored", id=event["id"], claim=event["claim"], most=1000)
         return row["recipient"], row["message"]
 
@@ -52,12 +52,12 @@ class Claimant:
         self, event: DictRow, state: str, *, reason: str | None = None, uses_attempt: bool = False, delay: float | None = None,
         history_entry: str | None = None, detail: str | None = None, hold: bool = False,
     ) -> bool:  # fmt: skip
-        """Whether it was this claim's to settle."""
+        """Settle the event. Return whether this claim still owned it."""
         values = (event["id"], event["claim"], state, reason, int(uses_attempt), delay, history_entry or state, detail)
         return bool(self.record([values], [], hold=hold))
 
     def mark(self, event: DictRow, recipient: str = "jane@example.org", message: bytes = b"bytes") -> bool:
-        """Whether it was this claim's to mark."""
+        """Mark the event. Return whether this claim still owned it."""
         return bool(self.record([], [(event["id"], event["claim"], recipient, message)]))
 
     def peers(self) -> list[DictRow]:

@@ -1,4 +1,4 @@
-"""What tests of the SMTP client share: both event loops, ways to connect, and waiting without sleeping."""
+"""Helpers for tests of the SMTP client: both event loops, ways to connect, and waiting without sleeping."""
 
 import asyncio
 import functools

@@ -127,7 +127,7 @@ async def test_the_gate_waits_for_no_late_answer_and_is_moved_in_order() -> None
     begun = loop.time()
     assert not await gate.close()
     await gate.open()
-    # What it is to be in the end is not yet what it is: it must not be taken for closed meanwhile.
+    # The close was requested and is not confirmed, so the gate must not count as closed.
     server.answers.put_nowait(True)
     assert not await gate.close()
     assert loop.time() - begun < 5
