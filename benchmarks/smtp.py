@@ -35,7 +35,8 @@ from listener.mail.templates import Templates
 from listener.smtp.breaker import Breaker
 from listener.smtp.outcome import Accepted
 from listener.smtp.pool import SmtpPool
-from listener.smtp.session import SmtpServer, tls_context
+from listener.smtp.server import SmtpServer
+from listener.smtp.session import tls_context
 from tests.support.proxy import Proxy
 
 RULE = "dateplan_verified"
