@@ -17,7 +17,7 @@ from listener.db.connection import connect_async, lookup_pool, opened, translate
 from listener.db.owner import execute_as_owner
 from listener.errors import BadData, PgheraldError
 from listener.mail.composer import Composer, Message
-from listener.mail.message import message_id
+from listener.mail.message import make_message_id
 from listener.mail.templates import Templates
 from listener.outbox.event import Event
 from listener.worker.lookup import Lookup, ToSend
@@ -84,7 +84,7 @@ async def make(
         note = f"this row's mail would not go out: {verdict.reason}" + (
             f" ({verdict.detail})" if verdict.detail else ""
         )
-    address, no_key = to or recipient, message_id(token_bytes(32), name, 0, now)
+    address, no_key = to or recipient, make_message_id(token_bytes(32), name, 0, now)
     languages = templates.languages(rule.template) if "language" in rows[0] else []
     try:
         message = composer.compose(name, key, rows[0], address, no_key, now)

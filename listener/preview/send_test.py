@@ -10,7 +10,7 @@ from listener.address import Address
 from listener.config.settings import Settings
 from listener.errors import PgheraldError
 from listener.mail.composer import Message
-from listener.mail.message import MessageDefaults, build, message_id
+from listener.mail.message import MessageDefaults, build, make_message_id
 from listener.mail.templates import Templates
 from listener.recipients import RecipientPolicy
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused
@@ -38,7 +38,7 @@ def note(settings: Settings, recipient: Address, where: str) -> Message:
     content = Templates([_TEMPLATE]).render(_TEMPLATE, context)
     actual = guard.route(recipient)
     instead_of = recipient if actual != recipient else None
-    key = message_id(token_bytes(32), _TEMPLATE, 0, now)
+    key = make_message_id(token_bytes(32), _TEMPLATE, 0, now)
     defaults = MessageDefaults(sender=settings.mail.sender, idempotency_header=settings.mail.idempotency_header)
     return Message(key, actual, content, build(defaults, content, actual, key, now, original_recipient=instead_of))
 
