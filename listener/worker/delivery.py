@@ -15,7 +15,7 @@ from listener.errors import BadData, RuleBroken
 from listener.logs import log
 from listener.mail import unsubscribe
 from listener.mail.composer import Composer
-from listener.mail.message import message_id
+from listener.mail.message import make_message_id
 from listener.outbox.event import Event, OutgoingMessage, Settlement, State, StoredMessage
 from listener.retry import FIRST_DELAY_S, MAX_DELAY_S, backoff
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
@@ -144,7 +144,7 @@ class Delivery:
             RuleBroken: there is no message for any row.
         """
         event = to_send.event
-        key = message_id(self._secret, event.rule, event.id, event.captured_at)
+        key = make_message_id(self._secret, event.rule, event.id, event.captured_at)
         try:
             if stored is not None:
                 recipient = parse_address(stored.recipient)
