@@ -33,10 +33,10 @@ class Taken:
 
     def __init__(self) -> None:
         self.rules = default_rules()
-        self.unheld = list(self.rules)
+        self.active_rules = list(self.rules)
         self.at: dict[int, float] = {}
 
-    async def sort(self, rule: str, events: Iterable[Event], pool: Any, budget: int) -> list[Settlement]:
+    async def triage(self, rule: str, events: Iterable[Event], pool: Any, budget: int) -> list[Settlement]:
         events = list(events)
         self.at.update((int(event.key), time.monotonic()) for event in events)
         return [Settlement(event, "skipped", "skipped", "no_consent") for event in events]
