@@ -33,8 +33,9 @@ from listener.mail.composer import Composer
 from listener.mail.message import message_id
 from listener.mail.templates import Templates
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import Accepted, SmtpServer, tls_context
+from listener.smtp.outcome import Accepted
 from listener.smtp.pool import SmtpPool
+from listener.smtp.session import SmtpServer, tls_context
 from tests.support.proxy import Proxy
 
 RULE = "dateplan_verified"

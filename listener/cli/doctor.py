@@ -11,7 +11,7 @@ from listener.cli.options import configured, settings
 from listener.cli.output import write_json, write_line
 from listener.config.settings import Settings
 from listener.doctor.checks import examine
-from listener.doctor.result import ReportedCheck, State
+from listener.doctor.result import CheckResult, State
 
 _COLORS = {State.ok: "green", State.warn: "yellow", State.fault: "red"}
 
@@ -37,7 +37,7 @@ def doctor(as_json: bool, strict: bool, config_file: Path | None) -> None:
         sys.exit(1)
 
 
-async def _examine(loaded: Settings, *, aloud: bool) -> list[ReportedCheck]:
+async def _examine(loaded: Settings, *, aloud: bool) -> list[CheckResult]:
     findings = []
     async for finding in examine(loaded):
         findings.append(finding)
@@ -46,7 +46,7 @@ async def _examine(loaded: Settings, *, aloud: bool) -> list[ReportedCheck]:
     return findings
 
 
-def _say(finding: ReportedCheck) -> None:
+def _say(finding: CheckResult) -> None:
     # Each as it is found: a mail server that is silent takes its time.
     state = click.style(f"{finding.state:<5}", fg=_COLORS[finding.state])
     remedy = f" -> {finding.remedy}" if finding.remedy else ""

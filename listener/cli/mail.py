@@ -11,7 +11,8 @@ from listener import logs
 from listener.address import Address, parse_address
 from listener.cli.options import configured, settings, the_rule
 from listener.cli.output import write_line, write_lines
-from listener.config.rules import Rule, parse_key
+from listener.config.keys import parse_key
+from listener.config.rules import Rule
 from listener.config.settings import Settings
 from listener.errors import BadData, PgheraldError
 from listener.files import folder, put

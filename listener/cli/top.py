@@ -20,9 +20,11 @@ from rich.text import Text
 from listener import logs
 from listener.cli.options import configured, settings
 from listener.cli.output import Screen
-from listener.db.connection import opened, overview_pool
+from listener.db.errors import translate_errors
+from listener.db.pools import opened, overview_pool
+from listener.db.schema_version import usable_version
 from listener.printable import duration, excerpt
-from listener.status.overview import EventState, Minute, Overview, OverviewCache, look
+from listener.status.overview import EventState, Minute, Overview, OverviewCache, read_overview
 
 _EVERY = 1.0
 _STALE = 3600.0
@@ -58,7 +60,9 @@ async def _top(url: str) -> None:
     async with opened(pool):
         # What is wrong from the start is said as by every command, and no picture comes.
         async with pool.connection() as conn:
-            await look(conn)
+            with translate_errors():
+                await usable_version(conn)
+            await read_overview(conn)
         with _keys(over), Live(console=screen, screen=True, auto_refresh=False) as live:
             while not over.is_set():
                 seen = await overview_cache.get(_EVERY, fresh=0.9 * _EVERY, stale=_STALE)
@@ -153,7 +157,10 @@ def _workers(o: Overview) -> RenderableType:
         for w in o.workers
     ] or [Text("no daemon is at work", "yellow")]
     gate = "asleep: the application rings" if o.asleep else "awake: the application rings nobody"
-    lines += [Text(f"the {h.lock} lock is held by {excerpt(h.name)}: {excerpt(h.remedy)}", "red") for h in o.strangers]
+    lines += [
+        Text(f"the {h.lock} lock is held by {excerpt(h.name)}: {excerpt(h.remedy)}", "red")
+        for h in o.foreign_lock_holders
+    ]
     return Panel(Group(*lines, Text(gate, "dim")), title="Workers", title_align="left", border_style="dim")
 
 

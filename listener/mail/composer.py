@@ -7,7 +7,8 @@ from typing import Any
 from urllib.parse import quote
 
 from listener.address import Address
-from listener.config.rules import APPLICATION, MADE, OWN_COLUMNS, PLACEHOLDER, Rule, show_key
+from listener.config.keys import show_key
+from listener.config.rules import APPLICATION, BUILT_IN_VARIABLES, OWN_COLUMNS, PLACEHOLDER, Rule
 from listener.config.settings import Settings
 from listener.errors import ConfigError, RuleBroken
 from listener.mail.message import Content, MessageDefaults, build
@@ -60,7 +61,7 @@ class Composer:
             RuleBroken: it does not, as for every row.
         """
         rule = self._rules[name]
-        if taken := sorted(columns & set(MADE)):
+        if taken := sorted(columns & set(BUILT_IN_VARIABLES)):
             raise RuleBroken(
                 f"the lookup of rule {name} gives a column {taken[0]!r}, which pgherald makes itself; call it otherwise"
             )

@@ -23,7 +23,7 @@ from jinja2 import (
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from listener.config.rules import MADE
+from listener.config.rules import BUILT_IN_VARIABLES
 from listener.errors import BadData, RuleBroken
 from listener.limits import MAX_MESSAGE
 from listener.mail.language import PARTS, choose, translations, wider
@@ -81,7 +81,7 @@ class Templates:
         )
         self._environment.filters["oneline"] = _oneline
         # What is made besides the row's own; not all of it always.
-        self._environment.globals.update(dict.fromkeys(MADE))
+        self._environment.globals.update(dict.fromkeys(BUILT_IN_VARIABLES))
         self._mails = {name: self._translated(name) for name in names}
 
     def languages(self, name: str) -> list[str]:

@@ -17,7 +17,8 @@ from typing import Any
 import psycopg
 
 from listener.config.rules import APPLICATION, Rule
-from listener.db.connection import POLICIES_APPLY, is_unavailable, summary
+from listener.db.connection import POLICIES_APPLY
+from listener.db.errors import is_unavailable, summary
 from listener.db.pool import Pool
 from listener.errors import DatabaseUnavailable, RuleBroken
 from listener.logs import log

@@ -10,11 +10,14 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from listener.address import Address, parse_address
-from listener.config.rules import Rule, show_key
+from listener.config.keys import show_key
+from listener.config.rules import Rule
 from listener.config.settings import Settings
 from listener.db import keys
-from listener.db.connection import connect_async, lookup_pool, opened, translate_errors
+from listener.db.connection import connect_async
+from listener.db.errors import translate_errors
 from listener.db.owner import execute_as_owner
+from listener.db.pools import lookup_pool, opened
 from listener.errors import BadData, PgheraldError
 from listener.mail.composer import Composer, Message
 from listener.mail.message import message_id

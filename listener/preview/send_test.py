@@ -13,10 +13,10 @@ from listener.mail.composer import Message
 from listener.mail.message import MessageDefaults, build, message_id
 from listener.mail.templates import Templates
 from listener.recipients import RecipientPolicy
-from listener.smtp.advice import advice
-from listener.smtp.connection import Accepted, InDoubt, NotPermitted, NotSent, Refused
+from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused
+from listener.smtp.remedies import remedy_for
 from listener.smtp.replies import Reply
-from listener.transport.local import Transport
+from listener.transport.base import Transport
 
 _TEMPLATE = "send_test"
 
@@ -63,9 +63,9 @@ async def send(settings: Settings, transport: Transport, message: Message) -> Re
         case Accepted(reply):
             return reply
         case Refused(phase, reply, verdict):
-            raise PgheraldError(f"not sent: {phase.upper()}: {reply} -> {advice(phase, verdict)}")
+            raise PgheraldError(f"not sent: {phase.upper()}: {reply} -> {remedy_for(phase, verdict)}")
         case NotSent(phase, detail, verdict):
-            raise PgheraldError(f"not sent: {phase.upper()}: {detail} -> {advice(phase, verdict)}")
+            raise PgheraldError(f"not sent: {phase.upper()}: {detail} -> {remedy_for(phase, verdict)}")
         case InDoubt(detail):
             raise PgheraldError(f"in doubt: the message left, and no reply came: {detail} -> look in the mailbox")
         case NotPermitted():

@@ -40,14 +40,13 @@ class UnsubscribePage:
         return self._page("Unsubscribe", "Shall no more mails of this kind be sent to you?", asks=True)
 
     async def take_back(self, request: web.Request) -> web.Response:
-        worker = self._health.worker
-        if self._limit.reached or self.key is None or worker is None:
+        if self._limit.empty or self.key is None or not self._health.is_ready:
             return self._later()
-        self._limit.count()
+        self._limit.take()
         subscription = read_token(self.key, request.match_info["token"])
         try:
             if subscription is not None:
-                await unsubscribe(self._pool, worker.delivery.rules, subscription)
+                await unsubscribe(self._pool, self._health.rules, subscription)
         except DatabaseUnavailable as exc:
             log.warning("unsubscribe_failed", error=str(exc))
             return self._later()

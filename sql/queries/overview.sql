@@ -4,13 +4,13 @@
 -- name: overview_rules
 -- The first in the order of sending stand for all: beyond them nothing is counted.
 WITH waiting AS MATERIALIZED (
-    SELECT rule, captured_at, scheduled_at <= now() AS due
+    SELECT rule, captured_at
       FROM pgherald.outbox WHERE state = 'available' ORDER BY scheduled_at, id LIMIT 10000),
 counted AS (
-    SELECT rule, count(*) AS available, count(*) FILTER (WHERE due) AS due, min(captured_at) FILTER (WHERE isfinite(captured_at)) AS first FROM waiting GROUP BY rule),
+    SELECT rule, count(*) AS available, min(captured_at) FILTER (WHERE isfinite(captured_at)) AS first FROM waiting GROUP BY rule),
 doubted AS (
     SELECT rule, count(*) AS in_doubt FROM pgherald.outbox WHERE state = 'in_doubt' GROUP BY rule)
-SELECT coalesce(r.rule, c.rule, d.rule) AS name, coalesce(c.available, 0) AS available, coalesce(c.due, 0) AS due,
+SELECT coalesce(r.rule, c.rule, d.rule) AS name, coalesce(c.available, 0) AS available,
        extract(epoch FROM now() - c.first)::float8 AS oldest, coalesce(d.in_doubt, 0) AS in_doubt, r.paused_at
   FROM pgherald.rule AS r FULL JOIN counted AS c ON c.rule = r.rule FULL JOIN doubted AS d ON d.rule = coalesce(r.rule, c.rule)
  ORDER BY 1;

@@ -20,7 +20,7 @@ from listener.db.schema import daemon_grants
 from listener.demo.cluster import Cluster
 from listener.doctor import notifications, server
 from listener.doctor.checks import examine
-from listener.doctor.result import ReportedCheck, State
+from listener.doctor.result import CheckResult, State
 from tests.support import wait_until
 from tests.support.command import Pgherald
 from tests.support.database import OPTIONS, Database, Databases, fill_with_story
@@ -35,7 +35,7 @@ TRIGGERS, CAPTURE, LOOKUP, TEMPLATE, MAIL = (
 )
 HEALTHY = {"daemon"}
 
-Examine = Callable[..., dict[str, ReportedCheck]]
+Examine = Callable[..., dict[str, CheckResult]]
 
 
 @pytest.fixture
@@ -45,13 +45,11 @@ def doctor(pgherald: Pgherald, monkeypatch: pytest.MonkeyPatch) -> Examine:
         if name.startswith("PG"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(pgherald.folder)
-    monkeypatch.setattr(notifications, "HEARING", 1.0)
+    monkeypatch.setattr(notifications, "LISTEN_TIMEOUT_S", 1.0)
     # The server of the tests may be of a release with the known fault.
-    monkeypatch.setattr(server, "MENDED", {})
+    monkeypatch.setattr(server, "FIXED_MINOR", {})
 
-    def run(
-        change: Callable[[Settings], Settings] = lambda settings: settings, **more: str
-    ) -> dict[str, ReportedCheck]:
+    def run(change: Callable[[Settings], Settings] = lambda settings: settings, **more: str) -> dict[str, CheckResult]:
         with monkeypatch.context() as patch:
             for name, value in {**pgherald.settings, **more}.items():
                 patch.setenv(name, value)
@@ -60,7 +58,7 @@ def doctor(pgherald: Pgherald, monkeypatch: pytest.MonkeyPatch) -> Examine:
     return run
 
 
-async def _collect(settings: Settings) -> dict[str, ReportedCheck]:
+async def _collect(settings: Settings) -> dict[str, CheckResult]:
     return {finding.check: finding async for finding in examine(settings)}
 
 
@@ -69,7 +67,7 @@ def plan(database: Database) -> int:
     return database.add_plan("Café", "a@example.org")
 
 
-def ill(findings: dict[str, ReportedCheck]) -> set[str]:
+def ill(findings: dict[str, CheckResult]) -> set[str]:
     """Those that are not ok, less those that say what they lack to be checked, and that the tests connect as a superuser."""
     return {
         name
@@ -80,7 +78,7 @@ def ill(findings: dict[str, ReportedCheck]) -> set[str]:
     }
 
 
-def names(findings: dict[str, ReportedCheck], check: str, state: str, *words: str) -> None:
+def names(findings: dict[str, CheckResult], check: str, state: str, *words: str) -> None:
     """Only `check` found something, in these words, and says what to do."""
     assert ill(findings) - HEALTHY == {check}
     finding = findings[check]
@@ -90,7 +88,7 @@ def names(findings: dict[str, ReportedCheck], check: str, state: str, *words: st
         assert word in f"{finding.seen} -> {finding.remedy}"
 
 
-def all_checked(findings: dict[str, ReportedCheck]) -> bool:
+def all_checked(findings: dict[str, CheckResult]) -> bool:
     return not any(finding.seen.startswith("not checked: ") for finding in findings.values())
 
 
@@ -113,7 +111,7 @@ def without(text: str, part: str, other: str = "") -> str:
 def of_its_release(database: Database) -> set[str]:
     """The check that is not ok because of the release of the tests' own server."""
     major, minor = divmod(database.value("SELECT current_setting('server_version_num')::integer"), 10000)
-    return {"server"} if minor < server.MENDED.get(major, 0) else set()
+    return {"server"} if minor < server.FIXED_MINOR.get(major, 0) else set()
 
 
 def test_healthy(plan: int, database: Database, pgherald: Pgherald, mail: MailServer) -> None:
@@ -129,7 +127,7 @@ def test_healthy(plan: int, database: Database, pgherald: Pgherald, mail: MailSe
     assert pgherald("doctor", "--strict").returncode == 1
     lines = pgherald("doctor", check=True).stdout.splitlines()
     assert len(lines) == len(findings)
-    assert "warn   daemon: no daemon is at work; events wait -> start it: pgherald run" in lines
+    assert "warn   daemon: no daemon is running; events wait -> start one: pgherald run" in lines
 
 
 def test_healthy_with_a_daemon(plan: int, database: Database, role: str, pgherald: Pgherald) -> None:
@@ -180,9 +178,9 @@ def test_a_release_with_the_known_fault(
     plan: int, database: Database, doctor: Examine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     major, minor = divmod(database.value("SELECT current_setting('server_version_num')::integer"), 10000)
-    monkeypatch.setattr(server, "MENDED", {major: minor + 1})
+    monkeypatch.setattr(server, "FIXED_MINOR", {major: minor + 1})
     names(doctor(), "server", "warn", f"PostgreSQL {major}.{minor}", f"{major}.{minor + 1}")
-    monkeypatch.setattr(server, "OLDEST", major + 1)
+    monkeypatch.setattr(server, "MIN_MAJOR", major + 1)
     names(doctor(), "server", "fault", "too old")
 
 
@@ -215,7 +213,7 @@ def test_a_database_set_to_read_only(plan: int, database: Database, doctor: Exam
 
 
 def test_a_long_transaction(plan: int, database: Database, doctor: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "LONG", 0.01)
+    monkeypatch.setattr(server, "MAX_TRANSACTION_AGE_S", 0.01)
     with database.connect(application_name="forgotten") as conn:
         conn.execute("BEGIN")
         conn.execute("SELECT pg_current_xact_id()")
@@ -250,7 +248,7 @@ def test_not_installed(bare_database: Database, doctor: Examine) -> None:
     findings = doctor()
     assert ill(findings) == {"schema", LOOKUP}
     assert findings["schema"].remedy == "run `pgherald install`"
-    assert findings[TRIGGERS].seen == "not checked: this database has no pgherald in it"
+    assert findings[TRIGGERS].seen == "not checked: pgherald is not installed in this database"
 
 
 @pytest.mark.parametrize(
@@ -270,12 +268,12 @@ def test_not_installed(bare_database: Database, doctor: Examine) -> None:
          ("_insert on public.dateplan and", "are disabled", "ENABLE TRIGGER pgherald_dateplan_verified_update", "ENABLE TRIGGER pgherald_dateplan_verified_insert")),
         ("ALTER TABLE public.dateplan ENABLE REPLICA TRIGGER pgherald_dateplan_verified_update", TRIGGERS, "fault",
          ("replication only", "ENABLE TRIGGER")),
-        ("DELETE FROM pgherald.rule", TRIGGERS, "fault", ("not watched", "pgherald install")),
-        ("UPDATE pgherald.rule SET value = 'XX'", TRIGGERS, "fault", ("'XX'", "not what is configured")),
+        ("DELETE FROM pgherald.rule", TRIGGERS, "fault", ("not installed", "pgherald install")),
+        ("UPDATE pgherald.rule SET value = 'XX'", TRIGGERS, "fault", ("'XX'", "differs from [rules.dateplan_verified]")),
         ("ALTER FUNCTION pgherald.capture_dateplan_verified() SECURITY INVOKER", CAPTURE, "fault",
          ("the application's rights", "SECURITY DEFINER")),
         ("""CREATE OR REPLACE FUNCTION pgherald.capture_dateplan_verified() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-            AS 'BEGIN RETURN NULL; END'""", CAPTURE, "fault", ("was changed", "pgherald install")),
+            AS 'BEGIN RETURN NULL; END'""", CAPTURE, "fault", ("was changed by hand", "pgherald install")),
     ],
     ids=["older", "newer", "no index", "changed function", "no function", "no trigger", "disabled", "replica",
          "not watched", "watched otherwise", "invoker", "changed capture"],
@@ -335,7 +333,7 @@ PER_STATEMENT = "SELECT pgherald.watch('dateplan_verified', 'public.dateplan', c
 
 def test_captured_per_statement(plan: int, database: Database, doctor: Examine) -> None:
     database.execute(PER_STATEMENT)
-    names(doctor(), TRIGGERS, "warn", "per statement, and configured per row", "pgherald install")
+    names(doctor(), TRIGGERS, "warn", "the triggers capture per statement", 'capture = "row"', "pgherald install")
     statement = rule_with(capture="statement")
     assert ill(doctor(statement)) == HEALTHY
     assert all_checked(doctor(statement))
@@ -355,23 +353,23 @@ def test_captured_per_statement(plan: int, database: Database, doctor: Examine) 
         database.execute(sql.SQL(findings[TRIGGERS].remedy.partition("; then")[0]))  # type: ignore[arg-type]
         assert ill(doctor(statement)) == HEALTHY
     database.execute("CREATE TABLE public.more () INHERITS (public.dateplan)")
-    names(doctor(statement), TRIGGERS, "fault", "to inherit", 'capture = "row"')
+    names(doctor(statement), TRIGGERS, "fault", "part of an inheritance tree", 'capture = "row"')
 
 
 def test_a_column_that_capture_names_is_renamed(plan: int, database: Database, doctor: Examine) -> None:
     database.execute("ALTER TABLE public.dateplan RENAME id TO number")
     findings = doctor()
     assert ill(findings) == HEALTHY | {TRIGGERS, LOOKUP}
-    assert "public.dateplan has no column id any more, and every write" in findings[TRIGGERS].seen
-    assert findings[CAPTURE].seen == "not checked: it names a column that is gone"
+    assert "public.dateplan no longer has column id, so every write" in findings[TRIGGERS].seen
+    assert findings[CAPTURE].seen == "not checked: the capture function uses a column that no longer exists"
     database.execute(
         "ALTER TABLE public.dateplan RENAME number TO id; ALTER TABLE public.dateplan RENAME status TO state"
     )
-    assert "no column status" not in doctor()[TRIGGERS].seen, "a row trigger's condition follows the new name"
+    assert "has column status" not in doctor()[TRIGGERS].seen, "a row trigger's condition follows the new name"
     database.execute("ALTER TABLE public.dateplan RENAME state TO status")
     database.execute(PER_STATEMENT)
     database.execute("ALTER TABLE public.dateplan RENAME status TO state")
-    assert "no column status any more, and every write" in doctor(rule_with(capture="statement"))[TRIGGERS].seen
+    assert "no longer has column status, so every write" in doctor(rule_with(capture="statement"))[TRIGGERS].seen
 
 
 def test_install_mends_what_it_is_said_to(plan: int, database: Database, doctor: Examine, pgherald: Pgherald) -> None:
@@ -416,8 +414,8 @@ def test_no_type_of_column_looks_changed(database: Database, doctor: Examine) ->
 
     findings = doctor(change)
     seen = {finding.seen for check, finding in findings.items() if check.startswith(("triggers ", "capture "))}
-    assert seen == {"as watch() makes it"} | {
-        f"on {rule['table']}, enabled, as watch() makes them" for rule in rules.values()
+    assert seen == {f"pgherald.capture_{name}() is unchanged" for name in rules} | {
+        f"on {rule['table']}, enabled and unchanged" for rule in rules.values()
     }
 
 
@@ -484,7 +482,7 @@ def test_the_daemons_role(plan: int, database: Database, role: str, doctor: Exam
     url = as_role(database, role)
     findings = doctor(PGHERALD_DATABASE_URL=url)
     assert ill(findings) == HEALTHY
-    assert findings["grants"].seen == f"{role} has all that the daemon needs"
+    assert findings["grants"].seen == f"role {role} has all privileges that the daemon needs"
     for grant in daemon_grants().split(";"):
         if not grant.strip():
             continue
@@ -495,7 +493,7 @@ def test_the_daemons_role(plan: int, database: Database, role: str, doctor: Exam
     database.execute(sql.SQL("REVOKE SELECT ON public.users FROM {}").format(sql.Identifier(role)))
     names(doctor(PGHERALD_DATABASE_URL=url), LOOKUP, "fault", "permission denied for table users", "GRANT SELECT")
     database.execute(sql.SQL("REVOKE pg_read_all_stats FROM {}").format(sql.Identifier(role)))
-    assert "sessions of other roles are hidden" in doctor(PGHERALD_DATABASE_URL=url)["transactions"].seen
+    assert "cannot see the sessions of other roles" in doctor(PGHERALD_DATABASE_URL=url)["transactions"].seen
 
 
 def test_row_level_security(plan: int, database: Database, role: str, doctor: Examine) -> None:
@@ -562,7 +560,7 @@ def test_a_lookup_that_fails(plan: int, doctor: Examine, part: str, other: str, 
 
     findings = doctor(change)
     names(findings, check, "fault", words, "[rules.dateplan_verified] lookup")
-    assert findings[TEMPLATE].seen == "not checked: compiles, but the lookup gives it no row"
+    assert findings[TEMPLATE].seen == "not checked: the template compiles, but its lookup failed"
 
 
 def test_a_lookup_without_index(database: Database, plan: int, doctor: Examine) -> None:
@@ -584,7 +582,7 @@ def test_a_template_that_takes_what_the_lookup_does_not_give(plan: int, doctor: 
         lookup = without(settings.rules[RULE].lookup, ", p.place")
         return rule_with(lookup=lookup, require=())(settings)
 
-    names(doctor(change), TEMPLATE, "fault", "'place'", "name it in the SELECT")
+    names(doctor(change), TEMPLATE, "fault", "'place'", "add it to the SELECT")
 
 
 @pytest.mark.parametrize(
@@ -612,10 +610,10 @@ def test_a_template_that_fails(
 @pytest.mark.parametrize(
     ("part", "text", "check", "words"),
     [
-        ("body.html", "<b>{{ place | safe }}</b>", TEMPLATE, ("becomes markup in the HTML", "take | safe out")),
+        ("body.html", "<b>{{ place | safe }}</b>", TEMPLATE, ("becomes markup in the HTML", "remove | safe")),
         ("body.html", "<b title={{ place }}></b>", TEMPLATE, ("becomes markup in the HTML", "quotes")),
-        ("body.txt", "at {{ place }}", TEMPLATE, ("begin a line of its own", "| oneline")),
-        ("body.txt", "{{ place.index('f') }}", TEMPLATE, ("fails on a text with markup in it", "any text")),
+        ("body.txt", "at {{ place }}", TEMPLATE, ("begin a new line", "| oneline")),
+        ("body.txt", "{{ place.index('f') }}", TEMPLATE, ("fails for a text that contains markup", "any text")),
         ("body.html", "<p>{{ place }}</p>", MAIL, ("<html> has no lang", "pgherald preview")),
         ("subject.txt", "", MAIL, ("the subject is empty",)),
     ],
@@ -669,10 +667,10 @@ def test_staging(plan: int, doctor: Examine, mail: MailServer, tmp_path: Path) -
         **env, PGHERALD_MAIL_ALLOWED_RECIPIENTS="@example.org", PGHERALD_MAIL_REDIRECT_TO="qa@example.org"
     )
     assert ill(findings) == HEALTHY
-    assert findings["smtp"].seen == f"no mail server: messages go to {tmp_path}/some/where"
-    assert findings["sender"].seen.endswith("to @example.org only, all of it to qa@example.org")
+    assert findings["smtp"].seen == f"no mail server is used: messages go to {tmp_path}/some/where"
+    assert findings["sender"].seen.endswith("only to @example.org, all redirected to qa@example.org")
     (tmp_path / "some").write_text("in the way")
-    names(doctor(**env), "smtp", "fault", f"{tmp_path}/some cannot be written to")
+    names(doctor(**env), "smtp", "fault", f"{tmp_path}/some is not a writable folder")
     assert ill(doctor(PGHERALD_MAIL_TRANSPORT="console")) == HEALTHY
 
 
@@ -721,7 +719,7 @@ def test_a_gate_held_by_a_stalled_session(plan: int, database: Database, doctor:
         conn.execute("SELECT pg_advisory_lock(726354, 1)")
         # A stranger's is no sleeping daemon's.
         findings = doctor()
-        assert findings["gate"].seen == "open: nobody sleeps"
+        assert findings["gate"].seen == "open: no daemon waits for a notification"
         pid = conn.info.backend_pid
         names(findings, "locks", "fault", f"gate lock is held by pid {pid}", "stalled", f"pg_terminate_backend({pid})")
         database.execute(
@@ -730,9 +728,11 @@ def test_a_gate_held_by_a_stalled_session(plan: int, database: Database, doctor:
         )
         findings = doctor()
         assert ill(findings) == set()
-        assert "asleep" in findings["gate"].seen
+        assert "no event is overdue" in findings["gate"].seen
         database.execute(add.format(RULE, "-1 min"))
-        names(doctor(), "gate", "fault", f"pid {pid}", "stalled", "1 events overdue", f"pg_terminate_backend({pid})")
+        names(
+            doctor(), "gate", "fault", f"pid {pid}", "stalled", "1 events are overdue", f"pg_terminate_backend({pid})"
+        )
     # With nobody asleep they are merely waiting.
     assert ill(doctor()) == set()
 
@@ -747,12 +747,15 @@ def test_an_installer_is_no_stranger(plan: int, database: Database, doctor: Exam
 
 def test_a_daemon_with_trouble_of_its_own(plan: int, database: Database, doctor: Examine) -> None:
     database.execute(
-        "INSERT INTO pgherald.worker (name, version, lease, listening, breaker) VALUES ('host:1', '1', '1 min', true, '535 no')"
+        "INSERT INTO pgherald.worker (name, version, lease, listening, breaker_reason) VALUES ('host:1', '1', '1 min', true, '535 no')"
     )
     finding = doctor()["daemon"]
-    assert (finding.state, finding.seen) == ("warn", "host:1 does not claim: 535 no")
-    database.execute("UPDATE pgherald.worker SET breaker = NULL, listening = false")
-    assert doctor()["daemon"].seen == "host:1 polls and does not listen"
+    assert (finding.state, finding.seen) == (
+        "warn",
+        "host:1 has paused, because the mail server is unavailable: 535 no",
+    )
+    database.execute("UPDATE pgherald.worker SET breaker_reason = NULL, listening = false")
+    assert doctor()["daemon"].seen == "host:1 polls, because LISTEN does not work there"
     database.execute("UPDATE pgherald.worker SET listening = true")
     assert ill(doctor()) == set()
     database.execute("UPDATE pgherald.worker SET seen_at = now() - interval '2 min'")
@@ -798,4 +801,4 @@ def test_auth(plan: int, doctor: Examine) -> None:
         assert "wrong" not in findings["smtp"].seen
         findings = doctor(PGHERALD_SMTP_URL=f"smtps://herald:right@{place}", **known)
         assert ill(findings) == HEALTHY
-        assert findings["smtp"].seen == f"{place} answers, TLS, certificate good, logged in as herald"
+        assert findings["smtp"].seen == f"{place} answers, TLS, valid certificate, logged in as herald"

@@ -204,7 +204,7 @@ def test_a_port_that_is_taken(database: Database, pgherald: Pgherald) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         done = pgherald("run", env={"PGHERALD_HTTP_LISTEN": address})
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert f"Error: [http] listen: {address} is taken" in done.stderr
+    assert f"Error: [http] listen: {address} is in use; choose another port" in done.stderr
 
 
 def port_of(daemon: Daemon) -> int:

@@ -13,7 +13,7 @@ from psycopg import errors, sql
 
 from listener.admin.history import read_history
 from listener.config import settings as config
-from listener.config.rules import parse_key
+from listener.config.keys import parse_key
 from listener.db.schema import LOCK_TIMEOUT, PATIENCE, InstallStep, run
 from listener.resources import resource
 from tests.support import wait_until

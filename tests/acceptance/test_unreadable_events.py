@@ -106,7 +106,7 @@ def test_a_key_that_is_not_utf8(
     assert [entry["what"] for entry in event["history"]] == ["captured", "claimed", "failed"]
     assert f"XX{shown}" in event["history"][-1]["detail"]
     done = pgherald("doctor", env=env)
-    assert "fault of doctor's own" not in done.stdout
+    assert "this is a bug in `doctor`" not in done.stdout
 
     # Once more, by a person; it fails once more.
     assert "1 event will" in pgherald("events", "retry", "second", "--state", "failed", env=env, check=True).stdout

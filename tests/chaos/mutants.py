@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from listener.cli import main as cli
-from listener.outbox import batch_writer as batch_writer
+from listener.outbox import batch_writer
 from listener.outbox import store as outbox
-from listener.outbox.event import Mark, Settlement
+from listener.outbox.event import OutgoingMessage, Settlement
 from listener.worker import loop as worker
 from listener.worker import sender as senders
-from listener.worker.delivery import Delivery, Letter
+from listener.worker.runtime import Runtime
 from tests.chaos.stage import Options
 
 
@@ -30,16 +30,16 @@ def mark_after_dot() -> None:
     """The mark is written when the message has gone already."""
     send, mark = senders.Senders._send, batch_writer.BatchWriter.mark
 
-    def promised(self: batch_writer.BatchWriter, mark: Mark) -> asyncio.Future[bool]:
+    def promised(self: batch_writer.BatchWriter, message: OutgoingMessage) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         future.set_result(True)
         return future
 
     async def send_and_mark(
-        self: senders.Senders, delivery: Delivery, letter: Letter, before: asyncio.Future[bool] | None
+        self: senders.Senders, runtime: Runtime, message: OutgoingMessage, previous: asyncio.Future[bool] | None
     ) -> Settlement:
-        settlement = await send(self, delivery, letter, before)
-        await mark(self._batch_writer, Mark(letter.event, str(letter.recipient), letter.message))
+        settlement = await send(self, runtime, message, previous)
+        await mark(self._batch_writer, message)
         return settlement
 
     batch_writer.BatchWriter.mark = promised  # type: ignore[method-assign]
@@ -51,7 +51,7 @@ def wake_cleared_after_drain() -> None:
     sleep = worker.Worker._sleep
 
     async def clear_and_sleep(self: worker.Worker) -> None:
-        self._listener.wake.clear()
+        self._listener.doorbell.clear()
         await sleep(self)
 
     worker.Worker._sleep = clear_and_sleep  # type: ignore[method-assign]

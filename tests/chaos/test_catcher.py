@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from listener.smtp.connection import Accepted, InDoubt, NotSent, Refused, SessionError, Timeouts
+from listener.smtp.outcome import Accepted, InDoubt, NotSent, Refused
+from listener.smtp.session import SessionError, Timeouts
 from tests.chaos.catcher import TROUBLES, Catcher
 from tests.support.client import connect, send
 

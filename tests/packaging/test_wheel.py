@@ -52,8 +52,10 @@ def test_the_wheel_holds_the_package_and_what_describes_it(built: Built) -> None
         assert shipped
     modules = {name for name in names if name.startswith("listener/") and name.endswith(".py")}
     assert modules == {str(file.relative_to(built.tree)) for file in (built.tree / "listener").rglob("*.py")}
-    page = {path.name for path in (built.tree / "listener" / "web").iterdir() if path.is_file()}
-    assert {name.rpartition("/")[2] for name in names if name.startswith("listener/web/")} == page
+    for folder in ("static", "templates"):
+        files = {path.name for path in (built.tree / "listener" / "web" / folder).iterdir()}
+        assert {Path(name).name for name in names if name.startswith(f"listener/web/{folder}/")} == files
+        assert files
     assert {Path(name).suffix for name in names if not name.startswith(DIST_INFO)} == {
         ".py",
         ".sql",

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from listener.config.rules import array_literal
+from listener.config.keys import array_literal
 from tests.support.database import Database
 
 TYPES = """

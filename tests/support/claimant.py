@@ -1,4 +1,4 @@
-"""The queries of `sql/queries/outbox.sql`, as one worker's session sends them."""
+"""The queries of the outbox and of the registry of workers, as one worker's session sends them."""
 
 import json
 from collections.abc import Sequence
@@ -7,8 +7,10 @@ from typing import Any
 import psycopg
 from psycopg.rows import DictRow, dict_row
 
-from listener.outbox.store import QUERIES
+from listener.outbox.store import QUERIES as OUTBOX_QUERIES
+from listener.worker.registry import QUERIES as WORKER_QUERIES
 
+QUERIES = {**OUTBOX_QUERIES, **WORKER_QUERIES}
 RULE = "dateplan_verified"
 
 

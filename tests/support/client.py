@@ -12,7 +12,9 @@ from typing import Any, Literal
 import pytest
 
 from listener.address import parse_address
-from listener.smtp.connection import SendOutcome, SessionError, SmtpConnection, SmtpServer, Timeouts, tls_context
+from listener.smtp.connection import SmtpConnection
+from listener.smtp.outcome import SendOutcome
+from listener.smtp.session import SessionError, SmtpServer, Timeouts, tls_context
 from tests.support import PATIENCE
 from tests.support.smtpd import EXTENSIONS, Smtpd
 

@@ -48,14 +48,14 @@ def test_whom_all_mail_is_redirected_to_needs_not_be_allowed() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("allowed_recipients = []", "allowed_recipients: write addresses and domains"),
+        ("allowed_recipients = []", "allowed_recipients: must be a list of addresses and domains; write"),
         ('allowed_recipients = ""', "has no @; write @example.org"),
         ('allowed_recipients = ["example.org"]', "has no @"),
         ('allowed_recipients = ["@"]', "allowed_recipients"),
         ('allowed_recipients = ["*@example.org", "a b@example.org"]', "allowed_recipients"),
         ("allowed_recipients = 5", "allowed_recipients"),
         ('redirect_to = "qa"', "redirect_to: 'qa': the address has no @"),
-        ('transport = "file"', "needs a directory"),
+        ('transport = "file"', "set [mail] directory"),
         ('transport = "pigeon"', "transport"),
         ('feedback_id = "a b"', "feedback_id"),
     ],

@@ -7,7 +7,8 @@ import pytest
 
 from listener.config.rules import APPLICATION, Rule, default_rules
 from listener.db import schema
-from listener.db.connection import connect_async, opened, unsubscribe_pool
+from listener.db.connection import connect_async
+from listener.db.pools import opened, unsubscribe_pool
 from listener.errors import DatabaseUnavailable, RuleBroken
 from listener.mail.unsubscribe import Subscription, check, signing_key, unsubscribe
 from tests.support.database import Database

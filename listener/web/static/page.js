@@ -1,7 +1,7 @@
-// Sections of the page as they change, over server-sent events; and times as the reader's clock shows them.
+// Replaces sections of the page as they change, over server-sent events, and shows times in the reader's time zone.
 "use strict";
 
-function localTimes(root) {
+function showLocalTimes(root) {
   const today = new Date().toDateString();
   for (const time of root.querySelectorAll("time[datetime]")) {
     const moment = new Date(time.dateTime);
@@ -12,24 +12,24 @@ function localTimes(root) {
   }
 }
 
-function listen() {
+function followChanges() {
   const live = document.getElementById("live");
-  const away = document.getElementById("away");
+  const unavailable = document.getElementById("unavailable");
   const source = new EventSource("events");
   source.addEventListener("open", () => { live.hidden = false; live.classList.remove("lost"); live.textContent = "live"; });
   source.addEventListener("error", () => { live.hidden = false; live.classList.add("lost"); live.textContent = "reconnecting"; });
-  source.addEventListener("away", () => { away.hidden = false; });
+  source.addEventListener("unavailable", () => { unavailable.hidden = false; });
   source.addEventListener("sections", (message) => {
-    away.hidden = true;
+    unavailable.hidden = true;
     for (const [name, html] of Object.entries(JSON.parse(message.data))) {
       const section = document.getElementById(name);
-      // Made and escaped by the server, as the page itself.
+      // Safe: the server has escaped all values, as in the page itself.
       section.innerHTML = html;
-      localTimes(section);
+      showLocalTimes(section);
     }
   });
   window.addEventListener("pagehide", () => source.close());
 }
 
-localTimes(document);
-if (document.getElementById("tiles")) listen();
+showLocalTimes(document);
+if (document.getElementById("tiles")) followChanges();
