@@ -19,7 +19,7 @@ from listener.cli.options import (
 )
 from listener.cli.output import write_line
 from listener.cli.progress import progress_bar
-from listener.db.connection import connect, tables_of
+from listener.db.connection import tables_of
 from listener.db.errors import OWNER_REMEDY, translate_errors
 
 
