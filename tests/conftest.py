@@ -1,4 +1,4 @@
-"""What every test gets: the plugins with the shared fixtures, Hypothesis's profiles, and SIGINT as Python handles it."""
+"""The plugins with the shared fixtures, Hypothesis's profiles, and SIGINT as Python handles it."""
 
 import signal
 

@@ -10,7 +10,8 @@ import psycopg
 from psycopg import sql
 
 from listener.config.rules import Rule
-from listener.db.connection import OWNERS, translate_errors
+from listener.db.errors import OWNER_REMEDY, translate_errors
+from listener.db.locks import BACKFILL_SPACE, GATE, AdvisoryLock
 from listener.db.queries import load
 from listener.errors import SchemaError
 from listener.printable import excerpt
@@ -50,7 +51,7 @@ def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options)
     Raises:
         SchemaError: the rule is not watched, its rows from before are not remembered yet, or another backfill runs.
     """
-    with translate_errors(OWNERS):
+    with translate_errors(OWNER_REMEDY):
         found = conn.execute(_QUERIES["snapshot_done"], {"rule": name}).fetchone()
         if found is None:
             raise SchemaError(f"rule {name} is not watched in this database; run `pgherald install`")
@@ -103,7 +104,7 @@ def _read(
 def _lock(conn: psycopg.Connection[Any], name: str) -> None:
     granted, number = conn.execute(_QUERIES["lock_backfill"], {"rule": name}).fetchone() or (False, 0)
     if not granted:
-        row = conn.execute(_QUERIES["lock_holder"], {"space": 726356, "number": number}).fetchone()
+        row = conn.execute(_QUERIES["lock_holder"], AdvisoryLock(BACKFILL_SPACE, number)._asdict()).fetchone()
         holder = f": pid {row[0]} (user {excerpt(row[1])}, application {excerpt(row[2])})" if row else ""
         raise SchemaError(
             f"rule {name}: another session holds the lock of its backfill{holder}; wait for its end, "
@@ -119,7 +120,7 @@ def _capture(options: Options) -> sql.Composed:
     handled_covers = sql.SQL(
         "AND (h.at < page.changed) IS NOT TRUE" + (" AND h.why <> 'existing'" if options.include_existing else "")
     )
-    ring = sql.SQL("SELECT 1")
+    ring: sql.Composable = sql.SQL("SELECT 1")
     if options.dry_run:
         write = sql.SQL("SELECT 1")
     elif options.mark_only:
@@ -134,9 +135,9 @@ def _capture(options: Options) -> sql.Composed:
         )
         # The gate, as in a capture: a daemon that is awake will find them, one that sleeps is rung.
         ring = sql.SQL(
-            "SELECT CASE WHEN EXISTS (SELECT FROM written) AND NOT pg_try_advisory_xact_lock_shared(726354, 1) "
+            "SELECT CASE WHEN EXISTS (SELECT FROM written) AND NOT pg_try_advisory_xact_lock_shared({}, {}) "
             "THEN pg_notify('pgherald', '') END"
-        )
+        ).format(*GATE)
     return sql.SQL("""
         WITH page AS MATERIALIZED (
             SELECT convert_from(key, getdatabaseencoding()) AS key, changed::timestamptz, number

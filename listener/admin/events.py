@@ -8,7 +8,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg.rows import class_row
 
-from listener.db.connection import translate_errors
+from listener.db.errors import translate_errors
 from listener.db.queries import load
 from listener.errors import SchemaError
 

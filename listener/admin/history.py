@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 
 from listener.config.rules import Rule
 from listener.db import keys
-from listener.db.connection import summary, translate_errors
+from listener.db.errors import summary, translate_errors
 from listener.db.owner import fetch_as_owner
 from listener.db.queries import load
 from listener.db.schema import watch_values

@@ -9,7 +9,8 @@ import click
 from listener.cli.options import configured, counted, settings
 from listener.cli.output import write_line, write_lines
 from listener.db import schema
-from listener.db.connection import connect, translate_errors
+from listener.db.connection import connect
+from listener.db.errors import translate_errors
 from listener.errors import PgheraldError
 from listener.printable import printable_lines
 

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from listener.admin import events as remedy
 from listener.admin.events import APPLIES, Filter, FoundEvent, Remedy
+from listener.cli.connection import outbox_connection
 from listener.cli.options import DURATION, configured, counted, settings, the_rule
 from listener.cli.output import console, write_json, write_line
-from listener.config.rules import parse_key, show_key
-from listener.db.connection import connect
+from listener.config.keys import parse_key, show_key
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,7 +65,7 @@ def list_(rule: str | None, as_json: bool, config_file: Path | None, **filters: 
     """
     loaded = settings(config_file)
     filters["limit"] = filters["limit"] or 100
-    with connect(loaded.database.url) as conn:
+    with outbox_connection(loaded) as conn:
         found = remedy.find(conn, _wanted(loaded, (rule,) if rule else (), **filters))
     if as_json:
         write_json([_as_json(loaded, event) for event in found])
@@ -138,7 +138,7 @@ def _act(
     if not wanted.ids and not wanted.states:
         # Before the limit counts them.
         wanted = replace(wanted, states=list(APPLIES[chosen]))
-    with connect(loaded.database.url) as conn:
+    with outbox_connection(loaded) as conn:
         found = remedy.find(conn, wanted)
         fit = [event for event in found if event.state in APPLIES[chosen]]
         for event in found:

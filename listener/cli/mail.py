@@ -11,7 +11,8 @@ from listener import logs
 from listener.address import Address, parse_address
 from listener.cli.options import configured, settings, the_rule
 from listener.cli.output import write_line, write_lines
-from listener.config.rules import Rule, parse_key
+from listener.config.keys import parse_key
+from listener.config.rules import Rule
 from listener.config.settings import Settings
 from listener.errors import BadData, PgheraldError
 from listener.files import folder, put
@@ -122,7 +123,7 @@ def send_test(to: Address, rule: str | None, key: str | None, config_file: Path 
 async def _send_test(loaded: Settings, to: Address, rule: str | None, key: str | None) -> None:
     where = _where(loaded)
     if rule is None:
-        message = trial.note(loaded, to, where)
+        message = trial.compose_test(loaded, to, where)
     else:
         message = (await sample.make(loaded, templates(loaded), rule, key, to)).message
     patient = {name: min(getattr(loaded.smtp, name), most) for name, most in _PATIENCE.items()}

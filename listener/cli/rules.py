@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 
 from listener.admin import events as remedy
+from listener.cli.connection import outbox_connection
 from listener.cli.options import configured, settings, the_rule
 from listener.cli.output import write_line
-from listener.db.connection import connect
 
 
 @click.command()
@@ -24,7 +24,7 @@ def pause(rule: str, config_file: Path | None) -> None:
     """
     loaded = settings(config_file)
     the_rule(loaded, rule)
-    with connect(loaded.database.url) as conn:
+    with outbox_connection(loaded) as conn:
         since = remedy.pause(conn, rule)
     write_line(f"{rule} is paused since {since:%Y-%m-%d %H:%M:%S}; its events wait for: pgherald resume {rule}")
 
@@ -40,6 +40,6 @@ def resume(rule: str, config_file: Path | None) -> None:
     """
     loaded = settings(config_file)
     the_rule(loaded, rule)
-    with connect(loaded.database.url) as conn:
+    with outbox_connection(loaded) as conn:
         remedy.resume(conn, rule)
     write_line(f"{rule} goes on")

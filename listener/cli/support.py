@@ -11,11 +11,13 @@ from psycopg.rows import dict_row
 from rich.table import Table
 
 from listener.admin import history as story
+from listener.cli.connection import outbox_connection
 from listener.cli.options import KEYED, configured, settings, the_rule
 from listener.cli.output import console, write_json, write_line
-from listener.config.rules import parse_key, show_key
+from listener.config.keys import parse_key, show_key
 from listener.db import foreign_locks as locks
-from listener.db.connection import connect, tables_of, translate_errors
+from listener.db.connection import tables_of
+from listener.db.errors import translate_errors
 from listener.db.queries import load
 
 _STATES = ("available", "claimed", "transmitting", "in_doubt", "sent", "skipped", "failed")
@@ -33,7 +35,7 @@ def status(as_json: bool, config_file: Path | None) -> None:
     loaded = settings(config_file)
     queries = load("admin")
     rules = {name: dict.fromkeys(_STATES, 0) for name in loaded.rules}
-    with connect(loaded.database.url) as conn, translate_errors():
+    with outbox_connection(loaded) as conn, translate_errors():
         for rule, state, count in conn.execute(queries["counts"]):
             rules.setdefault(rule, dict.fromkeys(_STATES, 0))[state] = count
         (oldest,) = conn.execute(queries["oldest"]).fetchone() or (None,)
@@ -108,7 +110,7 @@ def explain(rule: str, key: str, as_json: bool, config_file: Path | None) -> Non
         stored = parse_key(watched, key)
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="KEY") from exc
-    with connect(loaded.database.url) as conn, tables_of(conn, loaded.database.lookup_url) as tables:
+    with outbox_connection(loaded) as conn, tables_of(conn, loaded.database.lookup_url) as tables:
         told = story.read_history(conn, tables, rule, watched, stored)
     if as_json:
         answer: dict[str, Any] = {"rule": rule, "key": show_key(watched, stored), "events": told.events}

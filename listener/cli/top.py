@@ -20,7 +20,9 @@ from rich.text import Text
 from listener import logs
 from listener.cli.options import configured, settings
 from listener.cli.output import Screen
-from listener.db.connection import opened, overview_pool
+from listener.db.errors import translate_errors
+from listener.db.pools import opened, overview_pool
+from listener.db.schema_version import usable_version
 from listener.printable import duration, excerpt
 from listener.status.overview import EventState, Minute, Overview, OverviewCache, read_overview
 
@@ -58,6 +60,8 @@ async def _top(url: str) -> None:
     async with opened(pool):
         # What is wrong from the start is said as by every command, and no picture comes.
         async with pool.connection() as conn:
+            with translate_errors():
+                await usable_version(conn)
             await read_overview(conn)
         with _keys(over), Live(console=screen, screen=True, auto_refresh=False) as live:
             while not over.is_set():

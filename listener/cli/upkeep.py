@@ -9,10 +9,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from listener.admin import backfill as missed
 from listener.admin import history as story
+from listener.cli.connection import outbox_connection
 from listener.cli.options import DURATION, KEYED, MOMENT, RATE, configured, counted, settings, the_rule
 from listener.cli.output import write_line
-from listener.config.rules import parse_key, show_key
-from listener.db.connection import OWNERS, connect, tables_of, translate_errors
+from listener.config.keys import parse_key, show_key
+from listener.db.connection import tables_of
+from listener.db.errors import OWNER_REMEDY, translate_errors
 from listener.db.queries import load
 
 _SAMPLE = 5
@@ -57,7 +59,7 @@ def backfill(
         raise click.UsageError(f"--since and --until need the rule's time column: set changed_at in [rules.{rule}]")
     options = missed.Options(since, until, limit, rate, dry_run, mark_only, include_existing)
     count, shown, oldest = 0, list[str](), None
-    with connect(loaded.database.url) as conn, _progress() as progress:
+    with outbox_connection(loaded) as conn, _progress() as progress:
         task = progress.add_task(f"backfill {rule}", total=None)
         for page in missed.walk(conn, rule, watched, options):
             count += len(page.missed)
@@ -83,7 +85,7 @@ def purge(older_than: float, config_file: Path | None) -> None:
     query = load("admin")["purge"]
     total = 0
     after: int | None = 0
-    with connect(loaded.database.url) as conn, _progress() as progress, translate_errors(OWNERS):
+    with outbox_connection(loaded) as conn, _progress() as progress, translate_errors(OWNER_REMEDY):
         task = progress.add_task("purge", total=None)
         while after is not None:
             row = conn.execute(query, {"after": after, "older": older_than, "batch": _BATCH}).fetchone()
@@ -110,9 +112,9 @@ def forget(rule: str, key: str, config_file: Path | None) -> None:
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="KEY") from exc
     with (
-        connect(loaded.database.url) as conn,
+        outbox_connection(loaded) as conn,
         tables_of(conn, loaded.database.lookup_url) as tables,
-        translate_errors(OWNERS),
+        translate_errors(OWNER_REMEDY),
     ):
         key = story.as_written(tables, rule, watched, stored)
         gone, busy = conn.execute(load("admin")["forget"], {"rule": rule, "key": key}).fetchone() or (0, 0)

@@ -1,1 +1,12 @@
-"""The configuration file, its sections and its rules."""
+"""The configuration: `pgherald.toml`, the environment, and the options of the command line.
+
+The folder promises that a `Settings` object is complete and valid. `settings.load` reports every fault at once. Each one
+names the file or the variable, the section and the key, says what is wrong, and says what to write instead. A value that
+may hold a password is never repeated, neither in an error nor in a `repr`.
+
+`settings` has a class for each section, `rules` the class of a rule, and `keys` the key of a row as text. `fields` says
+which values a key takes, `environment` reads the variables, and `problems` words the errors.
+
+Everything here is frozen. A reload builds a new `Settings` object. Modules here import `smtp` (for the description of a
+server, not for the client), `recipients`, `address` and the modules below those.
+"""

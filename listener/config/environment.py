@@ -1,4 +1,4 @@
-"""The environment as a source of settings."""
+"""The environment as a source of settings: ``PGHERALD_SECTION_KEY`` and ``PGHERALD_SECTION_KEY_FILE``."""
 
 import difflib
 from collections.abc import Mapping
@@ -8,9 +8,12 @@ from pydantic_settings import EnvSettingsSource
 
 from listener.errors import ConfigError
 
+# How much a section must look like a known one to be taken for a misspelling. Other programs may use the prefix too.
+_SIMILARITY = 0.75
+
 
 class Environment(EnvSettingsSource):
-    """The environment, with ``…_FILE`` variables replaced by what their files hold."""
+    """The environment. A variable that ends in ``_FILE`` names a file, and the file's contents are the value."""
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         variables = dict(super()._load_env_vars())
@@ -24,18 +27,22 @@ class Environment(EnvSettingsSource):
         return variables
 
     def _check_section(self, name: str) -> None:
-        """Other programs may use the prefix, so only what is nearly a section is taken for one misspelt."""
+        """Raise `ConfigError` for a section that is nearly the name of one.
+
+        Variables of other programs may start with the same prefix, so an unrelated name is ignored.
+        """
         prefix, _, rest = name.partition("_")
         section = rest.partition("_")[0]
         sections = list(self.settings_cls.model_fields)
         if (
             prefix == "pgherald"
             and section not in sections
-            and (close := difflib.get_close_matches(section, sections, n=1, cutoff=0.75))
+            and (close := difflib.get_close_matches(section, sections, n=1, cutoff=_SIMILARITY))
         ):
             raise ConfigError(f"environment, {name.upper()}: unknown section; did you mean {close[0].upper()!r}?")
 
     def _is_key(self, name: str) -> bool:
+        """Return whether the name is a key's own, such as ``pgherald_smtp_ca_file``."""
         section, _, key = name.removeprefix("pgherald_").partition("_")
         field = self.settings_cls.model_fields.get(section)
         return field is not None and key in getattr(field.annotation, "model_fields", {})
@@ -45,8 +52,8 @@ def _read_secret(variable: str, path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as exc:
-        # Where somebody takes the one variable for the other, it holds the secret itself and no path.
+        # A user who confuses the two variables puts the secret itself here. It must not appear in the error.
         file = path if path.startswith("/") else "the file that it names"
-        # A decoder's own words have a byte of the file.
+        # The decoder's own message quotes a byte of the file.
         why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
-        raise ConfigError(f"{variable}: cannot read {file}: {why}") from None
+        raise ConfigError(f"{variable}: cannot read {file}: {why}; name a readable file of UTF-8 text") from None

@@ -1,71 +1,93 @@
-"""What a setting may be: durations, rates, addresses, URLs, and what is said of one that is not."""
+"""The types of settings: durations, rates, addresses, URLs. Each says in its error what to write instead."""
 
 import re
-from dataclasses import dataclass, field
 from typing import Annotated, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from listener.address import Address, Mailbox, parse_address, parse_mailbox
 from listener.errors import BadData
 from listener.recipients import parse_allowed
+from listener.smtp.server import SmtpServer, is_ehlo_name
 
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+# RFC 8314 for smtps, RFC 6409 for submission, RFC 5321 for a relay on the same host.
+_DEFAULT_PORTS = {"tls": 465, "starttls": 587, "off": 25}
+MAX_PORT = 65535
+# A URL goes into links of emails. Longer ones are cut by some mail programs.
+MAX_BASE_URL_CHARS = 200
 
 
 def parse_duration(value: object) -> object:
-    """Seconds of ``10s``, ``5m``, ``12h``, ``30d``."""
+    """Return the seconds of ``10s``, ``5m``, ``12h``, ``30d`` or ``250ms``.
+
+    Raises:
+        ValueError: the value is not text, or has no unit.
+    """
     if isinstance(value, str):
         if match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", value):
-            return float(match[1]) * _UNITS[match[2]]
-        raise ValueError(f"{value!r} is no duration; write 10s, 5m, 12h or 30d")
-    raise ValueError("write a duration with its unit: 10s, 5m, 12h or 30d")
+            return float(match[1]) * _SECONDS[match[2]]
+        raise ValueError(f"{value!r} is not a duration; write 10s, 5m, 12h or 30d")
+    raise ValueError("must be a duration with its unit, in quotes; write 10s, 5m, 12h or 30d")
 
 
-def _off(value: object) -> object:
+def at_least(text: str) -> AfterValidator:
+    """Return a validator that refuses durations below `text`, such as ``50ms``."""
+    minimum = float(str(parse_duration(text)))
+
+    def check(value: float) -> float:
+        if value < minimum:
+            raise ValueError(f"must be at least {text}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _duration_or_off(value: object) -> object:
     return None if value == "off" else parse_duration(value)
 
 
-def _no_truth(value: object) -> object:
+def _reject_boolean(value: object) -> object:
+    # Python's `True` is an `int`, so pydantic would take it for 1.
     if isinstance(value, bool):
-        raise ValueError("is a number")
+        raise ValueError(f"must be a number, got {str(value).lower()}")
     return value
 
 
-Count = Annotated[int, BeforeValidator(_no_truth)]
+Count = Annotated[int, BeforeValidator(_reject_boolean)]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
-DurationOrOff = Annotated[float | None, BeforeValidator(_off)]
+DurationOrOff = Annotated[float | None, BeforeValidator(_duration_or_off)]
 RateOrOff = Annotated[
     Annotated[float, Field(ge=0.001, le=100_000)] | None,
-    BeforeValidator(lambda value: None if value == "off" else value),
+    BeforeValidator(lambda value: None if value == "off" else _reject_boolean(value)),
 ]
 
 
 def _base_url(value: object) -> object:
     if not isinstance(value, str) or not value:
         return value
-    form = "write https://app.example.org, or with a path: https://example.org/app"
+    problem = "is not an http or https URL; write https://app.example.org, or with a path: https://example.org/app"
     try:
         parts = urlsplit(value)
-        parts.port  # noqa: B018 - raises where it is no number
+        parts.port  # noqa: B018 - raises ValueError if the port is not a number
     except ValueError:
-        raise ValueError(form) from None
+        raise ValueError(problem) from None
     if (
         parts.scheme not in ("http", "https")
         or not parts.hostname
         or parts.username is not None
-        or not re.fullmatch(r"[!-~]{1,200}", value)
+        or not re.fullmatch(rf"[!-~]{{1,{MAX_BASE_URL_CHARS}}}", value)
         or re.search(r"[?#<>\"'\\]", value)
     ):
-        raise ValueError(form)
+        raise ValueError(problem)
     return value.rstrip("/")
 
 
-# With a path or without, never with a / at its end.
+# With a path or without one. The validator removes a / at the end.
 BaseUrl = Annotated[str, BeforeValidator(_base_url)]
 
 
@@ -73,9 +95,10 @@ _ESCAPES = "write @ : / ? # in a password as %40 %3A %2F %3F %23"
 
 
 def _conninfo(value: object) -> object:
-    """Refuse what libpq would not understand, or would take a piece of the password in for a host or a database.
+    """Refuse what libpq would not understand, and URLs of which it would read a piece of the password as a host.
 
-    libpq's own words of such a string repeat it, and those of a connection that fails repeat the host.
+    The messages repeat nothing of the value. libpq's own message quotes it, and that of a failed connection quotes the
+    host.
     """
     if isinstance(value, str):
         try:
@@ -86,7 +109,7 @@ def _conninfo(value: object) -> object:
             ) from None
         if not re.fullmatch(r"[\d,\s]*", ports):
             raise ValueError(f"the port must be a number; {_ESCAPES}")
-        # libpq ends the password at the first @, and where a / comes before that there is none.
+        # libpq ends the password at the first @. If a / comes before it, libpq sees no password at all.
         if re.match(r"postgres(?:ql)?://(?:[^@/]*@)?+[^@?]*@", value):
             raise ValueError(f"has more than one @, or an @ after a /; {_ESCAPES}")
     return value
@@ -103,16 +126,16 @@ def _address(value: object) -> object:
     try:
         return parse_address(value) if isinstance(value, str) else value
     except BadData as exc:
-        raise ValueError(f"{value!r}: {exc}") from None
+        raise ValueError(f"{value!r}: {exc}; write jane@example.com") from None
 
 
 def _allowed(value: object) -> object:
-    """A list; in the environment, with commas between."""
+    """Read a list of addresses and domains. In the environment, commas separate them."""
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, list | tuple):
         return items
     if not items or not all(isinstance(item, str) for item in items):
-        raise ValueError('write addresses and domains: ["@example.org", "jane@example.com"]')
+        raise ValueError('must be a list of addresses and domains; write ["@example.org", "jane@example.com"]')
     try:
         return tuple(parse_allowed(item) for item in items)
     except BadData as exc:
@@ -131,39 +154,45 @@ def _names(value: object) -> object:
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
-@dataclass(frozen=True, slots=True)
-class SmtpUrl:
-    """Where `smtp.url` leads."""
+def _ehlo_name(value: str) -> str:
+    if not is_ehlo_name(value):
+        raise ValueError("is not a host name; write mail.example.org, or an address in brackets: [192.0.2.1]")
+    return value
 
-    host: str
-    port: int
-    security: Literal["starttls", "tls", "off"]
-    username: str | None
-    password: str | None = field(repr=False)
+
+EhloName = Annotated[str, AfterValidator(_ehlo_name)]
 
 
 def parse_listen(value: str) -> tuple[str, int] | None:
-    """``127.0.0.1:9599``, ``[::1]:9599``, or ``off``, which is None. Port 0 is any that is free."""
+    """Return host and port of ``127.0.0.1:9599`` or ``[::1]:9599``, and None for ``off``. Port 0 is any free port.
+
+    Raises:
+        ValueError: the text is none of these.
+    """
     if value == "off":
         return None
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]\s]+)):(\d{1,5})", value)
-    if match is None or int(match[3]) > 65535:
-        raise ValueError(f"{value!r} is no address; write 127.0.0.1:9599, 0.0.0.0:9599, [::]:9599, or off")
+    if match is None or int(match[3]) > MAX_PORT:
+        raise ValueError(
+            f"{value!r} is not an address with a port; write 127.0.0.1:9599, 0.0.0.0:9599, [::]:9599 or off"
+        )
     return match[1] or match[2], int(match[3])
 
 
-def parse_smtp_url(url: str) -> SmtpUrl:
-    """Read ``smtp://``, which demands STARTTLS but on loopback or with ``?starttls=off``, or ``smtps://``: TLS from the start.
+def parse_smtp_url(url: str) -> SmtpServer:
+    """Return the server of an ``smtp://`` or ``smtps://`` URL.
+
+    ``smtps://`` starts with TLS. ``smtp://`` requires STARTTLS, except on loopback or with ``?starttls=off``.
 
     Raises:
-        ValueError: with a sentence that repeats nothing of the URL, since any part of it may be a piece of the password.
+        ValueError: the URL is invalid. The message repeats nothing of it, since any part may belong to the password.
     """
     form = f"write smtp://user:secret@host:587 or smtps://user:secret@host:465; {_ESCAPES}"
-    # `urlsplit` takes out some of them without a word, and the password would be another.
+    # `urlsplit` removes some of these silently, and the password would change.
     if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", url):
         raise ValueError(
-            "has a control character, a line break or a byte that is not UTF-8; write it as %09 or %0A in a password, or "
-            "take it out"
+            "has a control character, a line break or a byte that is not UTF-8; "
+            "remove it, or write it as %09 or %0A in a password"
         )
     try:
         parts = urlsplit(url)
@@ -172,20 +201,20 @@ def parse_smtp_url(url: str) -> SmtpUrl:
     try:
         port = parts.port
     except ValueError:
-        raise ValueError(f"the port must be a number from 1 to 65535; {_ESCAPES}") from None
+        raise ValueError(f"the port must be a number from 1 to {MAX_PORT}; {_ESCAPES}") from None
     query = parse_qs(parts.query, keep_blank_values=True)
     starttls = query.pop("starttls", ["required"])[-1]
     if parts.scheme not in ("smtp", "smtps") or parts.path not in ("", "/") or query or parts.fragment:
-        raise ValueError(form)
+        raise ValueError(f"is not the URL of a mail server; {form}")
     host = parts.hostname
     if not host or not _HOST.fullmatch(parts.netloc.rpartition("@")[2]):
         raise ValueError(f"the host must be a name or an address; {form}")
     if port == 0:
-        raise ValueError(f"the port must be a number from 1 to 65535; {_ESCAPES}")
+        raise ValueError(f"the port must be a number from 1 to {MAX_PORT}; {_ESCAPES}")
     if starttls not in ("required", "off"):
-        raise ValueError("starttls is required or off")
+        raise ValueError("starttls must be required or off; write ?starttls=off only for a server on a trusted network")
     if parts.scheme == "smtps" and "starttls" in parts.query:
-        raise ValueError("smtps:// is TLS from the start; starttls goes with smtp://")
+        raise ValueError("smtps:// starts with TLS and takes no starttls; remove it, or write smtp://")
     security: Literal["starttls", "tls", "off"]
     if parts.scheme == "smtps":
         security = "tls"
@@ -198,15 +227,15 @@ def parse_smtp_url(url: str) -> SmtpUrl:
             unquote(part, errors="strict") or None for part in (parts.username or "", parts.password or "")
         )
     except UnicodeDecodeError:
-        raise ValueError("a %XX in the user or the password is not UTF-8; write a % as %25") from None
-    return SmtpUrl(
+        raise ValueError("the user or the password has a %XX that is not UTF-8; write a literal % as %25") from None
+    return SmtpServer(
         host=host,
-        port=port or {"tls": 465, "starttls": 587, "off": 25}[security],
+        port=port or _DEFAULT_PORTS[security],
         security=security,
         username=username,
         password=password,
     )
 
 
-# A name, of any script, or an address in its brackets, and a port: `urlsplit` overlooks what stands after the brackets.
+# A name in any script, or an address in brackets, and a port. `urlsplit` ignores text between the bracket and the port.
 _HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\])(?::\d*)?")

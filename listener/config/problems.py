@@ -1,4 +1,4 @@
-"""A fault in the configuration, in words: where it stands, what is wrong, and what was probably meant."""
+"""The errors of a configuration, in words: the place, what is wrong, and what to write instead."""
 
 import difflib
 from collections.abc import Mapping
@@ -9,33 +9,75 @@ from pydantic import BaseModel
 
 from listener.config.rules import Rule
 
-# What a value that does not fit its pattern ought to have been.
+# By key: what to say of a value that does not match the key's pattern.
 _PATTERNS = {
-    "ehlo_name": "write a host's name, or an address in brackets: mail.example.org, [192.0.2.1]",
-    "idempotency_header": "write a header's name, such as X-Pgherald-Key",
-    "feedback_id": "write visible ASCII without blanks, 200 characters at most",
-    "table": 'write a name as SQL does, schema first: public.dateplan, public."Date Plan"',
-    "template": "write the name of a folder, of letters, digits, - and _",
+    "idempotency_header": "is not the name of a header; write letters, digits and hyphens, such as X-Pgherald-Key",
+    "feedback_id": "is not valid; write at most 200 visible ASCII characters without spaces",
+    "table": 'is not a table with its schema; write public.dateplan, or with quotes as in SQL: public."Date Plan"',
+    "template": "is not the name of a folder; write letters, digits, - and _",
 }
+# By key: what to write where text in quotes is expected.
+_TEXTS = {"becomes": 'write one value in quotes, such as "true"; for several values, watch a generated column'}
+_RULE_NAME = "a rule's name may have small letters, digits and underscores, at most 40, and starts with a letter"
+# The names of TOML's types. An error names the type and not the value, which may be a password.
+_TYPES = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "a section"}
 
 
 def explained(error: Any, values: Mapping[str, Any], file: Path | None, settings: type[BaseModel]) -> str:
-    """One of pydantic's errors; `values` are those of the file, the rest came from the environment."""
+    """Return one of pydantic's errors as ``<place>: <what is wrong>; <what to do>``.
+
+    `values` are those of the file. A place that is not among them came from the environment.
+    """
     path = [str(part) for part in error["loc"]]
     *section, key = path[:3] if path[0] == "rules" else path[:2]
     place = f"[{'.'.join(section)}] {key}" if section else f"[{key}]"
-    in_file = _stands(values, error["loc"]) or (error["type"] == "missing" and path[0] in values)
+    in_file = _is_in(values, error["loc"]) or (error["type"] == "missing" and path[0] in values)
     source = str(file) if in_file else f"environment, PGHERALD_{'_'.join(path[:2]).upper()}"
     if error["type"] == "extra_forbidden":
         meant = _closest(key, _known(path, settings))
         return f"{source}: {place}: unknown key" + (f"; did you mean {meant!r}?" if meant else "")
-    if error["type"] == "missing":
-        return f"{source}: {place}: is missing"
     if path[2:] == ["[key]"]:
-        return f"{source}: [rules.{path[1]}]: a rule's name is small letters, digits and underscores, 40 at most"
-    if error["type"] == "string_pattern_mismatch":
-        return f"{source}: {place}: {_PATTERNS[key]}"
-    return f"{source}: {place}: {error['msg'].removeprefix('Value error, ')}"
+        return f"{source}: [rules.{path[1]}]: {_RULE_NAME}"
+    return f"{source}: {place}: {_problem(error, key)}"
+
+
+def _problem(error: Any, key: str) -> str:
+    """Return what is wrong with a value, and what to write."""
+    limits, got = error.get("ctx", {}), error["input"]
+    match error["type"]:
+        case "missing":
+            return "is required"
+        case "string_pattern_mismatch":
+            return _PATTERNS[key]
+        case "string_type":
+            return f"must be text in quotes, got {_TYPES.get(type(got), 'another type')}" + (
+                f"; {_TEXTS[key]}" if key in _TEXTS else ""
+            )
+        case "int_type" | "int_parsing" | "float_type" | "float_parsing" | "finite_number":
+            return f"must be a number, got {_shown(got)}"
+        case "int_from_float":
+            return f"must be a whole number, got {got}"
+        case "greater_than_equal":
+            return f"must be at least {limits['ge']:g}, got {got}"
+        case "less_than_equal":
+            return f"must be at most {limits['le']:g}, got {got}"
+        case "literal_error":
+            return f"must be {limits['expected']}, got {_shown(got)}"
+        case "tuple_type":
+            return f'must be a list, got {_TYPES.get(type(got), "another type")}; write ["a", "b"]'
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"must be a section, got {_TYPES.get(type(got), 'another type')}; write [{key}] on a line of its own"
+        case "too_short":
+            return "must not be empty"
+        case _:
+            return str(error["msg"]).removeprefix("Value error, ")
+
+
+def _shown(value: object) -> str:
+    """Return a value as TOML writes it, or the name of its type if it is a list or a section."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, int | float | str) else _TYPES.get(type(value), "another type")
 
 
 def _closest(key: str, known: list[str]) -> str | None:
@@ -46,8 +88,11 @@ def _closest(key: str, known: list[str]) -> str | None:
     return next((name for name in known if len(word) > 3 and word in name), None)
 
 
-def _stands(node: Any, place: tuple[int | str, ...]) -> bool:
-    """Whether the file has this place, down to the element of a list. A name that is itself wrong is called ``[key]``."""
+def _is_in(node: Any, place: tuple[int | str, ...]) -> bool:
+    """Return whether the file has this place, down to the element of a list.
+
+    pydantic calls the place of a name that is itself invalid ``[key]``.
+    """
     for part in place:
         if part == "[key]":
             return True
@@ -59,6 +104,7 @@ def _stands(node: Any, place: tuple[int | str, ...]) -> bool:
 
 
 def _known(path: list[str], settings: type[BaseModel]) -> list[str]:
+    """Return the names that are valid at this place: sections, or the keys of one."""
     if len(path) == 1:
         return list(settings.model_fields)
     model: Any = Rule if path[0] == "rules" else settings.model_fields[path[0]].annotation

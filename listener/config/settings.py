@@ -1,13 +1,16 @@
-"""Settings: command line over environment over file over default.
+"""The settings: command line over environment over file over default.
 
-`pgherald.toml` has a section for each class here. Every key but the rules' can be set as
+`pgherald.toml` has a section for each class here. Every key except those of rules can be set as
 ``PGHERALD_SECTION_KEY``, or read from the file that ``PGHERALD_SECTION_KEY_FILE`` names.
+
+The string below a key is its description in docs/configuration.md. `make docs` copies it there.
 """
 
 import os
 import ssl
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -24,21 +27,27 @@ from listener.config.fields import (
     Count,
     Duration,
     DurationOrOff,
+    EhloName,
     MailboxText,
     Names,
     RateOrOff,
-    SmtpUrl,
+    at_least,
     parse_listen,
     parse_smtp_url,
 )
 from listener.config.problems import explained
 from listener.config.rules import Rule, default_rules
 from listener.errors import ConfigError
+from listener.smtp.server import SmtpServer, Timeouts
 
 DEFAULT_FILE = Path("pgherald.toml")
+# 16 characters of `openssl rand -hex` are 64 bits: beyond guessing over HTTP, which admits a few attempts a second.
+MIN_ADMIN_TOKEN_CHARS = 16
 
 
 class Section(BaseModel):
+    """A section of the configuration file: frozen, with no unknown keys, and without values in its errors."""
+
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
@@ -49,43 +58,47 @@ class Section(BaseModel):
 
 
 class Database(Section):
+    """The section `[database]`: the connections to PostgreSQL."""
+
     url: Conninfo = Field("", repr=False)
-    """a libpq connection string. Left out, libpq's own variables hold: `PGHOST`, `PGSERVICE`, … Several hosts:
+    """a libpq connection string. If empty, libpq's own variables apply: `PGHOST`, `PGSERVICE`, … Several hosts:
     `postgresql://a,b/app?target_session_attrs=read-write`"""
     listen_url: Conninfo = Field("", repr=False)
-    """where `url` goes through a pooler: a direct connection for LISTEN and the gate"""
+    """a direct connection for LISTEN and the gate. Needed if `url` goes through a connection pooler"""
     lookup_url: Conninfo = ""
-    """a login of its own for lookups, without any right on the schema `pgherald`: the functions behind the tables that a
-    lookup reads run with its rights. See [dba.md](dba.md#a-login-for-lookups)"""
+    """a login for lookups, without rights on the schema `pgherald`. Functions behind the tables that a lookup reads run
+    with the rights of this login. See [dba.md](dba.md#a-login-for-lookups)"""
 
     @property
     def lookups(self) -> str:
-        """Where lookups go."""
+        """The connection string for lookups."""
         return self.lookup_url or self.url
 
 
 class Smtp(Section):
+    """The section `[smtp]`: the mail server."""
+
     url: str = Field("smtp://127.0.0.1:25", repr=False)
     """the mail server, see below"""
     auth: Literal["password", "xoauth2"] = "password"
-    """how to log in: `password` (PLAIN or LOGIN, as the server offers) or `xoauth2`, where the secret in `url` is an
-    access token"""
+    """login method: `password` (PLAIN or LOGIN, whichever the server offers) or `xoauth2`, where the password in `url` is
+    an access token"""
     rate: RateOrOff = None
-    """how many mails a second at most, of all daemons of this database together; `0.5` is one in two seconds"""
+    """maximum emails per second, shared by all daemons of this database; `0.5` is one every two seconds"""
     connections: Count = Field(8, ge=1, le=200)
-    """how many at a time, 1 to 200"""
+    """maximum simultaneous connections of one daemon, 1 to 200"""
     ca_file: Path | None = None
-    """certificates to trust instead of the system's, PEM"""
-    ehlo_name: str | None = Field(None, pattern=r"^[A-Za-z0-9.\-\[\]:]{1,255}$")
-    """what to greet as; else the host's full name, or its address"""
+    """PEM file of certificates to trust instead of the system's"""
+    ehlo_name: EhloName | None = None
+    """name to greet the server with. Default: the host's full name, or its address"""
     connect_timeout: Duration = 30.0
-    """to connect, over all of the host's addresses"""
+    """time to connect, over all addresses of the host"""
     command_timeout: Duration = 300.0
-    """for EHLO, AUTH, MAIL and RCPT"""
+    """time for the reply to EHLO, AUTH, MAIL and RCPT"""
     data_timeout: Duration = 120.0
-    """for DATA"""
+    """time for the reply to DATA"""
     dot_timeout: Duration = 600.0
-    """after the message. Shorter means more events in doubt (RFC 5321 4.5.3.2.6)"""
+    """time for the reply after the message. A shorter time leaves more events in doubt (RFC 5321 4.5.3.2.6)"""
 
     @field_validator("url")
     @classmethod
@@ -100,83 +113,101 @@ class Smtp(Section):
             try:
                 ssl.create_default_context(cafile=value)
             except OSError as exc:
-                raise ValueError(f"{value}: {exc.strerror or exc}") from exc
+                raise ValueError(
+                    f"cannot read certificates from {value}: {exc.strerror or exc}; name a readable PEM file"
+                ) from exc
         return value
 
     @property
-    def server(self) -> SmtpUrl:
-        return parse_smtp_url(self.url)
+    def server(self) -> SmtpServer:
+        """The mail server: `url` together with the login method, the EHLO name and the timeouts."""
+        return replace(
+            parse_smtp_url(self.url),
+            xoauth2=self.auth == "xoauth2",
+            ehlo_name=self.ehlo_name,
+            timeouts=Timeouts(
+                connect=self.connect_timeout,
+                command=self.command_timeout,
+                data=self.data_timeout,
+                dot=self.dot_timeout,
+            ),
+        )
 
 
 class Mail(Section):
+    """The section `[mail]`: the messages, and how they leave."""
+
     sender: MailboxText = Field(default_factory=lambda: parse_mailbox("pgherald <no-reply@localhost>"), alias="from")
-    """name and address in the From line. Set it"""
+    """name and address in the From header. Set it"""
     envelope_from: MailboxText | None = None
-    """where bounces go; else the address in `from`"""
+    """address that bounces go to. Default: the address in `from`"""
     idempotency_header: str = Field("X-Pgherald-Key", pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")
-    """the header that carries the event's key, such as `Resend-Idempotency-Key`"""
+    """header that carries the event's key, such as `Resend-Idempotency-Key`"""
     templates: Path | None = None
-    """a folder of templates; goes before the shipped ones, file by file"""
+    """folder of templates. A file in it replaces the shipped file of the same name"""
     base_url: BaseUrl = ""
-    """the application's address, before the `link` of a rule: `https://app.example.org`"""
+    """the application's URL, put before the `link` of a rule: `https://app.example.org`"""
     feedback_id: str = Field("", pattern=r"^[!-~]{0,200}$")
-    """a fixed `Feedback-ID` for Gmail's Postmaster Tools, such as `verified:plans:pgherald:example`"""
+    """fixed `Feedback-ID` header for Gmail's Postmaster Tools, such as `verified:plans:pgherald:example`"""
     transport: Literal["smtp", "file", "console"] = "smtp"
-    """`smtp`; for staging and development `file` or `console`, see below"""
+    """`smtp`; or `file` or `console` for staging and development, see below"""
     directory: Path | None = None
-    """the folder of `file`"""
+    """folder that `transport = "file"` writes to"""
     allowed_recipients: Allowed = Field(None, min_length=1)
-    """who may get mail at all, see below; in the environment with commas between"""
+    """addresses and domains that may receive emails, see below. In the environment, separate them with commas"""
     redirect_to: AddressText | None = None
-    """who gets all mail instead, see below"""
+    """address that receives every email instead of its recipient, see below"""
 
     @field_validator("templates")
     @classmethod
     def _is_folder(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_dir():
-            raise ValueError(f"{value} is no folder")
+            raise ValueError(f"{value} is not a folder; create it, or correct the path")
         return value
 
     @model_validator(mode="after")
     def _file_has_folder(self) -> Self:
         if self.transport == "file" and self.directory is None:
-            raise ValueError('transport = "file" needs a directory to write to')
+            raise ValueError('transport = "file" needs a folder; set [mail] directory')
         return self
 
     @property
     def return_path(self) -> Address:
-        """Where bounces go."""
+        """The address that bounces go to."""
         return (self.envelope_from or self.sender).address
 
 
 class Delivery(Section):
+    """The section `[delivery]`: retries, and how daemons share the work."""
+
     in_doubt: Literal["resend", "hold"] = "resend"
-    """an event whose message left without a reply: `resend` it once, or `hold` it for a person"""
+    """for an event whose message left without a reply: `resend` it once, or `hold` it for a person to decide"""
     max_attempts: Count = Field(10, ge=1)
-    """of a message's own failures"""
+    """delivery attempts per event; server and configuration failures are not counted"""
     max_age: DurationOrOff = None
-    """an older event is skipped, `expired`"""
-    poll: Annotated[Duration, Field(ge=0.05)] = 5.0
-    """how often to look without having been rung; 1 s at most where the bell is not heard"""
-    lease: Annotated[Duration, Field(ge=1)] = 10.0
-    """how long a daemon that is not heard of keeps its events; 1 s or more"""
+    """an older event is skipped with the reason `expired`"""
+    poll: Annotated[Duration, at_least("50ms")] = 5.0
+    """how often to look for events without a notification; at most `1s` while LISTEN does not work"""
+    lease: Annotated[Duration, at_least("1s")] = 10.0
+    """time after its last heartbeat during which a daemon keeps the events it has claimed; at least `1s`"""
     grace: Duration = 30.0
-    """for SIGTERM: how long to wait for what is on the wire"""
+    """after SIGTERM, how long to wait for the messages in flight"""
 
 
 class Http(Section):
+    """The section `[http]`: health, metrics, the page, and the links to unsubscribe."""
+
     listen: str = "127.0.0.1:9599"
-    """where health, metrics and the page are: address and port, or `off`. Set by hand, it must be free; the default
-    gives way to any free port, which the log event `http_listening` tells"""
+    """address and port of health, metrics and the page, or `off`. If set, startup fails when the port is in use. The
+    default falls back to a free port, logged as `http_listening`"""
     public_url: BaseUrl = ""
-    """where `/unsubscribe/` is reached from outside, for the links in mails: `https://mail.example.org`. Its name
-    needs no place in `hosts`, and leads to nothing else"""
+    """URL at which `/unsubscribe/` can be reached from outside, for the links in emails: `https://mail.example.org`. Its
+    host name need not be in `allowed_hosts`, and serves nothing else"""
     allowed_hosts: Names = ()
-    """names by which it may be asked, `["pgherald.internal"]`; by environment with commas between. Addresses and
-    `localhost` always may: only a name can be pointed here by a stranger's web page"""
+    """Host headers accepted besides IP addresses and `localhost`, such as `["pgherald.internal"]` (protects against DNS
+    rebinding). In the environment, separate them with commas"""
     admin_token: str | None = Field(None, repr=False)
-    """whoever has it may retry, resolve, pause and resume on the page; 16 characters or more. Without one, the page
-    only shows"""
+    """token for retry, resolve, pause and resume on the page; at least 16 characters. Without it, the page is read-only"""
 
     @field_validator("listen")
     @classmethod
@@ -187,29 +218,35 @@ class Http(Section):
     @field_validator("admin_token")
     @classmethod
     def _hard_to_guess(cls, value: str | None) -> str | None:
-        if value is not None and len(value) < 16:
-            raise ValueError("a token has 16 characters or more; make one with `openssl rand -hex 16`")
+        if value is not None and len(value) < MIN_ADMIN_TOKEN_CHARS:
+            raise ValueError(
+                f"must have at least {MIN_ADMIN_TOKEN_CHARS} characters; make one with `openssl rand -hex 16`"
+            )
         return value
 
     @property
     def address(self) -> tuple[str, int] | None:
-        """Host and port; None where it is off."""
+        """Host and port, or None if `listen` is off."""
         return parse_listen(self.listen)
 
     @property
     def chosen(self) -> bool:
-        """Set by hand, so that another port will not do."""
+        """True if the user has set `listen`. The daemon then takes no other port."""
         return "listen" in self.model_fields_set
 
 
 class Log(Section):
+    """The section `[log]`."""
+
     format: Literal["auto", "json", "console"] = "auto"
-    """`json`, `console`, or `auto`: console on a terminal"""
+    """`json`, `console`, or `auto`: console on a terminal, else JSON"""
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """`debug`, `info`, `warning`, `error`"""
+    """the lowest level that is logged: `debug`, `info`, `warning`, `error`"""
 
 
 class Settings(BaseSettings):
+    """The whole configuration, valid and frozen. `load` makes one."""
+
     model_config = SettingsConfigDict(
         env_prefix="PGHERALD_",
         env_nested_delimiter="_",
@@ -239,15 +276,18 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # init_settings carries the file's contents, so the environment goes before it.
+        # `load` passes the contents of the file as `init_settings`. The first source wins.
         return (Environment(settings_cls), init_settings)
 
 
 def load(file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
-    """Read the file (given, or ``PGHERALD_CONFIG``, or ``./pgherald.toml`` if there is one) and the environment.
+    """Read the file and the environment.
+
+    The file is `file`, else the one that ``PGHERALD_CONFIG`` names, else ``./pgherald.toml`` if it exists. `overrides`
+    are sections with keys from the command line. They are taken as they are.
 
     Raises:
-        ConfigError: with every fault, each named with its place.
+        ConfigError: the file cannot be read, or values are invalid. The message has every error, each with its place.
     """
     if file is None and (named := os.environ.get("PGHERALD_CONFIG")):
         file = Path(named)
@@ -257,7 +297,7 @@ def load(file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | 
     try:
         settings = Settings(**values)
     except ValidationError as exc:
-        # Not `from` it: in a traceback, pydantic's own words may have what was given, and with it a password.
+        # `from None`: pydantic's own message may quote the input, and a traceback would show a password.
         raise ConfigError("; ".join(explained(error, values, file, Settings) for error in exc.errors())) from None
     return settings.model_copy(
         update={
@@ -271,6 +311,10 @@ def _read_toml(file: Path) -> dict[str, Any]:
         with file.open("rb") as stream:
             return tomllib.load(stream)
     except OSError as exc:
-        raise ConfigError(f"{file}: {exc.strerror}") from exc
+        raise ConfigError(
+            f"{file}: cannot read the configuration: {exc.strerror}; correct --config or PGHERALD_CONFIG"
+        ) from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{file}: {exc}") from exc
+        # tomllib says "Invalid value" of text without quotes, the commonest mistake.
+        remedy = '; text needs quotes: from = "…"' if str(exc).startswith("Invalid value") else ""
+        raise ConfigError(f"{file}: {exc}{remedy}") from exc

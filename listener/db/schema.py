@@ -10,14 +10,16 @@ import psycopg
 from psycopg import errors, sql
 
 from listener.config.rules import Rule, default_rules
-from listener.db.connection import PATH, is_unavailable, summary
+from listener.db.connection import PATH
+from listener.db.errors import is_unavailable, summary
+from listener.db.locks import INSTALLER
 from listener.db.queries import load
+from listener.db.schema_version import SchemaVersion, usable_version
 from listener.errors import DatabaseUnavailable, SchemaError
 from listener.printable import excerpt
 from listener.resources import resource
 from listener.retry import backoff
 
-VERSION = 1
 LOCK_TIMEOUT = 2.0
 # Of the 30 s within which `install` gives up; the rest is for its start and for what waits for nobody.
 PATIENCE = 25.0
@@ -162,7 +164,7 @@ def run(
 
 def _blocker(conn: psycopg.Connection[Any], table: str | None) -> str:
     # The installers' lock comes first. Anybody may hold it.
-    if row := conn.execute(_QUERIES["lock_holder"], {"space": 726354, "number": 3}).fetchone():
+    if row := conn.execute(_QUERIES["lock_holder"], INSTALLER._asdict()).fetchone():
         pid, user, application = row
         return (
             f" that every installer takes, held by pid {pid} (user {excerpt(user)}, application {excerpt(application)});"
@@ -193,25 +195,13 @@ def unsettled(conn: psycopg.Connection[Any]) -> int | None:
     return int(row[0])
 
 
-async def verify(conn: psycopg.AsyncConnection[Any], rules: Mapping[str, Rule]) -> None:
-    """Whether the schema is one that this version can work with, and every rule is watched as configured.
+async def verify(conn: psycopg.AsyncConnection[Any], rules: Mapping[str, Rule]) -> SchemaVersion:
+    """Return the schema's version if this pgherald can use it and the database watches every rule as configured.
 
     Raises:
-        SchemaError: it is not; says what to run.
+        SchemaError: One of both is not so. The message says what to run.
     """
-    try:
-        row = await (await conn.execute(_QUERIES["version"])).fetchone()
-    except (errors.InvalidSchemaName, errors.UndefinedFunction) as exc:
-        raise SchemaError("this database has no pgherald in it; run `pgherald install`") from exc
-    assert row is not None
-    if row[0] < VERSION:
-        raise SchemaError(
-            f"the database's pgherald is version {row[0]}, this one works with {VERSION}; run `pgherald install`"
-        )
-    if row[0] > VERSION:
-        raise SchemaError(
-            f"the database's pgherald is version {row[0]}, newer than the {VERSION} this one knows; update the daemon"
-        )
+    version = await usable_version(conn)
     for name, rule in rules.items():
         watched = await (await conn.execute(_QUERIES["watched"], watch_values(name, rule))).fetchone()
         assert watched is not None
@@ -228,6 +218,7 @@ async def verify(conn: psycopg.AsyncConnection[Any], rules: Mapping[str, Rule]) 
             raise SchemaError(
                 f"rule {name}: its triggers on {rule.table} are missing or disabled; run `pgherald install`"
             )
+    return version
 
 
 def watch_values(name: str, rule: Rule) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from functools import partial
 import psycopg
 
 from listener.config.settings import Settings
-from listener.db.connection import summary
+from listener.db.errors import summary
 from listener.doctor import lookup, notifications, privacy, schema, server, smtp, templates, triggers
 from listener.doctor.context import Context
 from listener.doctor.result import CheckResult, Finding, NotChecked, fault, warn

@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 from listener.config.settings import Settings
 from listener.db.connection import connect_async
 from listener.db.queries import load
-from listener.db.schema import VERSION
+from listener.db.schema_version import SchemaVersion
 from listener.doctor.result import NotChecked
 from listener.mail.composer import Message
 
@@ -35,7 +35,7 @@ class Context:
     """None if the database cannot be reached."""
     standby: bool = False
     installed: bool = True
-    version: int | None = None
+    version: SchemaVersion | None = None
     """The schema's version; None if it is not known."""
     missing_column: set[str] = field(default_factory=set)
     """Rules whose capture function uses a column that no longer exists."""
@@ -83,8 +83,8 @@ class Context:
         """Raise `NotChecked` unless the schema is installed and has the version of this release."""
         if self.conn is not None and not self.installed:
             raise NotChecked("pgherald is not installed in this database")
-        if self.version not in (None, VERSION):
-            raise NotChecked("the schema has another version than this release")
+        if self.version is not None and self.version.problem is not None:
+            raise NotChecked("the schema has a version that this release cannot use")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from typing import Any
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from listener.config.rules import NAME, Rule
+from listener.config.rules import SQL_NAME, Rule
 from listener.db import keys
-from listener.db.connection import lookup_pool, opened
 from listener.db.owner import execute_as_owner
 from listener.db.pool import Pool
+from listener.db.pools import lookup_pool, opened
 from listener.doctor.context import QUERIES, Context, RowSample
 from listener.doctor.result import Finding, fault, ok, warn
 from listener.errors import BadData, RuleBroken
@@ -24,7 +24,7 @@ from listener.worker.row_budget import MAX_ROW_BYTES
 LARGE_TABLE_ROWS = 1000
 # The newest rows are the likeliest to be sent next. One query of the lookup covers them, as in the daemon.
 _MAX_SAMPLE_ROWS = 100
-_READ = re.compile(rf"\b(?:FROM|JOIN)\s+({NAME}(?:\.{NAME})?)", re.IGNORECASE)
+_READ = re.compile(rf"\b(?:FROM|JOIN)\s+({SQL_NAME}(?:\.{SQL_NAME})?)", re.IGNORECASE)
 # A lookup that takes longer delays a whole batch. The daemon runs one for each batch.
 _LOOKUP_TIMEOUT_S = 20.0
 

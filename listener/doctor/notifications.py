@@ -6,7 +6,8 @@ from typing import Any
 
 import psycopg
 
-from listener.db.connection import connect_async, is_pooled, translate_errors
+from listener.db.connection import connect_async, is_pooled
+from listener.db.errors import translate_errors
 from listener.db.foreign_locks import LockHolder, holders, strangers
 from listener.db.pool import limited
 from listener.db.queries import load

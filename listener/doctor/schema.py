@@ -2,7 +2,7 @@
 
 import re
 
-from listener.db.schema import VERSION
+from listener.db.schema_version import VERSION, SchemaVersion
 from listener.doctor.context import QUERIES, Context
 from listener.doctor.result import Finding, fault, ok, warn
 from listener.resources import resource
@@ -16,16 +16,14 @@ async def schema(context: Context) -> Finding:
     context.installed = found["installed"]
     if not context.installed:
         return fault("pgherald is not installed in this database", _INSTALL)
-    if found["version_function"]:
-        version = (await context.row("SELECT pgherald.version() AS version"))["version"]
-        context.version = version
-        if version < VERSION:
-            return fault(f"schema version {version} is older than {VERSION}, which this release needs", _INSTALL)
-        if version > VERSION:
-            return fault(
-                f"schema version {version} is newer than {VERSION}, which this release supports",
-                "update pgherald on this machine to the release that installed the schema",
-            )
+    if found["version_functions"]:
+        row = await context.row("SELECT pgherald.version() AS number, pgherald.usable_from() AS usable_from")
+        context.version = version = SchemaVersion(**row)
+        if version.problem is not None:
+            return fault(*version.problem)
+        if version.is_newer:
+            # The list of objects is that of this release's own version.
+            return ok(str(version))
     if missing := found["missing"]:
         return fault(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing or invalid", _INSTALL)
     return ok(f"version {VERSION}, complete")
@@ -37,6 +35,8 @@ async def functions(context: Context) -> Finding:
     The capture functions are generated for each rule; `triggers.capture` compares those.
     """
     context.require_schema()
+    if context.version is not None and context.version.is_newer:
+        return ok("not compared: the schema is newer than the functions that this release ships")
     shipped = _shipped()
     rows = await context.rows(QUERIES["functions"], {"names": list(shipped)})
     installed = {row["name"]: row["body"] for row in rows}

@@ -2,7 +2,8 @@
 
 import time
 
-from listener.db.connection import connect_async, is_pooled, translate_errors
+from listener.db.connection import connect_async, is_pooled
+from listener.db.errors import translate_errors
 from listener.doctor.context import QUERIES, Context
 from listener.doctor.result import Finding, fault, ok, warn
 from listener.errors import DatabaseUnavailable

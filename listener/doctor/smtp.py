@@ -2,15 +2,17 @@
 
 import asyncio
 import os
+from dataclasses import replace
 
 from listener.config.fields import LOOPBACK
 from listener.doctor.context import Context
 from listener.doctor.result import Finding, fault, ok, warn
 from listener.errors import ConfigError
-from listener.smtp.advice import advice
-from listener.smtp.connection import SessionError, SmtpConnection, Timeouts, tls_context
+from listener.smtp.connection import SmtpConnection
+from listener.smtp.remedies import remedy_for
 from listener.smtp.replies import Scope
-from listener.transport.build import server
+from listener.smtp.server import Timeouts
+from listener.smtp.session import SessionError, tls_context
 
 # Shorter than the daemon's time-outs, for a person waits. RFC 5321, 4.5.3.2 allows minutes.
 _TIMEOUTS = Timeouts(connect=5, greeting=10, command=10, quit=1)
@@ -53,7 +55,7 @@ async def smtp(context: Context) -> Finding:
     place = f"{url.host}:{url.port}"
     try:
         async with asyncio.timeout(_SESSION_TIMEOUT_S):
-            connection = await SmtpConnection.open(server(settings, _TIMEOUTS), tls_context(settings.ca_file))
+            connection = await SmtpConnection.open(replace(url, timeouts=_TIMEOUTS), tls_context(settings.ca_file))
             await connection.close()
     except ConfigError as exc:
         return fault(str(exc), "correct it in [smtp]")
@@ -63,7 +65,7 @@ async def smtp(context: Context) -> Finding:
         )
     except SessionError as exc:
         waiting = "" if exc.verdict.scope is Scope.configuration else "; events wait, none is lost"
-        return fault(f"{place}: {exc}{waiting}", advice(exc.phase, exc.verdict))
+        return fault(f"{place}: {exc}{waiting}", remedy_for(exc.phase, exc.verdict))
     security = {"off": "no TLS", "starttls": "STARTTLS, valid certificate", "tls": "TLS, valid certificate"}[
         url.security
     ]

@@ -14,7 +14,7 @@ from listener.doctor.result import Finding, NotChecked, fault, ok, warn
 from listener.errors import BadData, ConfigError, RuleBroken
 from listener.mail.composer import Composer, Message
 from listener.mail.lint import lint
-from listener.mail.message import message_id
+from listener.mail.message import make_message_id
 from listener.mail.templates import Templates
 from listener.mail.unsubscribe import check
 from listener.outbox.event import Event
@@ -131,7 +131,9 @@ class _Trial:
 
     def compose(self, key: str, recipient: Address, row: Mapping[str, Any]) -> Message:
         now = datetime.now(UTC)
-        return self._composer.compose(self._rule, key, row, recipient, message_id(b"doctor", self._rule, 0, now), now)
+        return self._composer.compose(
+            self._rule, key, row, recipient, make_message_id(b"doctor", self._rule, 0, now), now
+        )
 
     def injection(
         self, key: str, recipient: Address, row: Mapping[str, Any], languages: list[str]

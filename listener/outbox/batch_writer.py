@@ -3,7 +3,7 @@
 import asyncio
 
 from listener.errors import PgheraldError
-from listener.outbox.event import Mark, Settlement
+from listener.outbox.event import OutgoingMessage, Settlement
 from listener.outbox.store import Outbox
 from listener.retry import Outage
 
@@ -18,13 +18,13 @@ class BatchWriter:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self._settlements: list[tuple[Settlement, asyncio.Future[bool]]] = []
-        self._marks: list[tuple[Mark, asyncio.Future[bool]]] = []
+        self._marks: list[tuple[OutgoingMessage, asyncio.Future[bool]]] = []
         self._pending = asyncio.Event()
 
-    def mark(self, mark: Mark) -> asyncio.Future[bool]:
+    def mark(self, message: OutgoingMessage) -> asyncio.Future[bool]:
         """True once the mark is durable; False when the event is no longer this worker's, or the database is away."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._marks.append((mark, future))
+        self._marks.append((message, future))
         self._pending.set()
         return future
 
@@ -65,7 +65,7 @@ class BatchWriter:
 
 
 def _answer(
-    asked: list[tuple[Mark, asyncio.Future[bool]]] | list[tuple[Settlement, asyncio.Future[bool]]],
+    asked: list[tuple[OutgoingMessage, asyncio.Future[bool]]] | list[tuple[Settlement, asyncio.Future[bool]]],
     written: set[tuple[int, int]],
 ) -> None:
     for subject, future in asked:

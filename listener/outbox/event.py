@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from listener.address import Address
 from listener.errors import BadData
 from listener.limits import MAX_MESSAGE
 
@@ -53,12 +54,16 @@ class Settlement:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """The intent to send these bytes to this recipient, written before the final dot can be."""
+class OutgoingMessage:
+    """A composed message. Its recipient and bytes are the mark, and a second sending repeats them.
+
+    `raw` is the message as sent (RFC 5322), and `message_id` the left part of its Message-ID.
+    """
 
     event: Event
-    recipient: str
-    message: bytes
+    recipient: Address
+    raw: bytes
+    message_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from psycopg.rows import tuple_row
 
-from listener.db.connection import translate_errors
+from listener.db.errors import translate_errors
 from listener.db.pool import Pool
 from listener.db.queries import load
 from listener.errors import PgheraldError, SchemaError
@@ -39,28 +39,31 @@ class Slots:
 
 
 class RateLimiter:
-    """One daemon's share. `ceiling`: the configured rate in mails a second, None: none.
+    """One daemon's share of the rate.
 
-    Without a ceiling the database is asked only after a server has throttled this daemon, or, at the start, another.
+    `ceiling` is the configured rate in emails per second of all daemons together; None: no limit. Without a ceiling the
+    database is asked only at the start, and after a server has throttled this daemon.
     """
 
-    def __init__(self, pool: Pool, ceiling: float | None) -> None:
-        self.ceiling = ceiling
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._is_lowered = True
         self._lowered_at = 0.0
         self._sent: deque[float] = deque(maxlen=10_000)
 
-    @property
-    def limited(self) -> bool:
-        """Whether what is sent needs a slot."""
-        return self._is_lowered or self.ceiling is not None
+    def is_limited(self, ceiling: float | None) -> bool:
+        """Whether an email needs a sending slot."""
+        return self._is_lowered or ceiling is not None
 
-    async def reserve(self, limit: int) -> Slots:
-        """Up to `limit` slots. Raises `DatabaseUnavailable` or `SchemaError`."""
-        if not self.limited:
+    async def reserve(self, limit: int, ceiling: float | None) -> Slots:
+        """Reserve up to `limit` slots.
+
+        Raises:
+            DatabaseUnavailable, SchemaError: none could be reserved.
+        """
+        if not self.is_limited(ceiling):
             return Slots(limit)
-        row = await self._run("reserve", limit=limit, window=_WINDOW_S)
+        row = await self._run("reserve", limit=limit, window=_WINDOW_S, ceiling=ceiling)
         if row is None:
             raise SchemaError("pgherald.rate_limit has no row; run `pgherald install`")
         number, rate, wait = row
@@ -80,19 +83,19 @@ class RateLimiter:
         """The server has taken a mail."""
         self._sent.append(asyncio.get_running_loop().time())
 
-    async def throttled(self, detail: str) -> None:
+    async def throttled(self, detail: str, ceiling: float | None) -> None:
         """The server wants less. While the database is away nothing is claimed, and so nothing need be slower."""
         now = asyncio.get_running_loop().time()
         if self._is_lowered and now - self._lowered_at < _SAME_THROTTLING_S:
             return
         self._is_lowered, self._lowered_at = True, now
         with suppress(PgheraldError):
-            if row := await self._run("throttled", sent=sum(at > now - 1.0 for at in self._sent)):
+            if row := await self._run("throttled", sent=sum(at > now - 1.0 for at in self._sent), ceiling=ceiling):
                 was, rate = row
                 log.warning("rate_lowered", per_second=round(rate, 1), was=round(was, 1), reason=detail)
 
     async def _run(self, query: str, **values: Any) -> Any:
         with translate_errors():
             async with self._pool.connection() as conn, conn.cursor(row_factory=tuple_row) as cursor:
-                await cursor.execute(_QUERIES[query], {"ceiling": self.ceiling, **values})
+                await cursor.execute(_QUERIES[query], values)
                 return await cursor.fetchone() if cursor.description else None

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from listener.db.connection import translate_errors
+from listener.db.errors import translate_errors
 from listener.db.queries import load
 
 _QUERIES = load("catalog")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from listener.config.rules import Rule
 from listener.config.settings import Settings
 from listener.db import schema
-from listener.db.connection import connect_async, translate_errors
+from listener.db.connection import connect_async
+from listener.db.errors import translate_errors
 from listener.errors import PgheraldError
 from listener.notify.listener import Listener
 from listener.smtp.breaker import Breaker
@@ -36,50 +37,68 @@ class Part:
 class Health:
     """Judge the parts of a daemon.
 
-    The daemon sets `worker` when it starts to deliver, and `stopping` when it has received SIGTERM.
+    The daemon calls `started` when it begins to deliver, and sets `stopping` when it has received SIGTERM.
     """
 
     def __init__(self, settings: Settings, listener: Listener, breaker: Breaker) -> None:
-        self.worker: Worker | None = None
         self.stopping = False
+        self._worker: Worker | None = None
         self._url = settings.database.url
         self._poll = settings.delivery.poll
-        self._rules = settings.rules
+        self._configured_rules = settings.rules
         self._listener = listener
         self._breaker = breaker
         self._schema = Part(False, "not checked yet")
         self._schema_checked_at = -math.inf
         self._schema_check = asyncio.Lock()
 
+    def started(self, worker: Worker) -> None:
+        """Note that the daemon is ready, and that this is its worker."""
+        self._worker = worker
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the daemon has started to deliver."""
+        return self._worker is not None
+
+    @property
+    def rules(self) -> Mapping[str, Rule]:
+        """The rules by which the daemon delivers now."""
+        return self._configured_rules if self._worker is None else self._worker.runtime.delivery.rules
+
+    @property
+    def in_flight_count(self) -> int:
+        """How many events are claimed and not yet settled."""
+        return 0 if self._worker is None else self._worker.in_flight_count
+
     async def parts(self) -> dict[str, Part]:
         """Return the parts by name. The daemon is ready if all are ok."""
-        rules: Mapping[str, Rule] = self.worker.delivery.rules if self.worker is not None else self._rules
         return {
             "daemon": self._daemon(),
             "listen": self._listen(),
             "claims": self._claims(),
-            "schema": await self._check_schema(rules),
+            "schema": await self._check_schema(self.rules),
             "smtp": self._smtp(),
         }
 
     def _daemon(self) -> Part:
         if self.stopping:
             return Part(False, "stopping")
-        return Part(self.worker is not None, "running" if self.worker is not None else "starting")
+        return Part(self._worker is not None, "running" if self._worker is not None else "starting")
 
     def _listen(self) -> Part:
-        age = asyncio.get_running_loop().time() - self._listener.self_test_passed_at
+        age = asyncio.get_running_loop().time() - self._listener.self_test.passed_at
         if self._listener.listening:
             return Part(age < _MAX_SELF_TEST_AGE_S, f"received its own test notification {age:.1f} s ago")
-        if self._listener.unreachable:
+        if self._listener.state == "unreachable":
             # A transaction pooler is in between, for example. Polling delivers everything, so the daemon is ready.
             return Part(True, "polling, because notifications do not arrive; set [database] listen_url")
         return Part(False, "the LISTEN connection is down; reconnecting")
 
     def _claims(self) -> Part:
-        if self.worker is None:
+        if self._worker is None:
             return Part(False, "not started")
-        age = asyncio.get_running_loop().time() - self.worker.last_progress_at
+        age = asyncio.get_running_loop().time() - self._worker.last_progress_at
         if self._breaker.is_open:
             return Part(True, "paused until the mail server is available")
         if math.isinf(age):
@@ -101,8 +120,8 @@ class Health:
                 async with asyncio.timeout(_SCHEMA_TIMEOUT_S):
                     with translate_errors():
                         async with await connect_async(self._url) as conn:
-                            await schema.verify(conn, rules)
-                self._schema = Part(True, f"version {schema.VERSION}, triggers of {len(rules)} rules installed")
+                            version = await schema.verify(conn, rules)
+                self._schema = Part(True, f"{version}, triggers of {len(rules)} rules installed")
                 self._schema_checked_at = clock()
             except (PgheraldError, TimeoutError) as exc:
                 # The time is not set: the next request checks again and sees a repair at once.

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from listener.db.connection import translate_errors
+from listener.db.errors import translate_errors
 from listener.db.foreign_locks import LockHolder, holders, strangers
 from listener.db.pool import Pool
 from listener.db.queries import load

@@ -1,23 +1,25 @@
-"""How mail leaves, as configured."""
+"""Makes the configured transport."""
 
 from typing import assert_never
 
-from listener.config.settings import Settings, Smtp
+from listener.config.settings import Settings
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import SmtpServer, Timeouts, tls_context
 from listener.smtp.pool import SmtpPool
-from listener.transport.local import Console, Maildir, Transport
+from listener.smtp.session import tls_context
+from listener.transport.base import Transport
+from listener.transport.local import Console, Maildir
 
 
 def transport(settings: Settings, breaker: Breaker) -> Transport:
-    """Raises `ConfigError` where it cannot be made: `smtp.ca_file` or `smtp.ehlo_name` is wrong."""
+    """Return the transport of ``mail.transport``. It reports each outcome to `breaker`.
+
+    Raises:
+        ConfigError: `smtp.ca_file` cannot be read.
+    """
     smtp = settings.smtp
     match settings.mail.transport:
         case "smtp":
-            timeouts = Timeouts(
-                connect=smtp.connect_timeout, command=smtp.command_timeout, data=smtp.data_timeout, dot=smtp.dot_timeout
-            )
-            return SmtpPool(server(smtp, timeouts), tls_context(smtp.ca_file), smtp.connections, breaker)
+            return SmtpPool(smtp.server, tls_context(smtp.ca_file), smtp.connections, breaker)
         case "file":
             assert settings.mail.directory is not None
             return Maildir(settings.mail.directory, breaker)
@@ -25,18 +27,3 @@ def transport(settings: Settings, breaker: Breaker) -> Transport:
             return Console(breaker)
         case _:
             assert_never(settings.mail.transport)
-
-
-def server(smtp: Smtp, timeouts: Timeouts) -> SmtpServer:
-    """The mail server. Raises `ConfigError` where `smtp.ehlo_name` is wrong."""
-    url = smtp.server
-    return SmtpServer(
-        host=url.host,
-        port=url.port,
-        security=url.security,
-        username=url.username,
-        password=url.password,
-        xoauth2=smtp.auth == "xoauth2",
-        ehlo_name=smtp.ehlo_name,
-        timeouts=timeouts,
-    )

@@ -9,7 +9,8 @@ import psycopg
 from aiohttp import web
 
 from listener.admin import events, history
-from listener.config.rules import Rule, parse_key, show_key
+from listener.config.keys import parse_key, show_key
+from listener.config.rules import Rule
 from listener.config.settings import Settings
 from listener.db.connection import connect, tables_of
 from listener.errors import DatabaseUnavailable, PgheraldError
@@ -55,8 +56,7 @@ class Page:
 
     @property
     def _rules(self) -> dict[str, Rule]:
-        worker = self._health.worker
-        return dict(worker.delivery.rules if worker is not None else self._settings.rules)
+        return dict(self._health.rules)
 
     async def overview(self, request: web.Request) -> web.Response:
         """Show the overview, or a notice if the database does not answer."""

@@ -72,16 +72,15 @@ class _Gauges(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield each gauge. prometheus_client calls this once a scrape."""
-        worker = self._health.worker
         yield _gauge("breaker_open", "1: the mail server is unavailable and nothing is claimed", self._breaker.is_open)
         yield _gauge("listening", "1: LISTEN works; 0: the daemon polls", self._listener.listening)
         yield _gauge(
-            "leader", "1: this daemon is the leader, which opens and closes the gate", self._listener.is_leader
+            "leader", "1: this daemon is the leader, which opens and closes the gate", self._listener.gate.is_leader
         )
         yield _gauge(
             "in_flight_events",
             "Events that this daemon has claimed and not settled",
-            len(worker.senders.in_flight) if worker is not None else 0,
+            self._health.in_flight_count,
         )
         yield _gauge("database_up", "1: the database answers", self._overview is not None)
         if self._overview is None:

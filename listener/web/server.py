@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from listener.config.settings import Settings
-from listener.db.connection import opened, overview_pool, unsubscribe_pool
+from listener.db.pools import opened, overview_pool, unsubscribe_pool
 from listener.errors import ConfigError
 from listener.logs import log
 from listener.notify.listener import Listener

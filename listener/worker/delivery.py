@@ -4,7 +4,6 @@ import asyncio
 import random
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, assert_never
 
 from psycopg import AsyncConnection
@@ -16,26 +15,16 @@ from listener.errors import BadData, RuleBroken
 from listener.logs import log
 from listener.mail import unsubscribe
 from listener.mail.composer import Composer
-from listener.mail.message import message_id
-from listener.outbox.event import Event, Settlement, State, StoredMessage
+from listener.mail.message import make_message_id
+from listener.outbox.event import Event, OutgoingMessage, Settlement, State, StoredMessage
 from listener.retry import FIRST_DELAY_S, MAX_DELAY_S, backoff
-from listener.smtp.connection import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
+from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
 from listener.smtp.replies import Verdict
 from listener.worker.lookup import Lookup, LookupResult, NotToSend, ToSend, too_large
 from listener.worker.row_budget import MAX_BATCH_BYTES
 
 _SUPERSEDED_RETRY_S = 1.0
 _SUSPENDED_S = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """Bytes on their way: what a mark keeps, and a second sending repeats."""
-
-    event: Event
-    recipient: Address
-    message: bytes
-    key: str
 
 
 class Delivery:
@@ -148,21 +137,21 @@ class Delivery:
             return _not_allowed(verdict.event, verdict.recipient)
         return verdict
 
-    def compose(self, to_send: ToSend, stored: StoredMessage | None = None) -> Letter | Settlement:
+    def compose(self, to_send: ToSend, stored: StoredMessage | None = None) -> OutgoingMessage | Settlement:
         """The bytes to send. After a sending in doubt, what is `stored` of it: the very same as then.
 
         Raises:
             RuleBroken: there is no message for any row.
         """
         event = to_send.event
-        key = message_id(self._secret, event.rule, event.id, event.captured_at)
+        key = make_message_id(self._secret, event.rule, event.id, event.captured_at)
         try:
             if stored is not None:
                 recipient = parse_address(stored.recipient)
                 # The dump of a database comes with the mail that was in doubt there.
                 if not self._composer.recipients.allows(recipient):
                     return _not_sent(_not_allowed(event, recipient))
-                return Letter(event, self._composer.recipients.route(recipient), stored.message, key)
+                return OutgoingMessage(event, self._composer.recipients.route(recipient), stored.message, key)
             message = self._composer.compose(
                 event.rule, event.key, to_send.context, to_send.recipient, key, event.captured_at
             )
@@ -172,11 +161,11 @@ class Delivery:
             raise
         except Exception as exc:
             return settle_internal_error(event, exc)
-        return Letter(event, message.recipient, message.octets, key)
+        return OutgoingMessage(event, message.recipient, message.octets, key)
 
-    def settlement(self, letter: Letter, outcome: SendOutcome) -> Settlement:
+    def settlement(self, message: OutgoingMessage, outcome: SendOutcome) -> Settlement:
         """What is written in the outbox after a hand-over."""
-        event, recipient = letter.event, letter.recipient
+        event, recipient = message.event, message.recipient
         match outcome:
             case Accepted(reply):
                 return Settlement(event, "sent", "sent", detail=mask(str(reply), recipient), uses_attempt=True)

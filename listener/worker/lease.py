@@ -15,9 +15,9 @@ from datetime import datetime
 from listener.errors import PgheraldError
 from listener.logs import log
 from listener.notify.listener import Listener
-from listener.outbox.store import Outbox, Peer
 from listener.retry import Outage
 from listener.smtp.breaker import Breaker
+from listener.worker.registry import Peer, WorkerRegistry
 
 _LOOK_INTERVAL_S = 0.25
 _RESCUE_INTERVAL_S = 1.0
@@ -37,11 +37,11 @@ class _Watched:
 class WorkerLease:
     """Looks often enough for a take-over within a second. `looked` is set once it is known who is dead at the start."""
 
-    def __init__(self, outbox: Outbox, listener: Listener, breaker: Breaker, seconds: float) -> None:
+    def __init__(self, registry: WorkerRegistry, listener: Listener, breaker: Breaker, seconds: float) -> None:
         self.first_look_done = asyncio.Event()
         # When it was last seen to, whatever came of it.
         self.last_iteration_at = -math.inf
-        self._outbox = outbox
+        self._registry = registry
         self._listener = listener
         self._breaker = breaker
         self._lease_s = seconds
@@ -63,7 +63,7 @@ class WorkerLease:
             except PgheraldError as exc:
                 self._renewed_at = -math.inf
                 self._watched.clear()
-                await self._outbox.pause(outage.failed(exc))
+                await self._registry.pause(outage.failed(exc))
             else:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_INTERVAL_S):
@@ -76,21 +76,27 @@ class WorkerLease:
         """
         listener = self._listener
         listener.changed.clear()
-        if listener.presence_lock_taken:
-            listener.set_worker(await self._outbox.renumber())
+        if listener.presence.taken:
+            listener.presence.assign(await self._registry.renumber())
             await listener.acquire_presence_lock()
-        state = (listener.has_presence_lock, listener.listening, listener.is_leader, listener.pid, self._breaker.reason)
+        state = (
+            listener.presence.held,
+            listener.listening,
+            listener.gate.is_leader,
+            listener.pid,
+            self._breaker.reason,
+        )
         now = asyncio.get_running_loop().time()
         if state == self._last_state and now - self._renewed_at < self._lease_s / 4:
             return
-        if await self._outbox.renew(
+        if await self._registry.renew(
             has_presence_lock=state[0], listening=state[1], leader=state[2], pid=state[3], breaker_reason=state[4]
         ):
             self._renewed_at, self._last_state = now, state
             return
-        log.warning("lease_expired", worker=self._outbox.worker)
-        await self._outbox.register()
-        self._listener.set_worker(self._outbox.presence_lock)
+        log.warning("lease_expired", worker=self._registry.registration.worker)
+        await self._registry.register()
+        self._listener.presence.assign(self._registry.registration.presence_lock)
         self._renewed_at = -math.inf
 
     async def _rescue_dead(self) -> None:
@@ -99,20 +105,20 @@ class WorkerLease:
             # This worker itself was stopped, or had no answer.
             self._watched.clear()
         self._looked_at = now
-        peers = await self._outbox.peers()
-        self._listener.set_peers(len(peers), led=any(peer.leader and not peer.gone for peer in peers))
+        peers = await self._registry.peers()
+        self._listener.peers.update(len(peers), have_leader=any(peer.leader and not peer.gone for peer in peers))
         gone, silent = self._judge(peers, now)
         if not gone and not silent and now - self._rescued_at < _RESCUE_INTERVAL_S:
             return
-        rescue = await self._outbox.rescue(gone + silent)
+        rescue = await self._registry.rescue(gone + silent)
         if silent:
             # The server may believe in a cut or stopped worker's session for hours, and in its locks.
-            await self._outbox.end_sessions(silent)
+            await self._registry.end_sessions(silent)
         self._rescued_at = now
         if rescue.names or rescue.freed or rescue.doubted:
             log.warning("workers_rescued", workers=rescue.names, released=rescue.freed, in_doubt=rescue.doubted)
         if rescue.freed or rescue.due:
-            self._listener.wake.set()
+            self._listener.doorbell.ring("rescued")
         if not any(peer.gone for peer in peers if peer not in gone):
             self.first_look_done.set()
 

@@ -11,9 +11,10 @@ from psycopg.rows import tuple_row
 from psycopg.types.numeric import Int8
 
 from listener.address import Address, parse_address
-from listener.config.rules import OWN_COLUMNS, Rule, array_literal
+from listener.config.keys import array_literal
+from listener.config.rules import OWN_COLUMNS, Rule
 from listener.db import keys
-from listener.db.connection import is_unavailable, lookup_failure, summary
+from listener.db.errors import is_unavailable, lookup_failure, summary
 from listener.db.owner import execute_as_owner
 from listener.db.pool import Pool
 from listener.errors import BadData, DatabaseUnavailable, PgheraldError, RuleBroken

@@ -1,7 +1,8 @@
 -- What the commands ask.
 
 -- name: version
-SELECT pgherald.version();
+-- The schema's version, and the oldest version whose daemons can use it.
+SELECT pgherald.version(), pgherald.usable_from();
 
 -- name: watched
 -- What the database watches under this name, and whether it still does. One row at most.

@@ -2,15 +2,16 @@
 
 -- name: objects
 SELECT n.oid IS NOT NULL AS installed,
-       EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'version') AS version_function,
+       (SELECT count(*) FROM pg_proc WHERE pronamespace = n.oid AND proname IN ('version', 'usable_from')) = 2 AS version_functions,
        ARRAY (SELECT 'pgherald.' || wanted
                 FROM unnest(ARRAY['outbox', 'worker', 'rule', 'handled', 'secret', 'event_stats', 'rate_limit', 'outbox_pkey', 'outbox_available_idx',
                                   'outbox_claimed_idx', 'outbox_in_doubt_idx', 'outbox_failed_idx', 'outbox_key_idx']) WITH ORDINALITY AS w(wanted, i)
                WHERE NOT EXISTS (SELECT FROM pg_class AS c LEFT JOIN pg_index AS x ON x.indexrelid = c.oid
                                   WHERE c.relnamespace = n.oid AND c.relname = wanted AND coalesce(x.indisvalid, true))
                ORDER BY i)
-       || CASE WHEN EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'version')
-               THEN '{}' ELSE '{pgherald.version()}'::text[] END AS missing
+       || ARRAY (SELECT 'pgherald.' || wanted || '()'
+                   FROM unnest(ARRAY['version', 'usable_from']) AS f(wanted)
+                  WHERE NOT EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = wanted)) AS missing
   FROM (SELECT) AS one LEFT JOIN pg_namespace AS n ON n.nspname = 'pgherald';
 
 -- name: functions
@@ -34,13 +35,14 @@ WITH wanted (kind, name, privileges) AS (VALUES
         ('column',   'rate_limit.throttled_at', '{UPDATE}'),
         ('column',   'rate_limit.next_at',   '{UPDATE}'),
         ('function', 'version',  '{EXECUTE}'),
+        ('function', 'usable_from', '{EXECUTE}'),
         ('function', 'append_history',    '{EXECUTE}'),
         ('function', 'handled_key',    '{EXECUTE}'),
         ('function', 'shown',          '{EXECUTE}'),
         ('function', 'typed',          '{EXECUTE}'),
         ('function', 'capture_body',   '{EXECUTE}'),
         ('function', 'capture_statement_body', '{EXECUTE}'),
-        ('function', 'gate',           '{EXECUTE}'),
+        ('function', 'gate_snippet',   '{EXECUTE}'),
         ('function', 'key_expression', '{EXECUTE}'),
         ('function', 'base_type',      '{EXECUTE}'),
         ('function', 'page_query',     '{EXECUTE}'),
@@ -112,7 +114,7 @@ SELECT p.prosrc AS body, p.prosecdef AS definer,
        p.proowner::regrole::text AS owner, o.relowner::regrole::text AS outbox_owner,
        has_table_privilege(p.proowner, o.oid, 'INSERT') AS owner_may_insert,
        (SELECT bool_and(has_function_privilege(f.oid, 'EXECUTE')) FROM pg_proc AS f
-         WHERE f.pronamespace = n.oid AND f.proname IN ('capture_body', 'capture_statement_body', 'key_expression', 'base_type', 'gate')) AS may_compare
+         WHERE f.pronamespace = n.oid AND f.proname IN ('capture_body', 'capture_statement_body', 'key_expression', 'base_type', 'gate_snippet')) AS may_compare
   FROM pgherald.rule AS r
   JOIN pg_namespace AS n ON n.nspname = 'pgherald'
   JOIN pg_class AS o ON o.relnamespace = n.oid AND o.relname = 'outbox'

@@ -1,4 +1,4 @@
-"""The demo ends by itself, or when it is told to, and leaves nothing behind."""
+"""The demo ends by itself or at a signal, and leaves no process and no file."""
 
 import os
 import re

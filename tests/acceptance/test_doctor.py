@@ -1,4 +1,4 @@
-"""doctor: every fault, planted by itself, is named by its check, and no other check turns from ok."""
+"""doctor names each fault by its own check, and the other checks stay ok."""
 
 import asyncio
 import json
@@ -582,7 +582,7 @@ def test_a_template_that_takes_what_the_lookup_does_not_give(plan: int, doctor: 
         lookup = without(settings.rules[RULE].lookup, ", p.place")
         return rule_with(lookup=lookup, require=())(settings)
 
-    names(doctor(change), TEMPLATE, "fault", "'place'", "add it to the SELECT")
+    names(doctor(change), TEMPLATE, "fault", "{{ place }}", "name it in the SELECT")
 
 
 @pytest.mark.parametrize(
@@ -642,7 +642,7 @@ def test_translations_are_tried_too(plan: int, doctor: Examine, tmp_path: Path) 
     (folder / "body.txt.j2").write_text("bei {{ place }}")
     names(doctor(change, PGHERALD_MAIL_TEMPLATES=str(tmp_path / "templates")), TEMPLATE, "warn", "text part (de)")
     (folder / "body.txt.j2").write_text("bei {{ ort }}")
-    names(doctor(change, PGHERALD_MAIL_TEMPLATES=str(tmp_path / "templates")), TEMPLATE, "fault", "'ort'")
+    names(doctor(change, PGHERALD_MAIL_TEMPLATES=str(tmp_path / "templates")), TEMPLATE, "fault", "{{ ort }}")
 
 
 def test_links_that_lead_nowhere(plan: int, doctor: Examine) -> None:
@@ -657,7 +657,7 @@ def test_links_that_lead_nowhere(plan: int, doctor: Examine) -> None:
     broken = rule_with(unsubscribe="DELETE FROM public.nobody WHERE id::text = ANY (%(keys)s)")
     names(doctor(broken, **there), f"unsubscribe {RULE}", "fault", "public.nobody", "correct [rules.dateplan_verified]")
     slug = rule_with(link="/dateplans/{slug}")
-    names(doctor(slug, **there), TEMPLATE, "fault", "link takes {slug}")
+    names(doctor(slug, **there), TEMPLATE, "fault", "link uses {slug}")
 
 
 def test_staging(plan: int, doctor: Examine, mail: MailServer, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Advisory locks are anybody's: a role that may only connect takes one of ours, and mails go out all the same."""
+"""Any role can take any advisory lock: one that holds ours delays no email."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Health and metrics of the installed command: what a probe, a scrape and a stranger get."""
+"""Health and metrics of the installed command, for a probe, a scrape and a stranger."""
 
 import asyncio
 import socket
@@ -69,7 +69,7 @@ def test_alive_ready_and_counted(database: Database, mail: MailServer, pgherald:
         assert any(name.startswith("pgherald_build_info{") for name in seen)
         families = list(text_string_to_metric_families(client.get("/metrics").text))
         assert len({family.name for family in families}) == len(families) > 15
-    # What was settled is there for the page, minute by minute.
+    # The page reads the settled events minute by minute.
     rows = database.execute(
         "SELECT sum(sent), sum(skipped), sum(failed), max(cardinality(delivery)) FROM pgherald.event_stats"
     )

@@ -1,4 +1,4 @@
-"""`pgherald init`: a configuration that works where everything was decided, and says so where it was not."""
+"""`pgherald init` writes a working configuration, and marks each value that it cannot infer."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""`install` into a database at work: who is held up and for how long, whatever the names, and who may do what."""
+"""`install` into a database in use: which sessions wait, for how long, and which rights each role has afterwards."""
 
 import json
 import threading
@@ -13,7 +13,7 @@ from psycopg import errors, sql
 
 from listener.admin.history import read_history
 from listener.config import settings as config
-from listener.config.rules import parse_key
+from listener.config.keys import parse_key
 from listener.db.schema import LOCK_TIMEOUT, PATIENCE, InstallStep, run
 from listener.resources import resource
 from tests.support import wait_until

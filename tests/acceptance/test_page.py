@@ -1,4 +1,4 @@
-"""The page: what it shows, to whom, and that nothing of a row is more than text in it."""
+"""The page: its content, who may see it, and values of a row appear as text only."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The page in a real browser: a mail appears on it while somebody looks, in every size and light."""
+"""The page in a real browser: a new email appears without a reload, in each size and colour scheme."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +36,7 @@ expect.set_options(timeout=60_000)
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """What it complains of, or its content security policy refuses, is an error of the test."""
+    """Yield a page. A browser warning, or a violation of the content security policy, fails the test."""
     context = browser.new_context(viewport=SIZES["desktop"])
     page = context.new_page()
     page.set_default_timeout(60_000)

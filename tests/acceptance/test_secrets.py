@@ -1,4 +1,4 @@
-"""A secret in a setting that is wrong is not told: not in an error, a log, a traceback, or in a server's own words."""
+"""A secret in a wrong setting appears in no error, log or traceback, also if the server repeats it."""
 
 import base64
 import signal
@@ -24,16 +24,16 @@ SMTP = [
     ("smtp://u:{}@h:", ""), ("smtp://u:{}@h:0", PORT), ("smtp://u:{}@h:-1", PORT), ("smtp://u:{}@h:99999", PORT),
     ("smtp://u:{}@h:٢٥", PORT), ("smtp://u:{}@h:25,26", PORT), ("smtp://u:{}/x@h:25", PORT), ("smtp://u:12/{}@h:25", FORM),
     ("smtp://u:{}#x@h:25", PORT), ("smtp://u:25#{}@h", FORM), ("smtp://u:{}?x@h:25", PORT), ("smtp://u:25?{}@h", FORM),
-    ("smtp://u:25?starttls=off&{}@h", FORM), ("smtp://u:p@h?starttls={}", "starttls is required or off"),
+    ("smtp://u:25?starttls=off&{}@h", FORM), ("smtp://u:p@h?starttls={}", "starttls must be required or off"),
     ("smtp://u:[{}@h", FORM), ("smtp://u:{}]@h", FORM), ("smtp://u:[{}]@h", FORM), ("smtp://u:p@[{}]", FORM),
     ("smtp://u:p@[{}", FORM), ("smtp://u:p@[::1]{}", FORM), ("smtp://u:{}／x@h", FORM), ("smtp://u:{}℀@h", FORM),
-    ("smtp://u:{}＠h", FORM), ("smtp://u:{}%ff@h", "write a % as %25"), ("smtp://u%ff:{}@h", "write a % as %25"),
+    ("smtp://u:{}＠h", FORM), ("smtp://u:{}%ff@h", "write a literal % as %25"), ("smtp://u%ff:{}@h", "write a literal % as %25"),
     ("smtp://u:{}\n@h", "line break"), ("smtp://u:a\n{}@h", "line break"), ("smtp://u:{}\t@h", "control character"),
     ("smtp://u:\x1b{}@h", "control character"), ("smtp://u:{}\x7f@h", "control character"), ("smtp:u:{}@h", FORM),
     ("smtp:/u:{}@h", FORM), ("smtp:///u:{}@h", FORM), ("u:{}@h:25", FORM), ("//u:{}@h", FORM), ("smpt://u:{}@h", FORM),
     ("https://u:{}@h", FORM), ("smtp://u:{}@", HOST), ("smtp://u:p@h\\{}", HOST), ("smtp://u:p@h {}", HOST),
     ("smtp://u:p@h;{}", HOST), ("smtp://u:p@h/{}", FORM), ("smtp://u:{}@h/x", FORM), ("smtp://u:{}@h#x", FORM),
-    ("smtps://u:{}@h?starttls=off", "starttls goes with smtp://"), ("{}", FORM), ("", FORM),
+    ("smtps://u:{}@h?starttls=off", "takes no starttls"), ("{}", FORM), ("", FORM),
 ]  # fmt: skip
 DATABASE = [
     "psql://u:{}@h/d", "postgresql://u:{}/x@h/d", "postgresql://u:12/{}@h/d", "postgresql://u:@{}@h/d", "postgresql://u:s3Kr1t@Marker@h/d",
@@ -56,7 +56,7 @@ def toml(value: str) -> str:
 
 
 def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
-    """What a command that needs the settings alone says on both streams."""
+    """Return the output on both streams of a command that needs nothing but the settings."""
     monkeypatch.setattr(sys, "argv", ["pgherald", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -233,3 +233,8 @@ def test_a_token_that_is_user_and_password_in_one(pgherald: Pgherald, database: 
         done = pgherald("doctor", env=env)
     assert "logged in" in done.stdout
     assert SECRET not in done.stdout + done.stderr
+
+
+def test_a_secret_file_that_is_named_by_nothing(database: Database, pgherald: Pgherald) -> None:
+    done = pgherald("status", env={"PGHERALD_DATABASE_URL_FILE": ""})
+    assert (done.returncode, "PGHERALD_DATABASE_URL_FILE: cannot read" in done.stderr) == (1, True), done.stderr

@@ -1,4 +1,4 @@
-"""What is shipped: a wheel with the package and its files in it and nothing else, and an sdist that makes the same one."""
+"""The wheel holds the package and its files and nothing else, and the sdist builds the same wheel."""
 
 import shutil
 import subprocess
@@ -26,7 +26,7 @@ class Built:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    # A copy, so that whoever saves a file meanwhile does not make the two wheels differ.
+    # A copy, so that a file saved meanwhile does not make the two wheels differ.
     tree = tmp_path_factory.mktemp("copy") / "pgherald"
     shutil.copytree(ROOT, tree, ignore=hidden)
     from_tree = tmp_path_factory.mktemp("tree")

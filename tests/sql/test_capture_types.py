@@ -1,4 +1,4 @@
-"""Keys, columns and values of every type that can be watched, under any name; and what cannot be, refused with the reason."""
+"""Keys, columns and values of each type that can be watched, under any name. The others are refused with the reason."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from listener.config.rules import array_literal
+from listener.config.keys import array_literal
 from tests.support.database import Database
 
 TYPES = """

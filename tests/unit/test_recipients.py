@@ -27,7 +27,7 @@ from listener.recipients import RecipientPolicy
     ],
 )
 def test_who_is_admitted(allow: str, address: str, admitted: bool) -> None:
-    mail = Mail.model_validate({"allow": allow})
+    mail = Mail.model_validate({"allowed_recipients": allow})
     assert RecipientPolicy(mail.allowed_recipients, mail.redirect_to).allows(parse_address(address)) is admitted
 
 
@@ -39,7 +39,7 @@ def test_without_a_guard_everybody_is() -> None:
 
 
 def test_whom_all_mail_is_redirected_to_needs_not_be_allowed() -> None:
-    mail = Mail.model_validate({"allow": ["@example.org"], "redirect_to": "qa@example.net"})
+    mail = Mail.model_validate({"allowed_recipients": ["@example.org"], "redirect_to": "qa@example.net"})
     guard = RecipientPolicy(mail.allowed_recipients, mail.redirect_to)
     assert guard.allows(parse_address("qa@example.net"))
     assert str(guard.route(parse_address("jane@example.org"))) == "qa@example.net"
@@ -48,14 +48,14 @@ def test_whom_all_mail_is_redirected_to_needs_not_be_allowed() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("allowed_recipients = []", "allowed_recipients: write addresses and domains"),
+        ("allowed_recipients = []", "allowed_recipients: must be a list of addresses and domains; write"),
         ('allowed_recipients = ""', "has no @; write @example.org"),
         ('allowed_recipients = ["example.org"]', "has no @"),
-        ('allowed_recipients = ["@"]', "allow"),
-        ('allowed_recipients = ["*@example.org", "a b@example.org"]', "allow"),
-        ("allowed_recipients = 5", "allow"),
+        ('allowed_recipients = ["@"]', "allowed_recipients"),
+        ('allowed_recipients = ["*@example.org", "a b@example.org"]', "allowed_recipients"),
+        ("allowed_recipients = 5", "allowed_recipients"),
         ('redirect_to = "qa"', "redirect_to: 'qa': the address has no @"),
-        ('transport = "file"', "needs a directory"),
+        ('transport = "file"', "set [mail] directory"),
         ('transport = "pigeon"', "transport"),
         ('feedback_id = "a b"', "feedback_id"),
     ],

@@ -8,8 +8,9 @@ import pytest
 from listener.address import parse_address
 from listener.smtp import pool as module
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import Accepted, Refused, SendOutcome, tls_context
+from listener.smtp.outcome import Accepted, Refused, SendOutcome
 from listener.smtp.pool import SmtpPool
+from listener.smtp.session import tls_context
 from tests.support.client import KEY, MESSAGE, server_of, yes
 from tests.support.smtpd import Smtpd, answer, close, wait_for
 
@@ -59,7 +60,7 @@ async def test_it_grows_with_what_waits_and_no_further_than_it_may(smtpd: Smtpd,
 async def test_a_connection_carries_so_many_messages(
     smtpd: Smtpd, post: SmtpPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MESSAGES", 3)
+    monkeypatch.setattr(module, "MAX_MESSAGES_PER_CONNECTION", 3)
     for _ in range(7):
         await send(post)
     assert [message.connection for message in smtpd.messages] == [1, 1, 1, 2, 2, 2, 3]
@@ -68,7 +69,7 @@ async def test_a_connection_carries_so_many_messages(
 
 async def test_a_connection_grows_so_old(smtpd: Smtpd, post: SmtpPool, monkeypatch: pytest.MonkeyPatch) -> None:
     await send(post)
-    monkeypatch.setattr(module, "AGE", 0.0)
+    monkeypatch.setattr(module, "MAX_CONNECTION_AGE_S", 0.0)
     await send(post)
     assert (smtpd.connections, smtpd.seen["quit"]) == (1, 1)
     await send(post)
@@ -76,7 +77,7 @@ async def test_a_connection_grows_so_old(smtpd: Smtpd, post: SmtpPool, monkeypat
 
 
 async def test_what_lies_idle_is_given_up(smtpd: Smtpd, post: SmtpPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IDLE", 0.1)
+    monkeypatch.setattr(module, "MAX_IDLE_S", 0.1)
     await asyncio.gather(*(send(post) for _ in range(3)))
     assert smtpd.connections == 3
     await smtpd.until(lambda: not smtpd.sessions)

@@ -14,17 +14,18 @@ import pytest
 
 from listener.address import parse_address
 from listener.mail.composer import Composer
-from listener.outbox.event import Event
+from listener.outbox.event import Event, OutgoingMessage
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import SendOutcome, tls_context
+from listener.smtp.outcome import SendOutcome
 from listener.smtp.pool import SmtpPool
-from listener.worker.delivery import Delivery, Letter
+from listener.smtp.session import tls_context
+from listener.worker.delivery import Delivery
 from tests.support.client import KEY, MESSAGE, server_of, yes
 from tests.support.smtpd import Action, Smtpd, answer, close, stall
 
 SENDER, JANE = parse_address("no-reply@example.org"), parse_address("jane@example.com")
 EVENT = Event(1, "rule", "1", 0, 0, datetime.now(UTC), 0.0, 1, False, None)
-LETTER = Letter(EVENT, JANE, b"", "key")
+OUTGOING = OutgoingMessage(EVENT, JANE, b"", "key")
 DOCUMENT = Path(__file__).parents[3] / "docs" / "smtp.md"
 
 
@@ -171,8 +172,8 @@ async def seen(cell: Cell, security: Security) -> str:
         while not breaker.is_open and number < 6 and not said.startswith("sent"):
             await hand_over(post)
             number += 1
-        if breaker._held:
-            said += f"; pause of {breaker._left():.0f} s"
+        if breaker._paused:
+            said += f"; pause of {breaker._remaining():.0f} s"
         elif breaker.is_open:
             said += f"; breaker after {number}"
         assert smtpd.early == []
@@ -195,7 +196,7 @@ async def hand_over(post: SmtpPool) -> SendOutcome:
 
 def for_event(smtpd: Smtpd, outcome: SendOutcome) -> str:
     with mock.patch("random.uniform", lambda low, high: high):
-        settlement = _DELIVERY.settlement(LETTER, outcome)
+        settlement = _DELIVERY.settlement(OUTGOING, outcome)
     attempt = ", an attempt" if settlement.uses_attempt else ""
     if settlement.state == "in_doubt":
         return "in doubt"

@@ -1,10 +1,7 @@
-"""Names that only quoting makes possible, and values written otherwise than the database writes them."""
+"""Tables, columns and values whose names only quoting makes possible."""
 
-import hashlib
 import json
 from pathlib import Path
-
-import psycopg
 
 from tests.support.command import Pgherald
 from tests.support.database import Database
@@ -75,42 +72,3 @@ def test_odd_names_and_values(bare_database: Database, mail: MailServer, pgheral
     assert "purged" in pgherald("explain", "five", "-5", check=True).stdout
     assert pgherald("forget", "five", "-5", check=True).stdout == "0 events forgotten\n"
     assert pgherald("explain", "five", "-5", "--jsn").returncode == 2
-
-
-def test_a_key_longer_than_an_index_holds_up_nobody(
-    bare_database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
-) -> None:
-    bare_database.execute("CREATE TABLE public.note (slug text NOT NULL, status text)")
-    (tmp_path / "pgherald.toml").write_text("""
-[rules.note]
-table = "public.note"
-key = "slug"
-column = "status"
-becomes = "VE"
-template = "dateplan_verified"
-lookup = '''SELECT slug AS key, status AS current, left(slug, 5) || '@example.org' AS email, true AS consent, 'x' AS place
-              FROM public.note WHERE slug = ANY (%(keys)s)'''
-""")
-    # What does not compress, since the server would.
-    older, marked, long = (
-        "".join(hashlib.sha256(f"{i} {n}".encode()).hexdigest() for n in range(250)) for i in range(3)
-    )
-    bare_database.execute("INSERT INTO public.note VALUES (%s, 'VE')", (older,))
-    pgherald("install", check=True)
-    bare_database.execute("INSERT INTO public.note VALUES (%s, 'VE'), ('short', 'VE')", (long,))
-    pgherald("run", "--once", check=True)
-    assert sorted(mail.recipients) == sorted(["short@example.org", f"{long[:5]}@example.org"])
-    told = pgherald("explain", "note", long, "--json", check=True)
-    assert json.loads(told.stdout)["events"][0]["state"] == "sent"
-
-    assert pgherald("purge", "--older-than", "0d", check=True).stdout == "2 events purged\n"
-    with psycopg.connect(bare_database.url) as conn:
-        conn.execute("SET LOCAL session_replication_role = replica")
-        conn.execute("INSERT INTO public.note VALUES (%s, 'VE')", (marked,))
-    assert pgherald("backfill", "note", "--mark-only", check=True).stdout == "1 row marked as handled\n"
-    assert pgherald("backfill", "note", check=True).stdout == "0 rows captured\n"
-    for key, why in ((older, "before the rule was watched"), (marked, "marked as handled"), (long, "purged")):
-        assert why in pgherald("explain", "note", key, check=True).stdout
-    bare_database.execute("UPDATE public.note SET status = 'PE'; UPDATE public.note SET status = 'VE'")
-    assert pgherald("forget", "note", long, check=True).stdout == "1 event forgotten\n"
-    assert "erased" in pgherald("explain", "note", long, check=True).stdout

@@ -1,4 +1,4 @@
-"""What to do when the mail server does not take a message."""
+"""Remedies: for each failure, the action that the operator can take."""
 
 from listener.smtp.replies import Phase, Scope, Verdict
 
@@ -11,17 +11,19 @@ _BY_PHASE = {
 _BY_REASON = {
     "bad_address": "the server knows no such mailbox: correct the address",
     "relay_denied": "let this host relay, or log in, with smtp://user:secret@… in [smtp] url",
-    "too_large": "make the message smaller, or the server's limit greater",
+    "too_large": "make the message smaller, or raise the server's limit",
 }
 _BY_SCOPE = {
     Scope.throttle: "wait; the server asks for fewer messages",
-    Scope.quota: "wait, or ask for a greater quota",
+    Scope.quota: "wait, or ask for a larger quota",
 }
 
 
-def advice(phase: Phase, verdict: Verdict) -> str:
+def remedy_for(phase: Phase, verdict: Verdict) -> str:
+    """Return what the operator can do about a failure, as an imperative clause."""
     return (
-        _BY_REASON.get(verdict.reason)
+        verdict.remedy
+        or _BY_REASON.get(verdict.reason)
         or _BY_SCOPE.get(verdict.scope)
         or _BY_PHASE.get(phase)
         or "see the mail server's log"

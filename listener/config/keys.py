@@ -1,0 +1,49 @@
+"""A row's key as text: the outbox's form, and the form that people write and read.
+
+The two differ only for a composite key. The outbox holds it as PostgreSQL writes a `text[]`: ``{a,b}``. People write
+``a,b``.
+"""
+
+import re
+from collections.abc import Iterable
+
+from listener.config.rules import Rule
+
+
+def parse_key(rule: Rule, text: str) -> str:
+    """Return the outbox's form of a key as people write it: ``7``, or ``a,b`` for a composite one.
+
+    An array literal such as ``{a,b}`` is returned unchanged. It can hold values with commas in them.
+
+    Raises:
+        ValueError: the text has more or fewer values than the rule's key has columns.
+    """
+    if len(rule.key) == 1 or text.startswith("{"):
+        return text
+    parts = text.split(",")
+    if len(parts) != len(rule.key):
+        raise ValueError(
+            f"the key of this rule has {len(rule.key)} columns: {','.join(rule.key)}; "
+            'write one value for each, and a value with a comma as in an array: {"a,b",c}'
+        )
+    return array_literal(parts)
+
+
+def show_key(rule: Rule, key: str) -> str:
+    """Return a key of the outbox as people write it. A key with quoted values stays an array literal."""
+    if len(rule.key) == 1 or re.search(r'["\\]', key):
+        return key
+    return key[1:-1]
+
+
+def array_literal(parts: Iterable[str]) -> str:
+    """Return the parts as PostgreSQL writes a `text[]` (manual, 8.15.6): quoted only where it must be."""
+    return "{" + ",".join(_element(part) for part in parts) + "}"
+
+
+def _element(part: str) -> str:
+    # PostgreSQL's array parser knows only the white space of ASCII. One more quoted character, and the key of the
+    # outbox would differ from the key that a trigger wrote.
+    if part and part.upper() != "NULL" and not re.search(r'[{},"\\\s]', part, re.ASCII):
+        return part
+    return '"' + part.replace("\\", "\\\\").replace('"', '\\"') + '"'
