@@ -91,7 +91,7 @@ def test_run_refuses_what_no_waiting_would_mend(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{{ plaice }}", ("'plaice'",)),
+        ("{{ plaice }}", ("{{ plaice }}",)),
         ("{% if %}", ("body.txt.j2", "line 1")),
         ("{{ place.__class__.__mro__ }}", ()),
     ],
