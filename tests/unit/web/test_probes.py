@@ -1,6 +1,7 @@
 """Probes and metrics, from stand-ins for the daemon's parts."""
 
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ class Daemon:
 
     in_flight_count = 0
     listening = True
-    is_leader = False
+    gate = SimpleNamespace(is_leader=False)
     is_open = True
 
     def __init__(self) -> None:
