@@ -145,7 +145,7 @@ def limited(conn: Connection, seconds: float, until: Callable[[], float] | None 
 
 
 def _has_news(conn: Connection) -> bool:
-    """Whether an idle connection has something to say: as a rule, that the server has ended it."""
+    """Return whether an idle connection has something to say: as a rule, that the server has ended it."""
     poll = select.poll()
     poll.register(conn.fileno(), select.POLLIN)
     return bool(poll.poll(0))

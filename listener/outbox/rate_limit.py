@@ -52,7 +52,7 @@ class RateLimiter:
         self._sent: deque[float] = deque(maxlen=10_000)
 
     def is_limited(self, ceiling: float | None) -> bool:
-        """Whether an email needs a sending slot."""
+        """Return whether an email needs a sending slot."""
         return self._is_lowered or ceiling is not None
 
     async def reserve(self, limit: int, ceiling: float | None) -> Slots:
