@@ -86,7 +86,7 @@ async def _self_test(listening: psycopg.AsyncConnection[Any], url: str) -> tuple
 async def queue(context: Context) -> Finding:
     """Check that PostgreSQL's notification queue is not filling up."""
     row = await context.row(QUERIES["queue"])
-    used, shown = row["used"], f"{row['used']:.0%} full"
+    used, shown = row["used"], f"PostgreSQL's notification queue is {row['used']:.0%} full"
     if used <= 0.1:
         return ok(shown)
     remedy = "end the session that listens and keeps a transaction open" + (
