@@ -130,6 +130,7 @@ class _Trial:
         self._composer = composer
 
     def compose(self, key: str, recipient: Address, row: Mapping[str, Any]) -> Message:
+        """Compose the message for a row as the daemon would, for an event that does not exist."""
         now = datetime.now(UTC)
         return self._composer.compose(
             self._rule, key, row, recipient, make_message_id(b"doctor", self._rule, 0, now), now
@@ -178,6 +179,8 @@ def _tags(html: str | None) -> list[tuple[str, tuple[str, ...]]]:
     found: list[tuple[str, tuple[str, ...]]] = []
 
     class Tags(HTMLParser):
+        """Collects the start tags."""
+
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
             found.append((tag, tuple(name for name, _ in attrs)))
 
