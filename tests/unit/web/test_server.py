@@ -12,7 +12,7 @@ from listener.errors import ConfigError
 from listener.web import server
 from listener.web.server import HttpServer
 
-ANYTHING: Any = SimpleNamespace(worker=None)
+ANYTHING: Any = SimpleNamespace()
 
 
 @pytest.fixture
