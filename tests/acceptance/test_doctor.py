@@ -16,7 +16,7 @@ from psycopg import sql
 from listener.config import settings as config
 from listener.config.rules import Rule
 from listener.config.settings import Settings
-from listener.db.schema import daemon_grants
+from listener.db.install import daemon_grants
 from listener.demo.cluster import Cluster
 from listener.doctor import notifications, server
 from listener.doctor.checks import examine
