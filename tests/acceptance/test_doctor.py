@@ -582,7 +582,7 @@ def test_a_template_that_takes_what_the_lookup_does_not_give(plan: int, doctor: 
         lookup = without(settings.rules[RULE].lookup, ", p.place")
         return rule_with(lookup=lookup, require=())(settings)
 
-    names(doctor(change), TEMPLATE, "fault", "{{ place }}", "name it in the SELECT")
+    names(doctor(change), TEMPLATE, "fault", "{{ place }}", "add it to the SELECT")
 
 
 @pytest.mark.parametrize(

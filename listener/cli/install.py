@@ -1,4 +1,4 @@
-"""install, uninstall: the database's side."""
+"""install, uninstall: create and remove pgherald's objects in the database."""
 
 import time
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from listener.cli.options import configured, counted, settings
+from listener.cli.options import config_option, load_settings, quantity
 from listener.cli.output import write_line, write_lines
 from listener.db import schema
 from listener.db.connection import connect
@@ -14,21 +14,25 @@ from listener.db.errors import translate_errors
 from listener.errors import PgheraldError
 from listener.printable import printable_lines
 
+_print_option = click.option("--print", "print_only", is_flag=True, help="Print the SQL, without a connection.")
+
 
 @click.command()
-@click.option("--print", "print_only", is_flag=True, help="Print the SQL and connect to nothing.")
-@click.option("--create-roles", is_flag=True, help="Also make the roles pgherald_owner and pgherald_daemon, and grant.")
+@_print_option
+@click.option(
+    "--create-roles", is_flag=True, help="Also create the roles pgherald_owner and pgherald_daemon, with their rights."
+)
 @click.option("--grant-to", metavar="NAME", help="Grant the daemon's rights to this existing role.")
-@configured
+@config_option
 def install(print_only: bool, create_roles: bool, grant_to: str | None, config_file: Path | None) -> None:
-    """Put the outbox and every rule's triggers into the database, or bring them up to date.
+    """Create or update the outbox and every rule's triggers in the database.
 
-    Never blocks the application for longer than two seconds at a time, and gives up within thirty.
+    Never blocks the application for longer than two seconds at a time. Gives up after thirty seconds.
 
     \b
     Example:  PGHERALD_DATABASE_URL=postgresql://dba@db/app pgherald install
     """
-    loaded = settings(config_file)
+    loaded = load_settings(config_file)
     steps = schema.install_steps(loaded.rules, roles=create_roles, daemon_role=grant_to)
     if print_only:
         _print(steps)
@@ -42,33 +46,38 @@ def install(print_only: bool, create_roles: bool, grant_to: str | None, config_f
         for name, rule in loaded.rules.items():
             write_line(f"{name}: watching {rule.table}.{rule.column} for {rule.becomes!r}")
         for name in schema.unconfigured(conn, loaded.rules):
-            write_line(f"{name}: watched, but not configured; to end it: SELECT pgherald.unwatch('{name}')", err=True)
+            write_line(
+                f"{name}: still watched, but not in the configuration; "
+                f"to stop watching: SELECT pgherald.unwatch('{name}')",
+                err=True,
+            )
 
 
 @click.command()
-@click.option("--print", "print_only", is_flag=True, help="Print the SQL and connect to nothing.")
-@click.option("--force", is_flag=True, help="Even if events are not settled; they are lost.")
-@configured
+@_print_option
+@click.option("--force", is_flag=True, help="Remove it even if events are not settled. These events are lost.")
+@config_option
 def uninstall(print_only: bool, force: bool, config_file: Path | None) -> None:
-    """Take everything away that install has put into the database.
+    """Remove everything that install has created in the database.
 
     \b
     Example:  pgherald uninstall --print
     """
-    loaded = settings(config_file)
+    loaded = load_settings(config_file)
     steps = schema.uninstall_steps(loaded.rules)
     if print_only:
         _print(steps)
         return
     end = time.monotonic() + schema.PATIENCE
     with connect(loaded.database.url) as conn:
-        waiting = schema.unsettled(conn)
-        if waiting is None:
-            write_line("nothing to remove: this database has no pgherald in it")
+        unsettled = schema.unsettled(conn)
+        if unsettled is None:
+            write_line("nothing to remove: pgherald is not installed in this database")
             return
-        if waiting and not force:
+        if unsettled and not force:
             raise click.ClickException(
-                f"not settled: {counted(waiting, 'event')}; deliver them (pgherald run --once), or --force to lose them"
+                f"{quantity(unsettled, 'event')} not settled; "
+                "deliver with `pgherald run --once`, or lose them with --force"
             )
         for step in steps:
             schema.run(conn, step, lambda text: write_line(text, err=True), end)
@@ -76,15 +85,15 @@ def uninstall(print_only: bool, force: bool, config_file: Path | None) -> None:
 
 
 def _print(steps: Iterable[schema.InstallStep]) -> None:
-    """Print what may be piped into psql: as it is, or not at all.
+    """Print SQL that may be piped into psql: unchanged, or not at all.
 
     Raises:
-        PgheraldError: a step has characters that do not show; replaced, they would watch for another value.
+        PgheraldError: a step has invisible characters. With them replaced, the SQL would watch for another value.
     """
     text = "\n".join(map(str, steps))
     if printable_lines(text) != text:
         raise PgheraldError(
-            "the SQL has characters that do not show, from a rule's table, column or value, or from --grant-to; "
-            "take them out of the configuration, or run the command without --print"
+            "the SQL has invisible characters, from a rule's table, column or value, or from --grant-to; "
+            "remove them from the configuration, or run the command without --print"
         )
     write_lines(text)
