@@ -17,7 +17,7 @@ CLIENTS = {
     "Apple Mail": [("apple-mail", "macos"), ("apple-mail", "ios")],
     "Yahoo": [("yahoo", "desktop-webmail"), ("yahoo", "ios"), ("yahoo", "android")],
 }
-# Without these a mail may be unreadable. What only adorns (round corners, shadows, a dark scheme) is not among them.
+# Without these an email may be unreadable. Mere decoration (round corners, shadows, a dark scheme) is left out.
 FEATURES = [
     "css-align-items",
     "css-aspect-ratio",

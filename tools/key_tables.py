@@ -19,7 +19,7 @@ _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1), ("ms", 0.001))
 
 
 def filled(page: str) -> str:
-    """The page with every table between its marks made anew."""
+    """Return the page with every table between its marks replaced."""
     return _TABLE.sub(lambda found: f"{found[1]}, by `make docs` -->\n" + "\n".join(_table(found[1])), page)
 
 

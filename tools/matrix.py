@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def _run(major: int, folder: Path, arguments: list[str]) -> tuple[bool, str]:
-    """Whether its tests passed, and what to say of it."""
+    """Return whether its tests passed, and a line about it."""
     binaries = _binaries(major, folder)
     if binaries is None:
         return False, "not here"

@@ -18,11 +18,11 @@ from listener.mail.composer import Composer, templates
 from listener.mail.templates import Templates
 from listener.mail.unsubscribe import signing_key
 from listener.notify.listener import Listener
+from listener.outage import Outage
 from listener.outbox.batch_writer import BatchWriter
 from listener.outbox.rate_limit import RateLimiter
 from listener.outbox.stats import StatsWriter
 from listener.outbox.store import Outbox
-from listener.retry import Outage
 from listener.smtp.breaker import Breaker
 from listener.status.health import Health
 from listener.transport.build import transport

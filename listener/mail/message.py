@@ -15,7 +15,7 @@ from hashlib import blake2b
 
 from listener.address import Address, Mailbox
 from listener.errors import BadData
-from listener.limits import MAX_MESSAGE
+from listener.limits import MAX_MESSAGE_BYTES
 
 MAX_SUBJECT = 200
 
@@ -137,8 +137,8 @@ def _check_header_name(name: str) -> None:
 
 
 def _check_size(octets: int) -> None:
-    if octets > MAX_MESSAGE:
-        raise BadData("too_large", f"the message has {octets} octets or more; at most {MAX_MESSAGE} are sent")
+    if octets > MAX_MESSAGE_BYTES:
+        raise BadData("too_large", f"the message has {octets} octets or more; at most {MAX_MESSAGE_BYTES} are sent")
 
 
 def _unsubscribe(url: str | None) -> Iterator[str]:

@@ -25,7 +25,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from listener.config.rules import BUILT_IN_VARIABLES
 from listener.errors import BadData, RuleBroken
-from listener.limits import MAX_MESSAGE
+from listener.limits import MAX_MESSAGE_BYTES
 from listener.mail.language import PARTS, choose, translations, wider
 from listener.mail.message import Content
 from listener.resources import resource
@@ -52,7 +52,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             if (
                 isinstance(text, str | bytes | list | tuple)
                 and isinstance(times, int)
-                and len(text) * times > MAX_MESSAGE
+                and len(text) * times > MAX_MESSAGE_BYTES
             ):
                 raise _too_large(f"a text repeated {times} times")
         return super().call_binop(context, operator, left, right)
@@ -110,7 +110,7 @@ class Templates:
         for variable in mail.may_take & context.keys():
             value = context[variable]
             # It is taken several times, and escaped: stop a gigabyte before it is ten.
-            if isinstance(value, str) and len(value) > MAX_MESSAGE:
+            if isinstance(value, str) and len(value) > MAX_MESSAGE_BYTES:
                 raise _too_large(f"{variable} has {len(value)} characters")
         try:
             values = {**self._environment.globals, **context}
@@ -133,7 +133,7 @@ class Templates:
         try:
             for piece in template.root_render_func(template.new_context(values, shared=True)):
                 length += len(piece)
-                if length > MAX_MESSAGE:
+                if length > MAX_MESSAGE_BYTES:
                     raise _too_large("the template makes more of this row")
                 pieces.append(piece)
             return "".join(pieces).strip()
@@ -210,7 +210,7 @@ class Templates:
 
 
 def _too_large(what: str) -> BadData:
-    return BadData("too_large", f"{what}; a message has {MAX_MESSAGE} octets at most")
+    return BadData("too_large", f"{what}; a message has {MAX_MESSAGE_BYTES} octets at most")
 
 
 _Reference: TypeAlias = nodes.Extends | nodes.Include | nodes.Import | nodes.FromImport

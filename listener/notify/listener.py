@@ -39,7 +39,7 @@ from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.logs import log
 from listener.notify.connection import ListenConnection, NotificationConnection
 from listener.notify.gate import Gate
-from listener.retry import Outage
+from listener.outage import Outage
 
 _LEADER = "726354, 2"
 _SELF_TEST_TIMEOUT_S = 1.0

@@ -3,9 +3,9 @@
 import asyncio
 
 from listener.errors import PgheraldError
+from listener.outage import Outage
 from listener.outbox.event import Mark, Settlement
 from listener.outbox.store import Outbox
-from listener.retry import Outage
 
 
 class BatchWriter:

@@ -21,7 +21,7 @@ from listener.db.foreign_locks import LockHolder, holders
 from listener.db.pool import Pool
 from listener.db.queries import load
 from listener.errors import BadData
-from listener.limits import MAX_KEY, MAX_MESSAGE
+from listener.limits import MAX_KEY_BYTES, MAX_MESSAGE_BYTES
 from listener.logs import log
 from listener.outbox.event import Event, Mark, Settlement, StoredMessage, compress, decompress
 
@@ -243,8 +243,8 @@ class Outbox:
         if row is None:
             return []
         octets = row.pop("octets")
-        if octets > MAX_KEY:
-            flaw = "too_large", f"the key has {octets} octets; at most {MAX_KEY} are read"
+        if octets > MAX_KEY_BYTES:
+            flaw = "too_large", f"the key has {octets} octets; at most {MAX_KEY_BYTES} are read"
         else:
             flaw = "unreadable", mask(f"the event cannot be read ({kind}); its key is {row['key']}")
         return [Event(**row, flaw=flaw)]
@@ -256,7 +256,7 @@ class Outbox:
             BadData: it cannot be read.
         """
         try:
-            rows = await self._run("stored", id=event.id, claim=event.claim, most=2 * MAX_MESSAGE)
+            rows = await self._run("stored", id=event.id, claim=event.claim, most=2 * MAX_MESSAGE_BYTES)
         except _DATA_ERRORS as exc:
             raise BadData("unreadable", f"the message that was kept cannot be read ({_error_kind(exc)})") from exc
         if not rows:

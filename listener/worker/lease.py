@@ -15,8 +15,8 @@ from datetime import datetime
 from listener.errors import PgheraldError
 from listener.logs import log
 from listener.notify.listener import Listener
+from listener.outage import Outage
 from listener.outbox.store import Outbox, Peer
-from listener.retry import Outage
 from listener.smtp.breaker import Breaker
 
 _LOOK_INTERVAL_S = 0.25

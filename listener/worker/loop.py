@@ -9,10 +9,10 @@ from listener.db.pool import Pool
 from listener.errors import DatabaseUnavailable, PgheraldError, RuleBroken
 from listener.logs import log
 from listener.notify.listener import Listener
+from listener.outage import Outage
 from listener.outbox.event import Event, Settlement
 from listener.outbox.rate_limit import RateLimiter, Slots
 from listener.outbox.store import Outbox
-from listener.retry import Outage
 from listener.smtp.breaker import Breaker
 from listener.worker.delivery import Delivery, queued_bytes
 from listener.worker.lookup import ToSend
