@@ -11,7 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from listener.config.rules import BUILT_IN_VARIABLES
 from listener.errors import BadData
-from listener.limits import MAX_MESSAGE
+from listener.limits import MAX_MESSAGE_BYTES
 
 
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
@@ -49,7 +49,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             if (
                 isinstance(text, str | bytes | list | tuple)
                 and isinstance(times, int)
-                and len(text) * times > MAX_MESSAGE
+                and len(text) * times > MAX_MESSAGE_BYTES
             ):
                 raise too_large(f"a text repeated {times} times")
         return super().call_binop(context, operator, left, right)
@@ -65,7 +65,7 @@ def oneline(value: object) -> str:
 
 def too_large(subject: str) -> BadData:
     """Return the error for a row whose message would be too large. `subject` is what is too large."""
-    return BadData("too_large", f"{subject}; a message has at most {MAX_MESSAGE} octets")
+    return BadData("too_large", f"{subject}; a message has at most {MAX_MESSAGE_BYTES} octets")
 
 
 def place_of(error: Exception) -> str:

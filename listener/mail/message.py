@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 from listener.address import Address, Mailbox
 from listener.errors import BadData
-from listener.limits import MAX_MESSAGE
+from listener.limits import MAX_MESSAGE_BYTES
 from listener.mail.body import alternative, part
 from listener.mail.headers import check_name, date_time, list_unsubscribe, one_line, originator, unstructured, utc
 
@@ -132,5 +132,5 @@ def build(
 
 
 def _check_size(octets: int) -> None:
-    if octets > MAX_MESSAGE:
-        raise BadData("too_large", f"the message has {octets} octets or more; at most {MAX_MESSAGE} are sent")
+    if octets > MAX_MESSAGE_BYTES:
+        raise BadData("too_large", f"the message has {octets} octets or more; at most {MAX_MESSAGE_BYTES} are sent")

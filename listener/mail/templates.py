@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Template, TemplateNotFound, TemplateSyntaxError, nodes
 
 from listener.errors import BadData, RuleBroken
-from listener.limits import MAX_MESSAGE
+from listener.limits import MAX_MESSAGE_BYTES
 from listener.mail.environment import TemplateEnvironment, place_of, too_large
 from listener.mail.language import PARTS, choose, translations, wider
 from listener.mail.message import Content
@@ -73,7 +73,7 @@ class Templates:
         for variable in template.variables.used & context.keys():
             value = context[variable]
             # A template copies a value several times and escapes it. Stop one gigabyte before it becomes ten.
-            if isinstance(value, str) and len(value) > MAX_MESSAGE:
+            if isinstance(value, str) and len(value) > MAX_MESSAGE_BYTES:
                 raise too_large(f"{variable} has {len(value)} characters")
         try:
             values = {**self._environment.globals, **context}
@@ -96,7 +96,7 @@ class Templates:
         try:
             for piece in template.root_render_func(template.new_context(values, shared=True)):
                 length += len(piece)
-                if length > MAX_MESSAGE:
+                if length > MAX_MESSAGE_BYTES:
                     raise too_large("the template makes more of this row")
                 pieces.append(piece)
             return "".join(pieces).strip()

@@ -25,7 +25,7 @@ from listener.notify.gate import Gate
 from listener.notify.peers import Peers
 from listener.notify.presence import PresenceLock
 from listener.notify.self_test import SelfTest
-from listener.retry import Outage
+from listener.outage import Outage
 
 SELF_TEST_INTERVAL_S = 5.0
 # A test that failed is repeated less often: behind a pooler it fails every time.

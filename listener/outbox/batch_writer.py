@@ -3,9 +3,9 @@
 import asyncio
 
 from listener.errors import PgheraldError
+from listener.outage import Outage
 from listener.outbox.event import OutgoingMessage, Settlement
 from listener.outbox.store import Outbox
-from listener.retry import Outage
 
 # Pauses between tries while the database is unavailable.
 _FIRST_RETRY_S = 0.1

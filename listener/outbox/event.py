@@ -7,7 +7,7 @@ from typing import Literal
 
 from listener.address import Address
 from listener.errors import BadData
-from listener.limits import MAX_MESSAGE
+from listener.limits import MAX_MESSAGE_BYTES
 
 # Packing a shorter message takes longer than writing the bytes that it would save.
 _UNPACKED_BELOW_BYTES = 1000
@@ -103,11 +103,11 @@ def decompress(stored: bytes) -> bytes:
     """
     unpacker = zlib.decompressobj()
     try:
-        message = unpacker.decompress(stored, MAX_MESSAGE + 1)
+        message = unpacker.decompress(stored, MAX_MESSAGE_BYTES + 1)
     except zlib.error as exc:
         raise BadData("unreadable", f"the message that was kept is damaged ({exc})") from exc
-    if len(message) > MAX_MESSAGE:
-        raise BadData("too_large", f"the message that was kept has more than {MAX_MESSAGE} octets")
+    if len(message) > MAX_MESSAGE_BYTES:
+        raise BadData("too_large", f"the message that was kept has more than {MAX_MESSAGE_BYTES} octets")
     if not unpacker.eof:
         raise BadData("unreadable", "the message that was kept is damaged (it ends too early)")
     return message

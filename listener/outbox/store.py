@@ -15,7 +15,7 @@ from listener.db.errors import translate_errors
 from listener.db.pool import Pool
 from listener.db.queries import load, run_query
 from listener.errors import BadData
-from listener.limits import MAX_KEY, MAX_MESSAGE
+from listener.limits import MAX_KEY_BYTES, MAX_MESSAGE_BYTES
 from listener.logs import log
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage, compress, decompress
 from listener.outbox.registration import Registration
@@ -92,7 +92,7 @@ class Outbox:
         async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Event)) as cursor:
             await cursor.execute(QUERIES["claim"], values)
             events = await cursor.fetchall()
-        # The query returns no key that is longer than MAX_KEY.
+        # The query returns no key that is longer than MAX_KEY_BYTES.
         if too_long := [event for event in events if event.key is None]:
             events = [event for event in events if event.key is not None]
             for event in too_long:
@@ -111,8 +111,8 @@ class Outbox:
         if row is None:
             return []
         octets = row.pop("octets")
-        if octets > MAX_KEY:
-            flaw = "too_large", f"the key has {octets} octets; at most {MAX_KEY} are read"
+        if octets > MAX_KEY_BYTES:
+            flaw = "too_large", f"the key has {octets} octets; at most {MAX_KEY_BYTES} are read"
         else:
             flaw = "unreadable", mask(f"the event cannot be read ({kind}); its key is {row['key']}")
         return [Event(**row, flaw=flaw)]
@@ -129,7 +129,7 @@ class Outbox:
             BadData: The stored message cannot be read.
         """
         try:
-            rows = await self._run("stored", id=event.id, claim=event.claim, most=2 * MAX_MESSAGE)
+            rows = await self._run("stored", id=event.id, claim=event.claim, most=2 * MAX_MESSAGE_BYTES)
         except _DATA_ERRORS as exc:
             raise BadData("unreadable", f"the message that was kept cannot be read ({_error_kind(exc)})") from exc
         if not rows:

@@ -17,7 +17,7 @@ from datetime import datetime
 from listener.errors import PgheraldError
 from listener.logs import log
 from listener.notify.listener import Listener
-from listener.retry import Outage
+from listener.outage import Outage
 from listener.smtp.breaker import Breaker
 from listener.worker.registry import Peer, WorkerRegistry
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from psycopg import Column
 
-from listener.limits import MAX_KEY
+from listener.limits import MAX_KEY_BYTES
 
 # In octets as the server sends them. A message has one megabyte at most, so a larger row cannot be in it whole.
 MAX_ROW_BYTES = 4 * 1024 * 1024
@@ -47,7 +47,7 @@ def limit_rows(lookup: str, columns: Sequence[Column]) -> str:
     key = max(i for i, column in enumerate(columns) if column.name == "key")
     names = [f"c{i}" for i in range(len(columns))]
     values = [f"CASE WHEN given THEN {name} END" for name in names]
-    short = f"{_octets(names[key], columns[key])} OPERATOR(pg_catalog.<=) {MAX_KEY}"
+    short = f"{_octets(names[key], columns[key])} OPERATOR(pg_catalog.<=) {MAX_KEY_BYTES}"
     values[key] = f"CASE WHEN given OR {short} THEN {names[key]} END"
     sizes = [f"{_VALUE_BYTES * (len(columns) + 2)}::pg_catalog.int8"]
     for name, column in zip(names, columns, strict=True):

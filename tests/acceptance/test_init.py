@@ -296,7 +296,7 @@ def test_the_file_is_for_the_user_alone_and_no_link_is_followed(
     for target in (victim, tmp_path / "nowhere"):
         file.symlink_to(target)
         assert "exists; choose another file" in refusal(pgherald)
-        assert f"{file.name}: is not a regular file, and is left alone" in refusal(pgherald, "--force")
+        assert f"{file.name}: is not a regular file, and was not replaced; remove it" in refusal(pgherald, "--force")
         file.unlink()
     assert victim.read_text() == "# precious"
     assert not (tmp_path / "nowhere").exists()

@@ -130,7 +130,10 @@ def test_nothing_planted_is_written_through(
         assert (out / name).stat().st_ino != victim.stat().st_ino
         return
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"Error: {out / name}: is not a regular file, and is left alone; remove it\n"
+    assert (
+        done.stderr
+        == f"Error: {out / name}: is not a regular file, and was not replaced; remove it, or choose another name\n"
+    )
     assert [file.name for file in out.iterdir() if file.name.endswith(".tmp")] == []
 
 

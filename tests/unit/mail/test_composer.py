@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from listener.address import parse_address
 from listener.config.rules import Rule, default_rules
-from listener.config.settings import Mail, Settings
+from listener.config.sections import Mail
+from listener.config.settings import Settings
 from listener.errors import ConfigError, RuleBroken
 from listener.mail.composer import Composer, Message
 from listener.mail.templates import Templates

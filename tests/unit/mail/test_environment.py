@@ -7,7 +7,7 @@ from jinja2 import UndefinedError
 from jinja2.exceptions import SecurityError
 
 from listener.errors import BadData
-from listener.limits import MAX_MESSAGE
+from listener.limits import MAX_MESSAGE_BYTES
 from listener.mail.environment import TemplateEnvironment, oneline, place_of
 
 
@@ -39,7 +39,7 @@ def test_null_is_empty_and_a_missing_variable_is_an_error(environment: TemplateE
 
 @pytest.mark.parametrize("source", ["{{ v * 10 ** 9 }}", "{{ 10 ** 9 * v }}", "{{ [v] * 10 ** 9 }}"])
 def test_a_text_cannot_be_repeated_into_gigabytes(environment: TemplateEnvironment, source: str) -> None:
-    with pytest.raises(BadData, match=f"at most {MAX_MESSAGE} octets") as caught:
+    with pytest.raises(BadData, match=f"at most {MAX_MESSAGE_BYTES} octets") as caught:
         environment.from_string(source).render(v="x")
     assert caught.value.reason == "too_large"
     assert environment.from_string("{{ v * 3 }}{{ 2 * 3 }}").render(v="x") == "xxx6"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from listener.address import Address, Mailbox, parse_address, parse_mailbox
 from listener.errors import BadData
-from listener.limits import MAX_MESSAGE
+from listener.limits import MAX_MESSAGE_BYTES
 from listener.mail.message import Content, MessageDefaults, build, make_message_id
 
 KEY = "k" * 26
@@ -226,7 +226,7 @@ def test_a_message_over_the_limit_is_bad_data(content: Content) -> None:
 def test_a_message_just_under_the_limit_is_built_in_linear_time(piece: str) -> None:
     content = Content(piece * 150_000, piece * 150_000, None)
     raw = build(PLAIN, content, JANE, KEY, DATE)
-    assert len(raw) <= MAX_MESSAGE
+    assert len(raw) <= MAX_MESSAGE_BYTES
     _assert_wire_safe(raw)
 
 
