@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import repeats
 from tests.support.command import Pgherald
 from tests.support.configuration import LOOKUP, configuration, refuses
 from tests.support.database import Database
@@ -43,7 +44,7 @@ def test_unknown_rule_is_a_matter_of_usage(pgherald: Pgherald) -> None:
         "unsubscribe",
     ],
 )
-@pytest.mark.parametrize("once", [["--once"], []], ids=["once", "daemon"])
+@pytest.mark.parametrize("once", [["--once"], repeats([])], ids=["once", "daemon"])
 def test_run_refuses_what_no_waiting_would_mend(
     database: Database,
     pgherald: Pgherald,
@@ -55,6 +56,11 @@ def test_run_refuses_what_no_waiting_would_mend(
     database.verify(database.add_plan("Café", "a@example.org"))
     refuses(pgherald, "--config", configuration(tmp_path, **changes), "run", *once, says=says)
     assert [event["state"] for event in database.events()] == ["available"]
+
+
+def test_a_daemon_refuses_too(database: Database, pgherald: Pgherald, tmp_path: Path) -> None:
+    file = configuration(tmp_path, lookup=LOOKUP.replace("u.email,", ""))
+    refuses(pgherald, "--config", file, "run", says=("dateplan_verified", "'email'"))
 
 
 @pytest.mark.parametrize(

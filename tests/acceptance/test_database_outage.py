@@ -73,7 +73,7 @@ def test_a_restart_in_a_backlog(
     cluster: Cluster, database: Database, mail: MailServer, pgherald: Pgherald, mode: Literal["fast", "immediate"]
 ) -> None:
     mail.script("dot", wait(0.01))
-    plans = add_plans(database, 5000)
+    plans = add_plans(database, 2500)
     with pgherald.daemon(env=NO_POLL) as daemon:
         database.verify(*plans)
         for share in (300, 1500):
@@ -85,9 +85,9 @@ def test_a_restart_in_a_backlog(
             took = first_mail(mail, time.time())
             print(f"first mail {took:.2f} s after the database was back ({mode})")
             assert took < SOON
-        wait_sent(database, 5000, 60)
+        wait_sent(database, 2500, 60)
         assert_calm(daemon)
-    assert times_each([mail]) == {1: 5000}
+    assert times_each([mail]) == {1: 2500}
     assert doubted(database) == 0
 
 
@@ -165,7 +165,7 @@ def test_sessions_ended_in_a_backlog(
     database: Database, mail: MailServer, pgherald: Pgherald, how: Literal["one", "all", "crash"]
 ) -> None:
     mail.script("dot", wait(0.01))
-    plans = add_plans(database, 3000)
+    plans = add_plans(database, 1800)
     with pgherald.daemon(env=NO_POLL) as daemon:
         database.verify(*plans)
         for turn in range(1, 3 if how == "crash" else 11):
@@ -179,9 +179,9 @@ def test_sessions_ended_in_a_backlog(
                 database.execute(f"SELECT pg_terminate_backend(pid) {_DAEMONS}")
             else:
                 database.execute("SELECT pg_terminate_backend(%s)", (pids[turn % len(pids)],))
-        wait_sent(database, 3000, 60)
+        wait_sent(database, 1800, 60)
         assert_calm(daemon)
-    assert times_each([mail]) == {1: 3000}
+    assert times_each([mail]) == {1: 1800}
     assert doubted(database) == 0
 
 

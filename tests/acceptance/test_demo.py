@@ -17,7 +17,7 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from tests.support import wait_until
+from tests.support import repeats, wait_until
 from tests.support.command import PROGRAM, Pgherald
 
 CHECKOUT = Path(__file__).parents[2]
@@ -129,8 +129,18 @@ def test_it_needs_no_installed_package_and_no_folder_of_its_own(folder: Path, tm
     assert "1 of 1 emails arrived" in done.stdout
 
 
-@pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-@pytest.mark.parametrize("moment", ["triggers installed", "Press Ctrl-C to stop"])
+@pytest.mark.parametrize(
+    ("ends", "moment"),
+    [
+        (signal.SIGINT, "triggers installed"),
+        repeats(signal.SIGTERM, "triggers installed"),
+        repeats(signal.SIGHUP, "triggers installed"),
+        repeats(signal.SIGINT, "Press Ctrl-C to stop"),
+        (signal.SIGTERM, "Press Ctrl-C to stop"),
+        (signal.SIGHUP, "Press Ctrl-C to stop"),
+    ],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else value,
+)
 def test_ended_it_leaves_nothing_behind(folder: Path, ends: signal.Signals, moment: str) -> None:
     with demo(folder) as process:
         wait_line(process, moment)

@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 
 from listener.demo.cluster import Cluster
-from tests.support import wait_until
+from tests.support import repeats, wait_until
 from tests.support.command import Pgherald
 from tests.support.database import STORY, Database, chosen_binaries
 from tests.support.mail import MailServer
@@ -151,9 +151,7 @@ def pgherald(ground: Ground, mail: MailServer, tmp_path: Any) -> Pgherald:
     return Pgherald(settings, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "way", [way if way in ("index predicate", "cast") else pytest.param(way, marks=pytest.mark.slow) for way in WAYS]
-)
+@pytest.mark.parametrize("way", [way if way == "index predicate" else repeats(way) for way in WAYS])
 def test_never_as_a_superuser(ground: Ground, pgherald: Pgherald, way: str) -> None:
     ground.as_evil(WAYS[way])
     ground.forget()
@@ -181,9 +179,7 @@ def test_the_code_behind_the_table_is_run_at_all(ground: Ground, pgherald: Pgher
     assert ground.ran_as() == {"evil"}
 
 
-@pytest.mark.parametrize(
-    "way", ["index predicate", *(pytest.param(way, marks=pytest.mark.slow) for way in ("policy", "cast"))]
-)
+@pytest.mark.parametrize("way", ["index predicate", *map(repeats, ("policy", "cast"))])
 def test_an_installer_who_is_a_member_of_the_owner_reads_as_the_owner(
     ground: Ground, pgherald: Pgherald, way: str
 ) -> None:

@@ -16,7 +16,7 @@ from tests.support.smtpd import wait
 def test_sigterm_in_a_backlog_sends_nothing_twice_and_leaves_nothing_claimed(
     database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:
-    plans = add_plans(database, 1000)
+    plans = add_plans(database, 500)
     database.verify(*plans)
     mail.script("dot", wait(0.01))
     with pgherald.daemon() as daemon:
@@ -28,7 +28,7 @@ def test_sigterm_in_a_backlog_sends_nothing_twice_and_leaves_nothing_claimed(
     assert database.value("SELECT count(*) FROM pgherald.worker") == 0
     mail.forget_script()
     assert pgherald("run", "--once").returncode == 0
-    assert sorted(mail.recipients) == sorted({f"u{g}@example.org" for g in range(1, 1001)})
+    assert sorted(mail.recipients) == sorted({f"u{g}@example.org" for g in range(1, 501)})
 
 
 def test_a_second_sigterm_ends_it_at_once(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
@@ -59,7 +59,7 @@ def test_when_grace_is_over_what_has_no_reply_is_in_doubt(
 def test_kill_9_in_a_backlog(database: Database, mail: MailServer, pgherald: Pgherald, policy: str) -> None:
     # Marked events wait for the end of the lease. On a busy machine a shorter lease expires before anything is marked.
     env = {"PGHERALD_DELIVERY_IN_DOUBT": policy, "PGHERALD_DELIVERY_LEASE": "3s"}
-    plans = add_plans(database, 2000)
+    plans = add_plans(database, 1000)
     database.verify(*plans)
     mail.script("dot", wait(0.02))
     with pgherald.daemon(env=env) as daemon:
@@ -71,15 +71,15 @@ def test_kill_9_in_a_backlog(database: Database, mail: MailServer, pgherald: Pgh
     with pgherald.daemon(env=env):
         wait_until(lambda: not {"available", "claimed", "transmitting"} & set(states(database)), 80)
         if policy == "resend":
-            wait_until(lambda: states(database) == {"sent": 2000})
+            wait_until(lambda: states(database) == {"sent": 1000})
     came = Counter(mail.recipients)
     doubled = sum(count - 1 for count in came.values())
-    print(f"{policy}: {marked} were transmitting, {doubled} came twice, {2000 - len(came)} never")
+    print(f"{policy}: {marked} were transmitting, {doubled} came twice, {1000 - len(came)} never")
     if policy == "hold":
         assert doubled == 0
-        assert states(database) == {"sent": 2000 - marked, "in_doubt": marked}
-        missing = 2000 - len(came)
+        assert states(database) == {"sent": 1000 - marked, "in_doubt": marked}
+        missing = 1000 - len(came)
         assert missing <= marked
     else:
-        assert len(came) == 2000
+        assert len(came) == 1000
         assert doubled <= marked

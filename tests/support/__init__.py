@@ -3,7 +3,9 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import pytest
 
 T = TypeVar("T")
 
@@ -11,6 +13,11 @@ T = TypeVar("T")
 # It is shorter than the minute after which a daemon polls, which would hide a lost notification.
 PATIENCE = 45.0
 _STEP = 0.01
+
+
+def repeats(*values: Any) -> Any:
+    """Return a parameter whose case is slow: it repeats a behaviour that the fast run has with another parameter."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def wait_until(condition: Callable[[], T], timeout: float = PATIENCE) -> T:
