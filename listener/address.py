@@ -58,7 +58,7 @@ class Address:
 
     @property
     def needs_smtputf8(self) -> bool:
-        """Whether only a server that announces SMTPUTF8 (RFC 6531) can take it."""
+        """Return whether only a server that announces SMTPUTF8 (RFC 6531) can take it."""
         return not self.local.isascii()
 
 

@@ -51,12 +51,12 @@ async def send(settings: Settings, transport: Transport, message: Message) -> Re
         PgheraldError: The message was not accepted. The text names the phase, the reply and the remedy.
     """
 
-    async def permission() -> bool:
+    async def permit() -> bool:
         return True
 
     try:
         outcome = await transport.send(
-            settings.mail.return_path, message.recipient, message.octets, permission, message.key
+            settings.mail.return_path, message.recipient, message.octets, permit, message.key
         )
     finally:
         await transport.close()

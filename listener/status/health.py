@@ -58,7 +58,7 @@ class Health:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the daemon has started to deliver."""
+        """Return whether the daemon has started to deliver."""
         return self._worker is not None
 
     @property

@@ -25,7 +25,7 @@ def overviews() -> FixedOverviews:
 @pytest.fixture
 async def client(overviews: FixedOverviews, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Client]:
     monkeypatch.setenv("PGHERALD_HTTP_ADMIN_TOKEN", TOKEN)
-    page = Page(Settings(), SimpleNamespace(worker=None), overviews)  # type: ignore[arg-type]
+    page = Page(Settings(), SimpleNamespace(rules=Settings().rules), overviews)  # type: ignore[arg-type]
     app = web.Application()
     app.add_routes(page.routes())
     async with TestClient(TestServer(app)) as client:

@@ -19,9 +19,9 @@ Client = TestClient[web.Request, web.Application]
 class Daemon:
     """Stands for the daemon's parts. Its mail server is unavailable."""
 
-    worker: Any = None
+    in_flight_count = 0
     listening = True
-    is_leader = False
+    gate = SimpleNamespace(is_leader=False)
     is_open = True
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ async def test_metrics_of_process_and_outbox(client: Client, daemon: Daemon) -> 
     assert found["pgherald_leader"] == found["pgherald_in_flight_events"] == 0
     assert found["pgherald_available_events"] == 3
     assert found["pgherald_oldest_available_age_seconds"] == 12.0
-    daemon.worker = SimpleNamespace(senders=SimpleNamespace(in_flight={1: None, 2: None}))
+    daemon.in_flight_count = 2
     assert (await values(client))["pgherald_in_flight_events"] == 2
 
 

@@ -37,8 +37,7 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> Statements:
 
 
 def unsubscribe_page(*, key: bytes | None = KEY, ready: bool = True) -> UnsubscribePage:
-    worker = SimpleNamespace(delivery=SimpleNamespace(rules={})) if ready else None
-    health: Any = SimpleNamespace(worker=worker)
+    health: Any = SimpleNamespace(is_ready=ready, rules={})
     page = UnsubscribePage(health, None)  # type: ignore[arg-type]
     page.key = key
     return page
