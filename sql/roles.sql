@@ -1,24 +1,25 @@
--- pgherald: who may do what. Run after triggers.sql, by a superuser.
+-- The roles of pgherald and their privileges. Run this after triggers.sql, as a superuser.
 --
---   pgherald_owner   owns the schema and with it the capture functions, which run with its rights
---   pgherald_daemon  works the outbox; give it to the role that the daemon logs in with
---   your application gets nothing: it needs no right here for its rows to be captured
+-- The role pgherald_owner owns the schema. The capture functions run with its rights.
+-- The role pgherald_daemon delivers the events. Grant it to the role that the daemon logs in with.
+-- The application gets no role: it needs no privilege here for its changes to be captured.
 --
--- What a rule's lookup reads is granted by you, on your own tables:
+-- Grant the tables that a rule's lookup reads yourself:
 --   GRANT SELECT ON public.dateplan, public.users, public.plan TO pgherald_daemon;
 
--- A function, an operator or a type that another role has made in a schema of the session's path would run with your rights.
--- The path as it was comes back at the end; also where this is not one transaction.
+-- Another role may have created a function, an operator or a type in a schema of the session's search path. It would
+-- run with your rights. The end of this file restores the path, even if the file does not run as one transaction.
 DO $$
 BEGIN
     PERFORM pg_catalog.set_config('pgherald.search_path', pg_catalog.current_setting('search_path'), false);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
 END $$;
 
--- One at a time: two that grant on one object at once, and one of them fails.
+-- Serialize installers: of two that grant on the same object at once, one fails.
 DO $$ BEGIN PERFORM pg_catalog.pg_advisory_xact_lock(726354, 3); END $$;
 
--- The roles are the cluster's, and that lock is this database's: somebody may make them in another at the same time.
+-- The roles belong to the cluster, and the lock only to this database. Another database may create them at the same
+-- time.
 DO $$
 DECLARE
     name text;
@@ -38,7 +39,7 @@ DO $$
 DECLARE
     object text;
 BEGIN
-    -- Only where it changes something: ALTER TABLE waits for every transaction that has captured an event.
+    -- Only objects with another owner, because ALTER TABLE waits for every transaction that has captured an event.
     FOR object IN
         SELECT 'SCHEMA pgherald' FROM pg_namespace WHERE nspname = 'pgherald' AND nspowner <> 'pgherald_owner'::regrole
         UNION ALL
@@ -46,7 +47,8 @@ BEGIN
           FROM pg_class AS c
          WHERE relnamespace = 'pgherald'::regnamespace AND relowner <> 'pgherald_owner'::regrole
            AND (relkind = 'r' OR relkind = 'S' AND NOT EXISTS (     -- an owned sequence goes with its table
-               SELECT FROM pg_depend WHERE objid = c.oid AND deptype IN ('a', 'i') AND refclassid = 'pg_class'::regclass))
+               SELECT FROM pg_depend
+                WHERE objid = c.oid AND deptype IN ('a', 'i') AND refclassid = 'pg_class'::regclass))
         UNION ALL
         SELECT 'ROUTINE ' || p.oid::regprocedure FROM pg_proc AS p
          WHERE pronamespace = 'pgherald'::regnamespace AND proowner <> 'pgherald_owner'::regrole
@@ -59,16 +61,20 @@ GRANT USAGE ON SCHEMA pgherald TO pgherald_daemon;
 GRANT SELECT, UPDATE ON pgherald.outbox TO pgherald_daemon;
 GRANT SELECT, INSERT, UPDATE, DELETE ON pgherald.worker, pgherald.event_stats TO pgherald_daemon;
 GRANT SELECT ON pgherald.rule, pgherald.handled, pgherald.secret, pgherald.rate_limit TO pgherald_daemon;
--- Who may retry and discard events may also pause a rule. What it watches is the owner's to change.
+-- The daemon's role may retry and discard events, and so it may also pause a rule. Only the owner may change a rule.
 GRANT UPDATE (paused_at) ON pgherald.rule TO pgherald_daemon;
 GRANT UPDATE (rate, throttled_at, next_at) ON pgherald.rate_limit TO pgherald_daemon;
 GRANT EXECUTE ON FUNCTION pgherald.version(), pgherald.usable_from(), pgherald.append_history(jsonb, text, text),
                           pgherald.handled_key(text), pgherald.shown(text), pgherald.typed(text) TO pgherald_daemon;
--- So that doctor can tell, as the daemon's role, whether a capture function is the one that watch() makes.
+-- With these, doctor can check as the daemon's role whether a capture function is the one that watch() creates.
 GRANT EXECUTE ON FUNCTION pgherald.capture_body(text, regclass, text[], text[]),
                           pgherald.capture_statement_body(text, regclass, text[], text, text),
-                          pgherald.key_expression(regclass, text[], text), pgherald.base_type(oid), pgherald.gate_snippet() TO pgherald_daemon;
+                          pgherald.key_expression(regclass, text[], text), pgherald.base_type(oid),
+                          pgherald.gate_snippet() TO pgherald_daemon;
 -- For `pgherald backfill --dry-run`.
 GRANT EXECUTE ON FUNCTION pgherald.page_query(text, text), pgherald.page_reader(text, text) TO pgherald_daemon;
 
-DO $$ BEGIN PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('pgherald.search_path'), false); END $$;
+DO $$
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('pgherald.search_path'), false);
+END $$;

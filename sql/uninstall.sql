@@ -1,14 +1,14 @@
--- pgherald: takes everything away that triggers.sql and watch() have put here. Events that are not settled are lost.
+-- Remove everything that triggers.sql and watch() have created. Events that are not settled are lost.
 
--- A function, an operator or a type that another role has made in a schema of the session's path would run with your rights.
--- The path as it was comes back at the end; also where this is not one transaction.
+-- Another role may have created a function, an operator or a type in a schema of the session's search path. It would
+-- run with your rights. The end of this file restores the path, even if the file does not run as one transaction.
 DO $$
 BEGIN
     PERFORM pg_catalog.set_config('pgherald.search_path', pg_catalog.current_setting('search_path'), false);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
 END $$;
 
--- Not while somebody installs.
+-- Serialize installers.
 DO $$ BEGIN PERFORM pg_catalog.pg_advisory_xact_lock(726354, 3); END $$;
 
 DO $$
@@ -22,4 +22,7 @@ END $$;
 
 DROP SCHEMA pgherald CASCADE;
 
-DO $$ BEGIN PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('pgherald.search_path'), false); END $$;
+DO $$
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('pgherald.search_path'), false);
+END $$;

@@ -100,7 +100,7 @@ async def test_a_text_that_the_files_have_wrong(sandbox: Database) -> None:
         sandbox.execute("DROP CAST (bytea AS text)")
     async with worker(sandbox) as outbox:
         events = await outbox.claim(500, [RULE])
-        assert flaws(events) == {"a": None, "2 octets that are no text": "unreadable", "c": None}
+        assert flaws(events) == {"a": None, "2 octets that are not valid text": "unreadable", "c": None}
 
 
 async def test_what_cannot_be_written_of_one_is_written_of_the_others(sandbox: Database) -> None:

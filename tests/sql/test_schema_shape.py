@@ -103,7 +103,7 @@ def test_what_an_event_must_have(sandbox: Database, column: str) -> None:
         ("INSERT INTO pgherald.secret (singleton) VALUES (false)", "secret_singleton"),
         ("INSERT INTO pgherald.rate_limit DEFAULT VALUES", "rate_limit_pkey"),
         ("INSERT INTO pgherald.rate_limit (singleton) VALUES (false)", "rate_limit_singleton"),
-        ("UPDATE pgherald.rate_limit SET rate = 0", "pace_rate_positive"),
+        ("UPDATE pgherald.rate_limit SET rate = 0", "rate_limit_rate_positive"),
         (
             "INSERT INTO pgherald.rule (rule, \"table\", key, \"column\", value, capture) VALUES ('x', 'pgherald.rule', '{}', '', '', 'x')",
             "rule_capture_known",
