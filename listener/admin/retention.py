@@ -10,7 +10,7 @@ from listener.db.queries import load
 
 _QUERIES = load("admin")
 # A batch is one transaction. It takes a fraction of a second, so that it never holds back vacuum or a worker.
-BATCH_ROWS = 5000
+MAX_BATCH_ROWS = 5000
 
 
 def purge(conn: psycopg.Connection[Any], older_s: float) -> Iterator[int]:
@@ -18,7 +18,7 @@ def purge(conn: psycopg.Connection[Any], older_s: float) -> Iterator[int]:
     after: int | None = 0
     with translate_errors(OWNER_REMEDY):
         while after is not None:
-            values = {"after": after, "older": older_s, "batch": BATCH_ROWS}
+            values = {"after": after, "older": older_s, "batch": MAX_BATCH_ROWS}
             count, after = conn.execute(_QUERIES["purge"], values).fetchone() or (0, None)
             yield count
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import psycopg
 
 from listener.config.rules import default_rules
-from listener.db import schema
+from listener.db import install
 from listener.demo.catcher import CaughtMessage
 
 _TABLES = """
@@ -89,8 +89,8 @@ def prepare(url: str, tally: Tally, count: int) -> None:
             plan = tally.plans[row[0]] = Plan(row[0], email, place, expected)
             if email is not None:
                 tally.by_address[email] = plan
-        for step in schema.install_steps(rules):
-            schema.run(conn, step, lambda text: None)
+        for step in install.install_steps(rules):
+            install.run(conn, step, lambda text: None)
 
 
 async def verify_all(url: str, tally: Tally) -> None:

@@ -21,8 +21,9 @@ from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMess
 from listener.outbox.registration import Registration
 
 QUERIES = load("outbox")
+# Outcomes and marks in one statement: one round trip and one flush of the WAL for both.
 QUERIES["record"] = (
-    f"-- name: record\nWITH settled AS ({QUERIES['settle']}), marked AS ({QUERIES['mark']})\n"  # noqa: S608 - of our own files
+    f"-- name: record\nWITH settled AS ({QUERIES['settle']}), marked AS ({QUERIES['mark']})\n"  # noqa: S608 - our own
     "SELECT id, claim FROM settled UNION ALL SELECT id, claim FROM marked"
 )
 
@@ -117,7 +118,7 @@ class Outbox:
         return [Event(**row, flaw=flaw)]
 
     async def release_lost_claims(self, known: Collection[tuple[int, int]]) -> int:
-        """Release claims whose reply was lost: every claim of this worker except `known` fences. Return their number."""
+        """Release claims whose reply was lost: every claim of this worker except `known`. Return their number."""
         fences = {"ids": [number for number, _ in known], "claims": [claim for _, claim in known]}
         return len(await self._run("release_lost_claims", worker=self.worker, **fences))
 
@@ -190,7 +191,7 @@ class Outbox:
         return {(row[0], row[1]) for row in rows}
 
     async def waiting(self, rules: Sequence[str]) -> tuple[int, int, int]:
-        """Return the numbers of available events (due or not), of events in doubt, and of those whose rule is paused."""
+        """Return how many events are available (due or not), are in doubt, and wait for their paused rule."""
         (row,) = await self._run("waiting", rules=list(rules))
         return row[0], row[1], row[2]
 

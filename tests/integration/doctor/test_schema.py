@@ -5,7 +5,7 @@ from typing import LiteralString
 import pytest
 from psycopg import sql
 
-from listener.db.schema import daemon_grants
+from listener.db.install import daemon_grants
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.doctor import CAPTURE, HEALTHY, LOOKUP, TRIGGERS, Examine, as_role, ill, names
