@@ -180,9 +180,13 @@ class Cluster:
         self._keeper = Keeper(self._folder)
         self.binaries = reachable(self._wanted or embedded_binaries(), self._account, self._folder)
         self.port = _free_port()
-        data_folder.create(self.binaries, self._folder, self._account, self._password)
+        self._create_data_folder(self._folder)
         address = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self._folder}
         data_folder.configure(self.data, {**address, **self._options})
+
+    def _create_data_folder(self, folder: Path) -> None:
+        """Run initdb. A standby overrides this and copies its primary."""
+        data_folder.create(self.binaries, folder, self._account, self._password)
 
     def _answers(self, deadline: float) -> bool:
         with open(self.log, "ab", opener=data_folder.no_link) as log:

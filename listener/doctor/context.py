@@ -80,7 +80,7 @@ class Context:
         return row
 
     def require_schema(self) -> None:
-        """Raise `NotChecked` unless the schema is installed and has the version of this release."""
+        """Raise `NotChecked` unless the schema is installed and this release can use its version."""
         if self.conn is not None and not self.installed:
             raise NotChecked("pgherald is not installed in this database")
         if self.version is not None and self.version.problem is not None:

@@ -6,7 +6,7 @@
 -- name: overview_rules
 -- Count the events of each rule. Of the available ones, only the first 10,000 in the order of sending are counted.
 WITH waiting AS MATERIALIZED (
-    SELECT rule, captured_at, scheduled_at <= now() AS due
+    SELECT rule, captured_at
       FROM pgherald.outbox
      WHERE state = 'available'
      ORDER BY scheduled_at, id
@@ -14,7 +14,6 @@ WITH waiting AS MATERIALIZED (
 available AS (
     SELECT rule,
            count(*) AS events,
-           count(*) FILTER (WHERE due) AS due,
            min(captured_at) FILTER (WHERE isfinite(captured_at)) AS oldest
       FROM waiting
      GROUP BY rule),
@@ -22,7 +21,6 @@ doubted AS (
     SELECT rule, count(*) AS events FROM pgherald.outbox WHERE state = 'in_doubt' GROUP BY rule)
 SELECT coalesce(rule.rule, available.rule, doubted.rule) AS name,
        coalesce(available.events, 0) AS available,
-       coalesce(available.due, 0) AS due,
        extract(epoch FROM now() - available.oldest)::float8 AS oldest,
        coalesce(doubted.events, 0) AS in_doubt,
        rule.paused_at

@@ -28,7 +28,7 @@ class Standby(Cluster):
             row = conn.execute("SELECT pg_promote(true, 30)").fetchone()
             assert row == (True,), "not promoted within 30 s"
 
-    def _fill(self, folder: Path) -> None:
+    def _create_data_folder(self, folder: Path) -> None:
         # -R writes where the primary is, and that this is a standby.
         subprocess.run(
             [self.binaries / "pg_basebackup", "-d", self._primary.dsn(), "-D", self.data, "-R", "--checkpoint=fast", "--no-sync"],

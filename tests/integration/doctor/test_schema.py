@@ -22,9 +22,9 @@ def test_not_installed(bare_database: Database, doctor: Examine) -> None:
     ("statement", "check", "state", "words"),
     [
         ("CREATE OR REPLACE FUNCTION pgherald.version() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 0",
-         "schema", "fault", ("older", "pgherald install")),
+         "schema", "fault", ("version 0 is installed, but this pgherald needs version 1", "pgherald install")),
         ("CREATE OR REPLACE FUNCTION pgherald.version() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 99",
-         "schema", "fault", ("newer", "update pgherald")),
+         "schema", "fault", ("version 99 is installed", "update this pgherald")),
         ("DROP INDEX pgherald.outbox_available_idx", "schema", "fault", ("outbox_available_idx is missing",)),
         ("CREATE OR REPLACE FUNCTION pgherald.base_type(type oid) RETURNS oid LANGUAGE sql STABLE AS 'SELECT base_type.type'",
          "functions", "warn", ("base_type", "pgherald install")),

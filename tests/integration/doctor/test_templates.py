@@ -20,7 +20,7 @@ def test_a_template_that_takes_what_the_lookup_does_not_give(plan: int, doctor: 
 @pytest.mark.parametrize(
     ("text", "state", "words"),
     [
-        ("{{ plaice }}", "fault", ("'plaice'",)),
+        ("{{ plaice }}", "fault", ("uses {{ plaice }}",)),
         ("{% if %}", "fault", ("body.txt.j2", "line 1")),
         ("{{ 1 // 0 }}", "fault", ("fails for 2 of 2 rows", "ZeroDivisionError", "pgherald preview")),
         ("{{ 1 // (place | length - 4) }}", "warn", ("fails for 1 of 2 rows", "key 1:", "ZeroDivisionError")),
