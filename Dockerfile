@@ -1,4 +1,4 @@
-# Any image of Debian's kind with Python 3.11 or later will do; no compiler is needed, and none is in the result.
+# Any image based on Debian with Python 3.11 or later is suitable. The build needs no compiler.
 ARG PYTHON_IMAGE=python:3.13-slim
 
 FROM ${PYTHON_IMAGE} AS build
@@ -8,7 +8,7 @@ WORKDIR /build
 RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends binutils >/dev/null
 RUN python3 -m venv pip && python3 -m venv --without-pip /opt/pgherald
 COPY requirements/build.lock requirements/run.lock requirements/
-# A package mirror and its certificates, where there is one, are the builder's secrets `pip` (a pip.conf) and `ca` (PEM).
+# Pass a package mirror and its certificates, if you use one, as the secrets `pip` (a pip.conf) and `ca` (PEM).
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/secrets/ca \
     pip/bin/pip install --require-hashes --only-binary :all: --requirement requirements/build.lock \
  && pip/bin/pip --python /opt/pgherald/bin/python install --no-compile --require-hashes --only-binary :all: \
@@ -21,19 +21,19 @@ COPY templates templates
 RUN pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
  && pip/bin/pip --python /opt/pgherald/bin/python install --no-compile --no-deps --no-index dist/*.whl
 
-# What installs software, and the character sets of programs in C, have no work in a container that runs one daemon.
+# A container that runs one daemon needs no package installer and no character sets of C programs.
 FROM ${PYTHON_IMAGE} AS base
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin pgherald \
  && rm -rf /usr/bin/apt* /usr/bin/dpkg* /usr/lib/apt /usr/lib/dpkg /usr/lib/*/libapt-* /var/lib/apt /var/cache/* \
     /usr/bin/perl* /usr/lib/*/perl-base /usr/share/perl* /usr/lib/*/gconv /usr/share/python-wheels \
     /usr/local/bin/pip* /usr/local/lib/python3*/ensurepip /usr/local/lib/python3*/site-packages/pip*
 
-# Not FROM base: what a layer removes, the ones below it still weigh.
+# Not FROM base: a file that one layer removes still adds to the size of the layers below it.
 FROM scratch
 COPY --from=base / /
 COPY --from=build /opt/pgherald /opt/pgherald
 ENV PATH=/opt/pgherald/bin:$PATH LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
-# pgherald.toml is looked for here.
+# The daemon looks for pgherald.toml in its working directory.
 WORKDIR /etc/pgherald
 USER 10001
 EXPOSE 9599

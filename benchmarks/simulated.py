@@ -7,23 +7,29 @@ Says `ready`, begins with a line on stdin, says `done` when nothing is available
 import asyncio
 import sys
 
+from listener.address import parse_address
 from listener.config.rules import DEFAULT_NAME, default_rules
-from listener.db.connection import lookup_pool, opened, outbox_pool
 from listener.db.pool import Pool
-from listener.outbox.event import Event, Mark, Settlement
+from listener.db.pools import lookup_pool, opened, outbox_pool
+from listener.outbox.event import Event, OutgoingMessage, Settlement
+from listener.outbox.registration import Registration
 from listener.outbox.store import Outbox
 from listener.worker.lookup import Lookup
+from listener.worker.registry import WorkerRegistry
 
 # As many at a time as a daemon claims in a drain, and as it marks over its 8 connections.
 _CLAIM, _MARK = 200, 8
 _MESSAGE = bytes(800)
+_RECIPIENT = parse_address("u@bench.test")
 
 
 async def main(url: str) -> None:
     pool, lookups = outbox_pool(url), lookup_pool(url)
-    outbox = Outbox(pool, lease=60, hold=False)
+    registration = Registration(lease_s=60)
+    registry = WorkerRegistry(pool, registration, hold=False)
+    outbox = Outbox(pool, registration, hold=False)
     async with opened(pool, lookups):
-        await outbox.register()
+        await registry.register()
         print("ready", flush=True)
         sys.stdin.readline()
         # One batch ahead, as a daemon claims while it delivers.
@@ -31,7 +37,7 @@ async def main(url: str) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(_claim(outbox, lookups, claimed))
             group.create_task(_deliver(outbox, claimed))
-        await outbox.unregister()
+        await registry.unregister()
     print("done", flush=True)
     sys.stdin.readline()
 
@@ -51,7 +57,7 @@ async def _deliver(outbox: Outbox, claimed: asyncio.Queue[list[Event]]) -> None:
     while events := await claimed.get():
         for at in range(0, len(events), _MARK):
             some = events[at : at + _MARK]
-            marks = [Mark(event, "u@bench.test", _MESSAGE) for event in some]
+            marks = [OutgoingMessage(event, _RECIPIENT, _MESSAGE, "id") for event in some]
             await outbox.record(sent, marks)
             sent = [
                 Settlement(event, "sent", history_entry="sent", detail="250 2.0.0 Ok", uses_attempt=True)

@@ -62,8 +62,8 @@ GRANT SELECT ON pgherald.rule, pgherald.handled, pgherald.secret, pgherald.rate_
 -- Who may retry and discard events may also pause a rule. What it watches is the owner's to change.
 GRANT UPDATE (paused_at) ON pgherald.rule TO pgherald_daemon;
 GRANT UPDATE (rate, throttled_at, next_at) ON pgherald.rate_limit TO pgherald_daemon;
-GRANT EXECUTE ON FUNCTION pgherald.version(), pgherald.append_history(jsonb, text, text), pgherald.handled_key(text),
-                          pgherald.shown(text), pgherald.typed(text) TO pgherald_daemon;
+GRANT EXECUTE ON FUNCTION pgherald.version(), pgherald.usable_from(), pgherald.append_history(jsonb, text, text),
+                          pgherald.handled_key(text), pgherald.shown(text), pgherald.typed(text) TO pgherald_daemon;
 -- So that doctor can tell, as the daemon's role, whether a capture function is the one that watch() makes.
 GRANT EXECUTE ON FUNCTION pgherald.capture_body(text, regclass, text[], text[]),
                           pgherald.capture_statement_body(text, regclass, text[], text, text),

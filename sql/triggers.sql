@@ -20,23 +20,32 @@ SET client_min_messages = warning;
 -- One at a time: IF NOT EXISTS looks first and makes then, and two that look at once both make.
 DO $$ BEGIN PERFORM pg_catalog.pg_advisory_xact_lock(726354, 3); END $$;
 
--- What a newer version's daemon works with is not to be taken from under it.
+-- The version of this schema, and the versions of pgherald that can use it. This is the only place to change them.
 DO $$
+DECLARE
+    -- Raise it with every change of this file that reaches a release, and VERSION in listener/db/schema_version.py with it.
+    this_version CONSTANT pg_catalog.int4 := 1;
+    -- The oldest schema version whose daemons can use this schema. A daemon of the version before accepts the schema if
+    -- this says so. It can then be restarted between `pgherald install` and its own replacement. Raise this only for a
+    -- change that such a daemon cannot work with, for example a dropped column.
+    usable_from  CONSTANT pg_catalog.int4 := 1;
 BEGIN
+    -- The functions of an older file would replace those that newer daemons need.
     IF pg_catalog.to_regprocedure('pgherald.version()') IS NOT NULL THEN
-        IF pgherald.version() > 1 THEN
-            RAISE EXCEPTION 'the database''s pgherald is version %, newer than this file''s 1; run the newer one''s', pgherald.version();
+        IF pgherald.version() > this_version THEN
+            RAISE EXCEPTION 'the database has schema version %, newer than this file''s %; run `pgherald install` of the newer release',
+                            pgherald.version(), this_version;
         END IF;
     END IF;
+    CREATE SCHEMA IF NOT EXISTS pgherald;
+    -- Functions and not comments, because dumps and restores keep functions whole.
+    EXECUTE pg_catalog.format('CREATE OR REPLACE FUNCTION pgherald.version() RETURNS integer '
+                              'LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN %s', this_version);
+    EXECUTE pg_catalog.format('CREATE OR REPLACE FUNCTION pgherald.usable_from() RETURNS integer '
+                              'LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN %s', usable_from);
 END $$;
 
-CREATE SCHEMA IF NOT EXISTS pgherald;
 REVOKE ALL ON SCHEMA pgherald FROM PUBLIC;
-
--- A function and not a comment, because dumps and restores keep functions whole.
-CREATE OR REPLACE FUNCTION pgherald.version() RETURNS integer
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN 1;
 
 
 ---------------------------------------------------------------------------------------------------------------------

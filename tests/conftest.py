@@ -1,4 +1,4 @@
-"""What every test gets: the plugins with the shared fixtures, Hypothesis's profiles, and SIGINT as Python handles it."""
+"""The plugins with the shared fixtures, Hypothesis's profiles, and SIGINT as Python handles it."""
 
 import signal
 
@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.fixtures.command",
     "tests.fixtures.sandbox",
     "tests.fixtures.programs",
+    "tests.fixtures.doctor",
 ]
 
 # For `make fuzz`. Otherwise each property has its fixed number of examples.

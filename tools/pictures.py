@@ -1,6 +1,6 @@
-"""The pictures in docs/pictures, made of the shipped mail in a real browser: `make pictures`.
+"""Make the pictures in docs/pictures from the shipped email, in a real browser: `make pictures`.
 
-Needs Debian's chromium and fonts-noto-color-emoji.
+It needs Debian's chromium and fonts-noto-color-emoji.
 """
 
 import io
@@ -24,7 +24,7 @@ NAME = "dateplan_verified"
 
 
 def messages() -> dict[str, Message]:
-    """The shipped mail with everything on it, in each language."""
+    """Return the shipped email in each language, with the link and the unsubscribe line that are optional."""
     rule = default_rules()[NAME].model_copy(update={"link": "/dateplans/{key}", "unsubscribe": "application"})
     settings = Settings(
         rules={NAME: rule},
@@ -48,6 +48,7 @@ def messages() -> dict[str, Message]:
 
 
 def main(folder: Path) -> None:
+    """Write a picture for each language, width and colour scheme, and one of the preview page."""
     folder.mkdir(parents=True, exist_ok=True)
     made = messages()
     with sync_playwright() as playwright:
@@ -58,7 +59,7 @@ def main(folder: Path) -> None:
                     html = message.content.html or ""
                     _picture(browser, html, width, scheme, folder / f"{NAME}-{language}-{width}-{scheme}.png")
         page = gallery.page(NAME, "4711", {"as sent": made["en"]})
-        # Frames below the window would stay blank.
+        # Chromium leaves frames blank that are below the window.
         _picture(browser, page, 1090, "light", folder / "preview.png", height=2400)
         browser.close()
 
@@ -69,7 +70,7 @@ def _picture(browser: Browser, html: str, width: int, scheme: str, file: Path, h
     taken = Image.open(io.BytesIO(page.screenshot(full_page=True)))
     if height > 200:
         taken = taken.resize((taken.width // 2, taken.height // 2))
-    # 128 colours are enough for what is flat, and a third of the size.
+    # The pages are flat: 128 colours are enough, at a third of the size.
     taken.convert("RGB").quantize(128).save(file, optimize=True)
     page.close()
 

@@ -5,20 +5,20 @@ from typing import Any
 
 import psycopg
 
-from listener.db.connection import OWNERS, translate_errors
+from listener.db.errors import OWNER_REMEDY, translate_errors
 from listener.db.queries import load
 
 _QUERIES = load("admin")
 # A batch is one transaction. It takes a fraction of a second, so that it never holds back vacuum or a worker.
-BATCH_ROWS = 5000
+MAX_BATCH_ROWS = 5000
 
 
 def purge(conn: psycopg.Connection[Any], older_s: float) -> Iterator[int]:
     """Delete the events that were settled more than `older_s` seconds ago. Yield the number of each batch."""
     after: int | None = 0
-    with translate_errors(OWNERS):
+    with translate_errors(OWNER_REMEDY):
         while after is not None:
-            values = {"after": after, "older": older_s, "batch": BATCH_ROWS}
+            values = {"after": after, "older": older_s, "batch": MAX_BATCH_ROWS}
             count, after = conn.execute(_QUERIES["purge"], values).fetchone() or (0, None)
             yield count
 
@@ -28,6 +28,6 @@ def forget(conn: psycopg.Connection[Any], rule: str, key: str) -> tuple[int, int
 
     `key` is in the outbox's form, as `listener.admin.history.as_written` returns it.
     """
-    with translate_errors(OWNERS):
+    with translate_errors(OWNER_REMEDY):
         deleted, in_flight = conn.execute(_QUERIES["forget"], {"rule": rule, "key": key}).fetchone() or (0, 0)
     return deleted, in_flight

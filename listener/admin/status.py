@@ -9,7 +9,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from listener.db import foreign_locks
-from listener.db.connection import translate_errors
+from listener.db.errors import translate_errors
 from listener.db.foreign_locks import LockHolder
 from listener.db.queries import load
 

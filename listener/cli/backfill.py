@@ -6,11 +6,11 @@ from pathlib import Path
 import click
 
 from listener.admin import backfill as admin
+from listener.cli.connection import outbox_connection
 from listener.cli.options import MOMENT, RATE, config_option, get_rule, load_settings, quantity
 from listener.cli.output import write_line
 from listener.cli.progress import progress_bar
 from listener.config.keys import show_key
-from listener.db.connection import connect
 
 # Enough keys to recognize the rows by, on one line.
 _MAX_SHOWN_KEYS = 5
@@ -59,7 +59,7 @@ def backfill(
         raise click.UsageError(f"--since and --until need the time of a change; set changed_at in [rules.{rule}]")
     options = admin.Options(since, until, limit, rate, dry_run, mark_only, include_existing)
     count, shown, oldest = 0, list[str](), None
-    with connect(loaded.database.url) as conn, progress_bar() as progress:
+    with outbox_connection(loaded) as conn, progress_bar() as progress:
         task = progress.add_task(f"backfill {rule}", total=None)
         for page in admin.walk(conn, rule, watched, options):
             count += len(page.missed)

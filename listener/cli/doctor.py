@@ -11,7 +11,7 @@ from listener.cli.options import config_option, json_option, load_settings
 from listener.cli.output import write_json, write_line
 from listener.config.settings import Settings
 from listener.doctor.checks import examine
-from listener.doctor.result import ReportedCheck, State
+from listener.doctor.result import CheckResult, State
 
 _COLORS = {State.ok: "green", State.warn: "yellow", State.fault: "red"}
 
@@ -37,7 +37,7 @@ def doctor(as_json: bool, strict: bool, config_file: Path | None) -> None:
         sys.exit(1)
 
 
-async def _examine(loaded: Settings, *, show: bool) -> list[ReportedCheck]:
+async def _examine(loaded: Settings, *, show: bool) -> list[CheckResult]:
     """Return all checks. Show each as soon as it is made, since a silent mail server takes its time."""
     checks = []
     async for check in examine(loaded):
@@ -47,7 +47,7 @@ async def _examine(loaded: Settings, *, show: bool) -> list[ReportedCheck]:
     return checks
 
 
-def _show(check: ReportedCheck) -> None:
+def _show(check: CheckResult) -> None:
     state = click.style(f"{check.state:<5}", fg=_COLORS[check.state])
     remedy = f" -> {check.remedy}" if check.remedy else ""
     write_line(f"{check.check}: {check.seen}{remedy}", mark=f"{state}  ")

@@ -12,11 +12,11 @@ from rich.table import Table
 from listener.admin import events as admin
 from listener.admin.events import APPLIES, Filter, FoundEvent, Remedy
 from listener.admin.status import STATES
+from listener.cli.connection import outbox_connection
 from listener.cli.options import DURATION, config_option, get_rule, json_option, load_settings, quantity, stored_key
 from listener.cli.output import console, write_json, write_line
 from listener.config.keys import show_key
 from listener.config.settings import Settings
-from listener.db.connection import connect
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,7 +90,7 @@ def list_(rule: str | None, as_json: bool, config_file: Path | None, **filters: 
     """
     loaded = load_settings(config_file)
     filters["limit"] = filters["limit"] or DEFAULT_LIMIT
-    with connect(loaded.database.url) as conn:
+    with outbox_connection(loaded) as conn:
         found = admin.find(conn, _filter(loaded, (rule,) if rule else (), **filters))
     if as_json:
         write_json([_as_json(loaded, event) for event in found])
@@ -166,7 +166,7 @@ def _act(
     if not wanted.ids and not wanted.states:
         # --limit must count only events that the action applies to.
         wanted = replace(wanted, states=list(states))
-    with connect(loaded.database.url) as conn:
+    with outbox_connection(loaded) as conn:
         found = admin.find(conn, wanted)
         fit = [event for event in found if event.state in states]
         if wanted.ids:

@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from listener.admin.history import RowHistory, read_history
+from listener.cli.connection import outbox_connection
 from listener.cli.options import NEGATIVE_KEYS, config_option, get_rule, json_option, load_settings, stored_key
 from listener.cli.output import console, write_json, write_line
 from listener.config.keys import show_key
-from listener.db.connection import connect, tables_of
+from listener.db.connection import tables_of
 
 # "2026-11-22 17:44:45.123", without the offset that every line would repeat.
 _TIME_CHARS = 23
@@ -34,7 +35,7 @@ def explain(rule: str, key: str, as_json: bool, config_file: Path | None) -> Non
     loaded = load_settings(config_file)
     watched = get_rule(loaded, rule)
     stored = stored_key(watched, key)
-    with connect(loaded.database.url) as conn, tables_of(conn, loaded.database.lookup_url) as tables:
+    with outbox_connection(loaded) as conn, tables_of(conn, loaded.database.lookup_url) as tables:
         history = read_history(conn, tables, rule, watched, stored)
     if as_json:
         answer: dict[str, Any] = {"rule": rule, "key": show_key(watched, stored), "events": history.events}

@@ -12,8 +12,8 @@ from listener.config.settings import DEFAULT_FILE
 from listener.db.connection import connect
 from listener.errors import PgheraldError
 from listener.files import put
-from listener.scaffold.catalog import read
-from listener.scaffold.infer import infer, the_table
+from listener.scaffold.catalog import read_tables
+from listener.scaffold.infer import choose_table, infer
 from listener.scaffold.toml import CHANGE_ME, write_toml
 
 _STDOUT = Path("-")
@@ -47,18 +47,18 @@ def init(out: Path, table: str | None, becomes: str | None, force: bool, config_
     if out != _STDOUT and os.path.lexists(out) and not force:
         raise PgheraldError(f"{out} exists; choose another file with --out, or overwrite it with --force")
     with connect(load_settings(config_file).database.url) as conn:
-        found = infer(the_table(read(conn), table), becomes)
+        found = infer(choose_table(read_tables(conn), table), becomes)
     text = write_toml(found)
     if out == _STDOUT:
         write_lines(text.removesuffix("\n"))
     else:
         _write(out, text)
         write_line(f"{out}: rule {found.name}, on {found.table.qualified}")
-    for what, why in found.notes:
+    for what, why in found.warnings:
         write_line(f"{what}: {why}", err=True)
-    for what, why in found.doubts:
+    for what, why in found.undecided:
         write_line(f"could not decide {what}: {why}", err=True)
-    if found.doubts:
+    if found.undecided:
         write_line(f"replace each {CHANGE_ME} in {'the output' if out == _STDOUT else out}", err=True)
         sys.exit(1)
 

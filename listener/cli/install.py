@@ -9,7 +9,9 @@ import click
 from listener.cli.options import config_option, load_settings, quantity
 from listener.cli.output import write_line, write_lines
 from listener.db import schema
-from listener.db.connection import connect, translate_errors
+from listener.db.connection import connect
+from listener.db.errors import translate_errors
+from listener.db.install import INSTALL_TIMEOUT_S, InstallStep, install_steps, run, uninstall_steps
 from listener.errors import PgheraldError
 from listener.printable import printable_lines
 
@@ -32,16 +34,16 @@ def install(print_only: bool, create_roles: bool, grant_to: str | None, config_f
     Example:  PGHERALD_DATABASE_URL=postgresql://dba@db/app pgherald install
     """
     loaded = load_settings(config_file)
-    steps = schema.install_steps(loaded.rules, roles=create_roles, daemon_role=grant_to)
+    steps = install_steps(loaded.rules, roles=create_roles, daemon_role=grant_to)
     if print_only:
         _print(steps)
         return
-    end = time.monotonic() + schema.PATIENCE
+    end = time.monotonic() + INSTALL_TIMEOUT_S
     with connect(loaded.database.url) as conn:
         with translate_errors():
             schema.check_tables(conn, loaded.rules)
         for step in steps:
-            schema.run(conn, step, lambda text: write_line(text, err=True), end)
+            run(conn, step, lambda text: write_line(text, err=True), end)
         for name, rule in loaded.rules.items():
             write_line(f"{name}: watching {rule.table}.{rule.column} for {rule.becomes!r}")
         for name in schema.unconfigured(conn, loaded.rules):
@@ -63,11 +65,11 @@ def uninstall(print_only: bool, force: bool, config_file: Path | None) -> None:
     Example:  pgherald uninstall --print
     """
     loaded = load_settings(config_file)
-    steps = schema.uninstall_steps(loaded.rules)
+    steps = uninstall_steps(loaded.rules)
     if print_only:
         _print(steps)
         return
-    end = time.monotonic() + schema.PATIENCE
+    end = time.monotonic() + INSTALL_TIMEOUT_S
     with connect(loaded.database.url) as conn:
         unsettled = schema.unsettled(conn)
         if unsettled is None:
@@ -79,11 +81,11 @@ def uninstall(print_only: bool, force: bool, config_file: Path | None) -> None:
                 "deliver with `pgherald run --once`, or lose them with --force"
             )
         for step in steps:
-            schema.run(conn, step, lambda text: write_line(text, err=True), end)
+            run(conn, step, lambda text: write_line(text, err=True), end)
     write_line("removed")
 
 
-def _print(steps: Iterable[schema.InstallStep]) -> None:
+def _print(steps: Iterable[InstallStep]) -> None:
     """Print SQL that may be piped into psql: unchanged, or not at all.
 
     Raises:

@@ -114,7 +114,7 @@ def _refuse(exc: click.ClickException) -> NoReturn:
 def _fail(exc: Exception) -> NoReturn:
     """Print the error with its remedy, and exit with status 1."""
     from listener.cli.output import write_error
-    from listener.db.connection import summary
+    from listener.db.errors import summary
 
     remedy = "; start it, or correct [database] url (PGHERALD_DATABASE_URL)"
     write_error(f"{summary(exc)}{remedy if isinstance(exc, DatabaseUnavailable) else ''}")

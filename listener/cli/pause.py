@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 
 from listener.admin import events
+from listener.cli.connection import outbox_connection
 from listener.cli.options import config_option, get_rule, load_settings
 from listener.cli.output import write_line
-from listener.db.connection import connect
 
 
 @click.command()
@@ -24,7 +24,7 @@ def pause(rule: str, config_file: Path | None) -> None:
     """
     loaded = load_settings(config_file)
     get_rule(loaded, rule)
-    with connect(loaded.database.url) as conn:
+    with outbox_connection(loaded) as conn:
         paused_at = events.pause(conn, rule)
     write_line(f"{rule}: paused at {paused_at:%Y-%m-%d %H:%M:%S}; resume with `pgherald resume {rule}`")
 
@@ -40,6 +40,6 @@ def resume(rule: str, config_file: Path | None) -> None:
     """
     loaded = load_settings(config_file)
     get_rule(loaded, rule)
-    with connect(loaded.database.url) as conn:
+    with outbox_connection(loaded) as conn:
         events.resume(conn, rule)
     write_line(f"{rule}: resumed")

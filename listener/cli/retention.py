@@ -7,6 +7,7 @@ import click
 
 from listener.admin import retention
 from listener.admin.history import as_written
+from listener.cli.connection import outbox_connection
 from listener.cli.options import (
     DURATION,
     NEGATIVE_KEYS,
@@ -18,7 +19,8 @@ from listener.cli.options import (
 )
 from listener.cli.output import write_line
 from listener.cli.progress import progress_bar
-from listener.db.connection import OWNERS, connect, tables_of, translate_errors
+from listener.db.connection import tables_of
+from listener.db.errors import OWNER_REMEDY, translate_errors
 
 
 @click.command()
@@ -40,7 +42,7 @@ def purge(older_than: float, config_file: Path | None) -> None:
     """
     loaded = load_settings(config_file)
     total = 0
-    with connect(loaded.database.url) as conn, progress_bar() as progress:
+    with outbox_connection(loaded) as conn, progress_bar() as progress:
         task = progress.add_task("purge", total=None)
         for count in retention.purge(conn, older_than):
             total += count
@@ -65,9 +67,9 @@ def forget(rule: str, key: str, config_file: Path | None) -> None:
     watched = get_rule(loaded, rule)
     stored = stored_key(watched, key)
     with (
-        connect(loaded.database.url) as conn,
+        outbox_connection(loaded) as conn,
         tables_of(conn, loaded.database.lookup_url) as tables,
-        translate_errors(OWNERS),
+        translate_errors(OWNER_REMEDY),
     ):
         deleted, in_flight = retention.forget(conn, rule, as_written(tables, rule, watched, stored))
     write_line(f"{quantity(deleted, 'event')} forgotten")

@@ -45,7 +45,7 @@ def run(once: bool, log_format: str | None, log_level: str | None, config_file: 
     logs.configure(loaded.log.format, loaded.log.level)
     tracing.start()
     click.get_current_context().call_on_close(tracing.stop)
-    daemon = Daemon(loaded, reload=lambda: load_settings(config_file, overrides))
+    daemon = Daemon(loaded, read=lambda: load_settings(config_file, overrides))
     if not once:
         _asyncio_run(daemon.run())
         return

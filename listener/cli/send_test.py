@@ -71,7 +71,7 @@ def send_test(to: Address, rule: str | None, key: str | None, config_file: Path 
 async def _send_test(loaded: Settings, to: Address, rule: str | None, key: str | None) -> None:
     where = _where(loaded)
     if rule is None:
-        message = preview.note(loaded, to, where)
+        message = preview.compose_test(loaded, to, where)
     else:
         message = (await sample.make(loaded, templates(loaded), rule, key, to)).message
     timeouts = {name: min(getattr(loaded.smtp, name), most) for name, most in _MAX_TIMEOUTS_S.items()}

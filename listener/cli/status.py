@@ -8,9 +8,9 @@ import click
 from rich.table import Table
 
 from listener.admin.status import STATES, OutboxStatus, read_status
+from listener.cli.connection import outbox_connection
 from listener.cli.options import config_option, json_option, load_settings, quantity
 from listener.cli.output import console, write_json
-from listener.db.connection import connect
 
 
 @click.command()
@@ -23,7 +23,7 @@ def status(as_json: bool, config_file: Path | None) -> None:
     Example:  pgherald status --json | jq '.rules.dateplan_verified.failed'
     """
     loaded = load_settings(config_file)
-    with connect(loaded.database.url) as conn:
+    with outbox_connection(loaded) as conn:
         now = read_status(conn, loaded.rules)
     if as_json:
         write_json(_as_json(now))

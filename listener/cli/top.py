@@ -20,9 +20,11 @@ from rich.text import Text
 from listener import logs
 from listener.cli.options import config_option, load_settings
 from listener.cli.output import Screen
-from listener.db.connection import opened, overview_pool
+from listener.db.errors import translate_errors
+from listener.db.pools import opened, overview_pool
+from listener.db.schema_version import usable_version
 from listener.printable import duration, excerpt
-from listener.status.overview import EventState, Minute, Overview, OverviewCache, look
+from listener.status.overview import EventState, Minute, Overview, OverviewCache, read_overview
 
 # An email goes out within milliseconds. The 3 s of the system's own `top` would show it late.
 _REFRESH_INTERVAL_S = 1.0
@@ -66,7 +68,9 @@ async def _top(url: str) -> None:
     async with opened(pool):
         # A wrong URL or a missing schema ends the command with its error, before the picture hides the terminal.
         async with pool.connection() as conn:
-            await look(conn)
+            with translate_errors():
+                await usable_version(conn)
+            await read_overview(conn)
         with _keys(ended), Live(console=screen, screen=True, auto_refresh=False) as live:
             while not ended.is_set():
                 # A tenth less than the interval: a timer that fires a little early must still read the database.
@@ -168,7 +172,10 @@ def _workers(o: Overview) -> RenderableType:
         for w in o.workers
     ] or [Text("no daemon is running", "yellow")]
     gate = "asleep: a commit sends a NOTIFY" if o.asleep else "awake: polling, no NOTIFY needed"
-    lines += [Text(f"the {h.lock} lock is held by {excerpt(h.name)}: {excerpt(h.remedy)}", "red") for h in o.strangers]
+    lines += [
+        Text(f"the {h.lock} lock is held by {excerpt(h.name)}: {excerpt(h.remedy)}", "red")
+        for h in o.foreign_lock_holders
+    ]
     return Panel(Group(*lines, Text(gate, "dim")), title="Workers", title_align="left", border_style="dim")
 
 

@@ -1,89 +1,86 @@
-"""The composition root: settings in, a running daemon out; its signals and its clock."""
+"""The composition root: settings in, a running daemon out, with its signals and its shutdown."""
 
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from listener import __version__, metrics
 from listener.config.settings import Settings
+from listener.daemon.reload import Reloader, warn_if_restricted
 from listener.daemon.systemd import Systemd
-from listener.db import schema
-from listener.db.connection import connect_async, lookup_pool, opened, outbox_pool, translate_errors
+from listener.daemon.tasks import Tasks
+from listener.db.pools import lookup_pool, opened, outbox_pool
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.logs import log
-from listener.mail.composer import Composer, templates
-from listener.mail.templates import Templates
 from listener.mail.unsubscribe import signing_key
 from listener.notify.listener import Listener
 from listener.outage import Outage
 from listener.outbox.batch_writer import BatchWriter
 from listener.outbox.rate_limit import RateLimiter
+from listener.outbox.registration import Registration
 from listener.outbox.stats import StatsWriter
 from listener.outbox.store import Outbox
 from listener.smtp.breaker import Breaker
 from listener.status.health import Health
-from listener.transport.build import transport
-from listener.worker.delivery import Delivery
+from listener.worker.claimer import Claimer
 from listener.worker.lease import WorkerLease
 from listener.worker.lock_watch import LockWatch
 from listener.worker.loop import Worker
+from listener.worker.registry import WorkerRegistry
+from listener.worker.runtime import Runtime
 from listener.worker.sender import Senders
 
 if TYPE_CHECKING:
     from listener.web.server import HttpServer
 
-T = TypeVar("T")
-
+# A daemon that cannot LISTEN begins to poll after this time.
 _LISTEN_TIMEOUT_S = 5.0
+# `run --once` also delivers what a dead worker had claimed. The first look at the other workers takes less than this.
 _FIRST_LOOK_TIMEOUT_S = 2.0
 
 
 class Daemon:
-    """Everything that one `pgherald run` is made of."""
+    """Everything that one `pgherald run` consists of.
 
-    def __init__(self, settings: Settings, reload: Callable[[], Settings] | None = None) -> None:
+    `read` reads the configuration again on SIGHUP.
+    """
+
+    def __init__(self, settings: Settings, read: Callable[[], Settings] | None = None) -> None:
         self._settings = settings
-        self._reload = reload
-        # A connection that hangs must be found out before the lease is over.
-        self._outbox_pool = outbox_pool(settings.database.url, patience=max(1.0, settings.delivery.lease / 2))
-        self._lookup_pool = lookup_pool(settings.database.lookups)
-        self._outbox = Outbox(
-            self._outbox_pool, lease=settings.delivery.lease, hold=settings.delivery.in_doubt == "hold"
-        )
-        self._listener = Listener(settings.database.listen_url or settings.database.url, self._outbox.ring)
-        self._batch_writer = BatchWriter(self._outbox)
-        self._rate_limiter = RateLimiter(self._outbox_pool, settings.smtp.rate)
+        url = settings.database.url
+        # A connection that hangs must be noticed before the lease is over.
+        pool = outbox_pool(url, patience=max(1.0, settings.delivery.lease / 2))
+        self._pools = (pool, lookup_pool(settings.database.lookups))
+        registration, hold = Registration(settings.delivery.lease), settings.delivery.in_doubt == "hold"
+        self._outbox = Outbox(pool, registration, hold=hold)
+        self._registry = WorkerRegistry(pool, registration, hold=hold)
         self._breaker = Breaker()
-        self._lease = WorkerLease(self._outbox, self._listener, self._breaker, settings.delivery.lease)
-        self._stats = StatsWriter(self._outbox)
+        self._listener = Listener(settings.database.listen_url or url, self._outbox.ring)
+        self._lease = WorkerLease(self._registry, self._listener, self._breaker, settings.delivery.lease)
         self._health = Health(settings, self._listener, self._breaker)
         self._http: HttpServer | None = None
         if settings.http.address is not None:
-            # Here, because aiohttp takes a sixth of a command's start, and nobody else needs it.
-            from listener.web import server as site
+            # Imported here: aiohttp takes a sixth of a command's start-up time, and no command needs it.
+            from listener.web import server
 
-            self._http = site.HttpServer(settings, self._health, self._listener, self._breaker)
-        self._templates = templates(settings)
+            self._http = server.HttpServer(settings, self._health, self._listener, self._breaker)
+        self._reloader = Reloader(settings, read, self._breaker, self._pools[1])
         self._systemd = Systemd()
-        self._secret = b""
-        self._stop = asyncio.Event()
-        self._early_reload = asyncio.Event()
-        self._background: list[asyncio.Task[Any]] = []
-        self._crash: PgheraldError | None = None
+        self._tasks = Tasks()
 
     async def run(self) -> None:
-        """Deliver until SIGTERM or SIGINT. Waits for the database as long as it takes.
+        """Deliver until SIGTERM or SIGINT. Wait for the database as long as it takes.
 
         Raises:
-            SchemaError, RuleBroken: what no waiting would mend.
+            SchemaError, RuleBroken, ConfigError: waiting does not help.
         """
         async with self._http.served() if self._http else nullcontext(), self._started(wait=True) as worker:
-            self._in_background(worker.run())
-            self._in_background(self._systemd.watch(lambda seconds: self._loops_alive(worker, seconds)))
-            await self._stop.wait()
+            self._tasks.start(worker.run(), "worker")
+            self._tasks.start(self._systemd.watch(lambda seconds: self._loops_alive(worker, seconds)), "watchdog")
+            await self._tasks.stopping.wait()
             log.info("stopping")
             self._systemd.stopping()
             self._health.stopping = True
@@ -91,206 +88,140 @@ class Daemon:
         log.info("stopped")
 
     async def run_once(self) -> tuple[bool, int, int, int]:
-        """Deliver what is due: whether the mail server could be reached; what is left available, in doubt, paused."""
+        """Deliver what is due.
+
+        Return whether the mail server was reached, and how many events are left available, in doubt, and paused.
+        """
         async with self._started(wait=False) as worker:
-            # What a dead worker had in hand is due, too.
-            await _set_within(_FIRST_LOOK_TIMEOUT_S, self._lease.first_look_done)
-            draining = self._in_background(worker.drain_all())
-            draining.add_done_callback(lambda task: self._stop.set())
-            await self._stop.wait()
+            await _wait(self._lease.first_look_done, _FIRST_LOOK_TIMEOUT_S)
+            draining = self._tasks.start(worker.drain_all(), "drain")
+            draining.add_done_callback(lambda task: self._tasks.stopping.set())
+            await self._tasks.stopping.wait()
             await worker.stop(self._settings.delivery.grace)
-            if self._crash is not None:
-                raise self._crash
+            self._tasks.raise_error()
             return await draining, *await self._outbox.waiting(list(self._settings.rules))
 
     @asynccontextmanager
     async def _started(self, *, wait: bool) -> AsyncIterator[Worker]:
-        self._handle_stop()
+        reload_requested = self._handle_signals()
         for rule in self._settings.rules:
             metrics.known(rule)
-        async with opened(self._outbox_pool, self._lookup_pool):
-            worker = self._worker(await self._checked(wait=wait))
-            self._listener.set_worker(self._outbox.presence_lock)
-            self._in_background(self._listener.keep())
-            self._in_background(self._lease.keep())
-            self._in_background(LockWatch(self._outbox, self._listener).run())
-            self._in_background(self._batch_writer.run())
-            await _set_within(_LISTEN_TIMEOUT_S, self._listener.ready)
-            self._handle_reload(worker)
-            _warn_if_restricted(self._settings)
-            log.info("ready", version=__version__, worker=self._outbox.name, listening=self._listener.listening)
+        async with opened(*self._pools):
+            runtime = await self._first_runtime(wait=wait)
+            batch_writer, stats = BatchWriter(self._outbox), StatsWriter(self._pools[0])
+            worker, senders = self._worker(runtime, batch_writer)
+            self._listener.presence.assign(self._registry.registration.presence_lock)
+            self._tasks.start(self._listener.keep(), "listener")
+            self._tasks.start(self._lease.keep(), "lease")
+            self._tasks.start(LockWatch(self._registry, self._listener).run(), "lock watch")
+            self._tasks.start(batch_writer.run(), "batch writer")
+            await _wait(self._listener.ready, _LISTEN_TIMEOUT_S)
+            self._handle_reload(worker, reload_requested)
+            warn_if_restricted(self._settings)
+            log.info(
+                "ready",
+                version=__version__,
+                worker=self._registry.registration.name,
+                listening=self._listener.listening,
+            )
             self._systemd.ready(self._status)
-            self._in_background(self._stats.run())
-            self._health.worker = worker
-            worker.senders.start(self._in_background)
+            self._tasks.start(stats.run(), "stats")
+            self._health.started(worker)
+            senders.start(self._tasks.start)
             try:
                 yield worker
             finally:
-                await worker.senders.post.close()
-                for task in self._background:
-                    task.cancel()
-                await asyncio.gather(*self._background, return_exceptions=True)
-                await self._stats.flush()
+                await worker.runtime.transport.close()
+                await self._tasks.cancel()
+                await stats.flush()
                 with suppress(PgheraldError):
-                    # What was claimed and not known of when it was time to end.
+                    # Release claims whose reply never arrived.
                     await self._outbox.release_lost_claims(())
-                    await self._outbox.unregister()
-        if self._crash is not None:
-            raise self._crash
+                    await self._registry.unregister()
+        self._tasks.raise_error()
 
-    def _in_background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run it beside the rest. What it does not catch itself ends the daemon: half of one would deliver nothing."""
-        task = asyncio.create_task(work)
-        self._background.append(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        if not task.cancelled() and (exc := task.exception()) is not None:
-            if not isinstance(exc, PgheraldError):
-                log.critical("crashed", exc_info=exc)
-                exc = PgheraldError(f"ended by an unforeseen error: {exc!r}")
-            self._crash = exc
-            self._stop.set()
-
-    async def _checked(self, *, wait: bool) -> Delivery:
-        """Everything that can be known to be wrong before the first event is claimed; and the registration."""
+    async def _first_runtime(self, *, wait: bool) -> Runtime:
+        """Return the first runtime once the database answers, and register this worker."""
         outage = Outage("database_unavailable", first=0.1, longest=1.0)
         while True:
             try:
-                with translate_errors():
-                    async with await connect_async(self._settings.database.url) as conn:
-                        await schema.verify(conn, self._settings.rules)
-                        self._secret = await schema.secret(conn)
-                        if self._http:
-                            self._http.signs_with(signing_key(self._secret))
-                        delivery = self._delivery(self._settings, self._templates)
-                        await delivery.check(conn, self._lookup_pool)
-                await self._outbox.register()
+                runtime = await self._reloader.first()
+                await self._registry.register()
             except DatabaseUnavailable as exc:
                 if not wait:
                     raise
                 if self._http:
-                    self._http.tell()
-                self._systemd.waiting(f"waits for the database: {exc}")
-                await _set_within(outage.failed(exc), self._stop)
-                if self._stop.is_set():
+                    self._http.log_address()
+                self._systemd.waiting(f"waiting for the database: {exc}")
+                await _wait(self._tasks.stopping, outage.failed(exc))
+                if self._tasks.stopping.is_set():
                     raise SystemExit(0) from exc
             else:
                 if self._http:
-                    self._http.tell()
-                return delivery
+                    self._http.set_signing_key(signing_key(self._reloader.secret))
+                    self._http.log_address()
+                return runtime
 
-    def _delivery(self, settings: Settings, templates: Templates) -> Delivery:
-        return Delivery(
-            settings.rules,
-            Composer(settings, templates, self._secret),
-            self._secret,
-            max_attempts=settings.delivery.max_attempts,
-            max_age=settings.delivery.max_age,
-        )
-
-    def _worker(self, delivery: Delivery) -> Worker:
-        settings = self._settings
+    def _worker(self, runtime: Runtime, batch_writer: BatchWriter) -> tuple[Worker, Senders]:
+        poll = self._settings.delivery.poll
+        rate_limiter = RateLimiter(self._pools[0])
         senders = Senders(
             self._outbox,
-            self._listener,
-            self._batch_writer,
-            transport(settings, self._breaker),
+            batch_writer,
             self._breaker,
-            self._rate_limiter,
-            sender=settings.mail.return_path,
-            connections=settings.smtp.connections,
-            poll=settings.delivery.poll,
+            rate_limiter,
+            self._listener.doorbell,
+            connections=self._settings.smtp.connections,
+            poll=poll,
         )
-        return Worker(
-            self._outbox,
-            self._lookup_pool,
-            self._listener,
-            delivery,
-            senders,
-            self._breaker,
-            self._rate_limiter,
-            poll=settings.delivery.poll,
-        )
+        claimer = Claimer(self._outbox, self._pools[1], senders)
+        worker = Worker(claimer, senders, self._listener, self._breaker, rate_limiter, runtime=runtime, poll=poll)
+        return worker, senders
 
-    def _handle_stop(self) -> None:
+    def _handle_signals(self) -> asyncio.Event:
+        """Stop on SIGTERM and SIGINT. Return an event that is set by a SIGHUP before the daemon is ready."""
+
         def stop() -> None:
-            if self._stop.is_set():
-                # Nothing is lost by it: what is marked comes into doubt, the rest goes to another worker.
+            if self._tasks.stopping.is_set():
+                # The second signal. Nothing is lost: marked events come into doubt, another worker claims the others.
                 os._exit(1)
-            self._stop.set()
+            self._tasks.stopping.set()
 
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop)
-        # While it waits for the database there is nothing yet to put anew; by default the signal would end us.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._early_reload.set)
+            loop.add_signal_handler(number, stop)
+        # By default SIGHUP would end the process, also while it waits for the database.
+        requested = asyncio.Event()
+        loop.add_signal_handler(signal.SIGHUP, requested.set)
+        return requested
 
-    def _handle_reload(self, worker: Worker) -> None:
+    def _handle_reload(self, worker: Worker, requested: asyncio.Event) -> None:
         def reload() -> None:
-            self._in_background(self._reload_settings(worker))
+            self._tasks.start(self._reload(worker), "reload")
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
-        if self._early_reload.is_set():
+        if requested.is_set():
             reload()
 
-    def _loops_alive(self, worker: Worker, seconds: float) -> bool:
-        """Whether the loops that nothing goes out without went round lately; also over a database that is away.
+    async def _reload(self, worker: Worker) -> None:
+        self._systemd.reloading()
+        try:
+            await self._reloader.reload(worker)
+        finally:
+            self._systemd.ready(self._status)
 
-        A restart would bring that back no sooner.
-        """
+    def _loops_alive(self, worker: Worker, seconds: float) -> bool:
+        """Return whether worker and lease loop are making iterations. A database outage does not stop them."""
         oldest = min(worker.last_iteration_at, self._lease.last_iteration_at)
         return asyncio.get_running_loop().time() - oldest < seconds + self._settings.delivery.poll
 
     @property
     def _status(self) -> str:
-        return f"{self._outbox.name}, {'listening' if self._listener.listening else 'polling'}"
-
-    async def _reload_settings(self, worker: Worker) -> None:
-        """Configuration and templates anew; all of it or nothing. The database's address takes a restart."""
-        self._systemd.reloading()
-        try:
-            await self._replace(worker)
-        finally:
-            self._systemd.ready(self._status)
-
-    async def _replace(self, worker: Worker) -> None:
-        try:
-            settings = self._reload() if self._reload is not None else self._settings
-            delivery = self._delivery(settings, templates(settings))
-            with translate_errors():
-                async with await connect_async(self._settings.database.url) as conn:
-                    await schema.verify(conn, settings.rules)
-                    await delivery.check(conn, self._lookup_pool)
-        except PgheraldError as exc:
-            log.error(
-                "reload_refused", error=str(exc), remedy="mend it and send SIGHUP again; the old ones stay in use"
-            )
-            return
-        senders, old = worker.senders, worker.senders.post
-        worker.delivery, senders.post = delivery, transport(settings, self._breaker)
-        senders.sender = settings.mail.return_path
-        self._rate_limiter.ceiling = settings.smtp.rate
-        await old.close()
-        for rule in settings.rules:
-            metrics.known(rule)
-        log.info("reloaded", rules=list(settings.rules))
-        _warn_if_restricted(settings)
+        return f"{self._registry.registration.name}, {'listening' if self._listener.listening else 'polling'}"
 
 
-async def _set_within(seconds: float, event: asyncio.Event) -> None:
+async def _wait(event: asyncio.Event, timeout: float) -> None:
+    """Wait until the event is set, for `timeout` seconds at most."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(timeout):
             await event.wait()
-
-
-def _warn_if_restricted(settings: Settings) -> None:
-    """Said aloud, because in production it would be a mistake."""
-    mail = settings.mail
-    if mail.transport != "smtp" or mail.allowed_recipients is not None or mail.redirect_to is not None:
-        log.warning(
-            "mail_restricted",
-            transport=mail.transport,
-            **({"allowed_recipients": list(mail.allowed_recipients)} if mail.allowed_recipients is not None else {}),
-            **({"redirect_to": mail.redirect_to.masked} if mail.redirect_to is not None else {}),
-        )

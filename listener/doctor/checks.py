@@ -1,4 +1,4 @@
-"""Everything that keeps a mail from going out, looked for: one finding a check, and no check hides another."""
+"""The list of checks, and the runner that turns every outcome into a result."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -6,18 +6,18 @@ from functools import partial
 import psycopg
 
 from listener.config.settings import Settings
-from listener.db.connection import summary
-from listener.doctor import notifications, privacy, schema, server, smtp, templates, triggers
+from listener.db.errors import summary
+from listener.doctor import lookup, notifications, privacy, schema, server, smtp, templates, triggers
 from listener.doctor.context import Context
-from listener.doctor.result import CheckResult, NotChecked, ReportedCheck, fault, warn
+from listener.doctor.result import CheckResult, Finding, NotChecked, fault, warn
 from listener.errors import PgheraldError
 from listener.mail.unsubscribe import is_statement
 
-Check = Callable[[Context], Awaitable[CheckResult]]
+Check = Callable[[Context], Awaitable[Finding]]
 
 
-async def examine(settings: Settings) -> AsyncIterator[ReportedCheck]:
-    """Run every check, in the order in which a fault explains those after it."""
+async def examine(settings: Settings) -> AsyncIterator[CheckResult]:
+    """Run every check. A fault of an early check often explains those of later ones."""
     context = Context(settings)
     try:
         for name, check in _checks(settings):
@@ -44,7 +44,7 @@ def _checks(settings: Settings) -> list[tuple[str, Check]]:
         *((f"triggers {rule}", partial(triggers.definitions, rule=rule)) for rule in rules),
         *((f"capture {rule}", partial(triggers.capture, rule=rule)) for rule in rules),
         ("replication", triggers.replication_role),
-        *((f"lookup {rule}", partial(smtp.lookup, rule=rule)) for rule in rules),
+        *((f"lookup {rule}", partial(lookup.lookup, rule=rule)) for rule in rules),
         *((f"template {rule}", partial(templates.template, rule=rule)) for rule in rules),
         *((f"mail {rule}", partial(templates.mail, rule=rule)) for rule in rules),
         *(
@@ -63,18 +63,22 @@ def _checks(settings: Settings) -> list[tuple[str, Check]]:
     ]
 
 
-async def _run(name: str, check: Check, context: Context) -> ReportedCheck:
+async def _run(name: str, check: Check, context: Context) -> CheckResult:
     try:
-        seen = await check(context)
+        finding = await check(context)
     except NotChecked as exc:
-        seen = warn(f"not checked: {exc}", exc.remedy or "mend what is said above, then run doctor again")
+        finding = warn(f"not checked: {exc}", exc.remedy or "fix the fault above, then run doctor again")
     except psycopg.errors.InsufficientPrivilege as exc:
-        seen = warn(f"not checked: {summary(exc)}", "see the check grants; or run doctor as the schema's owner")
+        finding = warn(
+            f"not checked: {summary(exc)}", "see the check grants, or run doctor as the owner of schema pgherald"
+        )
     except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as exc:
-        seen = warn(f"not checked: {summary(exc)}", "run doctor again when the database is less busy")
+        finding = warn(f"not checked: {summary(exc)}", "run doctor again when the database is less busy")
     except PgheraldError as exc:
-        seen = fault(str(exc), "see the server's log, then run doctor again")
+        finding = fault(str(exc), "see PostgreSQL's log, then run doctor again")
     except Exception as exc:
-        # Whatever it is, the other checks are not to be lost for it.
-        seen = warn(f"not checked: {type(exc).__name__}: {summary(exc)}", "a fault of doctor's own: report it")
-    return ReportedCheck(name, seen.state, seen.seen, seen.remedy)
+        # A bug in one check must not lose the results of the others.
+        finding = warn(
+            f"not checked: {type(exc).__name__}: {summary(exc)}", "this is a bug in `doctor`; please report it"
+        )
+    return CheckResult(name, finding.state, finding.seen, finding.remedy)

@@ -1,4 +1,4 @@
-"""Whether the daemon would be rung, and is there to hear it."""
+"""LISTEN/NOTIFY, the advisory locks that the wake-up depends on, and the daemons."""
 
 import secrets
 from contextlib import aclosing, suppress
@@ -6,23 +6,29 @@ from typing import Any
 
 import psycopg
 
-from listener.db.connection import connect_async, is_pooled, translate_errors
+from listener.db.connection import connect_async, is_pooled
+from listener.db.errors import translate_errors
 from listener.db.foreign_locks import LockHolder, holders, strangers
 from listener.db.pool import limited
 from listener.db.queries import load
 from listener.doctor.context import QUERIES, Context
-from listener.doctor.result import CheckResult, NotChecked, fault, ok, warn
+from listener.doctor.result import Finding, NotChecked, fault, ok, warn
 from listener.errors import DatabaseUnavailable
 from listener.printable import excerpt
 
-HEARING = 2.0
-OVERDUE = 10.0
-# So many notifications of others, within that time, are no daemons that ring themselves.
-_FLOOD = 256
+# A notification arrives within milliseconds of the commit.
+LISTEN_TIMEOUT_S = 2.0
+# An event is overdue after this, or after two polls if that is longer. An idle daemon claims at the next poll.
+MIN_OVERDUE_S = 10.0
+# Daemons test themselves every 5 s with one notification each. This many within `LISTEN_TIMEOUT_S` come from elsewhere.
+_MIN_FLOOD = 256
+# PostgreSQL itself warns in its log once the queue is half full. A healthy queue is empty.
+_QUEUE_WARN_RATIO = 0.1
+_QUEUE_FAULT_RATIO = 0.5
 
 
-async def listen(context: Context) -> CheckResult:
-    """Rings itself, as the daemon does at its start."""
+async def listen(context: Context) -> Finding:
+    """Send a notification and wait for it, as the daemon's self-test does."""
     if context.conn is None:
         raise NotChecked("there is no connection to the database")
     if context.standby:
@@ -35,67 +41,71 @@ async def listen(context: Context) -> CheckResult:
         return fault(f"{place}: {exc}", f"correct {place}")
 
 
-async def _listen(listen_url: str, url: str, place: str) -> CheckResult:
+async def _listen(listen_url: str, url: str, place: str) -> Finding:
     with translate_errors():
-        async with await connect_async(listen_url) as ear:
-            row = await (await ear.execute("SELECT pg_is_in_recovery(), current_database()")).fetchone()
+        async with await connect_async(listen_url) as listening:
+            row = await (await listening.execute("SELECT pg_is_in_recovery(), current_database()")).fetchone()
             if row is None or row[0]:
                 return fault(f"{place} leads to a standby, which cannot LISTEN", f"point {place} at the primary")
-            pooled = await is_pooled(ear)
-            heard, others = await _hears(ear, url)
-    if heard:
-        return ok("rang and heard it" + (", through a pooler that keeps sessions" if pooled else ""))
-    if others >= _FLOOD:
+            pooled = await is_pooled(listening)
+            received, others = await _self_test(listening, url)
+    if received:
+        return ok("a test notification arrived" + (", through a pooler that keeps sessions" if pooled else ""))
+    if others >= _MIN_FLOOD:
         return warn(
-            f"rang, not heard within {HEARING:g} s behind {others} notifications of others on channel pgherald",
-            "find who sends them: SELECT pid, usename, application_name, query FROM pg_stat_activity "
-            "WHERE query ILIKE '%notify%'; end it: SELECT pg_terminate_backend(PID)",
+            f"the test notification did not arrive within {LISTEN_TIMEOUT_S:g} s, "
+            f"behind {others} notifications of others on channel pgherald",
+            "find the session that sends them: SELECT pid, usename, application_name, query FROM pg_stat_activity "
+            "WHERE query ILIKE '%notify%'; then end it: SELECT pg_terminate_backend(PID)",
         )
     remedy = "set [database] listen_url to a direct connection to the primary; until then the daemon polls"
     if pooled:
-        return warn(f"rang, not heard: {place} goes through a transaction pooler", remedy)
-    return warn(f"rang, not heard: {place} leads to database {row[1]}, and not to where the events are", remedy)
-
-
-async def _hears(ear: psycopg.AsyncConnection[Any], url: str) -> tuple[bool, int]:
-    """Return whether its own ring was heard, and how many of others' were."""
-    token = secrets.token_hex(8)
-    await ear.execute("LISTEN pgherald")
-    async with await connect_async(url) as bell:
-        await bell.execute("SELECT pg_notify('pgherald', %s)", (token,), prepare=False)
-    heard, others = False, 0
-    # The application rings the same bell, and so others' rings come first.
-    async with aclosing(ear.notifies(timeout=HEARING)) as rings:
-        async for ring in rings:
-            if ring.payload == token:
-                heard = True
-                break
-            others += ring.payload != ""
-    # Behind a flood there may be no answer. The connection is closed after this in any case.
-    with suppress(TimeoutError), limited(ear, HEARING):
-        await ear.execute("UNLISTEN pgherald")
-    return heard, others
-
-
-async def queue(context: Context) -> CheckResult:
-    row = await context.row(QUERIES["queue"])
-    used, shown = row["used"], f"{row['used']:.0%} full"
-    if used <= 0.1:
-        return ok(shown)
-    remedy = "end the session that LISTENs and sits in a transaction" + (
-        f": SELECT pg_terminate_backend({row['pid']})" if row["pid"] else "; pg_stat_activity, oldest xact_start first"
+        return warn(f"the test notification did not arrive: {place} goes through a transaction pooler", remedy)
+    return warn(
+        f"the test notification did not arrive: {place} leads to database {row[1]}, not to where the events are", remedy
     )
-    if used > 0.5:
-        return fault(f"{shown}; when it is full, every commit that notifies fails", remedy)
+
+
+async def _self_test(listening: psycopg.AsyncConnection[Any], url: str) -> tuple[bool, int]:
+    """Return whether our own notification arrived, and how many of others arrived before it."""
+    token = secrets.token_hex(8)
+    await listening.execute("LISTEN pgherald")
+    async with await connect_async(url) as sending:
+        await sending.execute("SELECT pg_notify('pgherald', %s)", (token,), prepare=False)
+    received, others = False, 0
+    # Triggers and daemons use the same channel, so their notifications may come first.
+    async with aclosing(listening.notifies(timeout=LISTEN_TIMEOUT_S)) as notifications:
+        async for notification in notifications:
+            if notification.payload == token:
+                received = True
+                break
+            others += notification.payload != ""
+    # A flood can delay the answer. The connection is closed after this anyway.
+    with suppress(TimeoutError), limited(listening, LISTEN_TIMEOUT_S):
+        await listening.execute("UNLISTEN pgherald")
+    return received, others
+
+
+async def queue(context: Context) -> Finding:
+    """Check that PostgreSQL's notification queue is not filling up."""
+    row = await context.row(QUERIES["queue"])
+    used, shown = row["used"], f"PostgreSQL's notification queue is {row['used']:.0%} full"
+    if used <= _QUEUE_WARN_RATIO:
+        return ok(shown)
+    remedy = "end the session that listens and keeps a transaction open" + (
+        f": SELECT pg_terminate_backend({row['pid']})" if row["pid"] else "; pg_stat_activity lists it by xact_start"
+    )
+    if used > _QUEUE_FAULT_RATIO:
+        return fault(f"{shown}; when it is full, every commit with a NOTIFY fails", remedy)
     return warn(shown, remedy)
 
 
-async def locks(context: Context) -> CheckResult:
-    """Look for sessions that hold a lock of ours and are no daemon's: whoever may connect may take one."""
-    context.need_schema()
+async def locks(context: Context) -> Finding:
+    """Look for other sessions that hold one of pgherald's advisory locks. Any role that can connect may take them."""
+    context.require_schema()
 
     async def look() -> list[LockHolder]:
-        async with context.reading() as conn:
+        async with context.read_transaction() as conn:
             return await holders(conn)
 
     found = await strangers(look)
@@ -103,42 +113,48 @@ async def locks(context: Context) -> CheckResult:
     if others:
         return fault(
             "; ".join(
-                f"the {holder.lock} lock is held by {excerpt(holder.name)}, no daemon's session" for holder in others
+                f"the {holder.lock} lock is held by {excerpt(holder.name)}, which is not a daemon" for holder in others
             ),
-            "end it: " + "; ".join(dict.fromkeys(excerpt(holder.remedy) for holder in others)),
+            "end the session: " + "; ".join(dict.fromkeys(excerpt(holder.remedy) for holder in others)),
         )
     if found:
         return ok(f"an installer is running: {excerpt(found[0].name)}")
-    return ok("no other session holds one of ours")
+    return ok("no other session holds one of pgherald's locks")
 
 
-async def gate(context: Context) -> CheckResult:
-    """Asleep with work to do is the one thing that no daemon may be."""
-    context.need_schema()
+async def gate(context: Context) -> Finding:
+    """Check that no event is overdue while the gate is closed, that is, while the leader waits for a notification."""
+    context.require_schema()
     settings = context.settings
-    patience = max(OVERDUE, 2 * settings.delivery.poll)
-    row = await context.row(QUERIES["gate"], {"seconds": patience, "rules": list(settings.rules)})
+    overdue_after = max(MIN_OVERDUE_S, 2 * settings.delivery.poll)
+    row = await context.row(QUERIES["gate"], {"seconds": overdue_after, "rules": list(settings.rules)})
     if row["pid"] is None:
-        return ok("open: nobody sleeps")
+        return ok("open: no daemon waits for a notification")
     if not row["overdue"]:
-        return ok(f"closed by pid {row['pid']}, asleep with nothing overdue")
+        return ok(f"closed by pid {row['pid']}, which waits for a notification; no event is overdue")
     return fault(
-        f"closed by pid {row['pid']} ({row['holder']}) with {row['overdue']} events overdue, the oldest for {row['oldest']:.0f} s",
-        f"see what that daemon's log says, restart it; if it is gone: SELECT pg_terminate_backend({row['pid']})",
+        f"closed by pid {row['pid']} ({row['holder']}), but {row['overdue']} events are overdue, "
+        f"the oldest for {row['oldest']:.0f} s",
+        f"read that daemon's log and restart it; if it is not running: SELECT pg_terminate_backend({row['pid']})",
     )
 
 
-async def daemon(context: Context) -> CheckResult:
-    context.need_schema()
+async def daemon(context: Context) -> Finding:
+    """Check that a daemon is running, can use the mail server and listens."""
+    context.require_schema()
     workers = await context.rows(load("admin")["workers"])
     alive = [worker for worker in workers if worker["alive"]]
     if not alive:
-        return warn("no daemon is at work; events wait", "start it: pgherald run")
+        return warn("no daemon is running; events wait", "start one: pgherald run")
     for worker in alive:
         if worker["breaker"]:
             return warn(
-                f"{worker['name']} does not claim: {worker['breaker']}", "mend the mail server; see the check smtp"
+                f"{worker['name']} has paused, because the mail server is unavailable: {worker['breaker']}",
+                "repair the mail server; see the check smtp",
             )
-    if deaf := [worker["name"] for worker in alive if not worker["listening"]]:
-        return warn(f"{', '.join(deaf)} polls and does not listen", "see the check listen, then restart it")
-    return ok(", ".join(worker["name"] for worker in alive))
+    if polling := [worker["name"] for worker in alive if not worker["listening"]]:
+        return warn(
+            f"{', '.join(polling)} {'polls' if len(polling) == 1 else 'poll'}, because LISTEN does not work there",
+            "see the check listen, then restart the daemon",
+        )
+    return ok(f"running: {', '.join(worker['name'] for worker in alive)}")

@@ -1,46 +1,53 @@
-"""What install put into the database: all there, of our version, as shipped, and open to this role."""
+"""The installed schema: complete, of the right version, unchanged, and accessible to this role."""
 
 import re
 
-from listener.db.schema import VERSION
+from listener.db.schema_version import VERSION, SchemaVersion
 from listener.doctor.context import QUERIES, Context
-from listener.doctor.result import CheckResult, fault, ok, warn
+from listener.doctor.result import Finding, fault, ok, warn
 from listener.resources import resource
 
 _INSTALL = "run `pgherald install`"
 
 
-async def schema(context: Context) -> CheckResult:
+async def schema(context: Context) -> Finding:
+    """Check the schema's version, tables and indexes."""
     found = await context.row(QUERIES["objects"])
     context.installed = found["installed"]
     if not context.installed:
-        return fault("this database has no pgherald in it", _INSTALL)
-    if found["version_function"]:
-        version = (await context.row("SELECT pgherald.version() AS version"))["version"]
-        context.version = version
-        if version < VERSION:
-            return fault(f"version {version} in the database, older than the {VERSION} that this one needs", _INSTALL)
-        if version > VERSION:
-            return fault(
-                f"version {version} in the database, newer than the {VERSION} that this one knows",
-                "update pgherald here to what installed it",
-            )
+        return fault("pgherald is not installed in this database", _INSTALL)
+    if found["version_functions"]:
+        row = await context.row("SELECT pgherald.version() AS number, pgherald.usable_from() AS usable_from")
+        context.version = version = SchemaVersion(**row)
+        if version.problem is not None:
+            return fault(*version.problem)
+        if version.is_newer:
+            # The list of objects is that of this release's own version.
+            return ok(str(version))
     if missing := found["missing"]:
         return fault(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing or invalid", _INSTALL)
-    return ok(f"version {VERSION}")
+    return ok(f"version {VERSION}, complete")
 
 
-async def functions(context: Context) -> CheckResult:
-    """Bodies only; `capture` looks at those that watch() makes."""
-    context.need_schema()
+async def functions(context: Context) -> Finding:
+    """Compare the bodies of the installed functions with the shipped file.
+
+    The capture functions are generated for each rule; `triggers.capture` compares those.
+    """
+    context.require_schema()
+    if context.version is not None and context.version.is_newer:
+        return ok("not compared: the schema is newer than the functions that this release ships")
     shipped = _shipped()
     rows = await context.rows(QUERIES["functions"], {"names": list(shipped)})
     installed = {row["name"]: row["body"] for row in rows}
     if missing := sorted(shipped.keys() - installed.keys()):
-        return fault(f"missing: {', '.join(missing)}", _INSTALL)
+        return fault(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", _INSTALL)
     if changed := sorted(name for name, body in shipped.items() if installed[name] != body):
-        return warn(f"not as shipped: {', '.join(changed)}", f"{_INSTALL}; it puts ours back")
-    return ok(f"{len(shipped)}, as shipped")
+        return warn(
+            f"{', '.join(changed)} {'differs' if len(changed) == 1 else 'differ'} from the shipped file",
+            f"{_INSTALL}, which restores the shipped bodies",
+        )
+    return ok(f"all {len(shipped)} are as shipped")
 
 
 def _shipped() -> dict[str, str]:
@@ -50,13 +57,13 @@ def _shipped() -> dict[str, str]:
     return {part.partition("(")[0]: body[2] for part, body in found if body}
 
 
-async def grants(context: Context) -> CheckResult:
-    """What the daemon needs, for the role that this connects as."""
-    context.need_schema()
+async def grants(context: Context) -> Finding:
+    """Check that the role of `[database] url` has the daemon's privileges."""
+    context.require_schema()
     row = await context.row(QUERIES["grants"])
     if missing := row["missing"]:
         return fault(
-            f"{row['role']} lacks {', '.join(missing)}",
-            f"connect as the daemon's role; or run `pgherald install --grant-to {row['role']}`",
+            f"role {row['role']} lacks {', '.join(missing)}",
+            f"run doctor as the daemon's role, or run `pgherald install --grant-to {row['role']}`",
         )
-    return ok(f"{row['role']} has all that the daemon needs")
+    return ok(f"role {row['role']} has all privileges that the daemon needs")

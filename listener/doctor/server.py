@@ -1,92 +1,105 @@
-"""The server itself: there, of a sound release, a primary, with the right time and nobody in vacuum's way."""
+"""The PostgreSQL server: reachable, of a supported release, a primary, with the right time and no old transaction."""
 
 import time
 
-from listener.db.connection import connect_async, is_pooled, translate_errors
+from listener.db.connection import connect_async, is_pooled
+from listener.db.errors import translate_errors
 from listener.doctor.context import QUERIES, Context
-from listener.doctor.result import CheckResult, fault, ok, warn
+from listener.doctor.result import Finding, fault, ok, warn
 from listener.errors import DatabaseUnavailable
 
-OLDEST = 15
-# The minor releases of 13 November 2025 mend LISTEN: before them a notification could fail with "could not access
-# status of transaction", or be lost, once vacuum had cut off the commit log behind a slow listener.
-MENDED = {15: 15, 16: 11, 17: 7, 18: 1}
-SKEW = 5.0
-LONG = 60.0
+# The oldest major release that the SQL is tested with.
+MIN_MAJOR = 15
+# The minor releases of 13 November 2025 fix LISTEN. Before them, vacuum could cut off the commit log that a slow
+# listener still needed. A notification was then lost, or failed with "could not access status of transaction".
+FIXED_MINOR = {15: 15, 16: 11, 17: 7, 18: 1}
+# Times in emails and histories come from both clocks. A few seconds matter to nobody.
+MAX_CLOCK_SKEW_S = 5.0
+# Captured events become visible when their transaction commits. Ordinary transactions of an application last less.
+MAX_TRANSACTION_AGE_S = 60.0
 
 
-async def database(context: Context) -> CheckResult:
+async def database(context: Context) -> Finding:
+    """Connect to `[database] url`. The other checks use this connection."""
     try:
         with translate_errors():
             conn = await connect_async(context.settings.database.url)
             pooled = await is_pooled(conn)
     except DatabaseUnavailable as exc:
-        return fault(str(exc), "start it, or correct [database] url (PGHERALD_DATABASE_URL)")
+        return fault(str(exc), "start PostgreSQL, or correct [database] url (PGHERALD_DATABASE_URL)")
     context.conn = conn
     info = conn.info
     through = ", through a pooler" if pooled else ""
-    return ok(f"{info.dbname} at {info.host or 'a local socket'}:{info.port} as {info.user}{through}")
+    return ok(f"connected to {info.dbname} at {info.host or 'a local socket'}:{info.port} as {info.user}{through}")
 
 
-async def release(context: Context) -> CheckResult:
+async def release(context: Context) -> Finding:
+    """Check the server's version."""
     row = await context.row("SELECT current_setting('server_version_num')::integer AS number")
     major, minor = divmod(row["number"], 10000)
     shown = f"PostgreSQL {major}.{minor}"
-    if major < OLDEST:
-        return fault(f"{shown} is too old", f"upgrade to PostgreSQL {OLDEST} or later")
-    if major in MENDED and minor < MENDED[major]:
+    if major < MIN_MAJOR:
+        return fault(f"{shown} is too old", f"upgrade the server to PostgreSQL {MIN_MAJOR} or later")
+    if major in FIXED_MINOR and minor < FIXED_MINOR[major]:
         return warn(
-            f"{shown} can lose notifications, or fail in LISTEN after a vacuum",
-            f"update to {major}.{MENDED[major]} or later; until then the daemon's poll stands in",
+            f"{shown} has a bug that can lose notifications and make LISTEN fail after a vacuum",
+            f"update to {major}.{FIXED_MINOR[major]} or later; until then a lost notification delays emails by one poll interval",
         )
     return ok(shown)
 
 
-async def standby(context: Context) -> CheckResult:
+async def standby(context: Context) -> Finding:
+    """Check that the server accepts writes."""
     row = await context.row(
         "SELECT pg_is_in_recovery() AS standby, current_setting('default_transaction_read_only')::boolean AS read_only"
     )
     context.standby = row["standby"]
     if context.standby:
         return fault(
-            "this is a standby: nothing can be claimed or heard here",
-            "point [database] url at the primary; with several hosts add target_session_attrs=read-write",
+            "this server is a standby, where neither writes nor LISTEN are possible",
+            "point [database] url at the primary; if it lists several hosts, add target_session_attrs=read-write",
         )
     if row["read_only"]:
         return fault(
-            "default_transaction_read_only is on: nothing can be claimed or captured",
-            "see who set it, and why (a provider does when the disk is full): "
+            "default_transaction_read_only is on, so no event can be captured or claimed",
+            "find out who set it and why (hosting providers do when the disk is full): "
             "SELECT source, sourcefile FROM pg_settings WHERE name = 'default_transaction_read_only'",
         )
-    return ok("a primary")
+    return ok("primary, accepts writes")
 
 
-async def clock(context: Context) -> CheckResult:
-    async with context.reading() as conn:
+async def clock(context: Context) -> Finding:
+    """Compare the server's clock with this machine's."""
+    async with context.read_transaction() as conn:
         asked = time.time()
         row = await (await conn.execute("SELECT extract(epoch FROM clock_timestamp())::float8")).fetchone()
         answered = time.time()
     assert row is not None
     skew = row[0] - (asked + answered) / 2
-    if abs(skew) - (answered - asked) / 2 > SKEW:
+    if abs(skew) - (answered - asked) / 2 > MAX_CLOCK_SKEW_S:
         side = "ahead of" if skew > 0 else "behind"
-        return warn(f"the database's clock is {abs(skew):.0f} s {side} ours", "set both by NTP: check chronyc tracking")
-    return ok("within a second of ours" if abs(skew) < 1 else f"{abs(skew):.0f} s off ours")
+        return warn(
+            f"the server's clock is {abs(skew):.0f} s {side} this machine's clock",
+            "synchronize both with NTP; `chronyc tracking` shows the offset",
+        )
+    shown = "less than 1 s" if abs(skew) < 1 else f"{abs(skew):.0f} s"
+    return ok(f"differs by {shown} from this machine's clock")
 
 
-async def transactions(context: Context) -> CheckResult:
-    row = await context.row(QUERIES["transactions"], {"seconds": LONG})
+async def transactions(context: Context) -> Finding:
+    """Look for a transaction that holds back vacuum, and with it the removal of old outbox rows."""
+    row = await context.row(QUERIES["transactions"], {"seconds": MAX_TRANSACTION_AGE_S})
     if row["what"] is not None:
         return warn(
-            f"{row['what']} is {_age(row['age'])} old and holds back vacuum",
+            f"{row['what']} has had a transaction open for {_age(row['age'])}, which holds back vacuum",
             row["remedy"],
         )
     if not row["sees_all"]:
         return warn(
-            "not checked: sessions of other roles are hidden",
+            "not checked: this role cannot see the sessions of other roles",
             f"GRANT pg_read_all_stats TO {row['role']}; or run doctor as a role that has it",
         )
-    return ok(f"none older than {LONG:g} s")
+    return ok(f"no transaction is older than {MAX_TRANSACTION_AGE_S:g} s")
 
 
 def _age(seconds: float) -> str:

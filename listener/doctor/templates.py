@@ -1,4 +1,4 @@
-"""What a rule's mail looks like: made of real rows, of a hostile one, in every language, and read with a critic's eye."""
+"""The messages of a rule: rendered for real rows and for a hostile one, in every language, and then examined."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -10,161 +10,177 @@ from listener.address import Address, parse_address
 from listener.config.rules import APPLICATION, OWN_COLUMNS, Rule
 from listener.config.settings import Settings
 from listener.doctor.context import Context, RowSample
-from listener.doctor.result import CheckResult, NotChecked, fault, ok, warn
+from listener.doctor.result import Finding, NotChecked, fault, ok, warn
 from listener.errors import BadData, ConfigError, RuleBroken
 from listener.mail.composer import Composer, Message
 from listener.mail.lint import lint
-from listener.mail.message import message_id
+from listener.mail.message import make_message_id
 from listener.mail.templates import Templates
 from listener.mail.unsubscribe import check
 from listener.outbox.event import Event
 from listener.worker.lookup import Lookup, ToSend
 
-# What somebody may have typed where a place was asked for.
+# A text that a user of the application could have entered: markup, template syntax, line ends, invisible characters.
 HOSTILE = (
     "x\"'><script>alert(1)</script><img src=x onerror=y>&lt;{{ 7 * 7 }}{% x %}\r\nBcc: x@example.org\u2028\u202e\0"
 )
-_SHOWN = 3
+# A line shows this many remarks; `preview` shows all.
+_MAX_SHOWN = 3
 
 
-async def template(context: Context, rule: str) -> CheckResult:
-    """Compiled, its variables against the lookup's columns, and made a message of for the newest rows."""
+async def template(context: Context, rule: str) -> Finding:
+    """Compile the template, compare its variables with the lookup's columns, and render it for the newest rows."""
     settings = context.settings
     name = settings.rules[rule].template
     try:
         templates = Templates({name}, settings.mail.templates)
     except RuleBroken as exc:
-        return fault(str(exc), f"the file is {name}'s; see [mail] templates")
+        return fault(str(exc), f"correct template {name} in the folder [mail] templates")
     if (sample := context.samples.get(rule)) is None:
-        raise NotChecked("compiles, but the lookup gives it no row")
+        raise NotChecked("the template compiles; without its lookup there is no row to render")
     try:
         composer = Composer(settings, templates, token_bytes(32))
         composer.check(rule, sample.columns)
     except ConfigError as exc:
         return fault(str(exc), "correct it in [mail]")
     except RuleBroken as exc:
-        return fault(str(exc), f"name it in the SELECT of [rules.{rule}] lookup, or take it out of the template")
-    letters = _Letters(rule, composer)
+        return fault(str(exc), f"add it to the SELECT of [rules.{rule}] lookup, or remove it from the template")  # noqa: S608
+    trial = _Trial(rule, composer)
     languages = templates.languages(name) if "language" in sample.columns else [""]
-    made, broken = 0, list[str]()
-    for key, recipient, row in _mailable(settings.rules[rule], rule, sample):
+    rendered, failures = 0, list[str]()
+    for key, recipient, row in _sendable(settings.rules[rule], rule, sample):
         try:
-            letters.write(key, recipient, row)
-            if not made:
-                context.letters[rule] = [
-                    (language or "default", letters.write(key, recipient, {**row, "language": language}))
+            trial.compose(key, recipient, row)
+            if not rendered:
+                context.messages[rule] = [
+                    (language or "default", trial.compose(key, recipient, {**row, "language": language}))
                     for language in languages
                 ]
-                hole = letters.hole(key, recipient, row, languages)
+                injection = trial.injection(key, recipient, row, languages)
         except BadData as exc:
-            broken.append(f"key {key}: {exc}")
+            failures.append(f"key {key}: {exc}")
         else:
-            made += 1
-    if broken:
-        seen = f"fails for {len(broken)} of {made + len(broken)} rows; {broken[0]}"
-        remedy = f"correct the template {name}; see it with pgherald preview {rule} --key KEY"
-        return warn(seen, remedy) if made else fault(seen, remedy)
-    if not made:
-        context.letters[rule] = []
-        return ok(f"{name} compiles; there is no row to try it with")
-    if hole is not None:
-        return warn(f"{name}: {hole[0]}", hole[1])
+            rendered += 1
+    if failures:
+        seen = f"fails for {len(failures)} of {rendered + len(failures)} rows; {failures[0]}"
+        remedy = f"correct template {name}; look at the result with pgherald preview {rule} --key KEY"
+        return warn(seen, remedy) if rendered else fault(seen, remedy)
+    if not rendered:
+        context.messages[rule] = []
+        return ok(f"{name} compiles; no row to render it for")
+    if injection is not None:
+        return warn(f"{name}: {injection[0]}", injection[1])
     translated = f", in {len(languages)} languages" if len(languages) > 1 else ""
-    return ok(f"{name} renders, tried with {made} row{'s' if made != 1 else ''} and a hostile one{translated}")
+    return ok(f"{name} renders for {rendered} row{'s' if rendered != 1 else ''} and for hostile text{translated}")
 
 
-async def mail(context: Context, rule: str) -> CheckResult:
-    """The finished messages, for what mail programs and their users make of them."""
+async def mail(context: Context, rule: str) -> Finding:
+    """Examine the finished messages, and the links that they should have."""
     remarks = list(_unlinked(context.settings, rule))
-    if (letters := context.letters.get(rule)) is None:
+    if (messages := context.messages.get(rule)) is None:
         if remarks:
-            return warn("; ".join(remarks), f"correct it in [rules.{rule}] or [mail] and [http]")
-        raise NotChecked("there is no message to look at")
-    if not letters and not remarks:
-        return ok("there is no row to make a message of")
-    for language, message in letters:
-        where = f" ({language})" if len(letters) > 1 else ""
+            return warn("; ".join(remarks), f"set the keys in [mail] and [http], or correct [rules.{rule}]")
+        raise NotChecked("no message could be composed")
+    if not messages and not remarks:
+        return ok("no row to compose a message for")
+    for language, message in messages:
+        where = f" ({language})" if len(messages) > 1 else ""
         remarks += [f"{remark}{where}" for remark in lint(message)]
     if remarks:
-        more = f"; and {len(remarks) - _SHOWN} more" if len(remarks) > _SHOWN else ""
-        remedy = f"correct the template {context.settings.rules[rule].template}, or the configuration"
-        return warn("; ".join(remarks[:_SHOWN]) + more, f"{remedy}; pgherald preview {rule} --out FOLDER shows all")
-    largest = max(len(message.octets) for _, message in letters)
-    return ok(f"{largest / 1000:.1f} KB at most; nothing to remark")
+        more = f"; and {len(remarks) - _MAX_SHOWN} more" if len(remarks) > _MAX_SHOWN else ""
+        remedy = f"correct template {context.settings.rules[rule].template}"
+        return warn(
+            "; ".join(remarks[:_MAX_SHOWN]) + more,
+            f"{remedy}; pgherald preview {rule} --out FOLDER shows the message and all remarks",
+        )
+    largest = max(len(message.octets) for _, message in messages)
+    return ok(f"{largest / 1000:.1f} KB at most; no problem found")
 
 
-async def unsubscribe(context: Context, rule: str) -> CheckResult:
-    """Whether the statement could be run by this role; it is not."""
+async def unsubscribe(context: Context, rule: str) -> Finding:
+    """Check that the statement is valid and that this role may run it, without running it."""
     try:
-        async with context.reading() as conn:
+        async with context.read_transaction() as conn:
             await check(conn, rule, context.settings.rules[rule])
     except RuleBroken as exc:
         if "permission denied" in str(exc):
-            return fault(str(exc), "GRANT what it takes, and no more, to the daemon's role")
+            return fault(str(exc), "GRANT the daemon's role the privileges of this statement, and no others")
         return fault(str(exc), f"correct [rules.{rule}] unsubscribe")
-    return ok("the statement could be run")
+    return ok("the statement is valid, and this role may run it")
 
 
 def _unlinked(settings: Settings, name: str) -> Iterator[str]:
+    """Yield a remark for each link that is configured but cannot be in the message."""
     rule, public = settings.rules[name], settings.http.public_url
     if rule.link and not settings.mail.base_url:
-        yield "link is set and [mail] base_url is not: there is no button"
+        yield "link needs [mail] base_url: the email has no button"
     if rule.unsubscribe == APPLICATION:
         public = public or settings.mail.base_url
     if rule.unsubscribe and not public:
-        yield "unsubscribe is set and [http] public_url is not: there is no List-Unsubscribe"
+        yield "unsubscribe needs [http] public_url: the email has no List-Unsubscribe"
     elif rule.unsubscribe and not public.startswith("https:"):
-        yield f"{public} is not https: there is no List-Unsubscribe-Post, and no one-click"
+        yield f"{public} is not https: the email has no List-Unsubscribe-Post, so no one-click unsubscribe"
 
 
-class _Letters:
+class _Trial:
+    """Composes messages of one rule, which nobody gets."""
+
     def __init__(self, rule: str, composer: Composer) -> None:
         self._rule = rule
         self._composer = composer
 
-    def write(self, key: str, recipient: Address, row: Mapping[str, Any]) -> Message:
+    def compose(self, key: str, recipient: Address, row: Mapping[str, Any]) -> Message:
+        """Compose the message for a row as the daemon would, for an event that does not exist."""
         now = datetime.now(UTC)
-        return self._composer.compose(self._rule, key, row, recipient, message_id(b"doctor", self._rule, 0, now), now)
+        return self._composer.compose(
+            self._rule, key, row, recipient, make_message_id(b"doctor", self._rule, 0, now), now
+        )
 
-    def hole(
+    def injection(
         self, key: str, recipient: Address, row: Mapping[str, Any], languages: list[str]
     ) -> tuple[str, str] | None:
-        """How a hostile text in the row gets through, and the remedy."""
+        """Return how a hostile text in the row changes the message, and the remedy. None if it does not."""
         texts = [name for name, value in row.items() if isinstance(value, str) and name not in OWN_COLUMNS]
         for language in languages:
             where = f" ({language})" if language else ""
             plain, hostile = ({**row, **dict.fromkeys(texts, text), "language": language} for text in ("x", HOSTILE))
             try:
-                expected, made = (self.write(key, recipient, each).content for each in (plain, hostile))
+                expected, made = (self.compose(key, recipient, each).content for each in (plain, hostile))
             except BadData as exc:
-                return f"fails on a text with markup in it{where}: {exc}", "let it take any text"
+                return (
+                    f"fails for a text that contains markup{where}: {exc}",
+                    "change the template so that it accepts any text",
+                )
             if _tags(made.html) != _tags(expected.html):
                 return (
-                    f"a text of the row becomes markup in the HTML{where}: whoever writes it writes the mail",
-                    "take | safe out, and put quotes around attributes",
+                    f"a text of the row becomes markup in the HTML part{where}: its author controls the email",
+                    "remove | safe, and put quotes around attribute values",
                 )
             if len(made.text.splitlines()) != len(expected.text.splitlines()):
                 return (
-                    f"a text of the row can begin a line of its own in the text part{where}, as if you had written it",
-                    "{{ place | oneline }}",
+                    f"a text of the row can begin a new line in the text part{where}, as if you had written it",
+                    "put the value on one line: {{ place | oneline }}",
                 )
         return None
 
 
-def _mailable(rule: Rule, name: str, sample: RowSample) -> Iterator[tuple[str, Address, dict[str, Any]]]:
-    """The rows that could be mailed, had they the value and consent: others never come to the template."""
-    judge = Lookup(name, rule).decide
+def _sendable(rule: Rule, name: str, sample: RowSample) -> Iterator[tuple[str, Address, dict[str, Any]]]:
+    """Yield the rows that would be sent if they had the rule's value and consent. No others reach the template."""
+    decide = Lookup(name, rule).decide
     for key, rows in sample.rows.items():
         event = Event(0, name, key, 0, 0, datetime.now(UTC), 0.0, 0, False, None)
-        verdict = judge(event, [{**row, "current": rule.becomes, "consent": True} for row in rows])
-        if isinstance(verdict, ToSend):
+        decision = decide(event, [{**row, "current": rule.becomes, "consent": True} for row in rows])
+        if isinstance(decision, ToSend):
             yield key, parse_address(str(rows[0]["email"])), rows[0]
 
 
 def _tags(html: str | None) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the tags of a page, each with the names of its attributes."""
     found: list[tuple[str, tuple[str, ...]]] = []
 
     class Tags(HTMLParser):
+        """Collects the start tags."""
+
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
             found.append((tag, tuple(name for name, _ in attrs)))
 

@@ -1,4 +1,4 @@
-"""The triggers: there, enabled, and what watch() makes."""
+"""The triggers and capture functions of a rule: present, enabled, and as pgherald.watch() creates them."""
 
 import re
 from typing import Any
@@ -8,82 +8,91 @@ from psycopg import sql
 
 from listener.config.rules import Rule
 from listener.db import keys
-from listener.db.schema import table_remedy, watch_call, watch_values
+from listener.db.install import watch_call
+from listener.db.schema import table_remedy, watch_values
 from listener.doctor.context import QUERIES, Context
-from listener.doctor.result import CheckResult, NotChecked, fault, ok, warn
+from listener.doctor.result import Finding, NotChecked, fault, ok, warn
 
-# pg_trigger.tgtype: https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_trigger.h
+# Bits of pg_trigger.tgtype: https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_trigger.h
 _ROW, _INSERT, _DELETE, _UPDATE = 1, 4, 8, 16
 _ROW_TRIGGERS = {"update": _ROW | _UPDATE, "insert": _ROW | _INSERT}
 _STATEMENT_TRIGGERS = {"update": _UPDATE, "insert": _INSERT}
-# The transition tables that the capture function reads: of the rows before, and after.
-_READS = {"update": ("old_rows", "new_rows"), "insert": (None, "new_rows")}
+# The transition tables that the capture function reads: the rows before the change, and after it.
+_TRANSITION_TABLES = {"update": ("old_rows", "new_rows"), "insert": (None, "new_rows")}
 _PARTITIONED = {"delete": _ROW | _DELETE, "end": _UPDATE | _DELETE}
 _INSTALL = "run `pgherald install`"
 _VALUE = "value"
 
 
-async def definitions(context: Context, rule: str) -> CheckResult:
+async def definitions(context: Context, rule: str) -> Finding:
+    """Compare the triggers on the watched table with those that pgherald.watch() creates."""
     watched = await _watched(context, rule)
-    if isinstance(watched, CheckResult):
+    if isinstance(watched, Finding):
         return watched
     configured = context.settings.rules[rule]
     rows = await context.rows(QUERIES["triggers"], {"rule": rule, "table": configured.table})
-    missed = f"; then see what was missed: pgherald backfill {rule} --dry-run"
+    backfill = f"; then check for missed rows: pgherald backfill {rule} --dry-run"
     by_row = watched["capture"] == "row"
     wanted = (_ROW_TRIGGERS if by_row else _STATEMENT_TRIGGERS) | (_PARTITIONED if watched["partitioned"] else {})
     if not by_row and watched["related"]:
         return fault(
-            f"{configured.table} is captured per statement, and has come to be a partition, or to inherit",
-            f'set capture = "row" in [rules.{rule}]; {_INSTALL}{missed}',
+            f"{configured.table} uses statement-level capture but is now a partition or part of an inheritance tree",
+            f'set capture = "row" in [rules.{rule}]; {_INSTALL}{backfill}',
         )
     own = {(row["table"], row["name"]): row for row in rows if row["parent"] is None}
     for table in watched["tables"]:
         if missing := [kind for kind in wanted if (table, f"pgherald_{rule}_{kind}") not in own]:
-            return fault(f"{_names(rule, missing)} on {table} is missing", _INSTALL + missed)
-    if silent := [row for row in rows if row["enabled"] not in ("O", "A")]:
-        which = " and ".join(f"{row['name']} on {row['table']}" for row in silent)
-        how = "disabled" if any(row["enabled"] == "D" for row in silent) else "enabled for replication only"
-        mend = "; ".join(f"ALTER TABLE {row['table']} ENABLE TRIGGER {row['name']}" for row in silent)
-        return fault(f"{which} {'is' if len(silent) == 1 else 'are'} {how}", mend + missed)
+            return fault(f"{_names(rule, missing)} on {table} is missing", _INSTALL + backfill)
+    if disabled := [row for row in rows if row["enabled"] not in ("O", "A")]:
+        which = " and ".join(f"{row['name']} on {row['table']}" for row in disabled)
+        how = "disabled" if any(row["enabled"] == "D" for row in disabled) else "enabled for replication only"
+        remedy = "; ".join(f"ALTER TABLE {row['table']} ENABLE TRIGGER {row['name']}" for row in disabled)
+        return fault(f"{which} {'is' if len(disabled) == 1 else 'are'} {how}", remedy + backfill)
     conditions = await _conditions(context, configured.becomes, watched)
     for row in own.values():
         kind = row["name"].removeprefix(f"pgherald_{rule}_")
         if kind not in wanted:
-            what = "was added by hand, and calls the capture function"
+            what = "calls the capture function, but pgherald does not create a trigger of this name"
         elif not row["captures"]:
-            what = "calls another function"
+            what = "calls another function than the capture function"
         elif row["type"] != wanted[kind] or row["columns"] or row["constraint"]:
-            what = "fires at other times than watch() says"
-        elif (row["old_table"], row["new_table"]) != ((None, None) if by_row else _READS[kind]):
-            what = "names its transition tables otherwise"
+            what = "fires at other times than pgherald's trigger"
+        elif (row["old_table"], row["new_table"]) != ((None, None) if by_row else _TRANSITION_TABLES[kind]):
+            what = "has other transition tables than pgherald's trigger"
         elif _bare(row["condition"] or "") not in conditions[kind]:
             what = f"has another condition: {row['condition']}"
         else:
             continue
-        return fault(f"{row['name']} on {row['table']} was changed: it {what}", _again(rule, configured, row) + missed)
+        return fault(
+            f"{row['name']} on {row['table']} was changed by hand: it {what}",
+            _recreate(rule, configured, row) + backfill,
+        )
     if watched["capture"] != configured.capture:
-        return warn(f"capture is per {watched['capture']}, and configured per {configured.capture}", _INSTALL)
-    return ok(f"on {configured.table}, enabled, as watch() makes them")
+        return warn(
+            f'the triggers capture per {watched["capture"]}, but [rules.{rule}] says capture = "{configured.capture}"',
+            _INSTALL,
+        )
+    return ok(f"on {configured.table}, enabled and unchanged")
 
 
-async def _watched(context: Context, rule: str) -> CheckResult | dict[str, Any]:
-    context.need_schema()
+async def _watched(context: Context, rule: str) -> Finding | dict[str, Any]:
+    context.require_schema()
     configured = context.settings.rules[rule]
     row = await context.row(QUERIES["watched"], watch_values(rule, configured))
     if not row["table_exists"]:
-        return fault(f"there is no table {configured.table}", table_remedy(rule, configured))
+        return fault(f"table {configured.table} does not exist", table_remedy(rule, configured))
     if row["watches"] is None:
-        return fault(f"{configured.table} is not watched under this name", _INSTALL)
+        return fault(f"the rule is not installed: {configured.table} has no triggers for it", _INSTALL)
     if row["gone"]:
-        context.stale.add(rule)
+        context.missing_column.add(rule)
         return fault(
-            f"{configured.table} has no column {row['gone']} any more, and every write that brings a row to the value fails",
-            f"correct [rules.{rule}], then {_INSTALL}; or give the column its name back",
+            f"{configured.table} no longer has column {row['gone']}, so every write that sets the rule's value fails",
+            f"correct [rules.{rule}], then {_INSTALL}; or rename the column back",
         )
     if not row["as_configured"]:
         return fault(
-            f"the database watches {row['watches']}, not what is configured", f"{_INSTALL}, or correct [rules.{rule}]"
+            f"the database watches {row['watches']}, which differs from [rules.{rule}]",
+            f"{_INSTALL}, or correct [rules.{rule}]",
         )
     return row
 
@@ -92,13 +101,16 @@ def _names(rule: str, kinds: list[str]) -> str:
     return " and ".join(f"pgherald_{rule}_{kind}" for kind in kinds)
 
 
-def _again(rule: str, configured: Rule, row: dict[str, Any]) -> str:
-    """watch() leaves alone what is there and enabled: the trigger has to go first, in the same transaction."""
+def _recreate(rule: str, configured: Rule, row: dict[str, Any]) -> str:
+    """Return the statements that recreate a trigger in one transaction. watch() keeps an enabled trigger, so drop it first."""
     return f"BEGIN; DROP TRIGGER {row['name']} ON {row['table']}; {watch_call(rule, configured)}; COMMIT"
 
 
 async def _conditions(context: Context, value: str, watched: dict[str, Any]) -> dict[str, set[str]]:
-    """What the server may make of watch()'s WHEN: a constant is shown with quotes or without, by its type."""
+    """Return the conditions that each kind of trigger may have, as `_bare` writes them.
+
+    The server shows the constant with or without quotes, depending on its type.
+    """
     try:
         types = {_VALUE: watched["type"] or "text"}
         row = sql.SQL("SELECT {} AS {}").format(keys.literal(value, _VALUE, types), sql.Identifier(_VALUE))
@@ -109,21 +121,21 @@ async def _conditions(context: Context, value: str, watched: dict[str, Any]) -> 
     if watched["capture"] == "statement":
         return {kind: {""} for kind in _STATEMENT_TRIGGERS}
     column = watched["column"]
-    # As the server shows a constant: with standard_conforming_strings, a backslash is itself.
+    # The server shows constants with standard_conforming_strings on, where a backslash stands for itself.
     quoted = "'" + value.replace("'", "''") + "'"
-    made: dict[str, set[str]] = {"update": set(), "insert": set(), "delete": set(), "end": {""}}
+    conditions: dict[str, set[str]] = {"update": set(), "insert": set(), "delete": set(), "end": {""}}
     for constant in (quoted, value):
-        made["insert"].add(_bare(f"new.{column} = {constant}"))
-        made["delete"].add(_bare(f"old.{column} = {constant}"))
-        made["update"].add(_bare(f"new.{column} = {constant} AND old.{column} IS DISTINCT FROM new.{column}"))
-    return made
+        conditions["insert"].add(_bare(f"new.{column} = {constant}"))
+        conditions["delete"].add(_bare(f"old.{column} = {constant}"))
+        conditions["update"].add(_bare(f"new.{column} = {constant} AND old.{column} IS DISTINCT FROM new.{column}"))
+    return conditions
 
 
 _CAST = re.compile(r'::(?:"[^"]+"|\w+)(?:\.(?:"[^"]+"|\w+))?(?: varying| precision| with(?:out)? time zone)?')
 
 
 def _bare(condition: str) -> str:
-    """An expression without what depends on the column's type and the search path: casts, brackets, blanks."""
+    """Return an expression without casts, brackets and blanks. They depend on the column's type and the search path."""
     parts = re.split(r"('(?:[^']|'')*')", condition)
     for i in range(0, len(parts), 2):
         part = re.sub(r"OPERATOR\((?:[^()]*\.)?([^()\w.]+)\)", r"\1", parts[i])
@@ -131,44 +143,45 @@ def _bare(condition: str) -> str:
     return "".join(parts)
 
 
-async def capture(context: Context, rule: str) -> CheckResult:
-    """The rule's capture function against what this database's pgherald.capture_body() writes."""
-    context.need_schema()
-    if rule in context.stale:
-        raise NotChecked("it names a column that is gone")
+async def capture(context: Context, rule: str) -> Finding:
+    """Compare the rule's capture function with the body that pgherald.capture_body() generates for it."""
+    context.require_schema()
+    if rule in context.missing_column:
+        raise NotChecked("the capture function uses a column that no longer exists")
     rows = await context.rows(QUERIES["capture"], {"rule": rule})
     if not rows:
-        raise NotChecked("the rule is not watched")
+        raise NotChecked("the rule is not installed")
     [row] = rows
     name = f"pgherald.capture_{rule}()"
     if row["body"] is None:
         return fault(f"{name} is missing", _INSTALL)
     if not row["may_compare"]:
         raise NotChecked(
-            "this role may not call pgherald.capture_body()", "run doctor once as the owner of the schema pgherald"
+            "this role may not execute pgherald.capture_body()", "run doctor as the owner of schema pgherald"
         )
     expected = (await context.row(QUERIES["capture_body"], {"rule": rule}))["body"]
     if row["body"] != expected:
-        return fault(f"{name} was changed: its body is not what watch() writes", _INSTALL)
+        return fault(f"{name} was changed by hand: its body differs from the generated one", _INSTALL)
     if not row["definer"]:
         return fault(
-            f"{name} runs with the application's rights, so its writes fail", f"ALTER FUNCTION {name} SECURITY DEFINER"
+            f"{name} runs with the application's rights, so the application's writes fail",
+            f"ALTER FUNCTION {name} SECURITY DEFINER",
         )
     if not row["owner_may_insert"]:
         return fault(
-            f"{name} is owned by {row['owner']}, who may not write the outbox",
+            f"{name} is owned by {row['owner']}, which may not INSERT into pgherald.outbox",
             f"ALTER FUNCTION {name} OWNER TO {row['outbox_owner']}",
         )
-    return ok("as watch() makes it")
+    return ok(f"{name} is unchanged")
 
 
-async def replication_role(context: Context) -> CheckResult:
-    """With session_replication_role = replica, triggers do not fire and rows change unseen."""
+async def replication_role(context: Context) -> Finding:
+    """Look for session_replication_role = replica. Ordinary triggers do not fire then, and changes are missed."""
     tables = [rule.table for rule in context.settings.rules.values()]
     rows = await context.rows(QUERIES["replication_role"], {"tables": tables})
     if not rows:
         return ok("triggers fire for every role that may write the watched tables")
     return fault(
-        f"session_replication_role = replica {rows[0]['place']}: triggers do not fire there",
-        f"{rows[0]['remedy']}, then end those sessions; see what was missed: pgherald backfill RULE --dry-run",
+        f"session_replication_role = replica is set {rows[0]['place']}, so triggers do not fire there",
+        f"{rows[0]['remedy']}, then end those sessions and check for missed rows: pgherald backfill RULE --dry-run",
     )

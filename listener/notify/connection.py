@@ -1,7 +1,8 @@
-"""One connection to PostgreSQL that is listened to also while no query runs on it."""
+"""A connection to PostgreSQL whose notifications are read also while no query runs on it."""
 
 import asyncio
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg
@@ -10,34 +11,34 @@ from listener.db.pool import limited
 
 T = TypeVar("T")
 
-_PATIENCE_S = 5.0
-# An answer comes behind the notifications that were sent before. A session that has not caught up within this time falls
-# behind, and would fill the server's queue (8 GB at 8 KB pages), without which nobody can commit a NOTIFY.
-_BEHIND_S = 20.0
-# One turn of the event loop reads libpq's buffer as often as that, at most.
-_READS = 16
+_TIMEOUT_S = 5.0
+# The answer to a query comes behind the notifications that were sent before it. A session that does not catch up within
+# this time would fill the server's notification queue (8 GB with 8 KB pages). Then nobody can commit a NOTIFY.
+_FLOODED_TIMEOUT_S = 20.0
+# Reads of libpq's buffer in one iteration of the event loop, so that other tasks get their turn.
+_MAX_READS = 16
 
 
 class ListenConnection(psycopg.AsyncConnection[Any]):
-    """Hands out notifications also while a query waits for its answer.
+    """Hand out notifications also while a query waits for its answer.
 
-    psycopg itself does so only once the answer is there. Until then libpq keeps all of them: behind a flood of large
-    ones, a gigabyte in twelve seconds.
+    psycopg itself hands them out only once the answer is there. Until then libpq keeps them all. Behind a flood of
+    large ones that was a gigabyte in twelve seconds.
     """
 
     take: Callable[[], bool] | None = None
 
     async def wait(self, gen: Generator[Any, Any, T], *args: Any, **more: Any) -> T:
-        """As psycopg's own, with `take` called at each step. It returns whether it has found any."""
+        """Do as psycopg does, and call `take` at each step. `take` returns whether it found a notification."""
         return await super().wait(self._taking(gen), *args, **more)
 
     def _taking(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
-        # It is psycopg that reads: once the answer is there, libpq only makes its buffer longer for what comes behind it.
+        # psycopg reads the socket. Once the answer is there, libpq would only grow its buffer for what follows.
         try:
             wanted = next(gen)
             while True:
                 ready = yield wanted
-                for _ in range(_READS):
+                for _ in range(_MAX_READS):
                     wanted = gen.send(ready)
                     if not (ready and self.take is not None and self.take() and wanted == ready):
                         break
@@ -47,22 +48,23 @@ class ListenConnection(psycopg.AsyncConnection[Any]):
 
 
 class NotificationConnection:
-    """Tells `heard` the payload of every notification, and `lost`, once, that the connection is no more.
+    """Call `heard` with the payload of every notification, and `lost` once when the connection is lost.
 
-    psycopg reads a connection only while a query runs on it. In between the event loop watches the socket for us.
-    `used`: when the server last answered, on the loop's clock; `received`: when it last sent anything. `behind`: lost because
-    notifications came faster than they could be read.
+    psycopg reads a connection only while a query runs on it. In between, the event loop watches the socket for us.
+
+    `used` is when the server last answered, and `received` when it last sent anything, both on the loop's clock.
+    `is_flooded`: the connection was lost because notifications came faster than they could be read.
     """
 
     def __init__(self, conn: ListenConnection, heard: Callable[[str], None], lost: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._conn = conn
-        self._tell_lost = lost
         self._heard = heard
+        self._on_lost = lost
         self._watched: int | None = None
-        self._is_lost = False
+        self._lost = asyncio.Event()
         self._turn = asyncio.Lock()
-        self.behind = False
+        self.is_flooded = False
         self.used = self.received = self._loop.time()
         conn.add_notify_handler(lambda notify: heard(notify.payload))
         conn.take = self._take
@@ -70,31 +72,47 @@ class NotificationConnection:
 
     @property
     def pid(self) -> int:
+        """Process ID of the backend, as told at connect."""
         return self._conn.info.backend_pid
 
-    async def execute(self, query: str, values: Any = None) -> psycopg.AsyncCursor[Any]:
-        """Raises what psycopg does, and `TimeoutError`; after that, and unless the server merely refused, the connection is lost.
+    @property
+    def is_lost(self) -> bool:
+        """Return whether the connection is closed or was lost."""
+        return self._lost.is_set()
 
-        The server may be silent for 5 s. While it sends notifications, the answer may take longer, up to 20 s.
+    async def wait_until_lost(self, timeout: float) -> None:
+        """Wait until the connection is lost, for `timeout` seconds at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._lost.wait()
+
+    async def execute(self, query: str, values: Any = None) -> psycopg.AsyncCursor[Any]:
+        """Run a query.
+
+        The server may keep silent for 5 s. While it sends notifications the answer may take up to 20 s.
+
+        Raises:
+            psycopg.Error: the server refused the query, or the connection is lost.
+            TimeoutError: no answer came in time. The connection is lost then.
         """
         async with self._turn:
-            if self._is_lost:
+            if self.is_lost:
                 raise psycopg.OperationalError("the LISTEN connection is down")
             self._unwatch()
             begun = self._loop.time()
 
-            def patient_until() -> float:
-                return min(max(begun, self.received) + _PATIENCE_S, begun + _BEHIND_S)
+            def answer_due_at() -> float:
+                return min(max(begun, self.received) + _TIMEOUT_S, begun + _FLOODED_TIMEOUT_S)
 
             try:
-                with limited(self._conn, _PATIENCE_S, patient_until):
+                with limited(self._conn, _TIMEOUT_S, answer_due_at):
                     cursor = await self._conn.execute(query, values)
             except TimeoutError:
-                self.behind = self._loop.time() - self.received < _PATIENCE_S
+                self.is_flooded = self._loop.time() - self.received < _TIMEOUT_S
                 self._lose()
                 raise
             except psycopg.Error:
-                # A server that has no memory left for a lock says so, and the session goes on.
+                # A server without memory for another lock says so, and the session goes on.
                 if self._conn.closed:
                     self._lose()
                 raise
@@ -104,29 +122,31 @@ class NotificationConnection:
             return cursor
 
     async def fetch(self, query: str, values: Any = None) -> Any:
+        """Run a query as `execute` does, and return its first row."""
         cursor = await self.execute(query, values)
         return await cursor.fetchone()
 
     async def close(self) -> None:
+        """Close the connection. `lost` is not called."""
         self._unwatch()
-        self._is_lost = True
+        self._lost.set()
         await self._conn.close()
 
     def _watch(self) -> None:
-        if not self._is_lost and not self._conn.closed:
+        if not self.is_lost and not self._conn.closed:
             self._watched = self._conn.fileno()
             self._loop.add_reader(self._watched, self._on_readable)
 
     def _unwatch(self) -> None:
         # By the number that was watched: libpq has closed the socket of a connection that failed. The loop does not
-        # notice, and would be deaf to the next connection, which as a rule gets the same number.
+        # notice, and would not watch the next connection, which usually gets the same number.
         if self._watched is not None:
             self._loop.remove_reader(self._watched)
             self._watched = None
 
     def _on_readable(self) -> None:
         try:
-            for _ in range(_READS):
+            for _ in range(_MAX_READS):
                 self._conn.pgconn.consume_input()
                 if not self._take():
                     break
@@ -134,7 +154,7 @@ class NotificationConnection:
             self._lose()
 
     def _take(self) -> bool:
-        """Hand out what has been read. Return whether there was any."""
+        """Hand out the notifications that have been read. Return whether there was one."""
         self.received = self._loop.time()
         found = False
         while notify := self._conn.pgconn.notifies():
@@ -144,6 +164,6 @@ class NotificationConnection:
 
     def _lose(self) -> None:
         self._unwatch()
-        if not self._is_lost:
-            self._is_lost = True
-            self._tell_lost()
+        if not self.is_lost:
+            self._lost.set()
+            self._on_lost()

@@ -1,4 +1,4 @@
-"""The application's tables, as the database's catalog knows them: columns, keys, and what refers to what."""
+"""The application's tables as the database's catalog describes them: columns, primary keys and references."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from listener.db.connection import translate_errors
+from listener.db.errors import translate_errors
 from listener.db.queries import load
 
 _QUERIES = load("catalog")
@@ -15,8 +15,11 @@ _QUERIES = load("catalog")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`quoted` is its name as SQL writes it; `type` is what a domain is made of; `category` is pg_type's; `labels` are an
-    enum's; `checks` name this column alone."""
+    """A column.
+
+    `quoted` is its name with quotes where SQL needs them. `type` is the base type of a domain. `category` is
+    pg_type.typcategory. `labels` are the values of an enum, `checks` the check constraints on this column alone.
+    """
 
     name: str
     quoted: str
@@ -27,16 +30,18 @@ class Column:
 
     @property
     def is_text(self) -> bool:
+        """Return whether the column holds strings."""
         return self.category == "S"
 
     @property
     def is_boolean(self) -> bool:
+        """Return whether the column holds booleans."""
         return self.category == "B"
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`qualified` is its name as SQL writes it, schema and quotes included; `key` its primary key."""
+    """A table. `qualified` is its name with schema and quotes, `key` the columns of its primary key."""
 
     schema: str
     name: str
@@ -48,7 +53,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """That `columns` hold the key of a row of `table`; `declared` by a foreign key, or only by their names."""
+    """`columns` hold the key of a row of `table`, in its columns `target`.
+
+    `declared` is False if no foreign key says so and only the name of the column does.
+    """
 
     columns: tuple[str, ...]
     table: Table
@@ -56,8 +64,8 @@ class Reference:
     declared: bool = True
 
 
-def read(conn: psycopg.Connection[Any]) -> list[Table]:
-    """All tables that are not the system's or ours; partitions only as the table that they are part of."""
+def read_tables(conn: psycopg.Connection[Any]) -> list[Table]:
+    """Return all tables except the system's and pgherald's. Partitions are left out; their parent stands for them."""
     with translate_errors(), conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:
         columns = cursor.execute(_QUERIES["columns"]).fetchall()
         references = cursor.execute(_QUERIES["references"]).fetchall()
@@ -88,21 +96,21 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _undeclared(table: Table, tables: list[Table]) -> list[Reference]:
-    """``user_id``, beside a table ``users`` whose key is of its type, where no foreign key says where it leads."""
+    """Return references by name: ``user_id`` beside a table ``users`` whose key has the same type."""
     declared = {column for reference in table.references for column in reference.columns}
     found = []
     for column in table.columns.values():
         stem = column.name.lower().removesuffix("_id")
         if stem == column.name.lower() or not stem or column.name in declared:
             continue
-        targets = [other for other in tables if other is not table and _could_hold(other, column, stem)]
+        targets = [other for other in tables if other is not table and _is_target(other, column, stem)]
         near = [other for other in targets if other.schema == table.schema] or targets
         if len(near) == 1:
             found.append(Reference((column.name,), near[0], near[0].key, declared=False))
     return found
 
 
-def _could_hold(table: Table, column: Column, stem: str) -> bool:
+def _is_target(table: Table, column: Column, stem: str) -> bool:
     if len(table.key) != 1 or table.columns[table.key[0]].type != column.type:
         return False
     return table.name.lower() in (stem, f"{stem}s", f"{stem}es", f"{stem[:-1]}ies")

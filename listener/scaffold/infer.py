@@ -1,4 +1,4 @@
-"""What a rule for an unknown database would be: which table, whose rows they are, who wants a mail."""
+"""A rule for an unknown database: which table, who owns its rows, and which column is the owner's consent."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,12 +11,13 @@ from listener.scaffold.catalog import Column, Reference, Table
 
 T = TypeVar("T")
 
+# The value of the built-in example, tried if --becomes is not given.
 _BECOMES = "VE"
 _STATUS = ("status", "state")
 _EMAIL = ("email", "e_mail", "mail", "email_address")
 _PLACE = ("place", "name", "title")
 _CONSENT = re.compile(r"notif|consent|subscri|e?mail|(?:^|_)opt(?:_?in|ed|_|$)")
-# Booleans that such names have too, and that say no word about wanting our mail; or say the opposite.
+# Booleans with such names that are about something else than wanting these emails, or mean the opposite.
 _NO_CONSENT = re.compile(
     r"verif|confirm|valid|bounc|block|unsub|disab|mute|out(?:_|$)|(?:^|_)(?:no|not|dont)_"
     r"|sms|push|phone|marketing|newsletter|(?:^|_)sent|public|visible|hidden|hide"
@@ -27,15 +28,19 @@ _PLACES = ("place", "plan", "venue", "location")
 
 @dataclass(frozen=True, slots=True)
 class Choice(Generic[T]):
-    """`value` None: it could not be decided, and `why` says between what. Else `why` is what the reader should know, if anything."""
+    """An inferred setting.
+
+    Without a `value`, the choice is ambiguous or there is no candidate, and `why` says which. With one, `why` is empty
+    or a warning.
+    """
 
     value: T | None
     why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
-    """A column of the watched table, or, by a reference, of another; of the owner, the one with the address."""
+class JoinedColumn:
+    """A column of the watched table (`via` is empty), or of the table that the reference `via` leads to."""
 
     via: Reference | None
     column: str
@@ -43,23 +48,25 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Inference:
+    """A rule as far as it could be inferred."""
+
     name: str
     table: Table
     key: Choice[tuple[str, ...]]
     column: Choice[str]
     becomes: Choice[str]
-    owner: Choice[Field]
-    consent: Choice[Field]
-    place: Choice[Field]
+    owner: Choice[JoinedColumn]
+    consent: Choice[JoinedColumn]
+    place: Choice[JoinedColumn]
 
     @property
-    def doubts(self) -> list[tuple[str, str]]:
-        """What could not be decided, and why."""
+    def undecided(self) -> list[tuple[str, str]]:
+        """Return the settings that could not be inferred, each with the reason."""
         return [(what, choice.why) for what, choice in self._choices() if choice.value is None]
 
     @property
-    def notes(self) -> list[tuple[str, str]]:
-        """What was decided, but should be looked at."""
+    def warnings(self) -> list[tuple[str, str]]:
+        """Return the settings that were inferred but should be checked, each with the reason."""
         return [(what, choice.why) for what, choice in self._choices() if choice.value is not None and choice.why]
 
     def _choices(self) -> list[tuple[str, Choice[object]]]:
@@ -69,11 +76,13 @@ class Inference:
         return named
 
 
-def the_table(tables: Sequence[Table], name: str | None) -> Table:
-    """The table of this name; without one, the story's, or the only one that has a status and an owner with an address.
+def choose_table(tables: Sequence[Table], name: str | None) -> Table:
+    """Return the table `name`. Without a name, return one called dateplan, or the only one that fits.
+
+    A table fits if it has a status and an owner with an email address.
 
     Raises:
-        SchemaError: there is none, or several.
+        SchemaError: no table or more than one fits.
     """
     if name is not None:
         found = [table for table in tables if name in (table.qualified, f"{table.schema}.{table.name}")]
@@ -82,20 +91,22 @@ def the_table(tables: Sequence[Table], name: str | None) -> Table:
     else:
         found = [table for table in tables if re.search(r"(^|_)date_?plans?$", _words(table.name))]
         found = found or [table for table in tables if _statuses(table) and _owners(table)]
-        what = "table with a status whose owner has an e-mail address"
+        what = "table with a status whose owner has an email address"
     if not found:
-        raise SchemaError(f"there is no {what} in this database" + ("" if name else "; name one with --table"))
+        remedy = "check its name and schema, and [database] url" if name else "choose one with --table"
+        raise SchemaError(f"there is no {what} in this database; {remedy}")
     if len(found) > 1:
         names = ", ".join(table.qualified for table in found)
-        raise SchemaError(f"there is more than one {what}: {names}; name one with --table")
+        raise SchemaError(f"there is more than one {what}: {names}; choose one with --table")
     return found[0]
 
 
 def infer(table: Table, becomes: str | None) -> Inference:
+    """Infer a rule for `table`. `becomes` is the value from the command line, if any."""
     column = _column(table)
     value = Choice(becomes) if becomes is not None else _becomes(table, column.value)
     owner = _owner(table)
-    whose = owner.value.via.table if owner.value and owner.value.via else table if owner.value else None
+    owner_table = owner.value.via.table if owner.value and owner.value.via else table if owner.value else None
     return Inference(
         name=_name(table, value.value),
         table=table,
@@ -103,7 +114,7 @@ def infer(table: Table, becomes: str | None) -> Inference:
         column=column,
         becomes=value,
         owner=owner,
-        consent=_consent(owner.value, whose),
+        consent=_consent(owner.value, owner_table),
         place=_place(table, owner.value),
     )
 
@@ -125,18 +136,22 @@ def _column(table: Table) -> Choice[str]:
     found = _statuses(table)
     if len(found) == 1:
         return Choice(found[0].name)
-    return Choice(None, f"{table.qualified} has {_listed(found) or 'no column'} named like a status")
+    if not found:
+        return Choice(None, f"{table.qualified} has no column named like a status")
+    return Choice(None, f"{table.qualified} has several columns named like a status: {_listed(found)}")
 
 
 def _becomes(table: Table, column: str | None) -> Choice[str]:
     if column is None:
-        return Choice(None, "the status column is not known; name the value with --becomes")
+        return Choice(None, "the status column is not known; set the value with --becomes")
     of = table.columns[column]
     known = of.labels or tuple(value for check in of.checks for value in re.findall(r"'((?:[^']|'')*)'", check))
     if known and _BECOMES not in known:
-        return Choice(None, f"{column} is one of {', '.join(known)}; name one with --becomes")
+        return Choice(None, f"{column} is one of {', '.join(known)}; choose one with --becomes")
     if not (of.is_text or of.category == "E"):
-        return Choice(None, f"{column} is of type {of.type}, which has no {_BECOMES!r}; name its value with --becomes")
+        return Choice(
+            None, f"{column} is of type {of.type}, which cannot be {_BECOMES!r}; set the value with --becomes"
+        )
     return Choice(_BECOMES)
 
 
@@ -145,11 +160,11 @@ def _email(table: Table) -> str | None:
     return next((texts[name] for name in _EMAIL if name in texts), None)
 
 
-def _owners(table: Table) -> list[Field]:
-    return [Field(via, email) for via in table.references if (email := _email(via.table))]
+def _owners(table: Table) -> list[JoinedColumn]:
+    return [JoinedColumn(via, email) for via in table.references if (email := _email(via.table))]
 
 
-def _owner(table: Table) -> Choice[Field]:
+def _owner(table: Table) -> Choice[JoinedColumn]:
     found = _owners(table)
     # A foreign key says more than a name.
     found = [field for field in found if field.via and field.via.declared] or found
@@ -159,14 +174,15 @@ def _owner(table: Table) -> Choice[Field]:
         via = found[0].via
         return Choice(found[0], "" if via is None else _by_name(via))
     if not found and (email := _email(table)):
-        return Choice(Field(None, email))
+        return Choice(JoinedColumn(None, email))
     if not found:
-        return Choice(None, f"nothing that {table.qualified} refers to has a column {_either(_EMAIL)}")
-    return Choice(None, f"it may be by {_either([', '.join(field.via.columns) for field in found if field.via])}")
+        return Choice(None, f"no table that {table.qualified} refers to has a column named {_either(_EMAIL)}")
+    columns = [", ".join(field.via.columns) for field in found if field.via]
+    return Choice(None, f"it may be the row that {_either(columns)} refers to")
 
 
-def _named(fields: list[Field], names: tuple[str, ...]) -> list[Field]:
-    """The one whose column is called like this; by the first name that finds one."""
+def _named(fields: list[JoinedColumn], names: tuple[str, ...]) -> list[JoinedColumn]:
+    """Return the field whose referring column has one of these names. The first name that fits exactly one decides."""
     for name in names:
         if (
             len(
@@ -180,26 +196,26 @@ def _named(fields: list[Field], names: tuple[str, ...]) -> list[Field]:
     return []
 
 
-def _consent(owner: Field | None, whose: Table | None) -> Choice[Field]:
-    if owner is None or whose is None:
+def _consent(owner: JoinedColumn | None, owner_table: Table | None) -> Choice[JoinedColumn]:
+    if owner is None or owner_table is None:
         return Choice(None, "the owner is not known")
-    booleans = [column for column in whose.columns.values() if column.is_boolean]
+    booleans = [column for column in owner_table.columns.values() if column.is_boolean]
     found = [column for column in booleans if _CONSENT.search(_words(column.name))]
     asked = [column for column in found if not _NO_CONSENT.search(_words(column.name))]
     if len(asked) == 1:
-        return Choice(Field(owner.via, asked[0].name))
+        return Choice(JoinedColumn(owner.via, asked[0].name))
     if asked:
-        return Choice(None, f"{whose.qualified} has {_listed(asked)}")
-    hint = f"; {_listed(found)} may say something else" if found else ""
-    return Choice(None, f"{whose.qualified} has no boolean named like a consent to notifications{hint}")
+        return Choice(None, f"{owner_table.qualified} has {_listed(asked)}, and either may be the consent")
+    hint = f"; {_listed(found)} may mean something else" if found else ""
+    return Choice(None, f"{owner_table.qualified} has no boolean named like a consent to notifications{hint}")
 
 
-def _place(table: Table, owner: Field | None) -> Choice[Field]:
+def _place(table: Table, owner: JoinedColumn | None) -> Choice[JoinedColumn]:
     if _PLACE[0] in table.columns:
-        return Choice(Field(None, _PLACE[0]))
+        return Choice(JoinedColumn(None, _PLACE[0]))
     others = [via for via in table.references if (owner is None or via is not owner.via) and not _email(via.table)]
     for name in _PLACE:
-        fields = [Field(via, name) for via in others if name in via.table.columns]
+        fields = [JoinedColumn(via, name) for via in others if name in via.table.columns]
         fields = (_named(fields, _PLACES) or fields) if len(fields) > 1 else fields
         if len(fields) == 1 and (via := fields[0].via):
             return Choice(fields[0], _by_name(via))
@@ -209,18 +225,18 @@ def _place(table: Table, owner: Field | None) -> Choice[Field]:
             )
     own = [table.columns[name] for name in _PLACE if name in table.columns]
     hint = f"; {table.qualified} itself has {_listed(own)}" if own else ""
-    return Choice(None, f"no other table that {table.qualified} refers to has a column {_either(_PLACE)}{hint}")
+    return Choice(None, f"no other table that {table.qualified} refers to has a column named {_either(_PLACE)}{hint}")
 
 
 def _words(name: str) -> str:
-    """``emailOptIn`` and ``e-mail`` as email_opt_in and e_mail."""
+    """Return ``emailOptIn`` and ``e-mail`` as email_opt_in and e_mail."""
     return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")
 
 
 def _by_name(via: Reference) -> str:
     if via.declared:
         return ""
-    return f"{', '.join(via.columns)} leads to {via.table.qualified} by its name only; there is no foreign key"
+    return f"{', '.join(via.columns)} refers to {via.table.qualified} by its name only, not by a foreign key; check it"
 
 
 def _listed(columns: Iterable[Column]) -> str:

@@ -1,4 +1,4 @@
-"""Whether it is worth trying the mail server now."""
+"""The circuit breaker: it stops all sending while the mail server fails."""
 
 import asyncio
 import contextlib
@@ -8,16 +8,21 @@ from listener.logs import log
 from listener.retry import backoff
 from listener.smtp.replies import Scope
 
-_THRESHOLD = 5
-_FIRST = 1.0
-_LONGEST = 15.0
+# One lost connection says little about the server; five in a row, over several connections, are an outage.
+_MAX_FAILURES = 5
+_FIRST_PAUSE_S = 1.0
+# An outage that ends is noticed within this time. A probe every 15 s is no load for any server.
+_MAX_PAUSE_S = 15.0
 
 
 class Breaker:
-    """Closed, it lets everybody try. Open, nobody, until `wait()` lets one: the probe, whose fate decides.
+    """Circuit breaker with a half-open state: after the pause one probe is let through.
 
-    Opens after five failures of the server in a row, or at once over a fault in the configuration, for 1 s and then
-    ever longer, up to 15 s, jittered. `clock` gives seconds; by default the running loop's.
+    The probe's result closes or reopens the breaker. It opens after five failures of the server in a row, and at once
+    for an error in the configuration. The first pause is 1 s; each further pause is longer, up to 15 s, with jitter.
+
+    `clock` returns seconds and defaults to the running loop's clock. `reason` is the error that opened the breaker. It
+    is None while the breaker is closed, and it stays until a message gets through.
     """
 
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
@@ -25,80 +30,81 @@ class Breaker:
         self._clock = clock
         self._failures = 0
         self._openings = 0
-        self._until: float | None = None
-        self._held = False
+        self._open_until: float | None = None
+        self._paused = False
         self._probe_until: float | None = None
         self._changed = asyncio.Event()
 
     @property
     def is_open(self) -> bool:
-        """Nobody may try. Ends by `wait()` or a success, not by itself."""
-        return self._until is not None
+        """Return whether nothing may be sent. Only `wait()` or a success ends this state, never time alone."""
+        return self._open_until is not None
 
     @property
     def is_probing(self) -> bool:
-        """One may try, and it is not known yet what becomes of it."""
+        """Return whether one probe was let through and its result is not known yet."""
         return self._probe_until is not None
 
     def failed(self, scope: Scope, detail: str) -> None:
-        """One try ended by the server's fault, not the message's."""
+        """Record a failure that the server or the configuration caused, not the message."""
         self._failures += 1
         if self.is_open:
-            # It was under way when the breaker opened, and says nothing new.
+            # This message was already in flight when the breaker opened. It must not lengthen the pause.
             return
-        if scope is Scope.configuration or self.is_probing or self._failures >= _THRESHOLD:
+        if scope is Scope.configuration or self.is_probing or self._failures >= _MAX_FAILURES:
             self._openings += 1
-            pause = backoff(self._openings, first=_FIRST, longest=_LONGEST)
+            pause = backoff(self._openings, first=_FIRST_PAUSE_S, longest=_MAX_PAUSE_S)
             self._open(pause, detail)
-            say = log.error if scope is Scope.configuration else log.warning
-            say("breaker_open", scope=scope.value, reason=detail, pause_s=round(pause, 1))
+            write = log.error if scope is Scope.configuration else log.warning
+            write("breaker_open", scope=scope.value, reason=detail, pause_s=round(pause, 1))
 
     def succeeded(self) -> None:
-        """The server took a message, or refused one for the message's own sake."""
+        """Record that the server works: it took a message, or refused one for the message's own sake."""
         self._failures = 0
-        if self._held:
-            # It was under way before the server asked for the pause.
+        if self._paused:
+            # This message was already in flight when the server asked for the pause. The pause stays.
             return
         self._openings = 0
         if self.reason is not None:
             log.info("breaker_closed", reason=self.reason)
-            self._until = self._probe_until = self.reason = None
-            self._change()
+            self._open_until = self._probe_until = self.reason = None
+            self._notify_waiters()
 
-    def hold_open(self, seconds: float, detail: str) -> None:
-        """Let nobody try for so long, whatever else happens: the server asked for it."""
-        if not self._held:
+    def pause(self, seconds: float, detail: str) -> None:
+        """Open the breaker for `seconds` because the server asked for it. No success ends this pause early."""
+        if not self._paused:
             log.warning("breaker_paused", reason=detail, pause_s=seconds)
-        self._open(max(seconds, self._left() if self.is_open else 0.0), detail)
-        self._held = True
+        self._open(max(seconds, self._remaining() if self.is_open else 0.0), detail)
+        self._paused = True
 
     async def wait(self) -> None:
-        """Return when a try is allowed.
+        """Wait until a message may be sent.
 
-        Of those that wait while it is open, one gets through. The others wait for what becomes of that one, though no
-        longer than the longest pause: it may have found nothing to do.
+        Of several tasks that wait, one gets through as the probe. The others wait for its result, but at most the
+        longest pause: the probe may have found nothing to send.
         """
-        while (left := self._left()) > 0:
+        while (remaining := self._remaining()) > 0:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(remaining):
                     await self._changed.wait()
-        if self._until is not None or self._probe_until is not None:
-            self._until, self._held = None, False
-            self._probe_until = self._now() + _LONGEST
-            self._change()
+        if self._open_until is not None or self._probe_until is not None:
+            self._open_until, self._paused = None, False
+            self._probe_until = self._now() + _MAX_PAUSE_S
+            self._notify_waiters()
 
-    def _left(self) -> float:
-        """Seconds until somebody may try."""
-        end = self._until if self._until is not None else self._probe_until
+    def _remaining(self) -> float:
+        """Return the seconds until the next message may be sent. Zero or less means now."""
+        end = self._open_until if self._open_until is not None else self._probe_until
         return 0.0 if end is None else end - self._now()
 
     def _open(self, pause: float, detail: str) -> None:
         self.reason = detail
-        self._until = self._now() + pause
+        self._open_until = self._now() + pause
         self._probe_until = None
-        self._change()
+        self._notify_waiters()
 
-    def _change(self) -> None:
+    def _notify_waiters(self) -> None:
+        # Waiting tasks hold the old event. A new one lets them wait again, for the next change.
         self._changed.set()
         self._changed = asyncio.Event()
 

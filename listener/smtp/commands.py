@@ -1,4 +1,4 @@
-"""What is written to the server for one message: the commands that go before it, and the body as DATA carries it."""
+"""The bytes written for one message: the commands MAIL, RCPT and DATA, and the body as DATA carries it."""
 
 import re
 from collections.abc import Mapping
@@ -10,28 +10,29 @@ from listener.smtp.replies import Phase
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command. `welcome`: the reply, or its class, that lets the next one follow.
-
-    `extensions`: those whose parameters it carries.
-    """
+    """One SMTP command."""
 
     phase: Phase
     line: bytes
-    welcome: int = 2
+    """the command line, with its CRLF"""
+    expected: int = 2
+    """the reply code, or only its first digit, after which the next command may follow"""
     extensions: tuple[str, ...] = ()
+    """the SMTP extensions whose parameters the line carries, in lower case"""
 
 
 RESET = Command(Phase.mail, b"RSET\r\n")
-# No other of its class: after it, everything is taken for the message.
-_DATA = Command(Phase.data, b"DATA\r\n", welcome=354)
+# Only 354 will do, not its whole class: after it the server takes every byte for the message (RFC 5321 3.3).
+_DATA = Command(Phase.data, b"DATA\r\n", expected=354)
 
 
 def commands(
-    sender: Address, recipient: Address, size: int, key: str, announced: Mapping[str, str]
+    sender: Address, recipient: Address, size: int, message_id: str, announced: Mapping[str, str]
 ) -> tuple[Command, ...]:
-    """Build MAIL, RCPT and DATA. An `Address` holds nothing that could end a line or a path.
+    """Return MAIL, RCPT and DATA for a message of `size` bytes.
 
-    Only what the server announced is asked of it: SIZE (RFC 1870), DSN (RFC 3461), SMTPUTF8 (RFC 6531).
+    Parameters are added only for the extensions in `announced`: SIZE (RFC 1870), DSN (RFC 3461) with `message_id` as
+    its ENVID, and SMTPUTF8 (RFC 6531). An `Address` contains nothing that could end a line or a path.
     """
     mail, rcpt = f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>"
     of_mail: tuple[str, ...] = ()
@@ -40,7 +41,7 @@ def commands(
         mail += f" SIZE={size}"
         of_mail += ("size",)
     if "dsn" in announced:
-        mail += f" RET=HDRS ENVID={_xtext(key)}"
+        mail += f" RET=HDRS ENVID={_xtext(message_id)}"
         rcpt += " NOTIFY=FAILURE"
         of_mail += ("dsn",)
         of_rcpt += ("dsn",)
@@ -54,22 +55,23 @@ def commands(
     )
 
 
-def body(message: bytes) -> bytes:
-    """The message with its dots stuffed (RFC 5321 4.5.2) and the line that ends it.
+def body(raw: bytes) -> bytes:
+    """Return the message with its dots stuffed (RFC 5321 4.5.2) and the line with the dot that ends it.
 
-    Raises `ValueError` on a bare CR or LF: it ends a line for some servers and not for others, so that one message
-    could pass as two (CVE-2023-51764, -51765, -51766).
+    Raises:
+        ValueError: The message contains a NUL, or a bare CR or LF. Some servers take a bare CR or LF for the end of a
+            line and others do not, so one message could pass as two (CVE-2023-51764, -51765, -51766).
     """
-    lines = message.count(b"\r\n")
-    if not message.count(b"\n") == message.count(b"\r") == lines or not message.endswith(b"\r\n"):
+    lines = raw.count(b"\r\n")
+    if not raw.count(b"\n") == raw.count(b"\r") == lines or not raw.endswith(b"\r\n"):
         raise ValueError("a line of the message does not end with CRLF")
-    if b"\0" in message:
-        raise ValueError("the message holds a NUL")
-    if b"\n." in message:
-        message = message.replace(b"\n.", b"\n..")
-    return (b"." if message.startswith(b".") else b"") + message + b".\r\n"
+    if b"\0" in raw:
+        raise ValueError("the message contains a NUL")
+    if b"\n." in raw:
+        raw = raw.replace(b"\n.", b"\n..")
+    return (b"." if raw.startswith(b".") else b"") + raw + b".\r\n"
 
 
-def _xtext(key: str) -> str:
-    """RFC 3461 4: what ENVID may hold, the rest in hexadecimal."""
-    return re.sub(r"[^!-*,-<>-~]", lambda char: "".join(f"+{octet:02X}" for octet in char[0].encode()), key)
+def _xtext(text: str) -> str:
+    """Return the text as xtext (RFC 3461 4): characters that ENVID must not contain are written in hexadecimal."""
+    return re.sub(r"[^!-*,-<>-~]", lambda char: "".join(f"+{octet:02X}" for octet in char[0].encode()), text)

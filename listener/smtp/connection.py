@@ -1,90 +1,36 @@
-"""Handing one message over, so that it is known afterwards whether it was.
+"""One SMTP connection. After each message it is known whether the message was sent, or that it is in doubt.
 
-MAIL, RCPT and DATA go in one write where the server takes that (RFC 2920), the body only after 354. That reply is
-free proof, just before the one write that cannot be taken back, that the peer is alive. What goes wrong before the
-final dot has left the process is *not sent*; what goes wrong after that and before the reply is *in doubt*.
+MAIL, RCPT and DATA go in one write if the server supports that (PIPELINING, RFC 2920). The body follows only after the
+reply 354. This reply proves that the peer is alive, just before the one write that cannot be taken back.
+
+An error before the final dot has left the process means *not sent*. An error after that, and before the reply, means
+*in doubt*.
 """
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Self
 
 from listener.address import Address
 from listener.smtp.commands import RESET, Command, body, commands
+from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Permission, Refused, SendOutcome
 from listener.smtp.protocol import ConnectionLost, SmtpProtocol
-from listener.smtp.replies import CONFIGURATION, SERVER, STALE, Phase, Reply, Scope, Verdict, classify
-from listener.smtp.server import SmtpServer, Timeouts
-from listener.smtp.session import SessionError, open_session, tls_context
+from listener.smtp.replies import CONFIGURATION, SERVER, STALE, Phase, Reply, Scope, classify
+from listener.smtp.server import SmtpServer
+from listener.smtp.session import open_session
 
-__all__ = [
-    "Accepted",
-    "InDoubt",
-    "NotPermitted",
-    "NotSent",
-    "Refused",
-    "SendOutcome",
-    "SessionError",
-    "SmtpConnection",
-    "SmtpServer",
-    "Timeouts",
-    "tls_context",
-]
-
-# Idle for longer, a connection may have been closed at the other end without a sign.
-_FRESH = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The server has taken the message; the reply may hold its own id for it."""
-
-    reply: Reply
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The server said no: certainly not sent.
-
-    What this server cannot take at all (by its size, a non-ASCII address) is refused without asking it, in the words
-    it would have used.
-    """
-
-    phase: Phase
-    reply: Reply
-    verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class NotSent:
-    """The connection was lost before the end of the message had left: certainly not sent."""
-
-    phase: Phase
-    detail: str
-    verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class NotPermitted:
-    """Permission was denied: no byte of the body was written."""
-
-
-@dataclass(frozen=True, slots=True)
-class InDoubt:
-    """The whole message left, and what the server made of it is not known."""
-
-    detail: str
-
-
-SendOutcome = Accepted | Refused | NotSent | NotPermitted | InDoubt
+# A connection that was idle for longer may have been closed by the server without our noticing. Under load the next
+# message follows within milliseconds.
+_MAX_FRESH_S = 1.0
+# A SIZE with more digits is larger than any message. Converting a very long number would only cost time.
+_MAX_SIZE_DIGITS = 19
 
 
 class SmtpConnection:
-    """One session with the server, for one hand-over at a time.
+    """An open session with the server, for one message at a time.
 
-    `used`: hand-overs begun. `opened_at`, `idle_since`: on the loop's clock. `capabilities`: what the server
-    announced, in lower case, less what it then refused.
+    `capabilities` is what the server announced, in lower case, without the extensions that it refused later. `used` is
+    the number of messages begun. `opened_at` and `idle_since` are times of the running loop's clock, in seconds.
     """
 
     def __init__(self, server: SmtpServer, transport: asyncio.Transport, capabilities: dict[str, str]) -> None:
@@ -99,49 +45,53 @@ class SmtpConnection:
 
     @classmethod
     async def open(cls, server: SmtpServer, tls: ssl.SSLContext) -> Self:
-        """Connect, secure, greet and log in. Raises `ServerTrouble`."""
+        """Open a connection: TCP, TLS, greeting, EHLO and AUTH.
+
+        Raises:
+            SessionError: There is no session.
+        """
         return cls(server, *await open_session(server, tls))
 
     @property
     def usable(self) -> bool:
-        """Whether a hand-over may begin: open, idle, and nothing said by the server that was not asked for."""
+        """Return whether the next message may begin: the connection is open and idle, and the server has sent nothing."""
         return not self._busy and self._protocol.lost is None
 
     async def send(
-        self,
-        sender: Address,
-        recipient: Address,
-        message: bytes,
-        permission: Callable[[], Awaitable[bool]],
-        key: str,
+        self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
     ) -> SendOutcome:
-        """Hand over one message (RFC 5322, CRLF lines, not dot-stuffed) to one recipient.
+        """Send one message to one recipient. `raw` is RFC 5322 with CRLF lines, not dot-stuffed.
 
-        `permission` is awaited after 354 and before the first byte of the body. Where it is not given, or raises, or
-        the task is cancelled up to then, the connection is cut and nothing was sent. After that, cancelling the task
-        does not end the wait for the reply, and the outcome is returned all the same; `abort()` ends the wait. The
-        task can still learn that it was cancelled: `asyncio.current_task().cancelling()`.
+        `permission` is awaited after 354 and before the first byte of the body. If it returns False or raises, or if
+        the task is cancelled up to then, the connection is cut and nothing was sent.
+
+        After that, cancelling the task does not end the wait for the reply, and the outcome is returned all the same.
+        Only `abort()` ends the wait. The task can still learn that it was cancelled, from
+        `asyncio.current_task().cancelling()`.
+
+        Raises:
+            RuntimeError: Another message is in flight on this connection.
         """
         if self._busy:
-            raise RuntimeError("a connection makes one hand-over at a time")
+            raise RuntimeError("the connection is busy: it sends one message at a time")
         try:
-            data = body(message)
+            data = body(raw)
         except ValueError as error:
             return _refusal(Phase.data, Reply(554, "5.6.0", str(error)))
-        if unfit := self._unfit(sender, recipient, len(message)):
-            return unfit
+        if refused := self._check_capabilities(sender, recipient, len(raw)):
+            return refused
         self._busy = True
         try:
-            if failure := await self._envelope(sender, recipient, len(message), key):
+            if failure := await self._send_commands(sender, recipient, len(raw), message_id):
                 return failure
             if not await permission():
                 self.abort()
                 return NotPermitted()
             if self._protocol.lost is not None:
                 return NotSent(Phase.data, self._protocol.lost, SERVER)
-            # Nothing may be awaited between permission and this write: it was given for now.
+            # Nothing may be awaited between permission and this write. The permission is good for this moment only.
             self._protocol.send(data)
-            return await self._outcome()
+            return await self._read_outcome()
         except BaseException:
             self.abort()
             raise
@@ -150,7 +100,7 @@ class SmtpConnection:
             self.idle_since = self._loop.time()
 
     async def close(self) -> None:
-        """Say QUIT and wait a little for the answer. What the server makes of it is no error."""
+        """Send QUIT, wait briefly for the reply, and close the connection. An error from the server is ignored."""
         try:
             if self.usable:
                 self._protocol.send(b"QUIT\r\n")
@@ -161,42 +111,46 @@ class SmtpConnection:
             self._protocol.fail("closed")
 
     def abort(self) -> None:
-        """Cut the connection at once. A hand-over that waits for the reply to its dot ends in doubt."""
-        self._protocol.fail("cut from this side")
+        """Cut the connection at once. A message that waits for the reply to its dot ends in doubt."""
+        self._protocol.fail("the connection was cut from this side")
 
-    def _unfit(self, sender: Address, recipient: Address, size: int) -> Refused | None:
+    def _check_capabilities(self, sender: Address, recipient: Address, size: int) -> Refused | None:
+        """Return a refusal if the server announced that it cannot take this message."""
         limit = self.capabilities.get("size", "")
-        if limit.isdecimal() and len(limit) < 20 and 0 < int(limit) < size:
-            return _refusal(Phase.mail, Reply(552, "5.3.4", f"{size} octets, and the server takes {int(limit)}"))
+        if limit.isdecimal() and len(limit) <= _MAX_SIZE_DIGITS and 0 < int(limit) < size:
+            text = f"the message has {size} octets; the server takes at most {int(limit)}"
+            return _refusal(Phase.mail, Reply(552, "5.3.4", text))
         if "smtputf8" not in self.capabilities:
-            reply = Reply(553, "5.6.7", "a non-ASCII address, and the server does not announce SMTPUTF8")
+            reply = Reply(553, "5.6.7", "the address is not ASCII, and the server does not announce SMTPUTF8")
             if sender.needs_smtputf8:
                 return Refused(Phase.mail, reply, CONFIGURATION)
             if recipient.needs_smtputf8:
                 return _refusal(Phase.rcpt, reply)
         return None
 
-    async def _envelope(self, sender: Address, recipient: Address, size: int, key: str) -> Refused | NotSent | None:
-        """Get as far as 354. Whatever ends otherwise is certainly not sent."""
-        wire, timeouts = self._protocol, self._timeouts
-        reused = self.used > 0 or self._loop.time() - self.idle_since > _FRESH
+    async def _send_commands(
+        self, sender: Address, recipient: Address, size: int, message_id: str
+    ) -> Refused | NotSent | None:
+        """Send MAIL, RCPT and DATA. Return None after 354; any other result means certainly not sent."""
+        protocol, timeouts = self._protocol, self._timeouts
+        reused = self.used > 0 or self._loop.time() - self.idle_since > _MAX_FRESH_S
         self.used += 1
-        steps = commands(sender, recipient, size, key, self.capabilities)
+        steps = commands(sender, recipient, size, message_id, self.capabilities)
         if self._reset_due:
             steps = (RESET, *steps)
         pipelined = "pipelining" in self.capabilities
         if pipelined:
-            wire.send(b"".join(step.line for step in steps), len(steps))
+            protocol.send(b"".join(step.line for step in steps), len(steps))
         refused: Refused | None = None
         for step in steps:
             if not pipelined:
-                wire.send(step.line)
+                protocol.send(step.line)
             try:
-                reply = await wire.reply(timeouts.data if step.phase is Phase.data else timeouts.command)
+                reply = await protocol.reply(timeouts.data if step.phase is Phase.data else timeouts.command)
             except ConnectionLost as lost:
                 verdict = STALE if reused and step.phase is Phase.mail else SERVER
                 return refused or NotSent(step.phase, str(lost), verdict)
-            if step.welcome in (reply.code, reply.code // 100):
+            if step.expected in (reply.code, reply.code // 100):
                 continue
             if reply.code < 400:
                 self.abort()
@@ -206,33 +160,34 @@ class SmtpConnection:
                 break
         else:
             if refused and reply.code < 400:
-                # 354, and no recipient. The lone dot that RFC 2920 3.1 allows here has been delivered as an
-                # empty mail; a closed connection never is.
+                # The server said 354 although it has no recipient. RFC 2920 3.1 allows a lone dot here, but servers
+                # have delivered that as an empty message. They never do so with a connection that is cut.
                 self.abort()
-        # A refused RCPT or DATA leaves its transaction open.
+        # After a refused RCPT or DATA the server's transaction stays open, and the next MAIL would be refused.
         self._reset_due = refused is not None
         return refused
 
     def _refuse(self, step: Command, reply: Reply, *, reused: bool) -> Refused:
-        # RSET is no part of the message: refusing it says only that the connection is not what it seemed.
+        # RSET is no part of the message. A server that refuses it has lost the session.
         known = STALE if step is RESET else None
         verdict = known or classify(step.phase, reply, reused=reused, extended=bool(step.extensions))
         if verdict.scope is Scope.capability:
-            # What can be done without goes first: without SMTPUTF8 the message would fail.
+            # Drop the optional extensions first. Without SMTPUTF8 the message could not be sent at all.
             for extension in [each for each in step.extensions if each != "smtputf8"] or step.extensions:
                 self.capabilities.pop(extension, None)
         if reply.code == 421 or verdict.scope in (Scope.server, Scope.configuration, Scope.stale):
             self.abort()
         return Refused(step.phase, reply, verdict)
 
-    async def _outcome(self) -> Accepted | Refused | NotSent | InDoubt:
-        wire = self._protocol
+    async def _read_outcome(self) -> Accepted | Refused | NotSent | InDoubt:
+        """Wait for the reply to the dot."""
+        protocol = self._protocol
         try:
-            reply = await wire.reply(self._timeouts.dot, steadfast=True)
+            reply = await protocol.reply(self._timeouts.dot, shielded=True)
         except ConnectionLost as lost:
-            return NotSent(Phase.dot, str(lost), SERVER) if wire.unsent else InDoubt(str(lost))
-        if wire.unsent:
-            # Said before all was heard. What is still here must not be taken for commands.
+            return NotSent(Phase.dot, str(lost), SERVER) if protocol.unsent else InDoubt(str(lost))
+        if protocol.unsent:
+            # The server replied before it had the whole message. It must not take the rest for commands.
             self.abort()
             if reply.code < 400:
                 return NotSent(Phase.dot, f"the server answered half the message with {reply}", SERVER)
@@ -245,4 +200,5 @@ class SmtpConnection:
 
 
 def _refusal(phase: Phase, reply: Reply) -> Refused:
+    """Return a refusal in the server's place."""
     return Refused(phase, reply, classify(phase, reply, reused=False))

@@ -1,37 +1,36 @@
-"""The pool of SMTP connections: lazy, reused, recycled; and the one place where the breaker is fed."""
+"""The pool of SMTP connections: it opens them when needed, reuses them, and reports each outcome to the breaker."""
 
 import asyncio
 import random
 import re
 import ssl
-from collections.abc import Awaitable, Callable
 
 from listener import metrics
 from listener.address import Address
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import (
-    Accepted,
-    InDoubt,
-    NotPermitted,
-    NotSent,
-    Refused,
-    SendOutcome,
-    SessionError,
-    SmtpConnection,
-    SmtpServer,
-)
+from listener.smtp.connection import SmtpConnection
+from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Permission, Refused, SendOutcome
 from listener.smtp.replies import Phase, Scope, Verdict
+from listener.smtp.server import SmtpServer
+from listener.smtp.session import SessionError
 
+# Many servers end a connection with 421 after some number of messages. We close it first, so that no message meets
+# that limit. At 100 messages a new connection costs little per message.
 MAX_MESSAGES_PER_CONNECTION = 100
+# As in Postfix (smtp_connection_reuse_time_limit). Within this time connections follow a change of the server's DNS.
 MAX_CONNECTION_AGE_S = 300.0
+# Amazon SES cuts a connection that was idle for about 10 s.
 MAX_IDLE_S = 5.0
-_RELAY_DENIED_IN_A_ROW = 3
+# One or two recipients may be refused for their own sake. Three in a row mean that the server relays for no recipient.
+_MAX_RELAY_DENIALS = 3
+# The pause for a used-up quota if the verdict has no delay of its own.
+_QUOTA_PAUSE_S = 600.0
 
 
 class SmtpPool:
-    """Hands messages to one server over at most `size` connections.
+    """Sends messages to one server over at most `size` connections.
 
-    Recycled after 100 messages or 300 s ± 10 %; dropped after 5 s of idleness (Amazon SES cuts at about 10).
+    A connection is closed after 100 messages, after 300 s ± 10 %, or after 5 s without work.
     """
 
     def __init__(self, server: SmtpServer, tls: ssl.SSLContext, size: int, breaker: Breaker) -> None:
@@ -45,58 +44,63 @@ class SmtpPool:
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def send(
-        self, sender: Address, recipient: Address, message: bytes, permission: Callable[[], Awaitable[bool]], key: str
+        self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
     ) -> SendOutcome:
-        """One message, once. A connection that turns out stale, or cannot do what it announced, is tried anew at once."""
+        """Send one message, as `SmtpConnection.send` does.
+
+        The message is retried at once, at most twice, if the connection was stale or the server refused an extension
+        that it had announced. In both cases it was certainly not sent.
+        """
         begun = asyncio.get_running_loop().time()
-        for again in (True, True, False):
+        for may_retry in (True, True, False):
             try:
-                outcome = await self._send(sender, recipient, message, permission, key)
-            except SessionError as outage:
-                outcome = NotSent(outage.phase, outage.detail, outage.verdict)
+                outcome = await self._send(sender, recipient, raw, permission, message_id)
+            except SessionError as failure:
+                outcome = NotSent(failure.phase, failure.detail, failure.verdict)
             if not (
-                again
+                may_retry
                 and isinstance(outcome, NotSent | Refused)
                 and outcome.verdict.scope in (Scope.stale, Scope.capability)
             ):
                 break
             if outcome.verdict.scope is Scope.stale:
-                # What ended this one has most likely ended the others, and one after the other would find that out.
+                # The event that ended this connection has most likely ended the others. Trying them one by one would
+                # use up the retries.
                 idle, self._idle = self._idle, []
-                self._give_up(idle)
-        self._learn(outcome)
+                self._close_in_background(idle)
+        self._report(outcome)
         _count(outcome)
         metrics.message_sent(asyncio.get_running_loop().time() - begun)
         return outcome
 
     async def _send(
-        self, sender: Address, recipient: Address, message: bytes, permission: Callable[[], Awaitable[bool]], key: str
+        self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
     ) -> SendOutcome:
         async with self._free:
-            connection = self._reusable() or await SmtpConnection.open(self._server, self._tls)
+            connection = self._take_idle() or await SmtpConnection.open(self._server, self._tls)
             self._busy.add(connection)
             try:
-                outcome = await connection.send(sender, recipient, message, permission, key)
+                outcome = await connection.send(sender, recipient, raw, permission, message_id)
             except BaseException:
                 connection.abort()
                 raise
             finally:
                 self._busy.discard(connection)
             now = asyncio.get_running_loop().time()
-            limit = MAX_CONNECTION_AGE_S * random.uniform(0.9, 1.1)  # noqa: S311 - spreads reconnects, guards nothing
+            max_age = MAX_CONNECTION_AGE_S * random.uniform(0.9, 1.1)  # noqa: S311 - spreads reconnects, guards nothing
             if (
                 connection.usable
                 and connection.used < MAX_MESSAGES_PER_CONNECTION
-                and now - connection.opened_at < limit
+                and now - connection.opened_at < max_age
             ):
                 self._idle.append(connection)
-                self._sweep_later()
+                self._schedule_sweep()
             else:
                 await connection.close()
             return outcome
 
-    def _reusable(self) -> SmtpConnection | None:
-        # The last used first: what is too many falls idle and is dropped.
+    def _take_idle(self) -> SmtpConnection | None:
+        # Take the one used last. Connections that the load does not need then stay idle and are closed.
         while self._idle:
             connection = self._idle.pop()
             if connection.usable:
@@ -104,57 +108,60 @@ class SmtpPool:
             connection.abort()
         return None
 
-    def _sweep_later(self) -> None:
+    def _schedule_sweep(self) -> None:
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(MAX_IDLE_S / 2, self._sweep)
 
     def _sweep(self) -> None:
+        """Close the connections that were idle too long."""
         self._sweeper = None
         now = asyncio.get_running_loop().time()
-        stale = [c for c in self._idle if now - c.idle_since >= MAX_IDLE_S or not c.usable]
-        self._idle = [c for c in self._idle if c not in stale]
-        self._give_up(stale)
+        expired = [c for c in self._idle if now - c.idle_since >= MAX_IDLE_S or not c.usable]
+        self._idle = [c for c in self._idle if c not in expired]
+        self._close_in_background(expired)
         if self._idle:
-            self._sweep_later()
+            self._schedule_sweep()
 
-    def _give_up(self, connections: list[SmtpConnection]) -> None:
-        """Close them, and let nobody wait for it."""
+    def _close_in_background(self, connections: list[SmtpConnection]) -> None:
         for connection in connections:
-            closing = asyncio.get_running_loop().create_task(connection.close())
+            closing = asyncio.get_running_loop().create_task(connection.close(), name="smtp-close")
             closing.add_done_callback(lambda task: task.exception())
 
-    def _learn(self, outcome: SendOutcome) -> None:
+    def _report(self, outcome: SendOutcome) -> None:
+        """Report the outcome to the breaker."""
         match outcome:
             case Accepted():
                 self._relay_denials = 0
                 self._breaker.succeeded()
             case Refused(_, _, verdict) | NotSent(_, _, verdict):
-                self._blame(verdict, _words(outcome))
+                self._report_failure(verdict, _describe(outcome))
             case InDoubt(detail):
                 self._breaker.failed(Scope.server, detail)
             case NotPermitted():
                 pass
 
-    def _blame(self, verdict: Verdict, detail: str) -> None:
+    def _report_failure(self, verdict: Verdict, detail: str) -> None:
         if verdict.scope is Scope.quota:
-            self._breaker.hold_open(verdict.delay or 600.0, detail)
+            self._breaker.pause(verdict.delay or _QUOTA_PAUSE_S, detail)
         elif verdict.scope in (Scope.server, Scope.configuration, Scope.stale, Scope.capability):
             self._breaker.failed(verdict.scope, detail)
         elif verdict.reason == "relay_denied":
             self._relay_denials += 1
-            if self._relay_denials >= _RELAY_DENIED_IN_A_ROW:
+            if self._relay_denials >= _MAX_RELAY_DENIALS:
                 self._breaker.failed(Scope.configuration, detail)
         else:
-            # It answered for this message, or about the rate, which is not the breaker's: the server is well.
+            # The server works: it refused this message for its own sake, or asked for a lower rate. The rate limit
+            # handles the latter.
             self._relay_denials = 0
             self._breaker.succeeded()
 
     def abort(self) -> None:
-        """Cut what is on the wire: before the dot that is not sent, after it in doubt."""
+        """Cut all busy connections. A message whose dot has left ends in doubt; any other was not sent."""
         for connection in self._busy:
             connection.abort()
 
     async def close(self) -> None:
+        """Close all idle connections with QUIT. Call it when nothing is in flight."""
         if self._sweeper is not None:
             self._sweeper.cancel()
         idle, self._idle = self._idle, []
@@ -168,16 +175,17 @@ def _count(outcome: SendOutcome) -> None:
         case Refused(phase, reply, _):
             metrics.replied(phase, reply.code)
         case NotSent(phase, detail, _):
-            # Where no session came about, the reply is only in the words.
+            # If opening the session failed, the server's reply is only in the text.
             code = re.match(r"[2-5]\d\d ", detail)
             metrics.replied(phase, int(code[0]) if code else None)
         case InDoubt():
             metrics.replied(Phase.dot, None)
 
 
-def _words(outcome: Refused | NotSent) -> str:
+def _describe(outcome: Refused | NotSent) -> str:
+    """Return the phase and the error, with the remedy if this error has one of its own."""
     match outcome:
         case Refused(phase, reply, _):
             return f"{phase}: {reply}"
-        case NotSent(phase, detail, _):
-            return f"{phase}: {detail}"
+        case NotSent(phase, detail, verdict):
+            return f"{phase}: {detail}; {verdict.remedy}" if verdict.remedy else f"{phase}: {detail}"

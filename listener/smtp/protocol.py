@@ -1,4 +1,4 @@
-"""The bytes of one SMTP connection: commands out, replies in, and whether what was written has left."""
+"""The bytes of one SMTP connection: it writes commands, reads replies, and knows whether the last byte has left."""
 
 import asyncio
 from collections import deque
@@ -6,21 +6,25 @@ from collections import deque
 from listener.errors import PgheraldError
 from listener.smtp.replies import Reply
 
-_MAX_LINE = 4096
+# RFC 5321 4.5.3.1.5 allows 512 bytes a reply line. Some servers exceed that, none by a factor of 8.
+_MAX_LINE_BYTES = 4096
+# EHLO, the longest reply, has about 20 lines.
 _MAX_LINES = 128
-# The most one TLS record carries (RFC 8446 5.1). A record is read whole or not at all.
-_RECORD = 16384
+# The largest TLS record (RFC 8446 5.1). The receiver gets a record whole or not at all.
+_MAX_TLS_RECORD_BYTES = 16384
+# The dot, with its line end.
+_DOT_BYTES = len(b".\r\n")
 
 
 class ConnectionLost(PgheraldError):
-    """Nothing more can be said or heard on this connection."""
+    """The connection broke, timed out, or can no longer be trusted. Nothing can be sent or read on it."""
 
 
 class SmtpProtocol(asyncio.Protocol):
-    """Takes over a transport on which the server has nothing to say until it is asked.
+    """Takes over a transport between two commands, while the server has nothing to say.
 
-    `lost`: why the connection is of no more use, or None. `unsent`: the kernel has certainly not been given the last
-    byte written. It stays what it was when the connection went, so it can be asked afterwards.
+    `lost` is the reason why the connection cannot be used any more, or None. `unsent` is True while the kernel has
+    certainly not taken the last byte written. It keeps its value after the connection is lost.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -37,33 +41,33 @@ class SmtpProtocol(asyncio.Protocol):
         if transport.is_closing():
             self.lost = "the server closed the connection"
             return
-        # With no slack in the buffer, "paused" says that the kernel has not taken everything yet. It is the
-        # only way to ask that asyncio, uvloop and their TLS share (where a high-water mark of 0 would mean
-        # "always paused").
+        # With limits of 0, "writing is paused" means that the kernel has not taken every byte yet. This is the only way
+        # to find out that works with asyncio, with uvloop and with the TLS of both. Under TLS the limit is 1, because a
+        # high-water mark of 0 would mean "always paused".
         transport.set_write_buffer_limits(high=1 if self._secured else 0, low=0)
         transport.set_protocol(self)
 
     def send(self, data: bytes, replies: int = 1) -> None:
-        """Write, and expect so many replies. On a lost connection nothing is written."""
+        """Write the bytes and expect `replies` replies to them. Write nothing if the connection is lost."""
         if self.lost is not None:
             self.unsent = True
             return
         self._expected += replies
-        if self._secured and len(data) > _RECORD:
-            # What TLS has encrypted counts as sent, be it with the kernel or not. The dot in a write of its
-            # own is encrypted only when what was before it has gone, give or take the transport's 64 KiB.
-            self._transport.write(data[:-3])
-            self._transport.write(data[-3:])
+        if self._secured and len(data) > _MAX_TLS_RECORD_BYTES:
+            # Bytes that TLS has encrypted count as sent, even if the kernel does not have them yet. In a write of its
+            # own the dot is encrypted only when the bytes before it have gone, give or take the transport's 64 KiB.
+            self._transport.write(data[:-_DOT_BYTES])
+            self._transport.write(data[-_DOT_BYTES:])
         else:
             self._transport.write(data)
         if self._transport.is_closing():
             self.unsent = True
 
-    async def reply(self, timeout: float, *, steadfast: bool = False) -> Reply:
-        """Wait for the next reply. Where `steadfast`, cancelling the task does not end the wait.
+    async def reply(self, timeout: float, *, shielded: bool = False) -> Reply:
+        """Wait up to `timeout` seconds for the next reply. If `shielded`, cancelling the task does not end the wait.
 
-        Raises `WireLost` when the connection goes or `timeout` (seconds) passes, and not before what the server said
-        earlier has been read.
+        Raises:
+            ConnectionLost: The connection broke, or `timeout` passed. Replies that came before are returned first.
         """
         if not self._replies and self.lost is None:
             timer = self._loop.call_later(timeout, self.fail, f"no reply within {timeout:g} s")
@@ -73,7 +77,7 @@ class SmtpProtocol(asyncio.Protocol):
                     try:
                         await self._waiter
                     except asyncio.CancelledError:
-                        if not steadfast:
+                        if not shielded:
                             raise
             finally:
                 timer.cancel()
@@ -82,14 +86,16 @@ class SmtpProtocol(asyncio.Protocol):
             return self._replies.popleft()
         raise ConnectionLost(self.lost)
 
-    def fail(self, why: str) -> None:
-        """Give the connection up. What is still in a buffer must never leave: abort, not close."""
+    def fail(self, reason: str) -> None:
+        """Cut the connection. The first `reason` stays in `lost`."""
         if self.lost is None:
-            self.lost = why
+            self.lost = reason
+        # Not close(): that would still send the bytes in the buffer, and a message reported as not sent would leave.
         self._transport.abort()
         self._wake()
 
     def data_received(self, data: bytes) -> None:
+        """Split the bytes into replies (called by the event loop)."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._lines.append(line.rstrip(b"\r"))
@@ -97,26 +103,30 @@ class SmtpProtocol(asyncio.Protocol):
                 self._complete()
             if self.lost is not None:
                 return
-        # A server that speaks unasked says that it is closing, or has lost count: the next reply would be
-        # taken for another's.
+        # A server that sends without being asked is closing the connection or has lost count. Its bytes would be taken
+        # for the reply to the next command.
         if self._expected == 0 and (self._rest or self._lines):
             self.fail("the server spoke out of turn")
-        elif len(self._rest) > _MAX_LINE or len(self._lines) > _MAX_LINES:
+        elif len(self._rest) > _MAX_LINE_BYTES or len(self._lines) > _MAX_LINES:
             self.fail("the server's reply has no end")
         self._wake()
 
     def eof_received(self) -> bool:
+        """Give up the connection: the server closed its side (called by the event loop)."""
         self.fail("the server closed the connection")
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Record that the connection is gone (called by the event loop)."""
         self.fail(f"the connection was lost: {exc}" if exc else "the server closed the connection")
 
     def pause_writing(self) -> None:
+        """Record that the kernel has not taken every byte yet (called by the event loop)."""
         if self.lost is None:
             self.unsent = True
 
     def resume_writing(self) -> None:
+        """Record that the kernel has taken every byte (called by the event loop)."""
         if self.lost is None:
             self.unsent = False
 

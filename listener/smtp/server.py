@@ -17,17 +17,20 @@ _EHLO_NAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds that each step may take.
-
-    RFC 5321 4.5.3.2.6 asks for ten minutes after the dot. A client that gives up sooner sends messages twice.
-    """
+    """The longest wait for each step, in seconds. The figures are those of RFC 5321 4.5.3.2, if it has one."""
 
     connect: float = 30.0
+    """TCP, over all addresses of the host together"""
     greeting: float = 60.0
+    """the TLS handshake of ``smtps://``, and the greeting"""
     command: float = 300.0
+    """EHLO, STARTTLS, AUTH, MAIL and RCPT"""
     data: float = 120.0
+    """the reply to DATA"""
     dot: float = 600.0
+    """the reply to the dot; a client that gives up before the server's content filter is done sends twice"""
     quit: float = 5.0
+    """the reply to QUIT, which changes nothing any more"""
 
 
 @dataclass(frozen=True, slots=True)

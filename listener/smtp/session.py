@@ -1,4 +1,7 @@
-"""Opening an SMTP session: from a name and a port to a server that is ready for MAIL."""
+"""Opens an SMTP session: from a host and a port to a server that is ready for MAIL.
+
+aiosmtplib does the handshakes. Every failure becomes a `SessionError` that names the phase and the verdict.
+"""
 
 import asyncio
 import contextlib
@@ -6,6 +9,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -16,10 +20,14 @@ from listener.address import mask
 from listener.errors import ConfigError, PgheraldError
 from listener.smtp.replies import CONFIGURATION, SERVER, Phase, Reply, Verdict, classify
 from listener.smtp.server import SmtpServer, is_ehlo_name
+from listener.smtp.tcp import connect
 
 
 class SessionError(PgheraldError):
-    """No session: nothing was handed over, and no event is to blame. `verdict` says whether waiting will help."""
+    """The session could not be opened. No message was sent, and no event is the cause.
+
+    `phase` is the step that failed and `detail` the error as text. `verdict` says whether a retry can help.
+    """
 
     def __init__(self, phase: Phase, verdict: Verdict, detail: str) -> None:
         super().__init__(f"{phase}: {detail}")
@@ -29,9 +37,12 @@ class SessionError(PgheraldError):
 
 
 def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
-    """Make the one context of the process: loading the system's certificates takes 30 ms.
+    """Return a TLS context that verifies the server, for TLS 1.2 or newer. Share it: making one takes about 30 ms.
 
-    Raises `ConfigError` if `ca_file` cannot be read.
+    `ca_file` contains the certificates to trust, in PEM. None means the system's.
+
+    Raises:
+        ConfigError: `ca_file` cannot be read.
     """
     try:
         context = ssl.create_default_context(cafile=ca_file)
@@ -44,13 +55,16 @@ def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
 
 
 async def open_session(server: SmtpServer, tls: ssl.SSLContext) -> tuple[asyncio.Transport, dict[str, str]]:
-    """Connect, secure, greet and log in. Gives the transport and what the last EHLO announced, in lower case.
+    """Connect, start TLS, say EHLO and log in.
 
-    Raises `ServerTrouble`.
+    Return the transport and the extensions that the last EHLO announced, in lower case.
+
+    Raises:
+        SessionError: One of the steps failed.
     """
     timeouts = server.timeouts
-    with _translated(Phase.connect):
-        sock = await _connect(server.host, server.port, timeouts.connect)
+    with _translate_errors(Phase.connect):
+        sock = await connect(server.host, server.port, timeouts.connect)
     client = aiosmtplib.SMTP(
         hostname=server.host,
         sock=sock,
@@ -61,10 +75,10 @@ async def open_session(server: SmtpServer, tls: ssl.SSLContext) -> tuple[asyncio
         local_hostname=server.ehlo_name or _own_name(sock),
     )
     try:
-        with _translated(Phase.greeting):
+        with _translate_errors(Phase.greeting):
             await client.connect()
         client.timeout = timeouts.command
-        with _translated(Phase.ehlo):
+        with _translate_errors(Phase.ehlo):
             await client.ehlo()
         if server.security == "starttls":
             await _secure(client)
@@ -74,58 +88,35 @@ async def open_session(server: SmtpServer, tls: ssl.SSLContext) -> tuple[asyncio
         if transport is None or transport.is_closing():
             raise SessionError(Phase.ehlo, SERVER, "the server closed the connection")
     except BaseException:
-        # Closing a TLS transport is a conversation of its own; this one has been broken off.
+        # Not close(): closing TLS waits for the peer, and this session has failed.
         if client.transport is not None:
             cast(asyncio.Transport, client.transport).abort()
         raise
     return cast(asyncio.Transport, transport), dict(client.esmtp_extensions)
 
 
-async def _connect(host: str, port: int, timeout: float) -> socket.socket:
-    """Try each of the host's addresses, each for its share of the time."""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(timeout):
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    failure: OSError = OSError("no address")
-    for family, kind, protocol, _, address in found:
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)
-            async with asyncio.timeout(timeout / len(found)):
-                await loop.sock_connect(sock, address)
-        except OSError as error:
-            sock.close()
-            failure = error if str(error) else TimeoutError(f"no answer from {address[0]} port {port}")
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise failure
-
-
 async def _secure(client: aiosmtplib.SMTP) -> None:
     if not client.supports_extension("starttls"):
         raise SessionError(
             Phase.tls,
-            CONFIGURATION,
-            "the server does not offer STARTTLS, and nothing is sent in clear; use smtps://, or starttls=off",
+            _NO_STARTTLS,
+            "the server does not offer STARTTLS, and nothing is sent in clear",
         )
-    # So that bytes the kernel does not take are seen under TLS, too (`Wire.unsent`).
+    # Under TLS too, bytes that the kernel has not taken must count as not sent (`SmtpProtocol.unsent`).
     cast(asyncio.Transport, client.transport).set_write_buffer_limits(high=0)
-    with _translated(Phase.tls):
+    with _translate_errors(Phase.tls):
         await client.starttls()
-    # RFC 3207 4.2: what was said in clear is void.
-    with _translated(Phase.ehlo):
+    # RFC 3207 4.2: the extensions announced in clear are void, because an attacker may have changed them.
+    with _translate_errors(Phase.ehlo):
         await client.ehlo()
 
 
 async def _log_in(client: aiosmtplib.SMTP, server: SmtpServer) -> None:
     if server.security == "off":
-        raise SessionError(Phase.auth, CONFIGURATION, "a password is not sent in clear; use smtps:// or STARTTLS")
+        raise SessionError(Phase.auth, _NO_TLS_FOR_PASSWORD, "a password is not sent in clear")
     username, password = server.username or "", server.password or ""
     offered = client.server_auth_methods
-    with _translated(Phase.auth, *_sent(username, password)):
+    with _translate_errors(Phase.auth, *_encoded_secrets(username, password)):
         if server.xoauth2 and "xoauth2" in offered:
             await client.auth_xoauth2(username, password)
         elif not server.xoauth2 and "plain" in offered:
@@ -135,11 +126,11 @@ async def _log_in(client: aiosmtplib.SMTP, server: SmtpServer) -> None:
         else:
             wanted = "XOAUTH2" if server.xoauth2 else "PLAIN or LOGIN"
             offer = mask(" ".join(offered).upper()) or "no AUTH"
-            raise SessionError(Phase.auth, CONFIGURATION, f"the server offers {offer}, not {wanted}")
+            raise SessionError(Phase.auth, _NO_AUTH_METHOD, f"the server offers {offer}; this login needs {wanted}")
 
 
-def _sent(username: str, password: str) -> list[str]:
-    """Return the forms in which a login goes over the wire, and its password."""
+def _encoded_secrets(username: str, password: str) -> list[str]:
+    """Return every text that would reveal the login: its encodings for AUTH (RFC 4954 4), and the password itself."""
     encoded = (
         auth_plain_encode(username, password),
         auth_xoauth2_encode(username, password),
@@ -149,29 +140,58 @@ def _sent(username: str, password: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _translated(phase: Phase, *secrets: str) -> Iterator[None]:
-    """Make `ServerTrouble` of what goes wrong. A server may repeat the command that it refuses: `secrets` are taken out."""
+def _translate_errors(phase: Phase, *secrets: str) -> Iterator[None]:
+    """Turn every error of `phase` into a `SessionError`.
+
+    A server may repeat the command that it refuses, so `secrets` are removed from its reply.
+    """
     try:
         yield
     except aiosmtplib.SMTPResponseException as error:
-        said = error.message
+        text = error.message
         for secret in secrets:
-            said = said.replace(secret, "***")
-        reply = Reply.of(error.code, said.split("\n"))
-        # Nor may a traceback show the words as they came.
+            text = text.replace(secret, "***")
+        reply = Reply.of(error.code, text.split("\n"))
+        # A traceback with the cause would show the unmasked reply.
         raise SessionError(phase, classify(phase, reply, reused=False), str(reply)) from None if secrets else error
     except (aiosmtplib.SMTPException, OSError, UnicodeError) as error:
         cause = error.__cause__ if isinstance(error, aiosmtplib.SMTPConnectError) else error
-        # The library greets in the same call as it shakes hands; only its own errors come from the greeting.
+        # aiosmtplib does the TLS handshake and reads the greeting in one call. Only its own errors come from the
+        # greeting.
         if phase is Phase.greeting and not isinstance(cause, aiosmtplib.SMTPException):
             phase = Phase.tls
-        # UnicodeError: a host name that no DNS can hold.
-        verdict = CONFIGURATION if isinstance(cause, ssl.SSLCertVerificationError | UnicodeError) else SERVER
-        raise SessionError(phase, verdict, mask(str(error)) or "no answer in time") from error
+        verdict, detail = _classify_error(cause or error)
+        raise SessionError(phase, verdict, mask(detail) or "no answer in time") from error
+
+
+def _classify_error(error: BaseException) -> tuple[Verdict, str]:
+    """Return the verdict on an error without a reply, and the error as text."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return CONFIGURATION, f"the server's certificate cannot be verified: {error.verify_message or error}"
+        case ssl.SSLError(reason="WRONG_VERSION_NUMBER"):
+            return _NO_TLS, "the server speaks no TLS on this port"
+        case UnicodeError():
+            # The host's name is one that DNS cannot hold.
+            return CONFIGURATION, str(error)
+        case OSError():
+            return SERVER, error.strerror or str(error)
+        case _:
+            return SERVER, str(error)
+
+
+_NO_STARTTLS = replace(
+    CONFIGURATION, remedy="use smtps://, or add ?starttls=off to [smtp] url if you trust the network between"
+)
+_NO_TLS_FOR_PASSWORD = replace(CONFIGURATION, remedy="use smtps://, or add ?starttls=required to [smtp] url")
+_NO_AUTH_METHOD = replace(
+    CONFIGURATION, remedy="correct [smtp] auth, or take the user and the password out of [smtp] url"
+)
+_NO_TLS = replace(SERVER, remedy="write smtp:// instead of smtps:// in [smtp] url, or correct its port")
 
 
 def _own_name(sock: socket.socket) -> str:
-    """The host's full name, else its address as RFC 5321 4.1.3 writes it. Asks no DNS, which may take its time."""
+    """Return the host's full name, or its address as a literal (RFC 5321 4.1.3). Ask no DNS, which could take seconds."""
     name = socket.gethostname()
     if "." in name and is_ehlo_name(name):
         return name

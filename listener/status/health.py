@@ -1,4 +1,4 @@
-"""Whether the daemon makes progress: not that its process is there, but that each of its parts has lately done its work."""
+"""Readiness of the daemon: each part must have done its work lately. A running process alone proves nothing."""
 
 import asyncio
 import math
@@ -8,95 +8,122 @@ from dataclasses import dataclass
 from listener.config.rules import Rule
 from listener.config.settings import Settings
 from listener.db import schema
-from listener.db.connection import connect_async, translate_errors
+from listener.db.connection import connect_async
+from listener.db.errors import translate_errors
 from listener.errors import PgheraldError
 from listener.notify.listener import Listener
 from listener.smtp.breaker import Breaker
 from listener.worker.loop import Worker
 
-# The listener rings itself every 5 s; the worker claims at every poll.
-HEARD = 15.0
-_POLLS = 3
-_CLAIMED = 15.0
-_SCHEMA_AGAIN = 10.0
-_ANSWER = 2.0
+# The listener tests itself every 5 s. Three missed tests in a row mean that notifications do not arrive.
+_MAX_SELF_TEST_AGE_S = 15.0
+# The worker claims at every poll. It may miss two polls, or 15 s if it polls more often than every 5 s.
+_MAX_POLLS = 3
+_MAX_CLAIM_AGE_S = 15.0
+# Readiness is asked for every 5 s (deploy/kubernetes). The check of the schema reads the catalog, so it runs less often.
+_SCHEMA_INTERVAL_S = 10.0
+# Shorter than the time-out of a probe, which is 5 s in deploy/kubernetes.
+_SCHEMA_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
+    """One part of the daemon: whether it is ready, and its state in words."""
+
     ok: bool
     detail: str
 
 
 class Health:
-    """`worker` is there once the daemon is ready; `stopping` from SIGTERM on."""
+    """Judge the parts of a daemon.
+
+    The daemon calls `started` when it begins to deliver, and sets `stopping` when it has received SIGTERM.
+    """
 
     def __init__(self, settings: Settings, listener: Listener, breaker: Breaker) -> None:
-        self.worker: Worker | None = None
         self.stopping = False
+        self._worker: Worker | None = None
         self._url = settings.database.url
         self._poll = settings.delivery.poll
-        self._rules = settings.rules
+        self._configured_rules = settings.rules
         self._listener = listener
         self._breaker = breaker
-        self._schema = Part(False, "not looked at yet")
-        self._looked = -math.inf
-        self._looking = asyncio.Lock()
+        self._schema = Part(False, "not checked yet")
+        self._schema_checked_at = -math.inf
+        self._schema_check = asyncio.Lock()
+
+    def started(self, worker: Worker) -> None:
+        """Record that the daemon delivers now, with this worker."""
+        self._worker = worker
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether the daemon has started to deliver."""
+        return self._worker is not None
+
+    @property
+    def rules(self) -> Mapping[str, Rule]:
+        """Return the rules by which the daemon delivers now."""
+        return self._configured_rules if self._worker is None else self._worker.runtime.delivery.rules
+
+    @property
+    def in_flight_count(self) -> int:
+        """Return the number of events that are claimed and not settled."""
+        return 0 if self._worker is None else self._worker.in_flight_count
 
     async def parts(self) -> dict[str, Part]:
-        """Each part of readiness; all must be well."""
-        rules: Mapping[str, Rule] = self.worker.delivery.rules if self.worker is not None else self._rules
+        """Return the parts by name. The daemon is ready if all are ok."""
         return {
             "daemon": self._daemon(),
             "listen": self._listen(),
             "claims": self._claims(),
-            "schema": await self._fits(rules),
+            "schema": await self._check_schema(self.rules),
             "smtp": self._smtp(),
         }
 
     def _daemon(self) -> Part:
         if self.stopping:
             return Part(False, "stopping")
-        return Part(self.worker is not None, "running" if self.worker is not None else "starting")
+        return Part(self._worker is not None, "running" if self._worker is not None else "starting")
 
     def _listen(self) -> Part:
-        age = asyncio.get_running_loop().time() - self._listener.self_test_passed_at
+        age = asyncio.get_running_loop().time() - self._listener.self_test.passed_at
         if self._listener.listening:
-            return Part(age < HEARD, f"heard its own ring {age:.1f} s ago")
-        if self._listener.unreachable:
-            # As with a pooler in between: known, told, and made good by polling.
-            return Part(True, "polls, because LISTEN is not heard; set database.listen_url")
-        return Part(False, "the LISTEN connection is down")
+            return Part(age < _MAX_SELF_TEST_AGE_S, f"received its own test notification {age:.1f} s ago")
+        if self._listener.state == "unreachable":
+            # A transaction pooler is in between, for example. Polling delivers everything, so the daemon is ready.
+            return Part(True, "polling, because notifications do not arrive; set [database] listen_url")
+        return Part(False, "the LISTEN connection is down; reconnecting")
 
     def _claims(self) -> Part:
-        if self.worker is None:
-            return Part(False, "has not begun")
-        age = asyncio.get_running_loop().time() - self.worker.last_progress_at
+        if self._worker is None:
+            return Part(False, "not started")
+        age = asyncio.get_running_loop().time() - self._worker.last_progress_at
         if self._breaker.is_open:
-            return Part(True, "waits for the mail server")
+            return Part(True, "paused until the mail server is available")
         if math.isinf(age):
-            return Part(False, "has not claimed yet")
-        return Part(age < max(_POLLS * self._poll, _CLAIMED), f"claimed or settled {age:.1f} s ago")
+            return Part(False, "no claim yet")
+        return Part(age < max(_MAX_POLLS * self._poll, _MAX_CLAIM_AGE_S), f"last claimed or settled {age:.1f} s ago")
 
     def _smtp(self) -> Part:
         if self._breaker.is_open:
             return Part(False, f"breaker open: {self._breaker.reason}")
-        return Part(True, "trying again" if self._breaker.is_probing else "breaker closed")
+        return Part(True, "breaker half-open: trying one message" if self._breaker.is_probing else "breaker closed")
 
-    async def _fits(self, rules: Mapping[str, Rule]) -> Part:
-        """As last looked at; not asked more than once in ten seconds, and never waited for longer than two."""
+    async def _check_schema(self, rules: Mapping[str, Rule]) -> Part:
+        """Return the result of the last check, or check again if it is older than `_SCHEMA_INTERVAL_S`."""
         clock = asyncio.get_running_loop().time
-        if self._looking.locked() or clock() - self._looked < _SCHEMA_AGAIN:
+        if self._schema_check.locked() or clock() - self._schema_checked_at < _SCHEMA_INTERVAL_S:
             return self._schema
-        async with self._looking:
+        async with self._schema_check:
             try:
-                async with asyncio.timeout(_ANSWER):
+                async with asyncio.timeout(_SCHEMA_TIMEOUT_S):
                     with translate_errors():
                         async with await connect_async(self._url) as conn:
-                            await schema.verify(conn, rules)
-                self._schema = Part(True, f"version {schema.VERSION}, {len(rules)} rules watched")
-                self._looked = clock()
+                            version = await schema.verify(conn, rules)
+                self._schema = Part(True, f"{version}, triggers of {len(rules)} rules installed")
+                self._schema_checked_at = clock()
             except (PgheraldError, TimeoutError) as exc:
-                # Looked at again at the next question: what is mended should be seen at once.
-                self._schema = Part(False, str(exc) or f"the database gave no answer within {_ANSWER:g} s")
+                # The time is not set: the next request checks again and sees a repair at once.
+                self._schema = Part(False, str(exc) or f"the database did not answer within {_SCHEMA_TIMEOUT_S:g} s")
         return self._schema

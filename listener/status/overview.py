@@ -1,4 +1,4 @@
-"""What is going on, at a glance: the one source of the page, of `top` and of the metrics that are read."""
+"""The state of rules, workers and events: the one source of the page, of `top` and of the metrics' gauges."""
 
 import asyncio
 from bisect import bisect_left
@@ -10,7 +10,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from listener.db.connection import translate_errors
+from listener.db.errors import translate_errors
 from listener.db.foreign_locks import LockHolder, holders, strangers
 from listener.db.pool import Pool
 from listener.db.queries import load
@@ -19,18 +19,25 @@ from listener.metrics import DELIVERY_BUCKETS
 from listener.outage import Outage
 
 T = TypeVar("T")
+# As many as fit beside each other on the page and in an 80 × 24 terminal.
 MAX_EVENTS = 12
+# The length of the plots. event_stats keeps one row a minute and worker.
 MINUTES = 60
+# `Outage` wants a delay. It is unused here: the next reader causes the next query.
+_RETRY_DELAY_S = 1.0
 _QUERIES = {**load("admin"), **load("overview")}
 
 
 @dataclass(frozen=True, slots=True)
 class RuleState:
-    """`available` and `due` (of them, now) are counted up to 10000; `oldest` in seconds since the capture."""
+    """The events of one rule that are not settled.
+
+    `available` is counted up to 10000 over all rules. `oldest` is the age of the oldest of them in seconds, from its
+    capture. `paused_at` is set while an operator pauses the rule.
+    """
 
     name: str
     available: int
-    due: int
     oldest: float | None
     in_doubt: int
     paused_at: datetime | None
@@ -38,6 +45,11 @@ class RuleState:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
+    """A row of the table worker: one daemon, as of its last heartbeat.
+
+    `alive` is False if the lease has expired. `breaker` is the reason of an open breaker, else None.
+    """
+
     id: int
     name: str
     version: str
@@ -52,7 +64,11 @@ class WorkerState:
 
 @dataclass(frozen=True, slots=True)
 class EventState:
-    """`detail`: the last line of its history; addresses in it are masked. `at`: settled, or, in doubt, captured."""
+    """One event in a list.
+
+    `at` is the time of settlement; of an event in doubt, the time of capture. `seconds` is the time from the capture to
+    the settlement, or to now. `detail` is the last line of the history; addresses in it are masked.
+    """
 
     id: int
     rule: str
@@ -67,7 +83,10 @@ class EventState:
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """What all daemons settled in one minute. `median`, `slow` (19 of 20 were faster) in seconds; None where none was sent."""
+    """Events that all daemons settled in one minute.
+
+    `median` and `slow` (the 95th percentile) are seconds from the capture to the reply; None if nothing was sent.
+    """
 
     at: datetime
     sent: int
@@ -79,15 +98,17 @@ class Minute:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """`minutes`: the last hour, the newest last, those without an event included.
+    """The state of the outbox at one moment, `now` by the database's clock.
 
-    `strangers`: other sessions that hold a lock of ours, installers not among them.
+    `asleep` says that the gate is closed: no daemon polls, and the next commit sends NOTIFY. `foreign_lock_holders` are
+    sessions that hold one of pgherald's advisory locks and are neither daemons nor installers. `minutes` is the last
+    hour, the newest minute last, without gaps. `notify_queue_usage` is a fraction from 0 to 1.
     """
 
     rules: list[RuleState]
     workers: list[WorkerState]
     asleep: bool
-    strangers: list[LockHolder]
+    foreign_lock_holders: list[LockHolder]
     latest: list[EventState]
     failed: list[EventState]
     in_doubt_events: list[EventState]
@@ -97,19 +118,22 @@ class Overview:
 
     @property
     def available(self) -> int:
+        """Return the available events of all rules, counted up to 10000."""
         return sum(rule.available for rule in self.rules)
 
     @property
     def in_doubt(self) -> int:
+        """Return the events in doubt of all rules."""
         return sum(rule.in_doubt for rule in self.rules)
 
     @property
     def oldest(self) -> float | None:
+        """Return the age of the oldest available event in seconds, or None if nothing waits."""
         return max((rule.oldest for rule in self.rules if rule.oldest is not None), default=None)
 
 
-async def look(conn: AsyncConnection[Any]) -> Overview:
-    """Ask for all of it. Cheap: bounded queries on indexes."""
+async def read_overview(conn: AsyncConnection[Any]) -> Overview:
+    """Run all queries of the overview. Each is bounded by an index and a limit, however many events there are."""
 
     async def rows(query: str, kind: type[T], **values: Any) -> list[T]:
         async with conn.cursor(row_factory=class_row(kind)) as cursor:
@@ -126,17 +150,18 @@ async def look(conn: AsyncConnection[Any]) -> Overview:
             rules=await rows("overview_rules", RuleState),
             workers=await rows("workers", WorkerState),
             asleep=asleep,
-            strangers=[h for h in await strangers(lambda: holders(conn)) if h.lock != "installer"],
+            foreign_lock_holders=[h for h in await strangers(lambda: holders(conn)) if h.lock != "installer"],
             latest=await rows("latest", EventState, most=MAX_EVENTS),
             failed=await rows("failed", EventState, most=MAX_EVENTS),
             in_doubt_events=await rows("in_doubt", EventState, most=MAX_EVENTS),
-            minutes=_hour(minutes, now),
+            minutes=_last_hour(minutes, now),
             notify_queue_usage=usage,
             now=now,
         )
 
 
-def _hour(rows: list[Any], now: datetime) -> list[Minute]:
+def _last_hour(rows: list[Any], now: datetime) -> list[Minute]:
+    """Add up the rows of all workers by minute, and fill the minutes without an event."""
     by_minute: dict[datetime, list[Any]] = {}
     for row in rows:
         by_minute.setdefault(row[0], []).append(row)
@@ -160,7 +185,10 @@ def _hour(rows: list[Any], now: datetime) -> list[Minute]:
 
 
 def _quantile(counts: list[int], share: float) -> float | None:
-    """From how many took up to each of `DELIVERY_BUCKETS` and longer than the last, each by itself; within one, evenly."""
+    """Return the quantile `share` of a histogram in seconds, interpolated linearly within a bucket.
+
+    `counts` has one count for each of `DELIVERY_BUCKETS` and one for everything longer. The counts are not cumulative.
+    """
     total = sum(counts)
     if not total:
         return None
@@ -173,42 +201,44 @@ def _quantile(counts: list[int], share: float) -> float | None:
 
 
 class OverviewCache:
-    """The overview, asked for once however many look."""
+    """Share one overview among all readers: at most one query runs at a time."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._seen: Overview | None = None
-        self._at = 0.0
-        self._looking: asyncio.Task[None] | None = None
-        self._outage = Outage("overview_failed", first=1.0, longest=1.0)
+        self._overview: Overview | None = None
+        self._read_at = 0.0
+        self._refresh: asyncio.Task[None] | None = None
+        self._outage = Outage("overview_failed", first=_RETRY_DELAY_S, longest=_RETRY_DELAY_S)
 
     async def get(self, wait: float, *, fresh: float, stale: float) -> Overview | None:
-        """One not older than `fresh`; where the database does not answer within `wait`, the last, up to `stale`.
+        """Return an overview that is at most `fresh` seconds old.
 
-        All in seconds. None: there is none.
+        If the database does not answer within `wait` seconds, return the last overview, unless it is older than `stale`
+        seconds. Then return None.
         """
         clock = asyncio.get_running_loop().time
-        if self._seen is None or clock() - self._at >= fresh:
-            if self._looking is None or self._looking.done():
-                self._looking = asyncio.create_task(self._look())
-            await asyncio.wait([self._looking], timeout=wait)
-        return self._seen if self._seen is not None and clock() - self._at < stale else None
+        if self._overview is None or clock() - self._read_at >= fresh:
+            if self._refresh is None or self._refresh.done():
+                self._refresh = asyncio.create_task(self._read())
+            await asyncio.wait([self._refresh], timeout=wait)
+        return self._overview if self._overview is not None and clock() - self._read_at < stale else None
 
     @property
     def age(self) -> float:
-        """Seconds since the overview was asked for that was given last."""
-        return asyncio.get_running_loop().time() - self._at
+        """Return the age of the last overview in seconds."""
+        return asyncio.get_running_loop().time() - self._read_at
 
     async def close(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait([self._looking])
+        """Cancel a query that is running."""
+        if self._refresh is not None:
+            self._refresh.cancel()
+            await asyncio.wait([self._refresh])
 
-    async def _look(self) -> None:
-        at = asyncio.get_running_loop().time()
+    async def _read(self) -> None:
+        started_at = asyncio.get_running_loop().time()
         try:
             async with self._pool.connection() as conn:
-                self._seen, self._at = await look(conn), at
+                self._overview, self._read_at = await read_overview(conn), started_at
         except (PgheraldError, psycopg.Error, OSError) as exc:
             self._outage.failed(exc)
         else:

@@ -1,16 +1,21 @@
-"""How mail leaves, as configured."""
+"""Makes the configured transport."""
 
 from typing import assert_never
 
 from listener.config.settings import Settings
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import tls_context
 from listener.smtp.pool import SmtpPool
-from listener.transport.local import Console, Maildir, Transport
+from listener.smtp.session import tls_context
+from listener.transport.base import Transport
+from listener.transport.local import Console, Maildir
 
 
 def transport(settings: Settings, breaker: Breaker) -> Transport:
-    """Return the transport of the settings. Raises `ConfigError` if `smtp.ca_file` cannot be read."""
+    """Return the transport of ``mail.transport``. It reports each outcome to `breaker`.
+
+    Raises:
+        ConfigError: `smtp.ca_file` cannot be read.
+    """
     smtp = settings.smtp
     match settings.mail.transport:
         case "smtp":

@@ -1,53 +1,34 @@
-"""Where messages go: to the mail server (`listener.smtp.pool`), into a folder, or onto the screen.
-
-All keep to the same order, so that an event lives the same life in each: permission, which is the durable mark, then
-the message, then the outcome.
-"""
+"""Transports without a mail server: into a folder, or onto the screen."""
 
 import asyncio
 import email
 import email.policy
 import sys
-from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
 
 from listener.address import Address
 from listener.files import folder, put
 from listener.printable import printable, printable_lines
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import Accepted, NotPermitted, NotSent, SendOutcome
+from listener.smtp.outcome import Accepted, NotPermitted, NotSent, Permission, SendOutcome
 from listener.smtp.replies import SERVER, Phase, Reply, Scope
 
-Permission = Callable[[], Awaitable[bool]]
 
-
-class Transport(Protocol):
-    async def send(
-        self, sender: Address, recipient: Address, message: bytes, permission: Permission, key: str
-    ) -> SendOutcome:
-        """One message, once: not before `permission` is given, nothing of it if that is denied."""
-
-    def abort(self) -> None:
-        """Let go at once of what is under way."""
-
-    async def close(self) -> None: ...
-
-
-class _Local:
-    """What the two that need no server have in common: one write, which works or does not."""
+class _LocalTransport:
+    """A transport whose sending is one write, which works or raises `OSError`."""
 
     def __init__(self, breaker: Breaker) -> None:
         self._breaker = breaker
 
     async def send(
-        self, sender: Address, recipient: Address, message: bytes, permission: Permission, key: str
+        self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
     ) -> SendOutcome:
+        """Write the message in a thread, because a disk may block. An error counts as a failure of the server."""
         if not await permission():
             return NotPermitted()
         try:
-            done = await asyncio.to_thread(self._write, sender, recipient, message, key)
+            done = await asyncio.to_thread(self._write, sender, recipient, raw, message_id)
         except OSError as error:
             detail = f"{error.filename or self}: {error.strerror or error}"
             self._breaker.failed(Scope.server, detail)
@@ -55,52 +36,53 @@ class _Local:
         self._breaker.succeeded()
         return Accepted(Reply(250, None, done))
 
-    def _write(self, sender: Address, recipient: Address, message: bytes, key: str) -> str:
+    def _write(self, sender: Address, recipient: Address, raw: bytes, message_id: str) -> str:
+        """Write the message and return, for the history, where it is."""
         raise NotImplementedError
 
     def abort(self) -> None:
-        pass
+        """Do nothing: a write cannot be interrupted, and it ends soon."""
 
     async def close(self) -> None:
-        pass
+        """Do nothing: no file stays open between two messages."""
 
 
-class Maildir(_Local):
-    """A folder as mail programs read it (maildir(5)), a message a file: ``new/KEY.eml``.
+class Maildir(_LocalTransport):
+    """A folder that mail programs can read (maildir(5)), with one file per message: ``new/MESSAGE_ID.eml``.
 
-    Named by the message's key: one that is written a second time, after a crash, takes its own place. For the daemon's
-    user alone, since addresses are in it, and no link is followed.
+    A message that is written again, for example after a crash, replaces its own file. Only the daemon's user can read
+    the folder, since it contains addresses. Symbolic links are not followed.
     """
 
     def __init__(self, folder: Path, breaker: Breaker) -> None:
         super().__init__(breaker)
         self._folder = folder
 
-    def _write(self, sender: Address, recipient: Address, message: bytes, key: str) -> str:
-        # What a server adds when it delivers (RFC 5321 4.4): the envelope would be lost otherwise.
+    def _write(self, sender: Address, recipient: Address, raw: bytes, message_id: str) -> str:
+        # A server adds these fields when it delivers (RFC 5321 4.4). Without them the envelope would be lost.
         envelope = f"Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n".encode()
         with ExitStack() as opened:
             box = opened.enter_context(folder(self._folder))
             tmp, new, _ = (opened.enter_context(folder(Path(part), within=box)) for part in ("tmp", "new", "cur"))
-            put(new, f"{key}.eml", envelope + message, by_way_of=tmp)
-        return f"new/{key}.eml"
+            put(new, f"{message_id}.eml", envelope + raw, by_way_of=tmp)
+        return f"new/{message_id}.eml"
 
     def __str__(self) -> str:
         return str(self._folder)
 
 
-class Console(_Local):
-    """Stdout, for whoever develops a rule: the headers and the text, readable. The HTML is left out."""
+class Console(_LocalTransport):
+    """Prints the headers and the decoded text to stdout, without the HTML, while somebody writes a rule."""
 
-    def _write(self, sender: Address, recipient: Address, message: bytes, key: str) -> str:
-        parsed = email.message_from_bytes(message, policy=email.policy.default)
+    def _write(self, sender: Address, recipient: Address, raw: bytes, message_id: str) -> str:
+        parsed = email.message_from_bytes(raw, policy=email.policy.default)
         headers = "\n".join(
             printable(f"{name}: {value}") for name, value in parsed.items() if not name.startswith("Content-")
         )
-        text = parsed.get_body(("plain",))
-        said = "" if text is None else printable_lines(text.get_content())
-        # One call, so that no other message comes between.
-        sys.stdout.write(f"{'─' * 72}\n{headers}\n\n{said.strip()}\n")
+        part = parsed.get_body(("plain",))
+        text = "" if part is None else printable_lines(part.get_content())
+        # One call, because several messages are written at the same time and their lines must not mix.
+        sys.stdout.write(f"{'─' * 72}\n{headers}\n\n{text.strip()}\n")
         sys.stdout.flush()
         return "written to stdout"
 

@@ -1,7 +1,8 @@
-"""Who may act on the page: who has the token of the configuration.
+"""Authorization on the status page: only clients that know `http.admin_token` may act.
 
-A login keeps it in a cookie that scripts cannot read and other sites' pages do not send (SameSite=Strict). What acts is
-POST, and refused from another origin; a script sends ``Authorization: Bearer TOKEN`` instead.
+A browser logs in once and gets a session cookie. Scripts cannot read the cookie (HttpOnly), and pages of other sites do
+not send it (SameSite=Strict). A script sends ``Authorization: Bearer TOKEN`` instead. Every action is a POST, and a POST
+from another origin is refused.
 """
 
 import hmac
@@ -14,53 +15,73 @@ from listener.web.security import same_origin
 from listener.web.token_bucket import TokenBucket
 
 _COOKIE = "pgherald"
-_LASTS = 12 * 3600
-_SESSIONS = 100
+# One working day with a margin: an operator logs in once a shift.
+_SESSION_S = 12 * 3600
+# Each login adds a session. The limit bounds the memory; the oldest session ends first.
+_MAX_SESSIONS = 100
+# Ten typing errors in a row are allowed, then one attempt every five seconds. With 16 characters or more, guessing a
+# token at that rate is hopeless.
+_ATTEMPTS_PER_S = 0.2
+_MAX_ATTEMPTS = 10
 
 
 class AdminAuth:
+    """Check the admin token and keep the sessions of those who logged in with it. Sessions end with the process."""
+
     def __init__(self, token: str | None) -> None:
         self._token = token
         self._sessions: dict[str, float] = {}
-        self._guesses = TokenBucket(rate=0.2, burst=10)
+        self._attempts = TokenBucket(_ATTEMPTS_PER_S, _MAX_ATTEMPTS)
 
     @property
-    def exists(self) -> bool:
+    def enabled(self) -> bool:
+        """Return whether a token is configured; without one the page is read-only."""
         return self._token is not None
 
-    def open_to(self, request: web.Request) -> bool:
+    def is_authorized(self, request: web.Request) -> bool:
+        """Return whether the request carries the token or the cookie of a session."""
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return self._fits(given.strip())
+            return self._matches(given.strip())
         return self._sessions.get(request.cookies.get(_COOKIE, ""), 0.0) > time.monotonic()
 
     def check(self, request: web.Request) -> None:
-        """Raises `HTTPForbidden` for who may not act, and for a POST that another site's page has made."""
+        """Refuse an action that is not authorized, or that a page of another site has sent.
+
+        Raises:
+            HTTPForbidden: the request may not act.
+        """
         if not same_origin(request):
-            raise web.HTTPForbidden(text="Not from another site.\n")
-        if not self.open_to(request):
-            words = "Log in first." if self.exists else "Read-only: no http.admin_token is configured."
-            raise web.HTTPForbidden(text=f"{words}\n")
+            raise web.HTTPForbidden(text="This request comes from another site; send it from pgherald's own page.\n")
+        if not self.is_authorized(request):
+            if self.enabled:
+                raise web.HTTPForbidden(text="Not logged in; log in first, or send Authorization: Bearer TOKEN.\n")
+            raise web.HTTPForbidden(text="The page is read-only; set [http] admin_token to allow actions.\n")
 
     def log_in(self, request: web.Request, given: str, response: web.Response) -> bool:
-        if not same_origin(request) or not self._fits(given):
+        """Start a session and set its cookie on `response`, if `given` is the token. Return whether it is."""
+        if not same_origin(request) or not self._matches(given):
             return False
         session = secrets.token_urlsafe(32)
         now = time.monotonic()
-        self._sessions = {name: end for name, end in list(self._sessions.items())[-_SESSIONS:] if end > now}
-        self._sessions[session] = now + _LASTS
-        response.set_cookie(_COOKIE, session, max_age=_LASTS, httponly=True, samesite="Strict", secure=request.secure)
+        newest = list(self._sessions.items())[-_MAX_SESSIONS:]
+        self._sessions = {name: end for name, end in newest if end > now}
+        self._sessions[session] = now + _SESSION_S
+        response.set_cookie(
+            _COOKIE, session, max_age=_SESSION_S, httponly=True, samesite="Strict", secure=request.secure
+        )
         return True
 
     def log_out(self, request: web.Request, response: web.Response) -> None:
+        """End the request's session and delete its cookie."""
         self._sessions.pop(request.cookies.get(_COOKIE, ""), None)
         response.del_cookie(_COOKIE, httponly=True, samesite="Strict")
 
-    def _fits(self, given: str) -> bool:
-        """In constant time, and for nobody when there was too much guessing."""
-        if self._token is None or self._guesses.reached:
+    def _matches(self, given: str) -> bool:
+        """Compare in constant time. After too many wrong tokens, nothing matches until the bucket refills."""
+        if self._token is None or self._attempts.empty:
             return False
         if hmac.compare_digest(given.encode("utf-8", "replace"), self._token.encode()):
             return True
-        self._guesses.count()
+        self._attempts.take()
         return False

@@ -1,4 +1,4 @@
-"""/livez, /readyz and /metrics."""
+"""The endpoints for machines: /livez, /readyz and /metrics."""
 
 import json
 from collections.abc import Iterator
@@ -16,13 +16,17 @@ from listener.smtp.breaker import Breaker
 from listener.status.health import Health
 from listener.status.overview import Overview, OverviewCache
 
-# A scrape waits no longer for the database; what was seen is shown for a while, and then nothing rather than the past.
-_WAIT = 1.0
-_FRESH = 3.0
-_STALE = 30.0
+# A scrape waits this long for the database. Prometheus gives up after 10 s by default.
+_DATABASE_TIMEOUT_S = 1.0
+# Several scrapers within this time share one query.
+_FRESH_S = 3.0
+# After this the gauges of the outbox disappear: a gap is better than an old value that looks current.
+_MAX_AGE_S = 30.0
 
 
 class Probes:
+    """Answer the probes of an orchestrator and the scrapes of Prometheus."""
+
     def __init__(self, health: Health, overview_cache: OverviewCache, listener: Listener, breaker: Breaker) -> None:
         self._health = health
         self._overview_cache = overview_cache
@@ -30,6 +34,7 @@ class Probes:
         self._breaker = breaker
 
     def routes(self) -> list[web.RouteDef]:
+        """Return the three routes."""
         return [
             web.get("/livez", self.livez),
             web.get("/readyz", self.readyz),
@@ -37,72 +42,82 @@ class Probes:
         ]
 
     async def livez(self, _: web.Request) -> web.Response:
-        """The loop turns: this was answered by it."""
+        """Answer 200: the event loop that answers is alive."""
         return web.json_response({"alive": True})
 
     async def readyz(self, _: web.Request) -> web.Response:
+        """Answer 200 if every part of the daemon is ready, else 503. The body names each part and its state."""
         parts = await self._health.parts()
         ready = all(part.ok for part in parts.values())
         body = {"ready": ready, "parts": {name: asdict(part) for name, part in parts.items()}}
         return web.json_response(body, status=200 if ready else 503, dumps=lambda value: json.dumps(value, indent=2))
 
     async def metrics(self, _: web.Request) -> web.Response:
-        seen = await self._overview_cache.get(_WAIT, fresh=_FRESH, stale=_STALE)
-        live = CollectorRegistry()
-        live.register(_Live(self._listener, self._breaker, self._health, seen))
-        body = generate_latest(REGISTRY) + generate_latest(live)
+        """Answer the counters of this process and the gauges of the outbox, in Prometheus' text format."""
+        overview = await self._overview_cache.get(_DATABASE_TIMEOUT_S, fresh=_FRESH_S, stale=_MAX_AGE_S)
+        gauges = CollectorRegistry()
+        gauges.register(_Gauges(self._listener, self._breaker, self._health, overview))
+        body = generate_latest(REGISTRY) + generate_latest(gauges)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-class _Live(Collector):
-    """What is read and not counted: of this process, and, where the database answers, of all."""
+class _Gauges(Collector):
+    """Values read at the time of the scrape: of this process, and of the outbox if the database answers."""
 
-    def __init__(self, listener: Listener, breaker: Breaker, health: Health, seen: Overview | None) -> None:
+    def __init__(self, listener: Listener, breaker: Breaker, health: Health, overview: Overview | None) -> None:
         self._listener = listener
         self._breaker = breaker
         self._health = health
-        self._seen = seen
+        self._overview = overview
 
     def collect(self) -> Iterator[Metric]:
-        worker = self._health.worker
-        yield _gauge("breaker_open", "1: the mail server is in trouble, and nothing is claimed", self._breaker.is_open)
-        yield _gauge("listening", "1: hears the bell; 0: polls", self._listener.listening)
-        yield _gauge("leader", "1: this one works the gate", self._listener.is_leader)
+        """Yield each gauge. prometheus_client calls this once a scrape."""
+        yield _gauge("breaker_open", "1: the mail server is unavailable and nothing is claimed", self._breaker.is_open)
+        yield _gauge("listening", "1: LISTEN works; 0: the daemon polls", self._listener.listening)
+        yield _gauge(
+            "leader", "1: this daemon is the leader, which opens and closes the gate", self._listener.gate.is_leader
+        )
         yield _gauge(
             "in_flight_events",
-            "Events claimed and not yet settled",
-            len(worker.senders.in_flight) if worker is not None else 0,
+            "Events that this daemon has claimed and not settled",
+            self._health.in_flight_count,
         )
-        yield _gauge("database_up", "1: the database answers", self._seen is not None)
-        if self._seen is None:
+        yield _gauge("database_up", "1: the database answers", self._overview is not None)
+        if self._overview is None:
             return
         oldest = GaugeMetricFamily(
-            "pgherald_oldest_available_age_seconds", "Since the capture of the oldest waiting event", labels=["rule"]
+            "pgherald_oldest_available_age_seconds",
+            "Seconds since the capture of the oldest available event",
+            labels=["rule"],
         )
         available = GaugeMetricFamily(
-            "pgherald_available_events", "Events that wait, counted up to 10000", labels=["rule"]
+            "pgherald_available_events", "Events that wait to be sent, counted up to 10000", labels=["rule"]
         )
-        doubt = GaugeMetricFamily("pgherald_in_doubt", "Events whose mail has no reply", labels=["rule"])
-        paused = GaugeMetricFamily("pgherald_rule_paused", "1: paused by a person", labels=["rule"])
-        for rule in self._seen.rules:
+        in_doubt = GaugeMetricFamily(
+            "pgherald_in_doubt", "Events whose message was transmitted and got no reply", labels=["rule"]
+        )
+        paused = GaugeMetricFamily("pgherald_rule_paused", "1: an operator has paused the rule", labels=["rule"])
+        for rule in self._overview.rules:
             oldest.add_metric([rule.name], rule.oldest or 0.0)
             available.add_metric([rule.name], rule.available)
-            doubt.add_metric([rule.name], rule.in_doubt)
+            in_doubt.add_metric([rule.name], rule.in_doubt)
             paused.add_metric([rule.name], rule.paused_at is not None)
         foreign = GaugeMetricFamily(
             "pgherald_foreign_lock_holder",
-            "1: this session, which is no daemon's, holds this lock of ours",
+            "1: a session that is not a daemon holds this advisory lock of pgherald",
             labels=["lock", "pid", "user", "application"],
         )
-        for holder in self._seen.strangers:
+        for holder in self._overview.foreign_lock_holders:
             foreign.add_metric(
                 [holder.lock, str(holder.pid or ""), excerpt(holder.user), excerpt(holder.application)], 1.0
             )
-        yield from (oldest, available, doubt, paused, foreign)
+        yield from (oldest, available, in_doubt, paused, foreign)
         yield _gauge(
-            "notify_queue_usage_ratio", "Of PostgreSQL's queue; at 1, NOTIFY fails", self._seen.notify_queue_usage
+            "notify_queue_usage_ratio",
+            "Used share of PostgreSQL's notification queue; at 1 every NOTIFY fails",
+            self._overview.notify_queue_usage,
         )
 
 
-def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"pgherald_{name}", text, float(value))
+def _gauge(name: str, description: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"pgherald_{name}", description, float(value))

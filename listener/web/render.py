@@ -1,4 +1,4 @@
-"""What the page shows, as HTML: the overview in sections, each of which is sent again when it has changed."""
+"""The page's HTML: the overview in sections, and the two plots of the last hour."""
 
 import math
 from dataclasses import dataclass
@@ -12,14 +12,16 @@ from listener import __version__
 from listener.printable import duration, excerpt
 from listener.status.overview import Minute, Overview
 
-SECTIONS = ("tiles", "plots", "rules", "doubtful", "failed", "latest", "workers")
-_FOLDER = Path(__file__).parent
-_FLOOR = 0.001
+# Each is a macro in _sections.html.j2 and the id of an element in page.html.j2.
+SECTIONS = ("tiles", "plots", "rules", "in_doubt", "failed", "latest", "workers")
+_FOLDER = Path(__file__).parent / "templates"
+# The bottom of the latency plot. Even with the mail server on the same host, a delivery takes about this long.
+_SHORTEST_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One minute of a plot, in parts of its height. `low` lies before `high`."""
+    """One minute of a plot. `low` and `high` are fractions of the plot's height; `low` is drawn in front of `high`."""
 
     x: int
     low: float
@@ -29,7 +31,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """`top`: what the height stands for. `steps`: how many parts the lines divide it into."""
+    """`top` labels the upper end of the axis. The grid divides the height into `steps` equal parts."""
 
     bars: list[Bar]
     top: str
@@ -37,6 +39,8 @@ class Plot:
 
 
 class Renderer:
+    """Render the page's templates. Every value is escaped, and an undefined name is an error."""
+
     def __init__(self) -> None:
         self._environment = Environment(
             loader=FileSystemLoader(_FOLDER),
@@ -47,25 +51,26 @@ class Renderer:
         )
         self._environment.filters.update(excerpt=excerpt, duration=duration, utc=utc)
         self._environment.globals["version"] = __version__
-        self._made: tuple[Overview, dict[bool, dict[str, str]]] | None = None
+        self._cached: tuple[Overview, dict[bool, dict[str, str]]] | None = None
 
     def page(self, name: str, **context: Any) -> str:
+        """Return the page `name` as HTML."""
         return self._environment.get_template(f"{name}.html.j2").render(context)
 
     def sections(self, overview: Overview, may_act: bool) -> dict[str, str]:
-        """By name; made once for all who look."""
-        if self._made is None or self._made[0] is not overview:
-            self._made = (overview, {})
-        made = self._made[1]
-        if may_act not in made:
+        """Return the HTML of each section by name. All readers of one overview share the result."""
+        if self._cached is None or self._cached[0] is not overview:
+            self._cached = (overview, {})
+        cached = self._cached[1]
+        if may_act not in cached:
             macros = self._environment.get_template("_sections.html.j2").module
             context = {"o": overview, "may_act": may_act, "rate": rate(overview), "latency": latency(overview)}
-            made[may_act] = {name: str(getattr(macros, name)(**context)) for name in SECTIONS}
-        return made[may_act]
+            cached[may_act] = {name: str(getattr(macros, name)(**context)) for name in SECTIONS}
+        return cached[may_act]
 
 
 def rate(overview: Overview) -> Plot:
-    """Mails a minute, and among them, below, what failed."""
+    """Plot the events that were sent or failed in each minute, the failed ones at the bottom."""
     top = max(1, *(minute.sent + minute.failed for minute in overview.minutes))
     bars = [
         Bar(x, m.failed / top, (m.sent + m.failed) / top, f"{clock(m.at)}: {m.sent} sent, {m.failed} failed")
@@ -75,28 +80,34 @@ def rate(overview: Overview) -> Plot:
 
 
 def latency(overview: Overview) -> Plot:
-    """From the change to the mail server's reply: half of them, and 19 of 20.
+    """Plot the median and the 95th percentile of the time from the change to the mail server's reply.
 
-    On a logarithmic scale from a millisecond on: between a mail at once and one after greylisting lie five decades.
+    The scale is logarithmic and starts at 1 ms. An email sent at once and one delayed by greylisting lie five decades
+    apart.
     """
     slowest = max((minute.slow for minute in overview.minutes if minute.slow is not None), default=0.0)
-    decades = max(2, math.ceil(math.log10(max(slowest, _FLOOR) / _FLOOR)))
+    decades = max(2, math.ceil(math.log10(max(slowest, _SHORTEST_S) / _SHORTEST_S)))
 
     def height(seconds: float | None) -> float:
-        return math.log10(seconds / _FLOOR) / decades if seconds is not None and seconds > _FLOOR else 0.0
+        if seconds is None or seconds <= _SHORTEST_S:
+            return 0.0
+        return math.log10(seconds / _SHORTEST_S) / decades
 
-    def words(m: Minute) -> str:
+    def title(m: Minute) -> str:
         if m.median is None or m.slow is None:
-            return f"{clock(m.at)}: no mail"
-        return f"{clock(m.at)}: half within {duration(m.median)}, 95 % within {duration(m.slow)}"
+            return f"{clock(m.at)}: no email sent"
+        return f"{clock(m.at)}: median {duration(m.median)}, 95 % within {duration(m.slow)}"
 
-    bars = [Bar(x, height(m.median), height(m.slow), words(m)) for x, m in enumerate(overview.minutes)]
-    return Plot(bars, f"{duration(_FLOOR * 10**decades)}, each line a tenth", decades)
+    bars = [Bar(x, height(m.median), height(m.slow), title(m)) for x, m in enumerate(overview.minutes)]
+    longest = duration(_SHORTEST_S * 10**decades)
+    return Plot(bars, f"{longest} (log scale from {duration(_SHORTEST_S)})", decades)
 
 
 def utc(moment: datetime) -> datetime:
+    """Return the same moment in UTC. The browser converts it to the reader's time zone."""
     return moment.astimezone(UTC)
 
 
 def clock(moment: datetime) -> str:
+    """Return hours and minutes in UTC."""
     return f"{moment.astimezone(UTC):%H:%M}"

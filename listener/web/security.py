@@ -1,4 +1,4 @@
-"""Who may ask, what a browser may do with the answer, and what becomes of a fault."""
+"""Middleware for every request: the check of the Host header, security headers, and uncaught exceptions."""
 
 import ipaddress
 from collections.abc import Collection
@@ -16,31 +16,32 @@ HEADERS = {
     ),
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
-    # Not no-referrer: a form would then be sent with `Origin: null`, as if from nowhere.
+    # With no-referrer a browser sends a form with `Origin: null`, and `same_origin` would refuse our own forms.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-
-
+# The only path that recipients of emails open. It answers under the name of [http] public_url as well.
 PUBLIC = "/unsubscribe/"
 
 
 def check_request(hosts: Collection[str], public: str | None) -> Middleware:
-    """Answers only who asks for an address, for localhost, or for one of `hosts`; and for `public` what is public.
+    """Return the middleware that checks the Host header and turns uncaught exceptions into responses.
 
-    A web page elsewhere can point a name of its own here (DNS rebinding) and read what its visitor's browser gets; it
-    cannot do so with an address.
+    Accepted are IP addresses, localhost and `hosts`; for the path `PUBLIC` also the host name `public`. Without this
+    check, a foreign web page could point a name of its own at this address (DNS rebinding). Its script would then read
+    what the visitor's browser gets from here. It cannot do so with an IP address.
     """
     names = {"localhost", *(host.lower() for host in hosts)}
     public_names = {*names, public} if public else names
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not _welcome(request.headers.get("Host", ""), public_names if request.path.startswith(PUBLIC) else names):
+        accepted = public_names if request.path.startswith(PUBLIC) else names
+        if not _is_accepted(request.headers.get("Host", ""), accepted):
             response: web.StreamResponse = web.Response(
-                status=421, text="This host name is not one of http.allowed_hosts in pgherald's configuration.\n"
+                status=421, text="This host name is not allowed; add it to [http] allowed_hosts.\n"
             )
         else:
             try:
@@ -50,22 +51,24 @@ def check_request(hosts: Collection[str], public: str | None) -> Middleware:
             except (ConnectionError, TimeoutError) as exc:
                 response = web.Response(status=503, text=f"{type(exc).__name__}\n")
             except Exception as exc:
-                # The daemon's work is mail; whatever is wrong here must not disturb it.
+                # Delivery goes on: a bug of the page must not stop the daemon.
                 log.error("http_failed", path=request.path, error=repr(exc))
-                response = web.Response(status=500, text="This is a defect; the log says more.\n")
+                response = web.Response(
+                    status=500, text="This is a bug in pgherald; please report it with the log event http_failed.\n"
+                )
         return response
 
     return middleware
 
 
 async def set_security_headers(_: web.Request, response: web.StreamResponse) -> None:
-    """Headers of every answer; one that sets its own keeps it."""
+    """Add the security headers to a response. A header that the handler has set stays as it is."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers["Server"] = "pgherald"
 
 
-def _welcome(host: str, names: Collection[str]) -> bool:
+def _is_accepted(host: str, names: Collection[str]) -> bool:
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -80,7 +83,10 @@ def _welcome(host: str, names: Collection[str]) -> bool:
 
 
 def same_origin(request: web.Request) -> bool:
-    """Whether a POST comes from this site's own page, or from no page at all."""
+    """Return whether a POST comes from a page of this server, or from a client that is no browser.
+
+    Browsers send Sec-Fetch-Site (W3C Fetch Metadata); older ones send at least Origin.
+    """
     if (site := request.headers.get("Sec-Fetch-Site")) is not None:
         return site in ("same-origin", "none")
     origin = request.headers.get("Origin")

@@ -1,4 +1,4 @@
-"""The site: what is served, and where; it comes and goes with the daemon and never takes it along."""
+"""The daemon's HTTP server: the socket, the routes, and their connections to the database."""
 
 import asyncio
 import errno
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from listener.config.settings import Settings
-from listener.db.connection import opened, overview_pool, unsubscribe_pool
+from listener.db.pools import opened, overview_pool, unsubscribe_pool
 from listener.errors import ConfigError
 from listener.logs import log
 from listener.notify.listener import Listener
@@ -24,13 +24,19 @@ from listener.web.probes import Probes
 from listener.web.security import check_request, set_security_headers
 from listener.web.unsubscribe import UnsubscribePage
 
-_LARGEST_BODY = 16 * 1024
-# At the end, nobody waits for who still reads.
-_GRACE = 1.0
+# Far above any body that is read: a login form, or the one-click POST of mail providers (RFC 8058).
+_MAX_BODY_BYTES = 16 * 1024
+# The daemon does not wait longer for open requests when it stops.
+_SHUTDOWN_TIMEOUT_S = 1.0
+# Probes and scrapes come every 5 to 15 s and should find their connection open.
+_KEEP_ALIVE_S = 30
 
 
 class HttpServer:
-    """All that a daemon serves; it has its own connections to the database, two at most, that nothing else waits for."""
+    """Serve the probes, the metrics, the status page and the unsubscribe page.
+
+    The server has pools of its own with one connection each. A slow page never takes a connection from delivery.
+    """
 
     def __init__(self, settings: Settings, health: Health, listener: Listener, breaker: Breaker) -> None:
         self._http = settings.http
@@ -38,42 +44,47 @@ class HttpServer:
         self._unsubscribe_pool = unsubscribe_pool(settings.database.url)
         self._overview_cache = OverviewCache(self._overview_pool)
         self._page = Page(settings, health, self._overview_cache)
-        self._consent = UnsubscribePage(health, self._unsubscribe_pool)
+        self._unsubscribe = UnsubscribePage(health, self._unsubscribe_pool)
         app = web.Application(
             middlewares=[check_request(self._hosts(), urlsplit(settings.http.public_url).hostname)],
-            client_max_size=_LARGEST_BODY,
+            client_max_size=_MAX_BODY_BYTES,
         )
         app.on_response_prepare.append(set_security_headers)
-        for part in (Probes(health, self._overview_cache, listener, breaker), self._page, self._consent):
+        for part in (Probes(health, self._overview_cache, listener, breaker), self._page, self._unsubscribe):
             app.add_routes(part.routes())
-        self._untold: Callable[[], None] | None = None
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GRACE, keepalive_timeout=30)
+        self._pending_log: Callable[[], None] | None = None
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=_SHUTDOWN_TIMEOUT_S, keepalive_timeout=_KEEP_ALIVE_S
+        )
 
-    def signs_with(self, key: bytes) -> None:
-        """The key of the tokens in List-Unsubscribe, which is in the database."""
-        self._consent.key = key
+    def set_signing_key(self, key: bytes) -> None:
+        """Set the key of the List-Unsubscribe tokens. It is stored in the database, so it is known only later."""
+        self._unsubscribe.key = key
 
     @asynccontextmanager
     async def served(self) -> AsyncIterator[None]:
-        """There before the database is, so that somebody can be told that it is not.
+        """Serve until the block ends. The probes answer before the database can be reached.
+
+        If `[http] listen` is not set and its default port is taken, the server uses any free port. If none can be
+        bound, the daemon runs without HTTP.
 
         Raises:
-            ConfigError: the address was set by hand and cannot be had. The default gives way.
+            ConfigError: the address of `[http] listen` cannot be bound.
         """
         async with opened(self._overview_pool, self._unsubscribe_pool):
             try:
                 await self._open()
                 yield
             finally:
-                self._page.closing.set()
+                self._page.stream.closing.set()
                 await self._runner.cleanup()
                 await self._overview_cache.close()
 
-    def tell(self) -> None:
-        """Say in the log where it is, once: not before it is known that the daemon will run, or wait."""
-        if self._untold is not None:
-            self._untold()
-            self._untold = None
+    def log_address(self) -> None:
+        """Log the address once. The daemon calls this when it is ready, or when it starts to wait for the database."""
+        if self._pending_log is not None:
+            self._pending_log()
+            self._pending_log = None
 
     def _hosts(self) -> tuple[str, ...]:
         address = self._http.address
@@ -82,7 +93,7 @@ class HttpServer:
     async def _open(self) -> None:
         if self._http.address is None:
             return
-        # What aiohttp notices of strangers' broken requests is no trouble of ours.
+        # aiohttp logs malformed requests as errors. Port scanners send many, and nobody can act on them.
         logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
         host, port = self._http.address
         await self._runner.setup()
@@ -91,22 +102,26 @@ class HttpServer:
                 await self._listen(host, port)
             except OSError as exc:
                 if self._http.chosen:
-                    taken = "is taken" if exc.errno == errno.EADDRINUSE else f"cannot be had: {exc.strerror or exc}"
-                    raise ConfigError(f"[http] listen: {self._http.listen} {taken}") from exc
+                    if exc.errno == errno.EADDRINUSE:
+                        why = "is in use; choose another port, or stop the program that uses it"
+                    else:
+                        why = f"cannot be bound: {exc.strerror or exc}; use an address of this host"
+                    raise ConfigError(f"[http] listen: {self._http.listen} {why}") from exc
                 await self._listen(host, 0)
         except OSError as exc:
-            # Without having been asked for: the mails matter more.
-            self._untold = partial(log.warning, "http_unavailable", error=str(exc))
+            # The operator has not asked for this port. Delivery matters more than the page.
+            self._pending_log = partial(log.warning, "http_unavailable", error=str(exc))
             return
         name, number = self._runner.addresses[0][:2]
         url = f"http://{f'[{name}]' if ':' in name else name}:{number}"
-        self._untold = partial(log.info, "http_listening", url=url)
+        self._pending_log = partial(log.info, "http_listening", url=url)
 
     async def _listen(self, host: str, port: int) -> None:
-        """On all addresses of `host`, or on none. Raises `OSError`."""
+        """Listen on all addresses of `host`, or on none. Raises `OSError`."""
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         with ExitStack() as failing:
-            # Not by the loop: uvloop says nothing when somebody else was quicker between bind() and listen().
+            # We bind and listen ourselves: if another process takes the port between bind() and listen(), uvloop
+            # reports nothing.
             sockets = [
                 failing.enter_context(socket.create_server(address, family=family))
                 for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found)

@@ -1,23 +1,25 @@
-"""How often something may be done."""
+"""A rate limit for requests."""
 
 import asyncio
 
 
 class TokenBucket:
-    """A bucket of `burst` that fills up again at `rate` a second; the same for all who come."""
+    """A bucket of at most `burst` tokens, refilled at `rate` tokens a second. All clients share it."""
 
     def __init__(self, rate: float, burst: int) -> None:
         self._rate = rate
         self._burst = burst
-        self._left = float(burst)
-        self._at = 0.0
+        self._tokens = float(burst)
+        self._refilled_at = 0.0
 
     @property
-    def reached(self) -> bool:
+    def empty(self) -> bool:
+        """Return whether less than one token is left."""
         now = asyncio.get_running_loop().time()
-        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
-        self._at = now
-        return self._left < 1
+        self._tokens = min(self._burst, self._tokens + (now - self._refilled_at) * self._rate)
+        self._refilled_at = now
+        return self._tokens < 1
 
-    def count(self) -> None:
-        self._left -= 1
+    def take(self) -> None:
+        """Remove one token."""
+        self._tokens -= 1

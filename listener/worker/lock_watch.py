@@ -6,8 +6,8 @@ from listener.db.foreign_locks import LockHolder
 from listener.errors import PgheraldError
 from listener.logs import log
 from listener.notify.listener import Listener
-from listener.outbox.store import Outbox
 from listener.printable import excerpt
+from listener.worker.registry import WorkerRegistry
 
 _LOOK_S = 1.0
 
@@ -15,8 +15,8 @@ _LOOK_S = 1.0
 class LockWatch:
     """Looks once a second while a lock is refused for no known reason, and as long as a stranger holds one."""
 
-    def __init__(self, outbox: Outbox, listener: Listener) -> None:
-        self._outbox = outbox
+    def __init__(self, registry: WorkerRegistry, listener: Listener) -> None:
+        self._registry = registry
         self._listener = listener
         self._seen: set[LockHolder] = set()
         self._said: set[LockHolder] = set()
@@ -27,7 +27,7 @@ class LockWatch:
             await asyncio.sleep(_LOOK_S)
             if self._listener.suspects_stranger or self._said:
                 try:
-                    found = await self._outbox.foreign_locks()
+                    found = await self._registry.foreign_locks()
                 except PgheraldError:
                     # Those who deliver say that the database is away.
                     continue
@@ -36,7 +36,7 @@ class LockWatch:
 
     def _note(self, found: set[LockHolder]) -> None:
         """Say what two looks have seen: a worker that has just come is no stranger at the next."""
-        self._listener.gate_held_by_stranger = any(holder.lock == "gate" for holder in found)
+        self._listener.gate.held_by_stranger = any(holder.lock == "gate" for holder in found)
         both, self._seen = found & self._seen, found
         for holder in both - self._said:
             log.warning("lock_held_by_other_session", **_fields(holder), remedy=holder.remedy)

@@ -1,4 +1,4 @@
-"""backfill, purge, forget: what was missed is made good, once."""
+"""backfill captures missed rows once, also after purge and forget."""
 
 import threading
 import time

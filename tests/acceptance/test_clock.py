@@ -1,4 +1,4 @@
-"""A clock that is set forth and back while the daemon runs: its own must run, not be right."""
+"""The system clock is set forward and back while the daemon runs: leases and delays do not depend on it."""
 
 import shutil
 from datetime import datetime, timedelta
@@ -21,7 +21,7 @@ _RENEWED = "SELECT count(*) FROM pgherald.worker WHERE seen_at > %s"
 
 @pytest.fixture
 def clock(tmp_path: Path) -> Path:
-    """What the file says is added to the clock of a process with `_faked`: ``+0``, ``+1d``."""
+    """Yield a file whose text, such as ``+0`` or ``+1d``, is added to the clock of a process with `_faked`."""
     file = tmp_path / "clock"
     file.write_text("+0")
     return file

@@ -24,7 +24,7 @@ from tests.support.network import Network
 from tests.support.smtpd import wait, wait_for
 from tests.support.standby import Standby
 
-# What the daemon is not told of, it must not find by its poll.
+# A daemon that misses a notification must not find the event by its poll within the test.
 NO_POLL = {"PGHERALD_DELIVERY_POLL": "60s"}
 LEASE = 2.0
 # Seconds until the first mail, once the database is back: one or two on a machine that has nothing else to do.
@@ -62,7 +62,7 @@ def first_mail(mail: MailServer, back: float) -> float:
 
 
 def assert_calm(daemon: Daemon) -> None:
-    """What is waited for is said by each who waits, at once, and not again for every try."""
+    """Require that each waiting task logged its wait once, and not again for every try."""
     most = most_lines_a_second(daemon)
     print(f"the same at most {most} times a second")
     assert most <= 2, "\n".join(daemon.lines)
@@ -423,7 +423,7 @@ def test_failover_to_a_standby(
 def test_failover_that_takes_longer_than_the_leases(
     cluster: Cluster, database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:
-    """What one of two has sent meanwhile it settles at the new primary; the other does not take it for dead."""
+    """A daemon settles at the new primary the event it sent meanwhile, and the other daemon does not rescue it."""
     gate = asyncio.Event()
     mail.script("dot", wait_for(gate))
     with Standby(cluster) as standby, ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Settings of a database, a role or an environment that change how text and times come: none of them matters."""
+"""Settings of a database, a role or an environment that change the format of text and times have no effect."""
 
 import json
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def latin1(databases: Databases) -> Iterator[Database]:
 
 
 def test_a_database_that_is_not_in_utf8(latin1: Database, mail: MailServer, pgherald: Pgherald) -> None:
-    """What the server says, and how it is cut short, has letters that such a database has not."""
+    """The server's reply, and its shortened form, contain characters that the database cannot store."""
     env = {"PGHERALD_DATABASE_URL": latin1.url}
     latin1.execute(STORY)
     pgherald("install", env=env, check=True)

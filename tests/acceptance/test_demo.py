@@ -1,4 +1,4 @@
-"""The demo ends by itself, or when it is told to, and leaves nothing behind."""
+"""The demo ends by itself or at a signal, and leaves no process and no file."""
 
 import os
 import re
@@ -69,14 +69,14 @@ def is_gone(group: int) -> bool:
 
 def test_it_ends_by_itself(pgherald: Pgherald, folder: Path) -> None:
     done = pgherald("demo", "--once", "--count", 12, env={"TMPDIR": str(folder)}, check=True)
-    assert "10 of 10 mails came, each once; 2 of 2 skipped with their reason" in done.stdout
-    assert "commit to acceptance" in done.stdout
+    assert "10 of 10 emails arrived, each once; 2 of 2 events skipped, each for the expected reason" in done.stdout
+    assert "time from commit to arrival" in done.stdout
     assert list(folder.iterdir()) == []
 
 
 def test_it_shows_who_was_told_who_was_not_and_why(pgherald: Pgherald, folder: Path) -> None:
     said = pgherald("demo", "--once", "--count", 24, env={"TMPDIR": str(folder)}, check=True).stdout
-    assert re.search(r"^  mail     user1@example\.org .* is now verified 🎉 \| Congratulations!", said, re.MULTILINE)
+    assert re.search(r"^  email    user1@example\.org .* is now verified 🎉 \| Congratulations!", said, re.MULTILINE)
     skipped = [re.split(r"  +", line.strip()) for line in said.splitlines() if line.startswith("  skipped  user")]
     assert skipped == [
         ["skipped", "user6@example.org", "dateplan 6: no_consent (consent is false)"],
@@ -126,11 +126,11 @@ def test_it_needs_no_installed_package_and_no_folder_of_its_own(folder: Path, tm
         cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "1 of 1 mails came" in done.stdout
+    assert "1 of 1 emails arrived" in done.stdout
 
 
 @pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-@pytest.mark.parametrize("moment", ["triggers installed", "Ctrl-C ends it"])
+@pytest.mark.parametrize("moment", ["triggers installed", "Press Ctrl-C to stop"])
 def test_ended_it_leaves_nothing_behind(folder: Path, ends: signal.Signals, moment: str) -> None:
     with demo(folder) as process:
         wait_line(process, moment)

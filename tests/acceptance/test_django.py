@@ -425,7 +425,7 @@ class TestProject:
     def test_it_runs_without_us(self, database: Database) -> None:
         script = """
 import sys
-sys.modules["listener"] = None  # whoever imports it fails
+sys.modules["listener"] = None  # an import of it fails
 import django
 django.setup()
 import dates.admin, config.urls

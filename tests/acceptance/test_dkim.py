@@ -1,4 +1,4 @@
-"""What a relay signs stays signed: the message as it came over the wire, by DKIM, with the headers named in RFC 8058."""
+"""A relay's DKIM signature holds over the message as sent, with the headers that RFC 8058 names."""
 
 import base64
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""events: what a person may do, and may not."""
+"""The command events: which changes it makes, and which it refuses."""
 
 import json
 

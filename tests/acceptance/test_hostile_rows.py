@@ -1,4 +1,4 @@
-"""Everything in a row is hostile: each mail is what was meant, to whom it was meant, or fails with its reason."""
+"""Each text of a row is hostile: the email is as intended and goes to its recipient, or fails with a reason."""
 
 import email
 import email.policy
@@ -28,10 +28,10 @@ PLACES = [
     "x\r\nBcc: evil@example.org", "x\nBcc: evil@example.org", "x\rBcc: evil@example.org", "\r\n\r\nx", "x\r\n.\r\nQUIT\r\n",
     "x\r\n.\r\nMAIL FROM:<evil@example.org>\r\nRCPT TO:<evil@example.org>\r\nDATA\r\n", "x\n.\nMAIL FROM:<evil@example.org>\n",
     "x\r.\rRSET\r", "x\n.\r\ny", "x\r\n.\ry", ".", "..\n.\n.", "\x0bBcc: e\x0cBcc: e\x1cBcc: e\x85Bcc: e\u2028Bcc: e\u2029Bcc: e",
-    # What is decoded into a header by some.
+    # Encoded words that some programs decode into a header.
     "=?utf-8?q?x=0d=0aBcc=3a_evil@example.org?=", "x =?UTF-8?Q?=0A?=Bcc: evil@example.org", "=?utf-8?b?eA0KQmNjOiBldmlsQGV4YW1wbGUub3Jn?=",
     "=?utf-8?q?=0d=0a=0d=0abody?=", "=?", "é =?utf-8?q?x=0d=0aBcc=3a_evil?=", "=0D=0A.=0D=0A", "=\n=\n", "x" * 75 + "=",
-    # What turns text around, hides it, or is none.
+    # Characters that reverse text, hide it or control a terminal.
     "\u202egro.elpmaxe@live\u2066\u061c\u200e\u200f\u2069", "\u200b\ufeff\u00ad", "\x01\x07\x1b[31m\x7f\x80\x9f", "👩‍👩‍👧‍👦 שלום 日本", "",
     # HTML and templates.
     "<script>alert(1)</script>", "</p></body></html><img src=x onerror=alert(1)>", "\"' onmouseover='x", "<!--", "]]>", "&lt;b&gt;",

@@ -1,4 +1,4 @@
-"""Health and metrics of the installed command: what a probe, a scrape and a stranger get."""
+"""Health and metrics of the installed command, for a probe, a scrape and a stranger."""
 
 import asyncio
 import socket
@@ -69,7 +69,7 @@ def test_alive_ready_and_counted(database: Database, mail: MailServer, pgherald:
         assert any(name.startswith("pgherald_build_info{") for name in seen)
         families = list(text_string_to_metric_families(client.get("/metrics").text))
         assert len({family.name for family in families}) == len(families) > 15
-    # What was settled is there for the page, minute by minute.
+    # The page reads the settled events minute by minute.
     rows = database.execute(
         "SELECT sum(sent), sum(skipped), sum(failed), max(cardinality(delivery)) FROM pgherald.event_stats"
     )
@@ -204,7 +204,7 @@ def test_a_port_that_is_taken(database: Database, pgherald: Pgherald) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         done = pgherald("run", env={"PGHERALD_HTTP_LISTEN": address})
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert f"Error: [http] listen: {address} is taken" in done.stderr
+    assert f"Error: [http] listen: {address} is in use; choose another port" in done.stderr
 
 
 def port_of(daemon: Daemon) -> int:

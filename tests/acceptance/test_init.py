@@ -1,4 +1,4 @@
-"""`pgherald init`: a configuration that works where everything was decided, and says so where it was not."""
+"""`pgherald init` writes a working configuration, and marks each value that it cannot infer."""
 
 import os
 import re
@@ -100,8 +100,8 @@ def test_it_says_what_no_foreign_key_says(bare_database: Database, pgherald: Pgh
     """The story's tables have none; names are then all there is."""
     prepare(bare_database, STORY)
     done = pgherald("init", check=True)
-    assert "owner: user_id leads to public.users by its name only; there is no foreign key" in done.stderr
-    assert "place: plan_id leads to public.plan by its name only" in done.stderr
+    assert "owner: user_id refers to public.users by its name only, not by a foreign key; check it" in done.stderr
+    assert "place: plan_id refers to public.plan by its name only" in done.stderr
     assert list(rules(pgherald.folder)) == ["dateplan_verified"]
 
 
@@ -140,7 +140,7 @@ def test_it_says_what_it_could_not_decide_and_nothing_is_mailed(
     ("columns", "doubt"),
     [
         ("email_verified boolean, unsubscribed boolean", "no boolean named like a consent to notifications; email_verified and unsubscribed may"),
-        ("sms_notifications boolean, adopted boolean, is_optional boolean", "sms_notifications may say something else"),
+        ("sms_notifications boolean, adopted boolean, is_optional boolean", "sms_notifications may mean something else"),
         ("notify_me boolean, consent boolean", "public.users has notify_me and consent"),
         ("consent boolean, email_notifications boolean", "public.users has consent and email_notifications"),
         ("consent text", "no boolean"),
@@ -172,7 +172,7 @@ def test_what_may_be_unclear(bare_database: Database, pgherald: Pgherald, change
         line.split(":")[0].removeprefix("could not decide ") for line in said.splitlines() if "could not" in line
     ] == doubts
     written = (pgherald.folder / "pgherald.toml").read_text()
-    assert f"NOT READY. Could not decide: {', '.join(doubts)}." in written
+    assert f"NOT READY. Could not infer: {', '.join(doubts)}." in written
     assert rules(pgherald.folder)
 
 
@@ -185,7 +185,7 @@ def test_any_table_and_value(bare_database: Database, pgherald: Pgherald) -> Non
            CREATE TABLE refund (id int PRIMARY KEY, state text, customer int REFERENCES customer, shop int REFERENCES shop)""",
     )
     assert (
-        "more than one table with a status whose owner has an e-mail address: public.orders, public.refund"
+        "more than one table with a status whose owner has an email address: public.orders, public.refund"
         in refusal(pgherald)
     )
     assert "there is no table nothing" in refusal(pgherald, "--table", "nothing")

@@ -1,4 +1,4 @@
-"""A row that is too large fails by itself, and however many there are, the daemon's memory stays what it is given."""
+"""A row that is too large fails alone, and any number of them leaves the daemon's memory within its limit."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.support.database import Database
 from tests.support.mail import MailServer
 
 LARGE = 30_000_000
-# What the service unit and the manifest allow is 512; what 16 of these rows took was 951.
+# The service unit and the manifest allow 512 MB. 16 of these rows once took 951 MB.
 MOST_MB = 400
 LOOKUP = """
 SELECT d.id AS key, d.status AS current, u.email, {consent} AS consent, {place} AS place
@@ -90,7 +90,7 @@ def test_messages_of_a_megabyte(database: Database, mail: MailServer, pgherald: 
     (folder / "body.txt.j2").write_text("{{ place }}")
     (folder / "body.html.j2").write_text("{{ place }}")
     plans = add(database, 200)
-    # What does not compress.
+    # Random text does not compress.
     database.execute(
         """UPDATE public.plan SET place = (SELECT string_agg(md5(random()::text || g), '') FROM generate_series(1, 14000) AS g)"""
     )
@@ -109,7 +109,7 @@ def test_messages_of_a_megabyte(database: Database, mail: MailServer, pgherald: 
         ({}, "UPDATE public.users SET email = repeat('x', 30000000)", "too_large"),
         ({"consent": "repeat('x', 30000000)"}, "", "too_large"),
         ({"place": "jsonb_build_array(repeat('x', 30000000))"}, "", "too_large"),
-        # What takes more room in Python than its text.
+        # Values that need more memory in Python than their text.
         ({"extra": "array_fill(true, ARRAY[1500000])"}, "", "too_large"),
         ({"extra": "('[' || repeat('{},', 500000) || '{}]')::json"}, "", "too_large"),
         ({"extra": "convert_to(repeat('x', 1000000), 'UTF8')"}, "", "too_large"),

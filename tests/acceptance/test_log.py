@@ -1,4 +1,4 @@
-"""What the daemon logs: one line an event, its keys in order; and, whatever happens, nobody's address and no secret."""
+"""The log has one line per event with its keys in order, and never an address or a secret."""
 
 import json
 import re

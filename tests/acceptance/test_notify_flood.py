@@ -1,4 +1,4 @@
-"""The channel is anybody's: a flood of notifications makes no mail late, ends no session, and is not kept in memory."""
+"""Any role can notify the channel: a flood delays no email, ends no session and stays out of memory."""
 
 import json
 import statistics

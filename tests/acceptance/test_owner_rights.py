@@ -1,4 +1,4 @@
-"""A table's owner writes code that runs when the table is read: in an index, a policy, a cast, a trigger. Never as a superuser."""
+"""Code of a table's owner, in an index, a policy, a cast or a trigger, never runs as a superuser."""
 
 import re
 from collections.abc import Iterator

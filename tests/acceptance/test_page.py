@@ -1,4 +1,4 @@
-"""The page: what it shows, to whom, and that nothing of a row is more than text in it."""
+"""The page: its content, who may see it, and values of a row appear as text only."""
 
 import json
 import re
@@ -52,7 +52,7 @@ def test_what_happens_is_sent_as_it_happens(database: Database, mail: MailServer
             name, data = next(events)
             assert (name, set(json.loads(data))) == (
                 "sections",
-                {"tiles", "plots", "rules", "doubtful", "failed", "latest", "workers"},
+                {"tiles", "plots", "rules", "in_doubt", "failed", "latest", "workers"},
             )
             plan = database.add_plan("Café", "jane@example.org")
             database.verify(plan)
@@ -77,7 +77,7 @@ def test_hostile_rows_are_text(database: Database, mail: MailServer, pgherald: P
         )
         database.execute("UPDATE pgherald.outbox SET rule = %s WHERE reason = 'x'", (RULE,))
         database.execute(
-            "INSERT INTO pgherald.worker (name, version, lease, breaker) VALUES (%(x)s, '1', '1h', %(x)s)",
+            "INSERT INTO pgherald.worker (name, version, lease, breaker_reason) VALUES (%(x)s, '1', '1h', %(x)s)",
             {"x": HOSTILE},
         )
         page = wait_until(lambda: text if "alert(1)" in (text := client.get("/").text) else None)
@@ -172,14 +172,14 @@ def test_without_a_token_nobody_acts(database: Database, pgherald: Pgherald) -> 
 def test_a_short_token_is_refused(database: Database, pgherald: Pgherald) -> None:
     done = pgherald("run", "--once", env={"PGHERALD_HTTP_ADMIN_TOKEN": "tooshort"})
     assert done.returncode == 1
-    assert "[http] token: a token has 16 characters or more" in done.stderr
+    assert "[http] admin_token: a token has 16 characters or more" in done.stderr
     assert "tooshort" not in done.stderr
 
 
 def test_only_its_own_files(database: Database, pgherald: Pgherald) -> None:
     with pgherald.daemon(env=ANY_PORT) as daemon:
         client = Client(daemon)
-        for path in ("page.py", "..%2fpage.py", "%2e%2e/site.py", "", "page.html.j2"):
+        for path in ("page.py", "..%2fpage.py", "%2e%2e/server.py", "", "../templates/page.html.j2"):
             assert client.get(f"/static/{path}").status == 404
         for name, kind in (("page.css", "text/css"), ("page.js", "text/javascript"), ("icon.svg", "image/svg+xml")):
             assert client.get(f"/static/{name}").headers["content-type"].startswith(kind)

@@ -1,4 +1,4 @@
-"""The page in a real browser: a mail appears on it while somebody looks, in every size and light."""
+"""The page in a real browser: a new email appears without a reload, in each size and colour scheme."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +36,7 @@ expect.set_options(timeout=60_000)
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """What it complains of, or its content security policy refuses, is an error of the test."""
+    """Yield a page. A browser warning, or a violation of the content security policy, fails the test."""
     context = browser.new_context(viewport=SIZES["desktop"])
     page = context.new_page()
     page.set_default_timeout(60_000)
@@ -53,7 +53,7 @@ def test_a_mail_appears_while_one_looks(database: Database, mail: MailServer, pg
     with pgherald.daemon(env=ANY_PORT) as daemon:
         page.goto(Client(daemon).url)
         expect(page.locator("#live")).to_have_text("live")
-        expect(page.locator("#latest")).to_contain_text("nothing yet")
+        expect(page.locator("#latest")).to_contain_text("no event yet")
         expect(page.locator(".tile", has_text="sent").locator("b")).to_have_text("0")
         plan = database.add_plan("Café", "jane@example.org")
         database.verify(plan)
@@ -61,12 +61,12 @@ def test_a_mail_appears_while_one_looks(database: Database, mail: MailServer, pg
         expect(page.locator("#latest li")).to_contain_text("sent")
         expect(page.locator(".tile", has_text="sent").locator("b")).to_have_text("1")
         expect(page.locator("#plots rect.sent")).to_have_count(1)
-        expect(page.locator("#workers")).to_contain_text("holds the gate")
+        expect(page.locator("#workers")).to_contain_text("leader")
         page.locator("#latest a.key").click()
-        expect(page.locator(".story")).to_contain_text("transmitting")
+        expect(page.locator(".history")).to_contain_text("transmitting")
         page.fill("input[name=key]", str(database.add_plan("Café", "other@example.org")))
         page.locator(".search button").click()
-        expect(page.locator(".story")).to_contain_text("status is 'PE', not 'VE'")
+        expect(page.locator(".history")).to_contain_text("status is 'PE', not 'VE'")
 
 
 def test_a_person_acts(database: Database, mail: MailServer, pgherald: Pgherald, page: Page) -> None:
@@ -82,7 +82,7 @@ def test_a_person_acts(database: Database, mail: MailServer, pgherald: Pgherald,
         page.get_by_text("pause", exact=True).click()
         expect(page.locator("#rules")).to_contain_text("paused since")
         page.get_by_text("retry", exact=True).click()
-        expect(page.locator("#failed")).to_contain_text("nothing has failed")
+        expect(page.locator("#failed")).to_contain_text("no event has failed")
         expect(page.locator(".tile").first).to_contain_text("1")
         assert mail.messages == []
         page.get_by_text("resume", exact=True).click()

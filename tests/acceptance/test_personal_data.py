@@ -1,4 +1,4 @@
-"""After every way in which an event can end, a dump of what pgherald keeps holds no address, no name and no place."""
+"""However an event ends, a dump of pgherald's tables holds no address, no name and no place."""
 
 from tests.fixtures.programs import Programs
 from tests.support.command import Pgherald

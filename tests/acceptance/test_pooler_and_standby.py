@@ -1,4 +1,4 @@
-"""What stands between the daemon and the primary: a pooler that lends out sessions, a standby that takes no writes."""
+"""A pooler between the daemon and the primary, and a standby that takes no writes."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ def bouncer(database: Database) -> Iterator[PgBouncer]:
 
 
 def left_behind(bouncer: PgBouncer) -> list[tuple[str, ...]]:
-    """What a daemon has left in the server's sessions for the next who is lent one."""
+    """Return the settings and locks that a daemon left in the pooled sessions, for the next client to find."""
     found: list[tuple[str, ...]] = []
     connections = bouncer.sessions()
     assert len({conn.execute("SELECT pg_backend_pid()").fetchone() for conn in connections}) == bouncer.size

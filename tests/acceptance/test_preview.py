@@ -1,4 +1,4 @@
-"""preview: the message as it would be sent, on the screen, in files and on one page; and no mail goes out."""
+"""preview shows the message as it would be sent, on the screen, in files and on one page, and sends nothing."""
 
 import email
 import email.policy
@@ -97,10 +97,10 @@ def test_what_is_amiss_stands_on_the_page(database: Database, pgherald: Pgherald
 def test_a_mail_that_would_not_go_out_says_so(database: Database, pgherald: Pgherald) -> None:
     plan = database.add_plan("Café", "anna@example.org", consent=False, status="VE")
     done = pgherald("preview", RULE, "--key", plan, check=True)
-    assert done.stderr == "note: this row's mail would not go out: no_consent (consent is false)\n"
+    assert done.stderr == "note: this row's message would not be sent: no_consent (consent is false)\n"
     database.execute("UPDATE public.users SET email_notifications_enabled = true")
     done = pgherald("preview", RULE, env={"PGHERALD_MAIL_ALLOWED_RECIPIENTS": "@example.com"}, check=True)
-    assert done.stderr == "note: this row's mail would not go out: not_allowed\n"
+    assert done.stderr == "note: this row's message would not be sent: not_allowed\n"
 
 
 @pytest.mark.parametrize("plant", ["link", "dangling", "hard link", "pipe", "folder"])
@@ -167,3 +167,13 @@ def test_what_it_writes_is_for_the_user_alone(database: Database, pgherald: Pghe
     assert len(made) == 6
     assert {(path.is_dir(), path.stat().st_mode & 0o777) for path in made} == {(True, 0o700), (False, 0o600)}
     assert {path.name for path in (tmp_path / "new" / "folder").iterdir() if path.name.startswith(".")} == set()
+
+
+@pytest.mark.parametrize("folder", ["/dev/null/x", "/proc/x"])
+def test_no_place_to_write(database: Database, pgherald: Pgherald, folder: str) -> None:
+    database.add_plan("Café", "a@example.org", status="VE")
+    done = pgherald("preview", "dateplan_verified", "--out", folder)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert folder in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Readers of addresses, messages and the secret besides the daemon: doctor names them, and the daemon does not go blind."""
+"""doctor names each role and log that can read addresses, messages or the secret, and its remedy works."""
 
 import psycopg
 import pytest
@@ -63,7 +63,7 @@ def test_who_else_can_read_is_named(database: Database, pgherald: Pgherald, mail
     line = found(pgherald, "readers")
     assert line.startswith("ok "), line
     pgherald("uninstall", "--force", check=True)
-    # What makes it happen: privileges that every new table comes with.
+    # Default privileges are the cause: each new table comes with them.
     database.execute(
         """ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO reporting; ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO reporting"""
     )

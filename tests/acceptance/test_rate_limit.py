@@ -1,4 +1,4 @@
-"""Not faster than the server wants, or the operator: two daemons together, nothing lost, nobody blamed."""
+"""Two daemons together keep to the rate of the server and of the operator, and no event fails for it."""
 
 from collections.abc import Iterator
 

@@ -17,7 +17,7 @@ from tests.support.mail import MailServer
 
 SECTION = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split("## In your own database")[1]
 SECTION = SECTION.partition("\n## ")[0]
-# What is typed before there is anything to ask, and then each command that shows its answer.
+# The commands before the first prompt, and then each command that the README shows with its output.
 SETUP = re.findall(r"^    ((?!\$ )\S.*)$", SECTION.partition("    $ ")[0], re.MULTILINE)
 DIALOGUE = re.findall(r"^    \$ (.*)\n((?:    (?!\$ ).*\n)*)", SECTION, re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""Another role plants an object for every name in our SQL, and none of them ever runs: not by a command, not by the daemon."""
+"""Another role plants an object for each name in our SQL. No command and no daemon ever runs one."""
 
 import re
 import signal
@@ -26,7 +26,7 @@ from tests.support.web import ANY_PORT, Client
 # pg_catalog last: a name without its schema is looked for in the other schemas first.
 PATH = '"$user", public, pg_temp, pg_catalog'
 ROLES = ("postgres", "keeper", "mailer")
-# The tables belong to a role that is none of those, and their keys and states are of types that it has made.
+# The tables belong to another role than those. Their keys and states are of types that this role has created.
 APPLICATION = """
     CREATE ROLE application;
     CREATE SCHEMA app;
@@ -118,7 +118,7 @@ class Ground:
         return psycopg.conninfo.make_conninfo(**{**parts, "user": role, "password": "secret"})
 
     def ran(self) -> list[str]:
-        """What has run by now, each once; the server writes its log at once."""
+        """Return the planted objects that have run so far, each once. The server writes its log without delay."""
         return sorted(set(re.findall(rf"{MARK} (.*)", self.cluster.log.read_text(encoding="utf-8", errors="replace"))))
 
     def change(self) -> None:

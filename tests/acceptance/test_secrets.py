@@ -1,4 +1,4 @@
-"""A secret in a setting that is wrong is not told: not in an error, a log, a traceback, or in a server's own words."""
+"""A secret in a wrong setting appears in no error, log or traceback, also if the server repeats it."""
 
 import base64
 import signal
@@ -56,7 +56,7 @@ def toml(value: str) -> str:
 
 
 def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
-    """What a command that needs the settings alone says on both streams."""
+    """Return the output on both streams of a command that needs nothing but the settings."""
     monkeypatch.setattr(sys, "argv", ["pgherald", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -169,7 +169,7 @@ def test_no_secret_where_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(settings, Settings)
 
 
-@pytest.mark.parametrize("command", [("demo", "--count", "0"), ("doctor",), ("run", "--once"), ("send-test", "--to", "a@example.org"), ("watch",), ("status",)], ids=" ".join)  # fmt: skip
+@pytest.mark.parametrize("command", [("demo", "--count", "0"), ("doctor",), ("run", "--once"), ("send-test", "--to", "a@example.org"), ("top",), ("status",)], ids=" ".join)  # fmt: skip
 def test_commands(pgherald: Pgherald, command: tuple[str, ...]) -> None:
     env = {
         "PGHERALD_SMTP_URL": f"smtp://u:p@h:{SECRET}",
@@ -233,3 +233,8 @@ def test_a_token_that_is_user_and_password_in_one(pgherald: Pgherald, database: 
         done = pgherald("doctor", env=env)
     assert "logged in" in done.stdout
     assert SECRET not in done.stdout + done.stderr
+
+
+def test_a_secret_file_that_is_named_by_nothing(database: Database, pgherald: Pgherald) -> None:
+    done = pgherald("status", env={"PGHERALD_DATABASE_URL_FILE": ""})
+    assert (done.returncode, "PGHERALD_DATABASE_URL_FILE: cannot read" in done.stderr) == (1, True), done.stderr

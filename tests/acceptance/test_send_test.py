@@ -1,4 +1,4 @@
-"""send-test: one real message, or one line about where it failed and what to do."""
+"""send-test sends one real message, or prints one line with the failed step and the remedy."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What systemd hears of the daemon, on a real datagram socket."""
+"""The messages that the daemon sends to systemd, on a real datagram socket."""
 
 import signal
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Several daemons on one database: they share the work, and what one leaves undone another does, once."""
+"""Several daemons on one database share the work, and another one finishes what one leaves, once."""
 
 import asyncio
 import signal
@@ -113,8 +113,8 @@ def kill_in_turns(database: Database, mail: MailServer, pgherald: Pgherald, turn
     mail.script("dot", wait(0.05))
     taken = []
     with ExitStack() as stack:
-        # It is the connection that tells of a death, not the lease. What is in doubt waits for the end of that one, so
-        # that the next death does not find it on its second way.
+        # The lost connection shows the death here, not the lease. An event in doubt waits for the end of the lease:
+        # otherwise the next death would find it being sent for the second time.
         env = {**NO_POLL, "PGHERALD_DELIVERY_LEASE": "1h"}
         victim = stack.enter_context(pgherald.daemon(env=env))
         wait_leads(database, victim)
@@ -248,7 +248,7 @@ def test_a_cut_network(
 def test_stopped_for_longer_than_the_lease(
     database: Database, mail: MailServer, other_mail: MailServer, pgherald: Pgherald, first: str
 ) -> None:
-    """A process that slept through its own burial, messages in hand. Whatever it sees first, it sends none of them."""
+    """A stopped process whose events were rescued meanwhile sends none of them, whichever it notices first."""
     gate = asyncio.Event()
     other_mail.script("data", wait_for(gate))
     with pgherald.daemon(env={**SHORT, "PGHERALD_SMTP_URL": other_mail.url}) as stopped:
@@ -348,6 +348,6 @@ def test_the_others_are_rung_while_the_leader_finds_no_mail_server(
             for turn in range(5):
                 recipient = f"quick{turn}@example.org"
                 database.verify(database.add_plan("Café", recipient))
-                # What the first has tried again meanwhile, it does not take at once.
+                # An event that the first daemon has retried meanwhile is not due at once.
                 wait_until(lambda recipient=recipient: recipient in mail.recipients)
             assert leader(database) == number(database, one)

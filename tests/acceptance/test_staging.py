@@ -1,4 +1,4 @@
-"""A staging system writes to nobody it should not, and its events live the life they live with a server."""
+"""A staging system sends to allowed recipients only, and its events take the same states as with a server."""
 
 import email
 import email.policy
@@ -121,7 +121,7 @@ def test_a_maildir_that_cannot_be_written_to_is_the_servers_trouble(
     assert "Traceback" not in done.stderr
     [event] = database.events()
     assert (event["state"], event["attempt"]) == ("available", 0)
-    # What keeps the server's events waiting is gone: the same events go out.
+    # The obstacle is gone, and the same events go out.
     (tmp_path / "file").unlink()
     with pgherald.daemon(env=env):
         wait_until(lambda: outcomes(database) == {("sent", None): 1})

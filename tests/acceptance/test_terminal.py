@@ -1,4 +1,4 @@
-"""Whatever a row, a mail server or another session says: no command lets it drive the terminal, or read as what it is not."""
+"""Text from a row, a mail server or another session never controls the terminal, and cannot pass for other output."""
 
 import ast
 import json
@@ -26,8 +26,8 @@ from tests.support.database import Database, Databases
 from tests.support.mail import MailServer
 from tests.support.smtpd import answer
 
-# A title for the terminal, colour by C0 and by C1, BEL, BS, CR, DEL; bidi override, isolate and marks; zero width; a tag;
-# a line separator; rich's markup and emoji.
+# A terminal title, colours by C0 and C1 codes, BEL, BS, CR and DEL. Bidi override, isolate and marks, zero width, a tag
+# and a line separator. Markup and emoji of rich.
 EVIL = (
     "\x1b]0;x\x07\x1b[31m\x9b31m\b\r\x7f\u202e\u2066\u200f\u061c\u200b\u2060\ufeff\U000e0041\u2028[bold red]:warning:"
 )
@@ -229,7 +229,7 @@ def _explain(world: World) -> None:
 @case("events", "list")
 def _events_list(world: World) -> None:
     said = world.run("events", "list", check=True).stdout
-    # A key's line break is none: each event begins one line, with its id.
+    # A line break in a key starts no new line: each line begins with the id of an event.
     assert re.findall(r"(?m)^ (\d+) ", said) == ["1", *map(str, world.events)]
     listed = json.loads(world.run("events", "list", "--json", check=True).stdout)
     assert [event["key"] for event in listed] == [KEY] * 4

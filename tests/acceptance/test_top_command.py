@@ -1,4 +1,4 @@
-"""watch, in a terminal of its own."""
+"""The command top, in a terminal of its own."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""Spans, as a collector gets them."""
+"""The spans that a collector receives."""
 
 import threading
 from collections.abc import Iterator

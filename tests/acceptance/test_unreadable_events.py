@@ -1,4 +1,4 @@
-"""An event that the driver cannot read fails by itself, with a reason; all others are mailed, and everything shows it."""
+"""An event that the driver cannot read fails alone, with a reason. All others are sent, and each command shows it."""
 
 import json
 import zlib
@@ -106,7 +106,7 @@ def test_a_key_that_is_not_utf8(
     assert [entry["what"] for entry in event["history"]] == ["captured", "claimed", "failed"]
     assert f"XX{shown}" in event["history"][-1]["detail"]
     done = pgherald("doctor", env=env)
-    assert "fault of doctor's own" not in done.stdout
+    assert "this is a bug in `doctor`" not in done.stdout
 
     # Once more, by a person; it fails once more.
     assert "1 event will" in pgherald("events", "retry", "second", "--state", "failed", env=env, check=True).stdout
@@ -116,7 +116,7 @@ def test_a_key_that_is_not_utf8(
     assert "1 event forgotten" in pgherald("forget", "second", f"XX{shown}", env=env, check=True).stdout
     assert f"XX{shown}" not in outcomes(database)
 
-    # What was missed is found, page by page, whatever its key; what was there before the rule still is not news.
+    # Backfill finds the missed rows page by page, whatever their keys, and none that was there before the rule.
     database.execute("ALTER TABLE public.venue DISABLE TRIGGER ALL")
     add(database, b"missed" + key, "VE")
     database.execute("ALTER TABLE public.venue ENABLE TRIGGER ALL")

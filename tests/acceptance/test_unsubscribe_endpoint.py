@@ -1,4 +1,4 @@
-"""List-Unsubscribe followed: by a person, by a mail provider, by a scanner and by a stranger."""
+"""List-Unsubscribe as a person, an email provider, a link scanner and a stranger use it."""
 
 import re
 

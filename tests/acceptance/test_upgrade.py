@@ -1,4 +1,4 @@
-"""The upgrade, rehearsed with a made-up next version: both daemons go on, and no event is lost or mailed twice.
+"""An upgrade to a made-up next version: both daemons keep running, and no event is lost or sent twice.
 
 No version has been released, so there is no older one to come from. The next one is this tree's package with a higher
 version and one column more in the outbox.
@@ -17,7 +17,7 @@ import pytest
 from psycopg import sql
 
 from listener.db import schema
-from listener.db.schema import VERSION
+from listener.db.schema_version import VERSION
 from listener.resources import resource
 from tests.fixtures.programs import Programs
 from tests.sql.test_schema_shape import ROWS, insert
@@ -134,8 +134,8 @@ def test_every_event_is_kept_and_no_table_rewritten(
 
 
 def contents(database: Database) -> list[list[tuple[object, ...]]]:
-    """What must be the same after the upgrade, beside the events."""
-    return [database.execute(f"SELECT * FROM pgherald.{name}") for name in ("rule", "handled", "secret", "pace")]  # type: ignore[arg-type]
+    """Return the rows that an upgrade must not change, beside the events."""
+    return [database.execute(f"SELECT * FROM pgherald.{name}") for name in ("rule", "handled", "secret", "rate_limit")]  # type: ignore[arg-type]
 
 
 def test_under_a_daemon_of_this_version_and_a_writer(

@@ -1,1 +1,1 @@
-"""Everything that can break, broken at random, from a seed; and then the outbox against what the mail server got."""
+"""Break everything at random, from a seed, and compare the outbox with the messages that the mail server got."""

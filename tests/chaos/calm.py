@@ -1,4 +1,4 @@
-"""When all is healed, it is listened closely: whether a ring is ever lost, and how long a mail takes."""
+"""After the faults: check that no ring is lost, and measure how long an email takes."""
 
 import asyncio
 import time
@@ -26,8 +26,8 @@ _GATE = """
 async def listen(stage: Stage) -> tuple[list[float], list[tuple[str, str]]]:
     """Two changes at a time, the second while the first is worked on: none may be late. Gives what they took, in seconds.
 
-    Two thirds of them while the database is quick to ring and slow to answer, which gives a ring time to be lost in;
-    and every other of these so that the second is on its way when a daemon has looked for the last time before it sleeps.
+    Two thirds of them run while the database is quick to ring and slow to answer, so that a ring has time to get lost.
+    In every other of these the second change is in progress when a daemon looks for the last time before it sleeps.
     """
     writer, dice = stage.writer(-1), Random(f"{stage.options.seed} calm")
     took: list[float] = []
@@ -54,7 +54,7 @@ async def listen(stage: Stage) -> tuple[list[float], list[tuple[str, str]]]:
 async def _pair(
     stage: Stage, writer: Writer, conn: psycopg.AsyncConnection[Any], dice: Random, *, aimed: bool
 ) -> dict[str, float]:
-    """Who is to get a mail now, and since when."""
+    """Return the addresses that are due an email now, each with the time of its change."""
     changed: dict[str, float] = {}
     first, second = await writer.rows(2)
     await asyncio.sleep(dice.uniform(0.0, 0.2))

@@ -1,4 +1,4 @@
-"""The mail server that everything goes to: it fails at every phase, and keeps of each message what the judge needs."""
+"""The SMTP server of the run: it fails at every phase, and keeps of each message the part that the judge needs."""
 
 import asyncio
 import hashlib
@@ -24,7 +24,7 @@ def _stall(released: asyncio.Event) -> Action:
     return Action(gate=released, silent=True, then="reset")
 
 
-# What goes wrong, by its name: at which phase, and what is done there.
+# The troubles by name: the phase, and the server's action there.
 TROUBLES: dict[str, tuple[str, Callable[[asyncio.Event], Action]]] = {
     "connect: drop": ("connect", lambda _: drop()),
     "connect: stall": ("connect", _stall),
@@ -79,7 +79,7 @@ class Catcher(Smtpd):
 
     @property
     def copies(self) -> dict[str, list[Copy]]:
-        """What was accepted, by the key of its event."""
+        """Return the accepted messages by the key of their event."""
         self._keep()
         return self._copies
 

@@ -1,4 +1,4 @@
-"""The daemons: started, hurt, and started again; and whatever they said or did that they should not have."""
+"""The daemons: start, hurt and restart them, and collect each thing that they should not have logged or done."""
 
 import asyncio
 import json

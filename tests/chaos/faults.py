@@ -1,4 +1,4 @@
-"""What a fault does, and how it ends. Faults overlap, but never two of them at one target."""
+"""The effect of each fault, and its end. Faults overlap, but never two of them at one target."""
 
 import asyncio
 import time

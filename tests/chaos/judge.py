@@ -1,4 +1,4 @@
-"""The ledger against the outbox against the mail server: whether the promise was kept, event by event."""
+"""Compare ledger, outbox and mail server, and decide for each event if the promise was kept."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from listener.mail.message import message_id
+from listener.mail.message import make_message_id
 from tests.chaos.catcher import REFUSED, Copy
 from tests.chaos.writers import UNWILLING, Ledger
 
@@ -74,13 +74,13 @@ def judge(
     of_event: dict[str, Event] = {}
     for event in sorted(events, key=lambda event: event.id):
         of_row.setdefault(int(event.key), []).append(event)
-        of_event[message_id(secret, event.rule, event.id, event.captured_at)] = event
+        of_event[make_message_id(secret, event.rule, event.id, event.captured_at)] = event
         findings.states[event.state] += 1
         findings.doubted += event.in_doubt > 0
         findings.doubts += event.in_doubt
 
     for key in copies.keys() - of_event.keys():
-        findings.wrong.append(("invented", f"a mail to {copies[key][0].recipient} of no event"))
+        findings.wrong.append(("invented", f"an email to {copies[key][0].recipient} of no event"))
     for row in of_row.keys() | +ledger.became:
         findings.wrong += _row(ledger, row, of_row.get(row, []), statuses.get(row))
     for key, event in of_event.items():
@@ -93,7 +93,7 @@ def judge(
 
 
 def _row(ledger: Ledger, key: int, events: Sequence[Event], status: str | None) -> list[tuple[str, str]]:
-    """As many events as changes, and of the last of them a mail."""
+    """Require as many events as changes, and an email of the last change."""
     expected = ledger.became[key]
     if len(events) < expected:
         return [("lost", f"row {key} reached the value {expected} times and has {len(events)} events")]
@@ -110,7 +110,7 @@ def _row(ledger: Ledger, key: int, events: Sequence[Event], status: str | None) 
 
 
 def _event(event: Event, copies: Sequence[Copy], email: str, *, hold: bool) -> list[tuple[str, str]]:
-    """What was accepted of it, against what was recorded."""
+    """Compare the accepted copies of an event with its record."""
     name = f"event {event.id} of row {event.key}, {event.state}"
     wrong: list[tuple[str, str]] = []
     if event.state == "in_doubt":
@@ -121,13 +121,13 @@ def _event(event: Event, copies: Sequence[Copy], email: str, *, hold: bool) -> l
     elif event.state == "sent" and not copies:
         wrong.append(("lost", f"{name}: no mail was accepted"))
     elif event.state != "sent" and copies and not event.in_doubt:
-        wrong.append(("contradicted", f"{name} ({event.reason}), and {len(copies)} mails were accepted"))
+        wrong.append(("contradicted", f"{name} ({event.reason}), and {len(copies)} messages were accepted"))
 
     allowed = 2 if event.in_doubt and not hold else 1
     if len(copies) > allowed:
-        wrong.append(("doubled", f"{name}: {len(copies)} mails, in doubt {event.in_doubt} times"))
+        wrong.append(("doubled", f"{name}: {len(copies)} messages, in doubt {event.in_doubt} times"))
     if len({copy.digest for copy in copies}) > 1:
-        wrong.append(("different", f"{name}: the second mail is not the first again"))
+        wrong.append(("different", f"{name}: the second message differs from the first"))
     if any(copy.recipient != email for copy in copies):
         wrong.append(("misdirected", f"{name}: to {copies[0].recipient}, not to {email}"))
     if copies and email.startswith((REFUSED, UNWILLING)):

@@ -1,4 +1,4 @@
-"""Bugs put in on purpose, to see that they are found: ``python -m tests.chaos.mutants NAME run``.
+"""Bugs added on purpose, to check that a run finds them: ``python -m tests.chaos.mutants NAME run``.
 
 They change the daemon's code in its process, and are no part of it.
 """
@@ -9,18 +9,18 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from listener.cli import main as cli
-from listener.outbox import batch_writer as batch_writer
+from listener.outbox import batch_writer
 from listener.outbox import store as outbox
-from listener.outbox.event import Mark, Settlement
+from listener.outbox.event import OutgoingMessage, Settlement
 from listener.worker import loop as worker
 from listener.worker import sender as senders
-from listener.worker.delivery import Delivery, Letter
+from listener.worker.runtime import Runtime
 from tests.chaos.stage import Options
 
 
 def settle_without_fence() -> None:
-    """Who has lost an event settles it all the same."""
-    fence = " AND o.claim = s.claim"
+    """A worker that has lost an event settles it all the same."""
+    fence = " AND event.claim = outcome.claim"
     for name in ("settle", "record"):
         assert outbox.QUERIES[name].count(fence) == 1, "the fence is elsewhere by now"
         outbox.QUERIES[name] = outbox.QUERIES[name].replace(fence, "")
@@ -30,16 +30,16 @@ def mark_after_dot() -> None:
     """The mark is written when the message has gone already."""
     send, mark = senders.Senders._send, batch_writer.BatchWriter.mark
 
-    def promised(self: batch_writer.BatchWriter, mark: Mark) -> asyncio.Future[bool]:
+    def promised(self: batch_writer.BatchWriter, message: OutgoingMessage) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         future.set_result(True)
         return future
 
     async def send_and_mark(
-        self: senders.Senders, delivery: Delivery, letter: Letter, before: asyncio.Future[bool] | None
+        self: senders.Senders, runtime: Runtime, message: OutgoingMessage, previous: asyncio.Future[bool] | None
     ) -> Settlement:
-        settlement = await send(self, delivery, letter, before)
-        await mark(self._batch_writer, Mark(letter.event, str(letter.recipient), letter.message))
+        settlement = await send(self, runtime, message, previous)
+        await mark(self._batch_writer, message)
         return settlement
 
     batch_writer.BatchWriter.mark = promised  # type: ignore[method-assign]
@@ -51,7 +51,7 @@ def wake_cleared_after_drain() -> None:
     sleep = worker.Worker._sleep
 
     async def clear_and_sleep(self: worker.Worker) -> None:
-        self._listener.wake.clear()
+        self._listener.doorbell.clear()
         await sleep(self)
 
     worker.Worker._sleep = clear_and_sleep  # type: ignore[method-assign]
@@ -63,7 +63,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
 
 
 def provoking(options: Options, mutant: str) -> Options:
-    """What brings this one to light soon, and not once in an hour."""
+    """Return the options under which this mutant is found soon, and not once an hour."""
     match mutant:
         case "settle_without_fence":
             # Stopped for longer than its lease with its hands full, and back while others work on what it had. With

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tests.chaos.catcher import TROUBLES
 
-# What is done, and how often, one in proportion to the other.
+# The faults, each with its relative frequency.
 WEIGHTS = {
     "kill": 3,
     "term": 2,

@@ -1,4 +1,4 @@
-"""What a run has shown, in a table."""
+"""Print the result of a run as a table."""
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -59,7 +59,7 @@ def _verdict(outcome: Outcome) -> Iterator[str]:
 
 
 def _silence(outcome: Outcome, begun: float, over: float) -> float:
-    """The longest time without a mail that touches this one."""
+    """Return the longest time without a message that overlaps this interval, in seconds."""
     gaps = (later - earlier for earlier, later in _gaps(outcome) if earlier < over and later > begun)
     return max(gaps, default=0.0)
 

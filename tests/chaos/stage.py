@@ -1,4 +1,4 @@
-"""What the storm goes over: a cluster, a mail server, daemons, and between each of them and the cluster a proxy."""
+"""The stage of a run: a cluster, a mail server, and daemons, each of which reaches the cluster through a proxy."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ _START = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is asked for.
+    """The options of a run.
 
     `gap`: seconds between two faults, at least and at most. `dot`: seconds that the mail server takes to answer a
     message, at least and at most. `pairs`: how many times it is listened for a lost wake-up in the calm.
@@ -99,7 +99,7 @@ def _furnish(server: str, story: str) -> None:
 
 
 def _environment(options: Options, number: int, dsn: str, proxy: Proxy, catcher: Catcher) -> dict[str, str]:
-    """All as by default, but a shorter lease, and less patience with a mail server that is silent."""
+    """Return the defaults with a shorter lease and shorter timeouts for a silent SMTP server."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "PGHERALD_"))}
     return {
         **outside,

@@ -29,10 +29,10 @@ _LEFT = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run has shown.
+    """The result of a run.
 
-    `arrivals`: when mails were accepted. `storm`: when it began and ended; both in seconds since the epoch. `calm`:
-    seconds from a change to its mail when nothing was wrong.
+    `arrivals`: when messages were accepted. `storm`: when it began and ended; both in seconds since the epoch. `calm`:
+    seconds from a change to its email when nothing was wrong.
     """
 
     options: Options

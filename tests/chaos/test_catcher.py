@@ -5,7 +5,9 @@ import random
 
 import pytest
 
-from listener.smtp.connection import Accepted, InDoubt, NotSent, Refused, SessionError, Timeouts
+from listener.smtp.outcome import Accepted, InDoubt, NotSent, Refused
+from listener.smtp.server import Timeouts
+from listener.smtp.session import SessionError
 from tests.chaos.catcher import TROUBLES, Catcher
 from tests.support.client import connect, send
 
@@ -23,7 +25,7 @@ async def outcome_of(catcher: Catcher) -> object:
     try:
         outcome = await send(connection, message=MESSAGE)
         if isinstance(outcome, Accepted):
-            # What was done then is felt by who comes next.
+            # The next connection feels the effect.
             return await send(connection, message=MESSAGE)
         return outcome
     finally:

@@ -1,7 +1,7 @@
 """The models in docs/model, explored to their last state; and their mutants, each of which must break the promise.
 
-They need a model checker and a C compiler: ``apt-get install spin gcc libc6-dev``. Who cannot have them sets
-PGHERALD_WITHOUT_SPIN=1.
+They need a model checker and a C compiler: ``apt-get install spin gcc libc6-dev``. Set
+PGHERALD_WITHOUT_SPIN=1 where they cannot be installed.
 """
 
 import os
@@ -21,7 +21,7 @@ MODELS = Path(__file__).parents[2] / "docs" / "model"
 # All is explored with one fault, and one event that comes twice into a daemon's hands; then with two faults and without.
 TWO_FAULTS = {"FAULTS": "2", "CARRIERS": "2"}
 
-# What each stands for is in docs/model/README.md.
+# docs/model/README.md describes each.
 HANDOVER_MUTANTS = [
     "SETTLE_UNFENCED",
     "MARK_UNFENCED",
@@ -60,7 +60,7 @@ HANDOVER_WITNESSES = {
     "a doubt held for a person": "state == in_doubt && held",
     "accepted, and refused when sent again": "state == failed && accepted == 1",
     "one event twice in a daemon's hands": "wish[0] == mark && wish[2] == mark",
-    "in hand since an earlier life": "wish[0] == mark && claimed_in[0] != life[0]",
+    "in flight since an earlier life": "wish[0] == mark && claimed_in[0] != life[0]",
     "in doubt, and about to be sent by who marked it": "state == in_doubt && claim == 1 && yes[0] && !over[until]",
     "in doubt, and a late reply about to settle it": "state == in_doubt && claim == 1 && outcome[0] == sent",
     "to be sent once more, and a late reply about to settle it": "state == available && claim == 1 && outcome[0] == sent",
@@ -75,7 +75,7 @@ GATE_WITNESSES = {
 
 @dataclass(frozen=True)
 class Exploration:
-    """What pan, the program that spin makes of a model, has found."""
+    """The findings of pan, the program that spin makes of a model."""
 
     errors: int
     said: str

@@ -35,7 +35,7 @@ _STORIES = {
 
 @dataclass
 class Ledger:
-    """What the application knows. A key is a row's id.
+    """The application's own record of its changes. A key is a row's id.
 
     `became`: how many committed changes took the row into the value. `left`: rows that were taken out of it.
     `undone`: rows that were taken there and rolled back. `emails`: each row's own.
@@ -88,7 +88,7 @@ class Writer:
                 pause = self._chance.uniform(*_PAUSE)
             except psycopg.OperationalError:
                 await self.close()
-                # The database is away; whoever hammers at it keeps it away.
+                # The database is unavailable, and rapid retries would keep it so.
                 pause = 0.1
             await asyncio.sleep(pause)
         await self.close()
@@ -185,7 +185,7 @@ class Writer:
         self._ledger.committed += 1
         self._ledger.became.update(became)
         self._ledger.undone.update(undone)
-        # Rows that go through it again have ordinary owners, so that each of their mails is to be expected.
+        # Rows that go through it again have ordinary owners, so that each of their emails is expected.
         self._mine += [key for key in became if self._ledger.emails[key].startswith("u")]
 
     def _rolled_back(self, keys: list[int]) -> None:
@@ -204,7 +204,7 @@ class Writer:
     async def _find_out(
         self, conn: psycopg.AsyncConnection[Any], token: int, pid: int, became: list[int], undone: list[int]
     ) -> None:
-        """Whether a COMMIT did it, though nobody said so: once its session is gone, the transaction's row tells."""
+        """Return whether a COMMIT without an answer took effect: the transaction's row shows it once the session is gone."""
         alive = "SELECT FROM pg_stat_activity WHERE pid = %s AND backend_start < (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())"
         while (await conn.execute(alive, (pid,))).rowcount:
             await asyncio.sleep(0.01)

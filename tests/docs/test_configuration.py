@@ -38,7 +38,7 @@ def test_a_section(section: str) -> None:
     }
     said = {key: default for key, (default, _) in documented.items() if default != "–"}
     assert model.model_validate(said) == model.model_validate({})
-    # What is said to have none has none.
+    # A key without a documented default has no default.
     unset = [getattr(model.model_validate({}), keys(model)[key]) for key in documented.keys() - said.keys()]
     assert not any(unset)
 

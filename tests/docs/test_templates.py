@@ -1,4 +1,4 @@
-"""docs/templates.md shows the shipped mail as it is."""
+"""docs/templates.md shows the shipped email as it is."""
 
 import re
 from pathlib import Path

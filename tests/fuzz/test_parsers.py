@@ -1,4 +1,4 @@
-"""What is read from rows and from servers: any text is read or refused, with the parser's own error and no other."""
+"""Each parser of text from rows and servers reads any text, or refuses it with its own error and no other."""
 
 import re
 
@@ -36,7 +36,7 @@ def test_an_address_is_safe_or_refused(text: str) -> None:
         assert parse_address(str(address)) == address
         return
     assert bad.reason == "bad_address"
-    # What it says is kept, and must not repeat the address.
+    # The error's text is stored, and must not repeat the address.
     assert len(text) < 20 or text not in str(bad)
 
 

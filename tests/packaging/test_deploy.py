@@ -1,4 +1,4 @@
-"""What deploy/ holds is well-formed, and speaks of metrics, options, keys and files that there are."""
+"""The files in deploy/ are well-formed, and name metrics, options, keys and files that exist."""
 
 import json
 import re

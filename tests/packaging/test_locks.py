@@ -1,4 +1,4 @@
-"""The lock files: hashes always, an index's address never, one version of each package, and a small one for the demo."""
+"""The lock files: a hash for each package, no address of an index, one version of a package, and few for the demo."""
 
 import re
 import tomllib
@@ -28,7 +28,7 @@ def test_each_package_has_hashes_and_no_index_is_named(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["run.lock", "demo.lock", "build.lock"])
 def test_versions_are_those_that_are_tested(name: str) -> None:
-    """What `make demo` has installed, `make test` leaves as it is."""
+    """`make test` must not replace a package that `make demo` has installed."""
     assert pinned(name) <= pinned("dev.lock")
 
 

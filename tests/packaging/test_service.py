@@ -1,4 +1,4 @@
-"""The unit at work: `.ci/docker` makes an image with systemd, and names it in PGHERALD_TEST_SYSTEMD_IMAGE."""
+"""The unit under a real systemd: `.ci/docker` builds the image and names it in PGHERALD_TEST_SYSTEMD_IMAGE."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tests.support.mail import MailServer
 
 IMAGE = os.environ.get("PGHERALD_TEST_SYSTEMD_IMAGE", "")
 UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "pgherald.service"
-# What systemd needs to make the sandboxes of its services, in the host's network, since an engine may have no other.
+# Options that systemd needs for the sandboxes of its services. An engine may have no network but the host's.
 _MACHINE = (
     "--cap-add=SYS_ADMIN", "--cap-add=SYS_PTRACE", "--security-opt=seccomp=unconfined",
     "--security-opt=apparmor=unconfined", "--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup",

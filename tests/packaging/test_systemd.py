@@ -1,4 +1,4 @@
-"""The unit is one that systemd understands, and leaves a daemon that is broken into little to reach."""
+"""systemd understands the unit, and the unit leaves a compromised daemon little to reach."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""What is shipped: a wheel with the package and its files in it and nothing else, and an sdist that makes the same one."""
+"""The wheel holds the package and its files and nothing else, and the sdist builds the same wheel."""
 
 import shutil
 import subprocess
@@ -26,7 +26,7 @@ class Built:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    # A copy, so that whoever saves a file meanwhile does not make the two wheels differ.
+    # A copy, so that a file saved meanwhile does not make the two wheels differ.
     tree = tmp_path_factory.mktemp("copy") / "pgherald"
     shutil.copytree(ROOT, tree, ignore=hidden)
     from_tree = tmp_path_factory.mktemp("tree")
@@ -52,8 +52,10 @@ def test_the_wheel_holds_the_package_and_what_describes_it(built: Built) -> None
         assert shipped
     modules = {name for name in names if name.startswith("listener/") and name.endswith(".py")}
     assert modules == {str(file.relative_to(built.tree)) for file in (built.tree / "listener").rglob("*.py")}
-    page = {path.name for path in (built.tree / "listener" / "web").iterdir() if path.is_file()}
-    assert {name.rpartition("/")[2] for name in names if name.startswith("listener/web/")} == page
+    for folder in ("static", "templates"):
+        files = {path.name for path in (built.tree / "listener" / "web" / folder).iterdir()}
+        assert {Path(name).name for name in names if name.startswith(f"listener/web/{folder}/")} == files
+        assert files
     assert {Path(name).suffix for name in names if not name.startswith(DIST_INFO)} == {
         ".py",
         ".sql",

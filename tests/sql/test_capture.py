@@ -1,4 +1,4 @@
-"""Every way by which a row can reach the value gives one event, captured per row or per statement; nothing else gives any."""
+"""Each way in which a row can reach the value gives one event, per row and per statement. Nothing else does."""
 
 from collections.abc import Iterator
 
@@ -55,7 +55,7 @@ ONE_EACH: dict[str, tuple[str, list[str]]] = {
                        UPDATE public.dateplan SET status = 'VE' WHERE id = 3; END $$""",
         ["3"],
     ),
-    "deleted and inserted anew": (
+    "deleted and inserted again": (
         "DELETE FROM public.dateplan WHERE id = 3; INSERT INTO public.dateplan (id, status) VALUES (3, 'VE')",
         ["3"],
     ),
@@ -156,7 +156,7 @@ def test_a_failing_statement_leaves_nothing(plans: Database) -> None:
     "change", ["UPDATE public.dateplan SET status = 'VE'", "INSERT INTO public.dateplan (id, status) VALUES (9, 'VE')"]
 )
 def test_a_replica_does_not_capture(plans: Database, change: str) -> None:
-    """What is replicated or restored has had its event where it was written; backfill finds what had not."""
+    """A replicated or restored row had its event where it was written. Backfill finds those that had none."""
     conn = plans.connect(options="-c session_replication_role=replica")
     conn.execute(change)
     assert captured(plans) == []

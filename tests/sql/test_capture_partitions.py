@@ -1,4 +1,4 @@
-"""Partitioned tables: a row that moves while it has the value is no news, a row that gets the value is, wherever it goes."""
+"""Partitioned tables: a row that moves with the value gives no event, and one that gets the value gives one."""
 
 import pytest
 
@@ -69,16 +69,16 @@ CASES: dict[str, tuple[str, list[str]]] = {
         "INSERT INTO app.plans VALUES (1, 'north', 1) ON CONFLICT (id, region, year) DO UPDATE SET status = 'VE'",
         ["{1,north,1}"],
     ),
-    "deleted and inserted anew": (
+    "deleted and inserted again": (
         "DELETE FROM app.plans WHERE id = 2; INSERT INTO app.plans VALUES (2, 'north', 1, 'VE')",
         ["{2,north,1}"],
     ),
-    "deleted and inserted anew elsewhere": (
+    "deleted and inserted again elsewhere": (
         "DELETE FROM app.plans WHERE id = 2; INSERT INTO app.plans VALUES (2, 'south', 1, 'VE')",
         ["{2,south,1}"],
     ),
     # All that a function does is one statement to statement_timestamp().
-    "deleted and inserted anew by a function": (
+    "deleted and inserted again by a function": (
         "DO $$ BEGIN DELETE FROM app.plans WHERE id = 2; INSERT INTO app.plans VALUES (2, 'south', 1, 'VE'); END $$",
         ["{2,south,1}"],
     ),

@@ -1,5 +1,5 @@
-"""Capture per statement: what it refuses, and going over to it and back. That it captures what capture per row does,
-test_capture shows."""
+"""Capture per statement: what it refuses, and going over to it and back. test_capture
+shows that it captures the same changes as capture per row."""
 
 import threading
 from typing import Any
@@ -49,7 +49,7 @@ def test_per_something_else_is_refused(plans: Database, per: str | None) -> None
 
 
 def test_over_to_it_and_back(plans: Database) -> None:
-    """What is known of the rows stays known; every change has its one event."""
+    """The handled rows stay handled, and each change has one event."""
     plans.execute("INSERT INTO app.plans VALUES (7, 'VE')")
     plans.execute(WATCH, ("row",))
     plans.execute("CALL pgherald.snapshot_existing('bulk')")

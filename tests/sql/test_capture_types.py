@@ -1,4 +1,4 @@
-"""Keys, columns and values of every type that can be watched, under any name; and what cannot be, refused with the reason."""
+"""Keys, columns and values of each type that can be watched, under any name. The others are refused with the reason."""
 
 from typing import Any
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from listener.db.connection import _PINNED_PLANS, opened, outbox_pool
+from listener.db.pools import PINNED_PLANS, opened, outbox_pool
 from tests.support.claimant import QUERIES, RULE, Claimant
 from tests.support.database import Database
 
@@ -235,7 +235,7 @@ def prepared_claim(conn: psycopg.Connection[Any]) -> sql.Composable:
 def test_the_claims_plan_stays_when_the_table_grows(database: Database, statistics: str, mode: str) -> None:
     """Without the pins, a plan made while the table was empty took 22 s a claim."""
     conn = database.connect()
-    conn.execute(_PINNED_PLANS)
+    conn.execute(PINNED_PLANS)
     conn.execute("SELECT set_config('plan_cache_mode', %s, false)", (mode,))
     database.execute("ALTER TABLE pgherald.outbox SET (autovacuum_enabled = off)")
     if statistics == "of an empty table":
@@ -251,7 +251,7 @@ def test_the_claims_plan_stays_when_the_table_grows(database: Database, statisti
     assert "using outbox_available_idx" in plan
     assert "using outbox_pkey" in plan
     assert re.search(r"InitPlan [\s\S]*using rule_pkey", plan), plan
-    assert re.search(r"using outbox_key_idx .*\n +Index Cond: \(key = o.key\)", plan), plan
+    assert re.search(r"using outbox_key_idx .*\n +Index Cond: \(key = event.key\)", plan), plan
     assert not re.search("Seq Scan|Sort|Bitmap|Hash|Merge", plan), plan
     conn.execute("SET statement_timeout = '5s'")
     for _ in range(3):
@@ -278,7 +278,7 @@ def test_the_claims_plan_stays_when_the_table_grows(database: Database, statisti
 def test_no_plan_reads_what_is_settled(database: Database, query: str, events: int) -> None:
     """Planned while nothing was claimed yet, a write read the whole index of what had left `available`."""
     conn = database.connect()
-    conn.execute(_PINNED_PLANS)
+    conn.execute(PINNED_PLANS)
     capture(database, events)
     database.execute("VACUUM ANALYZE pgherald.outbox")
     text, names = QUERIES[query], dict.fromkeys(re.findall(r"%\((\w+)\)", QUERIES[query]))
@@ -293,7 +293,7 @@ def test_no_plan_reads_what_is_settled(database: Database, query: str, events: i
 
 
 def test_the_daemons_sessions_are_pinned_and_prepare_at_once(database: Database) -> None:
-    """What the test above sets by hand."""
+    """The pool sets the options that the test above sets by hand."""
 
     async def settings() -> tuple[Any, ...]:
         pool = outbox_pool(database.url)
@@ -301,6 +301,6 @@ def test_the_daemons_sessions_are_pinned_and_prepare_at_once(database: Database)
             cursor = await conn.execute("SELECT " + ", ".join(f"current_setting('{name}')" for name in pinned))
             return (conn.prepare_threshold, *(await cursor.fetchone() or ()))
 
-    pinned = re.findall(r"SET (\w+) = off", _PINNED_PLANS)
+    pinned = re.findall(r"SET (\w+) = off", PINNED_PLANS)
     assert len(pinned) >= 5
     assert asyncio.run(settings()) == (0, *["off"] * len(pinned))

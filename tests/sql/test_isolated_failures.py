@@ -1,4 +1,4 @@
-"""What one event's data does to a statement for many: that event alone suffers it."""
+"""Bad data of one event fails that event alone, not the others in the same statement."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,13 +10,16 @@ import structlog
 from psycopg import sql
 
 from listener.config.rules import default_rules
-from listener.db.connection import lookup_pool, opened, outbox_pool, parameters
+from listener.db.connection import parameters
 from listener.db.pool import Connection, Pool
+from listener.db.pools import lookup_pool, opened, outbox_pool
 from listener.errors import BadData
-from listener.outbox.event import Event, Mark, Settlement
+from listener.outbox.event import Event, OutgoingMessage, Settlement
+from listener.outbox.registration import Registration
 from listener.outbox.store import Outbox
 from listener.worker.delivery import Delivery
 from listener.worker.lookup import Lookup
+from listener.worker.registry import WorkerRegistry
 from tests.support.claimant import RULE
 from tests.support.database import Database, Databases, install_triggers
 
@@ -25,9 +28,9 @@ from tests.support.database import Database, Databases, install_triggers
 async def worker(database: Database) -> AsyncIterator[Outbox]:
     pool = outbox_pool(database.url)
     async with opened(pool):
-        outbox = Outbox(pool, lease=10, hold=False)
-        await outbox.register()
-        yield outbox
+        registration = Registration(lease_s=10)
+        await WorkerRegistry(pool, registration, hold=False).register()
+        yield Outbox(pool, registration, hold=False)
 
 
 def capture(database: Database, *keys: str) -> None:
@@ -36,6 +39,11 @@ def capture(database: Database, *keys: str) -> None:
 
 def states(database: Database) -> dict[str, str]:
     return dict(database.execute("SELECT left(key, 20), state FROM pgherald.outbox ORDER BY id"))
+
+
+def message(event: Event, recipient: Any, raw: bytes) -> OutgoingMessage:
+    """A mark, also for a recipient that no `Address` can have."""
+    return OutgoingMessage(event, recipient, raw, "id")
 
 
 def flaws(events: list[Event]) -> dict[str, str | None]:
@@ -107,7 +115,11 @@ async def test_what_cannot_be_written_of_one_is_written_of_the_others(sandbox: D
                     Settlement(event, "failed", "failed", "x", "\0 \ud800 é", uses_attempt=True)
                     for event in (a, b, c, d)
                 ],
-                [Mark(e, "e@example.org", b"e"), Mark(f, "\ud800@example.org", b"f"), Mark(g, "g\0@example.org", b"g")],
+                [
+                    message(e, "e@example.org", b"e"),
+                    message(f, "\ud800@example.org", b"f"),
+                    message(g, "g\0@example.org", b"g"),
+                ],
             )
     assert written == {event.fence for event in (a, b, c, d, e)}
     assert states(sandbox) == {
@@ -122,8 +134,11 @@ async def test_what_cannot_be_written_of_one_is_written_of_the_others(sandbox: D
 async def test_letters_that_the_database_has_not(databases: Databases) -> None:
     with databases.fresh(encoding="LATIN1") as database:
         install_triggers(database.connect())
-        async with worker(database) as outbox:
-            assert await outbox.renew(
+        pool = outbox_pool(database.url)
+        async with opened(pool):
+            registry = WorkerRegistry(pool, Registration(lease_s=10), hold=False)
+            await registry.register()
+            assert await registry.renew(
                 has_presence_lock=False, listening=False, leader=False, pid=None, breaker_reason="554 你好 é"
             )
         assert database.value("SELECT breaker_reason FROM pgherald.worker") == "554 \\u4f60\\u597d \\xe9"
@@ -213,7 +228,7 @@ async def test_what_was_kept_and_cannot_be_used(sandbox: Database, change: str, 
     capture(sandbox, "a")
     async with worker(sandbox) as outbox:
         [event] = await outbox.claim(1, [RULE])
-        await outbox.record([], [Mark(event, "a@example.org", b"abc")])
+        await outbox.record([], [message(event, "a@example.org", b"abc")])
         stored = await outbox.stored_message(event)
         assert stored is not None
         assert (stored.recipient, stored.message) == ("a@example.org", b"abc")

@@ -1,4 +1,4 @@
-"""What `status` says of the outbox's size, however its table is made: whole, in partitions at any depth, or inherited from."""
+"""The outbox's size in `status`: for one table, for partitions at any depth, and with inheritance."""
 
 from typing import Any, LiteralString
 

@@ -1,4 +1,4 @@
-"""A dead worker's events: what it had claimed goes back, what it had marked is in doubt. A live worker's are its own."""
+"""A dead worker's claimed events are released, and its marked events are in doubt. A live worker keeps its events."""
 
 from collections.abc import Callable
 from typing import Any
@@ -131,7 +131,7 @@ def test_a_live_workers_events_are_its_own(sandbox: Database, claimant: Register
 
 @pytest.mark.usefixtures("events")
 def test_a_lease_that_ran_out_is_over_even_with_its_lock(sandbox: Database, claimant: Register) -> None:
-    """A cut network: the server does not know yet that the session is gone. Whoever is buried learns it by `renew`."""
+    """A cut network: the server does not know yet that the session is gone. The rescued worker learns it by `renew`."""
     cut, other = claimant("cut", locked=True), claimant("other")
     half_done(cut)
     die(cut, "lease")
@@ -176,7 +176,7 @@ def test_two_who_bury_at_once_do_not_wait_for_the_events(sandbox: Database, clai
 
 
 def test_the_lock_that_tells_is_let_go_at_once(claimant: Register) -> None:
-    """Who has lost its session, and looks for a moment as if it were gone, must get its lock again."""
+    """A worker that lost its session, and seems gone for a moment, must get its lock back."""
     worker, other = claimant("worker", locked=True), claimant("other")
     worker.conn.execute("SELECT pg_advisory_unlock(726355, %s)", (worker.lock,))
     assert other.peers()[0]["gone"]

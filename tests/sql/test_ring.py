@@ -1,4 +1,4 @@
-"""One ring a transaction, and only while the daemon sleeps; whoever did not ring keeps it from falling asleep unseen."""
+"""One NOTIFY per transaction, only while the daemon sleeps. A transaction without one keeps the gate from closing."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,7 +29,7 @@ def plans(sandbox: Database, request: pytest.FixtureRequest) -> Iterator[Databas
 
 @pytest.fixture
 def rings(plans: Database) -> Callable[[], list[str]]:
-    """What has rung since, without waiting: notifications come in the order of their commits, so the marker is the last."""
+    """Return the rings so far without waiting: notifications come in commit order, so the marker is the last."""
     ear = plans.connect()
     ear.execute("LISTEN pgherald; LISTEN marker")
 

@@ -1,4 +1,4 @@
-"""The same file by psql and by `pgherald install`: once, again, while the application writes, and away again."""
+"""The same file by psql and by `pgherald install`: once, again, while the application writes, and uninstalled."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from listener.db.schema import VERSION
+from listener.db.schema_version import VERSION
 from listener.resources import resource
 from tests.fixtures.programs import Programs
 from tests.support.claimant import Claimant

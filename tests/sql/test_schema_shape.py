@@ -1,4 +1,4 @@
-"""What the schema looks like, and what it refuses to hold."""
+"""The schema as a dump shows it, and the values that its constraints refuse."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).with_name("schema.golden")
 
 
 def test_golden(database: Database, programs: Programs) -> None:
-    """Whoever changes the schema sees the whole change in the diff of this file."""
+    """A change of the schema appears as a whole in the diff of this file."""
     dump = programs.dump(database, "-n", "pgherald")
     if os.environ.get("PGHERALD_UPDATE_GOLDEN"):
         GOLDEN.write_text(dump, encoding="utf-8")
@@ -79,7 +79,7 @@ def test_every_refusal_is_tested_and_capture_pays_for_none(sandbox: Database) ->
         "SELECT tgname FROM pg_trigger WHERE tgrelid = 'pgherald.outbox'::regclass AND tgtype = 1 | 16"
     )
     assert {name for (name,) in triggers} == {constraint for _, _, constraint in REFUSED}
-    # The server reads a CHECK's text anew for each row that a row trigger inserts: some 10 µs.
+    # The server parses a CHECK's text for each row that a row trigger inserts: some 10 µs.
     paid = sandbox.execute(
         """SELECT conname FROM pg_constraint WHERE conrelid = 'pgherald.outbox'::regclass AND contype = 'c'
             UNION ALL SELECT tgname FROM pg_trigger WHERE tgrelid = 'pgherald.outbox'::regclass AND tgtype & 4 > 0"""

@@ -1,4 +1,4 @@
-"""Marks and outcomes: what each writes, and that nothing is written by who has lost the event."""
+"""The writes of marks and outcomes. A worker that has lost an event writes nothing."""
 
 from collections.abc import Callable
 from typing import Any
@@ -73,7 +73,7 @@ def test_the_end_is_written_once_and_the_message_forgotten(
 
 
 def test_back_at_once_and_without_a_word(sandbox: Database, worker: Claimant, event: Any) -> None:
-    """What could not be begun: no attempt, no line in the history."""
+    """An event whose sending never began uses no attempt and adds no line to the history."""
     before = now(sandbox)
     assert worker.record([(event["id"], event["claim"], "available", None, 0, None, None, None)], [])
     row = now(sandbox)
@@ -94,7 +94,7 @@ def test_back_later(sandbox: Database, worker: Claimant, event: Any) -> None:
     )
     row = now(sandbox)
     assert (row["state"], row["reason"], row["attempt"], row["settled_at"]) == ("available", "greylisted", 1, None)
-    assert (row["recipient"], row["message"]) == (None, None), "it was not sent: the next time it is written anew"
+    assert (row["recipient"], row["message"]) == (None, None), "it was not sent: the next attempt composes it again"
     assert sandbox.value(
         "SELECT scheduled_at - now() BETWEEN interval '59 minutes' AND interval '60 minutes' FROM pgherald.outbox"
     )
@@ -170,7 +170,7 @@ def test_who_learns_the_outcome_late_may_settle_it(
         event, state, reason="rejected", uses_attempt=True, delay=0, history_entry=what.removesuffix("_late")
     )
     row = now(sandbox)
-    # What was not sent after all was no doubt, and its bytes need not be sent again.
+    # A message that was not sent after all is not in doubt, and its bytes are not needed again.
     assert (row["state"], row["attempt"], row["in_doubt_count"]) == (state, 1, 0 if state == "available" else 1)
     assert (row["recipient"], row["message"]) == (None, None)
     assert whats(sandbox) == ["claimed", "transmitting", "in_doubt", what]

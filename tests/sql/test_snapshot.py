@@ -1,4 +1,4 @@
-"""The rows that were in the value before the rule was: all of them, page by page, and not one that has an event."""
+"""The snapshot of rows in the value before the rule: all of them, page by page, and none that has an event."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -90,7 +90,7 @@ def test_a_row_that_comes_back_has_an_event(plans: Database) -> None:
 
 
 def test_where_rows_are_hidden_it_fails(plans: Database) -> None:
-    """What it does not see, backfill would take for missed."""
+    """Backfill would capture a row that the snapshot does not see."""
     plans.execute(
         """ALTER TABLE app.plans ENABLE ROW LEVEL SECURITY;
            GRANT USAGE ON SCHEMA app, pgherald TO pg_monitor; GRANT ALL ON ALL TABLES IN SCHEMA app, pgherald TO pg_monitor;

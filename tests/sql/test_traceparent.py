@@ -1,4 +1,4 @@
-"""What the application says of its trace goes along with the event, if it is what it should be, and never stands in its way."""
+"""A valid trace context of the application is stored with the event. An invalid one is ignored."""
 
 from typing import Any
 

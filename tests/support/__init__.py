@@ -1,4 +1,4 @@
-"""What tests stand on. Nothing here sleeps blindly: things are waited for, with a deadline."""
+"""Servers, programs and helpers of the tests. They wait for a condition, with a deadline, and never sleep blindly."""
 
 import asyncio
 import time
@@ -7,8 +7,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Seconds that a condition is waited for. Long, since a loaded machine is no fault, and a condition that comes ends the wait;
-# shorter than the minute after which a daemon that missed a notification would poll, and than a test may take.
+# Timeout of a condition in seconds. It is long, since a loaded machine is no fault and a true condition ends the wait.
+# It is shorter than the minute after which a daemon polls, which would hide a lost notification.
 PATIENCE = 45.0
 _STEP = 0.01
 

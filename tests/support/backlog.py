@@ -10,6 +10,8 @@ from tests.support.command import Daemon
 from tests.support.database import Database
 from tests.support.mail import MailServer
 
+RULE = "dateplan_verified"
+
 
 def add_plans(database: Database, number: int, name: str = "u") -> range:
     """So many plans of so many users: ``u1@example.org``, and on."""
@@ -26,6 +28,11 @@ def add_plans(database: Database, number: int, name: str = "u") -> range:
 
 def states(database: Database) -> Counter[str]:
     return Counter(dict(database.execute("SELECT state, count(*) FROM pgherald.outbox GROUP BY state")))
+
+
+def reasons(database: Database) -> list[tuple[str, str | None]]:
+    """Return each event's state and its reason, in the order of their capture."""
+    return [(event["state"], event["reason"]) for event in database.events()]
 
 
 def doubted(database: Database) -> int:

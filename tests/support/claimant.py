@@ -1,4 +1,4 @@
-"""The queries of `sql/queries/outbox.sql`, as one worker's session sends them."""
+"""The queries of the outbox and of the registry of workers, as one worker's session sends them."""
 
 import json
 from collections.abc import Sequence
@@ -7,8 +7,10 @@ from typing import Any
 import psycopg
 from psycopg.rows import DictRow, dict_row
 
-from listener.outbox.store import QUERIES
+from listener.outbox.store import QUERIES as OUTBOX_QUERIES
+from listener.worker.registry import QUERIES as WORKER_QUERIES
 
+QUERIES = {**OUTBOX_QUERIES, **WORKER_QUERIES}
 RULE = "dateplan_verified"
 
 
@@ -42,7 +44,7 @@ class Claimant:
         return sorted(rows, key=lambda row: row["id"])
 
     def stored(self, event: DictRow) -> tuple[str, bytes]:
-        """What was kept of the event's first sending."""
+        """Return the recipient and the bytes that were kept of the event's first sending."""
         [row] = self._run("stored", id=event["id"], claim=event["claim"], most=1000)
         return row["recipient"], row["message"]
 
@@ -50,12 +52,12 @@ class Claimant:
         self, event: DictRow, state: str, *, reason: str | None = None, uses_attempt: bool = False, delay: float | None = None,
         history_entry: str | None = None, detail: str | None = None, hold: bool = False,
     ) -> bool:  # fmt: skip
-        """Whether it was this claim's to settle."""
+        """Settle the event. Return whether this claim still owned it."""
         values = (event["id"], event["claim"], state, reason, int(uses_attempt), delay, history_entry or state, detail)
         return bool(self.record([values], [], hold=hold))
 
     def mark(self, event: DictRow, recipient: str = "jane@example.org", message: bytes = b"bytes") -> bool:
-        """Whether it was this claim's to mark."""
+        """Mark the event. Return whether this claim still owned it."""
         return bool(self.record([], [(event["id"], event["claim"], recipient, message)]))
 
     def peers(self) -> list[DictRow]:

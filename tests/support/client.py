@@ -1,4 +1,4 @@
-"""What tests of the SMTP client share: both event loops, ways to connect, and waiting without sleeping."""
+"""Helpers for tests of the SMTP client: both event loops, ways to connect, and waiting without sleeping."""
 
 import asyncio
 import functools
@@ -12,7 +12,10 @@ from typing import Any, Literal
 import pytest
 
 from listener.address import parse_address
-from listener.smtp.connection import SendOutcome, SessionError, SmtpConnection, SmtpServer, Timeouts, tls_context
+from listener.smtp.connection import SmtpConnection
+from listener.smtp.outcome import SendOutcome
+from listener.smtp.server import SmtpServer, Timeouts
+from listener.smtp.session import SessionError, tls_context
 from tests.support import PATIENCE
 from tests.support.smtpd import EXTENSIONS, Smtpd
 

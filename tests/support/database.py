@@ -1,8 +1,8 @@
 """A real PostgreSQL for the run, and a database of its own for every test.
 
-The server is PGHERALD_TEST_DATABASE_URL's if that is set; else a container of PGHERALD_TEST_IMAGE (postgres:17) where
-a Docker engine answers, and the image is not set to nothing; else the embedded one, or that of the folder
-PGHERALD_TEST_BINARIES, such as /usr/lib/postgresql/15/bin.
+The server is the first of these: the one of PGHERALD_TEST_DATABASE_URL, if it is set; a container of
+PGHERALD_TEST_IMAGE (postgres:17), if a Docker engine answers and the variable is not set to an empty string; the programs
+in the folder PGHERALD_TEST_BINARIES, such as /usr/lib/postgresql/15/bin, or the embedded ones.
 """
 
 import gc
@@ -117,7 +117,7 @@ def free_port() -> int:
 
 @dataclass
 class Database:
-    """One test's own. What `connect` opened is closed with it."""
+    """The database of one test. Closing it closes the connections that `connect` opened."""
 
     url: str
     _connections: list[psycopg.Connection[Any]] = field(default_factory=list)
@@ -178,7 +178,7 @@ class Databases:
 
     @contextmanager
     def fresh(self, template: str | None = None, *, encoding: str | None = None) -> Iterator[Database]:
-        """A copy of the template, or an empty database; dropped in the end, whoever is still connected."""
+        """Yield a copy of the template, or an empty database. It is dropped in the end, with its open sessions."""
         name = f"{self.run}_{secrets.token_hex(6)}"
         self._create(name, template, encoding)
         database = Database(self.at(name))

@@ -4,7 +4,7 @@ import subprocess
 
 
 def docker(*arguments: str, check: bool = True) -> str:
-    """What it says, on either stream."""
+    """Run docker and return its output of both streams."""
     done = subprocess.run(
         ["docker", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=90
     )

@@ -1,4 +1,4 @@
-"""A mail server for tests that are not asynchronous, or must not share their loop: `Smtpd`, in a thread."""
+"""`Smtpd` in a thread, for tests that are not asynchronous or must not share the server's loop."""
 
 import asyncio
 import threading
@@ -32,7 +32,7 @@ class MailServer:
 
     @property
     def messages(self) -> list[Received]:
-        """What it has accepted, in order."""
+        """Return the accepted messages, in order."""
         return list(self._smtpd.messages)
 
     @property
@@ -43,7 +43,7 @@ class MailServer:
         """Wait until so many messages were accepted in all; more is an error too."""
         with suppress(TimeoutError):
             self._call(self._smtpd.until(lambda: len(self._smtpd.messages) >= number, timeout))
-        assert len(self._smtpd.messages) == number, f"{number} mails were expected, came: {self.recipients}"
+        assert len(self._smtpd.messages) == number, f"{number} messages were expected, came: {self.recipients}"
         return self.messages
 
     def wait_reached(self, phase: str, times: int = 1, timeout: float = PATIENCE) -> None:

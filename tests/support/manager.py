@@ -32,7 +32,7 @@ class Manager:
         return lines
 
     def silent(self, seconds: float) -> bool:
-        """Whether nothing comes for so long."""
+        """Return whether no message comes for `seconds`."""
         try:
             self.told(seconds)
         except TimeoutError:
@@ -40,7 +40,7 @@ class Manager:
         return False
 
     def forget(self) -> None:
-        """What has come until now."""
+        """Return the messages so far, without waiting."""
         self.sock.setblocking(False)
         try:
             while True:

@@ -1,7 +1,7 @@
 """Objects that another role has planted for each name in our SQL: whatever runs one of them runs that role's code.
 
-Under the path that `plant` gives the database, pg_catalog comes last, so that a name without its schema is found in a plant of
-the same signature; and some plants fit better than any of the catalog's. Each writes a line into the server's log when it runs.
+The search path that `plant` sets has pg_catalog last. A name without its schema is then found in a plant of the same
+signature, and some plants fit better than any of the catalog's. Each plant writes a line into the server's log when it runs.
 """
 
 import ast

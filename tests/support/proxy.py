@@ -39,7 +39,7 @@ class Proxy:
         self._open.clear()
 
     def heal(self) -> None:
-        """Forward what has waited, and go on. What `forsake` left behind is reset."""
+        """Forward the bytes that have waited, and go on. Connections that `forsake` left behind are reset."""
         self._open.set()
         for writer in self._forsaken:
             reset(writer)

@@ -206,7 +206,7 @@ class Smtpd:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
 
     async def refuse_connections(self) -> None:
-        """Stop listening, and cut whoever is connected."""
+        """Stop listening, and cut the open connections."""
         if self._server is not None:
             self._server.close()
             self._server = None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from listener.printable import as_json, printable, printable_lines
+from listener.printable import as_json, duration, excerpt, printable, printable_lines
 
 FAMILY = "👨‍👩‍👧 🐈‍⬛ ❤️‍🔥 🏃🏽‍♀️ 🙂‍↔️"
 
@@ -56,3 +56,17 @@ def test_every_character_with_a_direction_of_its_own_is_known() -> None:
     formats = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.bidirectional(chr(code)) in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}]  # fmt: skip
     assert len(formats) == 9
     assert set(printable("".join(formats))) == {"\ufffd"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.0042, "4 ms"), (1.26, "1.3 s"), (59, "59 s"), (600, "10 min"), (7200, "2 h"), (864000, "10 d"), (None, "–")],
+)
+def test_durations(seconds: float | None, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_what_does_not_show_is_shown() -> None:
+    assert excerpt("a\u202eb\x00\x1b[31m\n\u200d") == "a\ufffdb\ufffd\ufffd[31m\ufffd\ufffd"
+    assert excerpt("é日本🎉") == "é日本🎉"
+    assert len(excerpt("x" * 10**6)) == 161

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from listener.address import parse_address, parse_mailbox
 from listener.mail.message import Content, MessageDefaults, build
-from listener.smtp.connection import Accepted
+from listener.smtp.outcome import Accepted
 from tests.support.client import KEY, SECURED, Security, connected, on_every_loop, send
 from tests.support.smtpd import Smtpd
 

@@ -54,7 +54,7 @@ async def test_what_comes_before_an_answer_is_heard_before_it(bare_database: Dat
 
 
 async def test_patience_is_for_silence(bare_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PATIENCE_S", 0.4)
+    monkeypatch.setattr(module, "_TIMEOUT_S", 0.4)
     async with listening(bare_database) as ear:
         coming = asyncio.create_task(_something_comes(ear.direct))
         # Behind the notifications that come meanwhile.
@@ -62,18 +62,18 @@ async def test_patience_is_for_silence(bare_database: Database, monkeypatch: pyt
         coming.cancel()
         with pytest.raises(TimeoutError):
             await ear.direct.fetch("SELECT true FROM pg_sleep(3)")
-        assert (ear.lost, ear.direct.behind) == ([True], False)
+        assert (ear.lost, ear.direct.is_flooded) == ([True], False)
 
 
 async def test_who_does_not_catch_up_lets_go(bare_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PATIENCE_S", 0.4)
-    monkeypatch.setattr(module, "_BEHIND_S", 1.0)
+    monkeypatch.setattr(module, "_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(module, "_FLOODED_TIMEOUT_S", 1.0)
     async with listening(bare_database) as ear:
         coming = asyncio.create_task(_something_comes(ear.direct))
         with pytest.raises(TimeoutError):
             await ear.direct.fetch("SELECT true FROM pg_sleep(5)")
         coming.cancel()
-        assert (ear.lost, ear.direct.behind) == ([True], True)
+        assert (ear.lost, ear.direct.is_flooded) == ([True], True)
 
 
 async def _something_comes(direct: NotificationConnection) -> None:
@@ -86,25 +86,25 @@ async def test_a_flood_wakes_who_sleeps_and_rings_are_trusted_no_more() -> None:
     async def ring(_: str) -> None: ...
 
     listener = Listener("", ring)
-    listener.listening = True
+    listener.state = "listening"
     assert not listener.is_rung
-    listener.set_peers(1, led=True)
+    listener.peers.update(1, have_leader=True)
     assert listener.is_rung
     for number in range(600):
         listener._on_notify(f"a stranger's {number}")
     assert not listener.is_rung
-    assert listener.wake.is_set()
+    assert listener.doorbell.is_rung
 
 
 async def test_without_a_leader_nobody_is_rung() -> None:
     async def ring(_: str) -> None: ...
 
     listener = Listener("", ring)
-    listener.listening = True
-    listener.set_peers(1, led=True)
-    assert not listener.wake.is_set()
-    listener.set_peers(1, led=False)
-    assert (listener.is_rung, listener.wake.is_set()) == (False, True)
+    listener.state = "listening"
+    listener.peers.update(1, have_leader=True)
+    assert not listener.doorbell.is_rung
+    listener.peers.update(1, have_leader=False)
+    assert (listener.is_rung, listener.doorbell.is_rung) == (False, True)
 
 
 class Server:
@@ -121,12 +121,13 @@ class Server:
 
 async def test_the_gate_waits_for_no_late_answer_and_is_moved_in_order() -> None:
     server = Server()
-    gate = Gate(server.ask, lambda: True)
+    gate = Gate(server.ask)
+    gate.is_leader = True
     loop = asyncio.get_running_loop()
     begun = loop.time()
     assert not await gate.close()
     await gate.open()
-    # What it is to be in the end is not yet what it is: it must not be taken for closed meanwhile.
+    # The close was requested and is not confirmed, so the gate must not count as closed.
     server.answers.put_nowait(True)
     assert not await gate.close()
     assert loop.time() - begun < 5

@@ -12,14 +12,18 @@ import psycopg
 import pytest
 
 from listener.config.rules import default_rules
-from listener.db.connection import opened, outbox_pool
+from listener.db.pools import opened, outbox_pool
 from listener.notify.listener import Listener
 from listener.outbox.batch_writer import BatchWriter
 from listener.outbox.event import Event, Settlement
 from listener.outbox.rate_limit import RateLimiter
+from listener.outbox.registration import Registration
 from listener.outbox.store import Outbox
 from listener.smtp.breaker import Breaker
+from listener.worker.claimer import Claimer
 from listener.worker.loop import Worker
+from listener.worker.registry import WorkerRegistry
+from listener.worker.runtime import Runtime
 from listener.worker.sender import Senders
 from tests.support import PATIENCE
 from tests.support.database import Database
@@ -33,10 +37,10 @@ class Taken:
 
     def __init__(self) -> None:
         self.rules = default_rules()
-        self.unheld = list(self.rules)
+        self.active_rules = list(self.rules)
         self.at: dict[int, float] = {}
 
-    async def sort(self, rule: str, events: Iterable[Event], pool: Any, budget: int) -> list[Settlement]:
+    async def triage(self, rule: str, events: Iterable[Event], pool: Any, budget: int) -> list[Settlement]:
         events = list(events)
         self.at.update((int(event.key), time.monotonic()) for event in events)
         return [Settlement(event, "skipped", "skipped", "no_consent") for event in events]
@@ -67,33 +71,17 @@ class WithoutSecondDrain(Sleeper):
 async def at_work(database: Database, kind: type[Sleeper] = Sleeper) -> AsyncIterator[tuple[Sleeper, Listener, Taken]]:
     pool = outbox_pool(database.url)
     async with opened(pool):
-        outbox = Outbox(pool, lease=10, hold=False)
-        await outbox.register()
+        registration = Registration(lease_s=10)
+        outbox = Outbox(pool, registration, hold=False)
+        await WorkerRegistry(pool, registration, hold=False).register()
         listener = Listener(database.url, outbox.ring)
         batch_writer = BatchWriter(outbox)
         taken = Taken()
-        breaker, rate_limiter = Breaker(), RateLimiter(pool, None)
-        senders = Senders(
-            outbox,
-            listener,
-            batch_writer,
-            None,  # type: ignore[arg-type]
-            breaker,
-            rate_limiter,
-            sender=None,  # type: ignore[arg-type]
-            connections=8,
-            poll=POLL,
-        )
-        worker = kind(
-            outbox,
-            pool,
-            listener,
-            taken,  # type: ignore[arg-type]
-            senders,
-            breaker,
-            rate_limiter,
-            poll=POLL,
-        )
+        breaker, rate_limiter = Breaker(), RateLimiter(pool)
+        senders = Senders(outbox, batch_writer, breaker, rate_limiter, listener.doorbell, connections=8, poll=POLL)
+        claimer = Claimer(outbox, pool, senders)
+        runtime = Runtime(taken, None, None, None)  # type: ignore[arg-type]
+        worker = kind(claimer, senders, listener, breaker, rate_limiter, runtime=runtime, poll=POLL)
         tasks = [asyncio.create_task(listener.keep()), asyncio.create_task(batch_writer.run())]
         await listener.ready.wait()
         tasks.append(asyncio.create_task(worker.run()))
@@ -202,11 +190,11 @@ async def commit_between_drain_and_gate(database: Database, kind: type[Sleeper],
     key = database.add_plan("Café", "a@example.org")
     async with at_work(database, kind) as (worker, listener, taken):
         await worker.asleep.wait()
-        close_gate, quiet = listener.close_gate, psycopg.connect(database.url)
+        close_gate, quiet = listener.gate.close, psycopg.connect(database.url)
 
         async def commit_first() -> bool:
             quiet.commit()
-            listener.close_gate = close_gate  # type: ignore[method-assign]
+            listener.gate.close = close_gate  # type: ignore[method-assign]
             return await close_gate()
 
         drain = worker._drain
@@ -215,14 +203,14 @@ async def commit_between_drain_and_gate(database: Database, kind: type[Sleeper],
             worker._drain = drain  # type: ignore[method-assign]
             drained = await drain()
             # The gate is open now: this transaction sees that nobody needs to be rung.
-            await listener.open_gate()
+            await listener.gate.open()
             quiet.execute("UPDATE dateplan SET status = 'VE' WHERE id = %s", (key,))
-            listener.close_gate = commit_first  # type: ignore[method-assign]
+            listener.gate.close = commit_first  # type: ignore[method-assign]
             return drained
 
         worker._drain = open_then_drain  # type: ignore[method-assign]
         worker.asleep.clear()
-        listener.wake.set()
+        listener.doorbell.ring("notify")
         await worker.asleep.wait()
         with suppress(TimeoutError):
             await until(lambda: key in taken.at, patience)
@@ -242,11 +230,11 @@ async def test_a_silent_transaction_in_flight_keeps_the_worker_awake(database: D
     key = database.add_plan("Café", "a@example.org")
     async with at_work(database) as (worker, listener, taken):
         await worker.asleep.wait()
-        await listener.open_gate()
+        await listener.gate.open()
         with psycopg.connect(database.url) as conn:
             conn.execute("UPDATE dateplan SET status = 'VE' WHERE id = %s", (key,))
             worker.asleep.clear()
-            listener.wake.set()
+            listener.doorbell.ring("notify")
             await asyncio.sleep(0.3)
             assert not worker.asleep.is_set()
         await until(lambda: key in taken.at)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from listener.smtp.connection import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
+from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
 from listener.smtp.replies import Phase, Scope
 from tests.support.client import (
     KEY,
@@ -705,7 +705,7 @@ async def test_a_server_that_speaks_or_goes_unasked_is_not_used_again(security: 
 
 @on_every_loop
 async def test_a_connection_that_has_lain_idle_counts_as_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("listener.smtp.connection._FRESH", -1.0)
+    monkeypatch.setattr("listener.smtp.connection._MAX_FRESH_S", -1.0)
     async with Smtpd() as smtpd, connected(smtpd) as connection:
         smtpd.script("mail", answer("451 4.4.2 Timeout waiting for data from client"))
         outcome = await send(connection)
@@ -732,7 +732,7 @@ async def test_one_hand_over_at_a_time() -> None:
         sending = asyncio.create_task(send(connection))
         await smtpd.reached("dot")
         assert not connection.usable
-        with pytest.raises(RuntimeError, match="one hand-over at a time"):
+        with pytest.raises(RuntimeError, match="one message at a time"):
             await send(connection)
         gate.set()
         assert isinstance(await sending, Accepted)

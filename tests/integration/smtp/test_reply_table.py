@@ -14,17 +14,18 @@ import pytest
 
 from listener.address import parse_address
 from listener.mail.composer import Composer
-from listener.outbox.event import Event
+from listener.outbox.event import Event, OutgoingMessage
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import SendOutcome, tls_context
+from listener.smtp.outcome import SendOutcome
 from listener.smtp.pool import SmtpPool
-from listener.worker.delivery import Delivery, Letter
+from listener.smtp.session import tls_context
+from listener.worker.delivery import Delivery
 from tests.support.client import KEY, MESSAGE, server_of, yes
 from tests.support.smtpd import Action, Smtpd, answer, close, stall
 
 SENDER, JANE = parse_address("no-reply@example.org"), parse_address("jane@example.com")
 EVENT = Event(1, "rule", "1", 0, 0, datetime.now(UTC), 0.0, 1, False, None)
-LETTER = Letter(EVENT, JANE, b"", "key")
+OUTGOING = OutgoingMessage(EVENT, JANE, b"", "key")
 DOCUMENT = Path(__file__).parents[3] / "docs" / "smtp.md"
 
 
@@ -151,9 +152,9 @@ async def seen(cell: Cell, security: Security) -> str:
             server = replace(server, username="user", password="secret")
         trusts = smtpd.ca_file if security != "off" and cell.reply != "(unknown certificate)" else None
         breaker = Breaker()
-        post = SmtpPool(server, tls_context(trusts), 4, breaker)
+        pool = SmtpPool(server, tls_context(trusts), 4, breaker)
         if cell.used:
-            await hand_over(post)
+            await hand_over(pool)
         if cell.reply == "(nobody listens)":
             await smtpd.refuse_connections()
         elif cell.reply == "(not offered)":
@@ -162,22 +163,22 @@ async def seen(cell: Cell, security: Security) -> str:
             smtpd.script("rcpt", answer(cell.after_rcpt))
         smtpd.script(cell.where, action(cell.reply), times=cell.times)
         before = len(smtpd.messages)
-        outcome = await hand_over(post)
+        outcome = await hand_over(pool)
         # Nobody was told that a message was accepted, or that it was not, but as it is.
         assert (len(smtpd.messages) - before == 1) == (type(outcome).__name__ == "Accepted")
         said = for_event(smtpd, outcome)
         # How many of the like open the breaker.
         number = 1
         while not breaker.is_open and number < 6 and not said.startswith("sent"):
-            await hand_over(post)
+            await hand_over(pool)
             number += 1
-        if breaker._held:
-            said += f"; pause of {breaker._left():.0f} s"
+        if breaker._paused:
+            said += f"; pause of {breaker._remaining():.0f} s"
         elif breaker.is_open:
             said += f"; breaker after {number}"
         assert smtpd.early == []
-        post.abort()
-        await post.close()
+        pool.abort()
+        await pool.close()
         return said
 
 
@@ -189,13 +190,13 @@ def action(reply: str) -> Action:
     return answer(reply) if reply[0].isdigit() else Action()
 
 
-async def hand_over(post: SmtpPool) -> SendOutcome:
-    return await post.send(SENDER, JANE, MESSAGE, yes, KEY)
+async def hand_over(pool: SmtpPool) -> SendOutcome:
+    return await pool.send(SENDER, JANE, MESSAGE, yes, KEY)
 
 
 def for_event(smtpd: Smtpd, outcome: SendOutcome) -> str:
     with mock.patch("random.uniform", lambda low, high: high):
-        settlement = _DELIVERY.settlement(LETTER, outcome)
+        settlement = _DELIVERY.settlement(OUTGOING, outcome)
     attempt = ", an attempt" if settlement.uses_attempt else ""
     if settlement.state == "in_doubt":
         return "in doubt"

@@ -11,8 +11,12 @@ import pytest
 import trustme
 
 from listener.errors import ConfigError
-from listener.smtp.connection import Accepted, SessionError, SmtpConnection, SmtpServer, tls_context
+from listener.smtp.connection import SmtpConnection
+from listener.smtp.outcome import Accepted
+from listener.smtp.remedies import remedy_for
 from listener.smtp.replies import Phase, Scope
+from listener.smtp.server import SmtpServer
+from listener.smtp.session import SessionError, tls_context
 from tests.support.client import (
     PATIENT,
     SHORT,
@@ -74,6 +78,7 @@ async def test_nobody_listens() -> None:
         await smtpd.refuse_connections()
         failure = await trouble_of(smtpd)
         assert (failure.phase, failure.verdict.scope) == (Phase.connect, Scope.server)
+        assert failure.detail.endswith(f":{smtpd.port}: connection refused")
         await smtpd.listen()
         async with connected(smtpd) as connection:
             assert isinstance(await send(connection), Accepted)
@@ -108,6 +113,7 @@ async def test_without_starttls_nothing_is_said_in_clear() -> None:
         failure = await trouble_of(smtpd, security="starttls", username="user", password="secret")
         assert (failure.phase, failure.verdict.scope) == (Phase.tls, Scope.configuration)
         assert "STARTTLS" in failure.detail
+        assert "smtps://" in remedy_for(failure.phase, failure.verdict)
         assert smtpd.in_clear == []
         assert smtpd.mails == 0
 
@@ -117,6 +123,7 @@ async def test_no_password_is_sent_in_clear() -> None:
     async with Smtpd("off", users={"user": "secret"}) as smtpd:
         failure = await trouble_of(smtpd, username="user", password="secret")
         assert (failure.phase, failure.verdict.scope) == (Phase.auth, Scope.configuration)
+        assert "?starttls=required" in remedy_for(failure.phase, failure.verdict)
         assert smtpd.in_clear == []
 
 
@@ -169,6 +176,16 @@ async def test_a_certificate_that_proves_nothing(security: Security, fault: str,
         assert "certificate" in caught.value.detail.lower()
         assert smtpd.mails == 0
         assert not any(line.startswith("AUTH") for line in smtpd.lines)
+
+
+@on_every_loop
+async def test_a_port_without_tls_is_named_as_such() -> None:
+    async with Smtpd("off") as smtpd:
+        with pytest.raises(SessionError) as caught:
+            await SmtpConnection.open(server_of(smtpd, security="tls"), tls_context())
+        assert (caught.value.phase, caught.value.verdict.scope) == (Phase.tls, Scope.server)
+        assert caught.value.detail == "the server speaks no TLS on this port"
+        assert "smtp:// instead of smtps://" in remedy_for(caught.value.phase, caught.value.verdict)
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])

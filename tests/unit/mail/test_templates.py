@@ -296,7 +296,7 @@ def test_a_name_that_is_none_breaks_the_rule(write: Write, name: str) -> None:
 
 
 def test_a_variable_the_lookup_does_not_give_breaks_the_rule(write: Write) -> None:
-    with pytest.raises(RuleBroken, match=r"mail takes 'place'"):
+    with pytest.raises(RuleBroken, match=r"template mail uses \{\{ place \}\}, which the lookup does not return"):
         _render(write("{{ place }}"), place_name="x")
 
 

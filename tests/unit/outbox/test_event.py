@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from listener.errors import BadData
 from listener.limits import MAX_MESSAGE_BYTES
-from listener.outbox.event import _STORED_BELOW, compress, decompress
+from listener.outbox.event import _UNPACKED_BELOW_BYTES, compress, decompress
 
 
-@given(st.binary(max_size=2 * _STORED_BELOW))
+@given(st.binary(max_size=2 * _UNPACKED_BELOW_BYTES))
 @example(b"")
-@example(b"x" * (_STORED_BELOW - 1))
-@example(b"x" * _STORED_BELOW)
+@example(b"x" * (_UNPACKED_BELOW_BYTES - 1))
+@example(b"x" * _UNPACKED_BELOW_BYTES)
 @example(b"x" * 200_000)
 def test_what_was_kept_is_what_was_sent(message: bytes) -> None:
     assert decompress(compress(message)) == message

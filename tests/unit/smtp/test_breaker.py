@@ -186,8 +186,8 @@ def test_a_late_success_closes_it(run: Run) -> None:
 def test_a_pause_the_server_asked_for_is_kept_whatever_happens_meanwhile(run: Run) -> None:
     async def story() -> None:
         breaker = Breaker()
-        breaker.hold_open(600, "454 quota")
-        breaker.hold_open(5, "454 rate")
+        breaker.pause(600, "454 quota")
+        breaker.pause(5, "454 rate")
         assert breaker.is_open
         breaker.succeeded()
         fail(breaker, 7)
@@ -207,7 +207,7 @@ def test_a_pause_asked_for_by_the_probe(run: Run) -> None:
         breaker = Breaker()
         fail(breaker, 5)
         await breaker.wait()
-        breaker.hold_open(5, "454 rate")
+        breaker.pause(5, "454 rate")
         assert not breaker.is_probing
         await breaker.wait()
         assert now() == pytest.approx(1 + 5)

@@ -6,8 +6,9 @@ import pytest
 
 from listener.address import parse_address
 from listener.smtp.breaker import Breaker
-from listener.smtp.connection import Accepted, NotPermitted, NotSent, SendOutcome
-from listener.transport.local import Console, Maildir, Transport
+from listener.smtp.outcome import Accepted, NotPermitted, NotSent, SendOutcome
+from listener.transport.base import Transport
+from listener.transport.local import Console, Maildir
 
 JANE = parse_address("jane@example.org")
 HERALD = parse_address("herald@example.org")

@@ -14,11 +14,13 @@ from listener.config.rules import default_rules
 from listener.errors import DatabaseUnavailable
 from listener.mail.composer import Message
 from listener.mail.message import Content
-from listener.outbox.event import Event, Mark, Settlement, StoredMessage
-from listener.smtp.connection import Accepted
+from listener.notify.doorbell import Doorbell
+from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage
+from listener.smtp.outcome import Accepted
 from listener.smtp.replies import Reply
 from listener.worker.delivery import Delivery
 from listener.worker.lookup import ToSend
+from listener.worker.runtime import Runtime
 from listener.worker.sender import _MAX_COMPOSED_BYTES, Senders
 
 RULE = "dateplan_verified"
@@ -44,8 +46,6 @@ class Everything:
         default_factory=lambda: SimpleNamespace(allows=lambda _: True, route=lambda address: address)
     )
     is_open: bool = False
-    limited: bool = False
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def compose(self, name: str, key: str, *_: Any) -> Message:
         if key == "2" and self.compose_error is not None:
@@ -62,7 +62,7 @@ class Everything:
             raise self.send_error
         return Accepted(Reply(250, None, "ok"))
 
-    def mark(self, mark: Mark) -> asyncio.Future[bool]:
+    def mark(self, message: OutgoingMessage) -> asyncio.Future[bool]:
         return self._done()
 
     def settle(self, settlement: Settlement) -> asyncio.Future[bool]:
@@ -74,8 +74,8 @@ class Everything:
             raise self.stored_is
         return self.stored_is
 
-    def is_leased(self, worker: int) -> bool:
-        return True
+    def is_limited(self, max_rate: float | None) -> bool:
+        return False
 
     def sent(self) -> None:
         pass
@@ -88,16 +88,17 @@ class Everything:
 
 async def deliver(one: Any, events: list[Event], octets: int = 0) -> dict[int, Settlement]:
     delivery = Delivery(default_rules(), one, b"secret", max_attempts=10, max_age=None)
-    senders = Senders(one, one, one, one, one, one, sender=JANE, connections=10, poll=1.0)
+    runtime = Runtime(delivery, one, JANE, None)
+    senders = Senders(one, one, one, one, Doorbell(), connections=10, poll=1.0)
     tasks: list[asyncio.Task[None]] = []
-    senders.start(lambda work: tasks.append(asyncio.create_task(work)))
-    senders.track(events, 1, 0.0)
+    senders.start(lambda work, name: tasks.append(asyncio.create_task(work, name=name)))
+    senders.in_flight.add(events, lambda: True, 0.0)
     for each in events:
-        senders.queue(delivery, ToSend(each, JANE, {}, octets), asyncio.get_running_loop().time(), None)
-    assert senders.queued_bytes == octets * len(events)
-    assert await senders.wait_until_empty(20)
+        senders.queue(runtime, ToSend(each, JANE, {}, octets), asyncio.get_running_loop().time(), None)
+    assert senders.in_flight.queued_bytes == octets * len(events)
+    assert await senders.in_flight.wait_until_empty(20)
     assert not any(task.done() for task in tasks)
-    assert senders.queued_bytes == senders._composed_bytes == 0
+    assert senders.in_flight.queued_bytes == senders.in_flight.composed_bytes == 0
     for task in tasks:
         task.cancel()
     return {settlement.event.id: settlement for settlement in one.settled}

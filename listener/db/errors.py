@@ -1,0 +1,55 @@
+"""Translation of psycopg's exceptions into this program's, with messages that an operator can act on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import InterfaceError, InternalError, OperationalError, errors
+
+from listener.errors import DatabaseUnavailable, RuleBroken, SchemaError
+
+# The remedy for commands that write more than the daemon's role may.
+OWNER_REMEDY = "this is for the schema's owner: connect as a member of pgherald_owner that may read the watched table"
+# These exceptions say that the server or the network failed, not the statement.
+_UNAVAILABLE = (OperationalError, InterfaceError, InternalError, OSError)
+
+
+@contextmanager
+def translate_errors(right: str = "grant it (see sql/roles.sql)") -> Iterator[None]:
+    """Raise this program's exceptions in place of the driver's. No other place translates them.
+
+    `right` is the remedy that the message names when a privilege is missing.
+
+    Raises:
+        SchemaError: An object or a privilege is missing.
+        DatabaseUnavailable: The server or the network failed.
+    """
+    try:
+        yield
+    except (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName, errors.UndefinedColumn) as exc:
+        if "pgherald." in str(exc) or 'schema "pgherald"' in str(exc):
+            raise SchemaError(f"{summary(exc)}; run `pgherald install`") from exc
+        raise SchemaError(summary(exc)) from exc
+    except errors.InsufficientPrivilege as exc:
+        if "row-level security" in str(exc):
+            right = "see docs/dba.md, Row level security"
+        raise SchemaError(f"{summary(exc)}; {right}") from exc
+    except _UNAVAILABLE as exc:
+        raise DatabaseUnavailable(f"the database cannot be reached, or cannot serve: {summary(exc)}") from exc
+
+
+def is_unavailable(exc: BaseException) -> bool:
+    """Return whether the server or the network failed, as opposed to the statement."""
+    return isinstance(exc, _UNAVAILABLE)
+
+
+def lookup_failure(rule: str, exc: psycopg.Error) -> RuleBroken:
+    """Return the exception for a rule whose lookup query the server refuses."""
+    return RuleBroken(f"the lookup of rule {rule} fails: {summary(exc)}")
+
+
+def summary(exc: BaseException) -> str:
+    """Return the error on one line, without the excerpt of the query that the driver appends."""
+    if isinstance(exc, psycopg.Error) and exc.diag.message_primary:
+        return exc.diag.message_primary
+    return " ".join(str(exc).split()) or type(exc).__name__

@@ -1,0 +1,108 @@
+"""The daemon's connection pools: for the outbox, for lookups, for unsubscribing and for the overview."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+
+from listener.db.connection import KEEPALIVES, SecuredAsyncCursor, is_pooled, parameters, refuse_standby, secure
+from listener.db.pool import Pool
+from listener.moments import read_any_time
+
+# A plan that was made while the outbox was empty, and kept until it was full, took 22 s a claim. These settings leave
+# only the index scans. tests/sql/test_claims.py plans each statement for 0, 1 and 20,000 events.
+PINNED_PLANS = (
+    "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; "
+    "SET enable_mergejoin = off; SET enable_sort = off; SET jit = off; SET plan_cache_mode = force_generic_plan; "
+    # If the database turns array_nulls off, NULL in an array literal becomes the text 'NULL'.
+    "SET array_nulls = on; "
+    # A mark must be on disk before the dot is sent, even if the database turns synchronous_commit off.
+    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+)
+OVERVIEW_PLANS = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off"
+# A connection that is in use for longer counts as lost. Our own statements take milliseconds. A lookup is the
+# operator's query and may take its time.
+_TIMEOUT_S = 5.0
+_LOOKUP_TIMEOUT_S = 30.0
+# The loop, the batch writer, the lease and a ring can each use a connection at the same moment.
+_MAX_OUTBOX_CONNECTIONS = 4
+# One lookup runs for the loop; the second serves a check during a reload.
+_MAX_LOOKUP_CONNECTIONS = 2
+
+
+def outbox_pool(url: str, patience: float = _TIMEOUT_S) -> Pool:
+    """Return the pool for the daemon's queries. `patience` in seconds, see `Pool`."""
+    return Pool(parameters(url), _outbox_session, _MAX_OUTBOX_CONNECTIONS, patience=patience)
+
+
+def lookup_pool(url: str) -> Pool:
+    """Return the pool for the rules' lookups; `url` is `Database.lookups`."""
+    return Pool(parameters(url), _lookup_session, _MAX_LOOKUP_CONNECTIONS, patience=_LOOKUP_TIMEOUT_S)
+
+
+def unsubscribe_pool(url: str) -> Pool:
+    """Return the pool for the rules' unsubscribe statements. One connection: such requests are rare."""
+    return Pool(parameters(url), _unsubscribe_session, 1, patience=_TIMEOUT_S)
+
+
+def overview_pool(url: str) -> Pool:
+    """Return the pool for the admin page, `top` and the metrics. One connection, so that delivery has the others."""
+    return Pool(parameters(url), _overview_session, 1, patience=_TIMEOUT_S)
+
+
+@asynccontextmanager
+async def opened(*pools: Pool) -> AsyncIterator[None]:
+    """Close the pools' connections at the end. They connect on first use."""
+    try:
+        yield
+    finally:
+        for pool in pools:
+            await pool.close()
+
+
+class _UnsubscribeCursor(SecuredAsyncCursor):
+    """For statements that change the application's tables, where a policy may rightly show some of the rows."""
+
+    policies = "on"
+
+
+async def _outbox_session(conn: psycopg.AsyncConnection[Any]) -> None:
+    pooled = await secure(conn)
+    await refuse_standby(conn)
+    if pooled:
+        # Settings and prepared statements would stay behind in a server session that other clients use too.
+        conn.prepare_threshold = None
+    else:
+        conn.prepare_threshold = 0
+        await conn.execute(f"{PINNED_PLANS}; {KEEPALIVES}", prepare=False)
+
+
+async def _lookup_session(conn: psycopg.AsyncConnection[Any]) -> None:
+    # No `secure`: the lookup is the operator's own query, and its names are found by the path of its role.
+    if await is_pooled(conn):
+        conn.prepare_threshold = None
+    else:
+        # Planning the query again for each batch takes longer than looking up a single key.
+        await conn.execute(
+            "SET default_transaction_read_only = on; SET plan_cache_mode = force_generic_plan", prepare=False
+        )
+
+
+async def _unsubscribe_session(conn: psycopg.AsyncConnection[Any]) -> None:
+    if await secure(conn):
+        conn.cursor_factory = _UnsubscribeCursor
+    else:
+        await conn.execute("RESET row_security", prepare=False)
+    await refuse_standby(conn)
+    # A few statements a day gain nothing from being prepared, and a pooler could lose them.
+    conn.prepare_threshold = None
+
+
+async def _overview_session(conn: psycopg.AsyncConnection[Any]) -> None:
+    read_any_time(conn)
+    if await secure(conn):
+        conn.prepare_threshold = None
+    else:
+        # As for the outbox's pool: no query for the overview reads the whole outbox, whatever the statistics say.
+        await conn.execute(f"{OVERVIEW_PLANS}; {KEEPALIVES}", prepare=False)

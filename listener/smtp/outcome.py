@@ -1,0 +1,54 @@
+"""The outcome of sending one message: the server took it, refused it, never got it, or left us in doubt."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from listener.smtp.replies import Phase, Reply, Verdict
+
+Permission = Callable[[], Awaitable[bool]]
+"""Called once, after the server's 354 and before the first byte of the body. False stops the sending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The server has taken the message. The text of `reply` may contain the server's own id for it."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The server refused the message. It was certainly not sent.
+
+    A message that this server can never take (too large, a non-ASCII address) is refused without asking the server.
+    `reply` is then the reply that the server would have given.
+    """
+
+    phase: Phase
+    reply: Reply
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """There was no session, or it broke before the end of the message had left. The message was certainly not sent."""
+
+    phase: Phase
+    detail: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class NotPermitted:
+    """Permission was denied. No byte of the body was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class InDoubt:
+    """The whole message left, and no usable reply came. The server may or may not have taken it."""
+
+    detail: str
+
+
+SendOutcome = Accepted | Refused | NotSent | NotPermitted | InDoubt
+"""A closed union: match on it and end with `assert_never`."""

@@ -1,0 +1,25 @@
+"""The protocol of a transport: send one message, and return what became of it."""
+
+from typing import Protocol
+
+from listener.address import Address
+from listener.smtp.outcome import Permission, SendOutcome
+
+
+class Transport(Protocol):
+    """Sends messages. The worker and `pgherald send-test` know no more about the way of a message than this."""
+
+    async def send(
+        self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
+    ) -> SendOutcome:
+        """Send one message once, and return the outcome.
+
+        `sender` and `recipient` are the envelope. `raw` is the whole message (RFC 5322), ended by CRLF. Nothing of it
+        is written before `permission` returns True. `message_id` identifies the message, also when it is sent again.
+        """
+
+    def abort(self) -> None:
+        """End at once what is in flight. The outcomes of these messages are not sent, or in doubt."""
+
+    async def close(self) -> None:
+        """Close what is open. Call it when nothing is in flight."""

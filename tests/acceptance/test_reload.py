@@ -1,0 +1,75 @@
+"""SIGHUP: templates and rules are replaced while the daemon runs, or the old ones stay."""
+
+import signal
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from listener.config.rules import default_rules
+from tests.support.backlog import RULE, add_plans, states
+from tests.support.command import Pgherald
+from tests.support.database import Database, Databases
+from tests.support.mail import MailServer
+
+
+def test_sighup_takes_good_templates_and_refuses_bad_ones(
+    database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
+) -> None:
+    folder = tmp_path / "templates" / RULE
+    folder.mkdir(parents=True)
+    (folder / "body.txt.j2").write_text("First {{ place }}")
+    with pgherald.daemon(env={"PGHERALD_MAIL_TEMPLATES": str(tmp_path / "templates")}) as daemon:
+        (folder / "body.txt.j2").write_text("Broken {{ nothing_of_the_kind }}")
+        daemon.signal(signal.SIGHUP)
+        assert "nothing_of_the_kind" in daemon.wait_event("reload_refused")["error"]
+        database.verify(database.add_plan("Café", "a@example.org"))
+        mail.wait_for(1)
+        (folder / "body.txt.j2").write_text("Second {{ place }}")
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_event("reloaded")
+        database.verify(database.add_plan("Café", "b@example.org"))
+        first, second = mail.wait_for(2)
+    assert first.email.get_body(("plain",)).get_content().startswith("First Café")
+    assert second.email.get_body(("plain",)).get_content().startswith("Second Café")
+
+
+def test_a_rule_taken_out_while_its_mail_waits_for_its_slot(
+    database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
+) -> None:
+    database.execute("SELECT pgherald.watch('applied', 'public.dateplan', value => 'AP')")
+    verified = default_rules()[RULE].lookup
+    rule = (
+        f'[rules.{{}}]\ntable = "public.dateplan"\nbecomes = "{{}}"\ntemplate = "{RULE}"\nlookup = """{verified}"""\n'
+    )
+    without = "[smtp]\nrate = 8\n" + rule.format(RULE, "VE")
+    both = without + rule.format("applied", "AP")
+    config = tmp_path / "pgherald.toml"
+    config.write_text(both)
+    plans = add_plans(database, 8)
+    with pgherald.daemon("--config", str(config)) as daemon:
+        database.execute("UPDATE public.dateplan SET status = 'AP' WHERE id BETWEEN %s AND %s", (plans[0], plans[-1]))
+        # Of the four that may go in half a second, three wait.
+        mail.wait_for(1)
+        config.write_text(without)
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_event("reloaded", rules=[RULE])
+        mail.wait_for(4)
+        config.write_text(both)
+        daemon.signal(signal.SIGHUP)
+        mail.wait_for(8)
+    assert states(database) == {"sent": 8}
+
+
+def test_sighup_while_the_database_is_away(databases: Databases, database: Database, pgherald: Pgherald) -> None:
+    """It ends nothing, and is not forgotten."""
+    allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+    name = sql.Identifier(conninfo_to_dict(database.url)["dbname"])
+    with psycopg.connect(databases.url, autocommit=True) as admin:
+        admin.execute(allow.format(name, sql.SQL("false")))
+        with pgherald.daemon(ready=False) as daemon:
+            daemon.wait_event("database_unavailable")
+            daemon.signal(signal.SIGHUP)
+            admin.execute(allow.format(name, sql.SQL("true")))
+            daemon.wait_event("reloaded")
