@@ -28,7 +28,7 @@ def test_an_event_in_flight_is_not_forgotten(database: Database, mail: MailServe
     assert pgherald("forget", RULE, sent, check=True).stdout == "1 event forgotten\n"
     database.verify(claimed)
     database.execute(
-        "UPDATE pgherald.outbox SET state = 'claimed', claim = gen_random_uuid(), claimed_by = 1 WHERE key = %s",
+        "UPDATE pgherald.outbox SET state = 'claimed', claim = 1, claimed_by = 1 WHERE key = %s",
         (str(claimed),),
     )
     done = pgherald("forget", RULE, claimed)
