@@ -1,4 +1,4 @@
-"""pgherald in a checkout: ``python cli.py COMMAND``."""
+"""Run the program from a checkout: ``python cli.py COMMAND``."""
 
 from listener.cli.main import main
 

@@ -30,12 +30,13 @@ import aiosmtplib
 from listener.address import parse_address
 from listener.config.settings import Settings
 from listener.mail.composer import Composer
-from listener.mail.message import message_id
+from listener.mail.message import make_message_id
 from listener.mail.templates import Templates
 from listener.smtp.breaker import Breaker
 from listener.smtp.outcome import Accepted
 from listener.smtp.pool import SmtpPool
-from listener.smtp.session import SmtpServer, tls_context
+from listener.smtp.server import SmtpServer
+from listener.smtp.session import tls_context
 from tests.support.proxy import Proxy
 
 RULE = "dateplan_verified"
@@ -60,7 +61,7 @@ async def pgherald(port: int, connections: int, carry: Callable[[list[Send]], Aw
         return True
 
     async def send(number: int) -> None:
-        key = message_id(b"secret", RULE, number, DATE)
+        key = make_message_id(b"secret", RULE, number, DATE)
         message = COMPOSER.compose(RULE, str(number), row(number), RECIPIENT, key, DATE)
         assert isinstance(await post.send(SENDER, RECIPIENT, message.octets, yes, key), Accepted)
 
@@ -78,7 +79,7 @@ async def email_message(port: int, connections: int, carry: Callable[[list[Send]
             message["To"] = str(RECIPIENT)
             message["Subject"] = content.subject
             message["Date"] = format_datetime(DATE)
-            message["Message-ID"] = f"<{message_id(b'secret', RULE, number, DATE)}@example.org>"
+            message["Message-ID"] = f"<{make_message_id(b'secret', RULE, number, DATE)}@example.org>"
             message["Auto-Submitted"] = "auto-generated"
             message.set_content(content.text)
             message.add_alternative(content.html, subtype="html")

@@ -1,4 +1,4 @@
-"""``python -m listener``."""
+"""Run the program as ``python -m listener``."""
 
 from listener.cli.main import main
 

@@ -1,36 +1,40 @@
-"""What can go wrong, as the code that calls distinguishes it.
+"""The errors of the program, as the code that calls must distinguish them.
 
 PgheraldError             one `Error: …` line for the user, exit status 1
-├── ConfigError           a key, a value or a rule is wrong; names its place
+├── ConfigError           a key, a value or a rule is wrong; the message names its place
 ├── SchemaError           the database objects are missing, too old or too new
-├── DatabaseUnavailable   cannot be reached, or cannot serve now; worth trying again
-├── RuleBroken            a lookup or a template fails for every event of its rule: the rule is held
-└── BadData               one event's own data cannot be mailed: that event fails, with a reason
+├── DatabaseUnavailable   the database cannot be reached, or cannot serve now; trying again may help
+├── RuleBroken            a lookup or a template fails for every event of its rule, so the rule is suspended
+└── BadData               one event's own data cannot be sent, so the event fails with a reason
 """
 
 
 class PgheraldError(Exception):
-    """Says what happened, to which thing, and what to do."""
+    """Base of all errors. The message has the form ``<place>: <what is wrong>; <what to do>``."""
 
 
 class ConfigError(PgheraldError):
-    pass
+    """The configuration is invalid."""
 
 
 class SchemaError(PgheraldError):
-    pass
+    """The schema `pgherald` of the database does not fit this program or this configuration."""
 
 
 class DatabaseUnavailable(PgheraldError):
-    pass
+    """PostgreSQL cannot be reached, or cannot serve now."""
 
 
 class RuleBroken(PgheraldError):
-    pass
+    """A rule's lookup or template fails, whatever the row."""
 
 
 class BadData(PgheraldError):
-    """`reason` is the one word that the outbox keeps; the message goes in the history."""
+    """One row's data cannot be sent.
+
+    Attributes:
+        reason: the one word that the outbox keeps, such as `bad_address`. The message goes into the history.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)

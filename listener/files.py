@@ -1,7 +1,7 @@
-"""Files for the user alone: mode 0600, whole or not at all, and never through a link that somebody else has laid.
+"""Files that only the user can read: mode 0600, complete or absent, and never written through another user's link.
 
-A folder is held open by its descriptor, so that it cannot be exchanged between two steps. A file appears by rename, which
-replaces a name and follows nothing.
+A folder is held open by its descriptor, so that nobody can exchange it between two steps. A file appears by a rename, which
+replaces a name and follows no link.
 """
 
 import errno
@@ -18,19 +18,19 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 @contextmanager
 def folder(path: Path, *, within: int | None = None) -> Iterator[int]:
-    """Hold the folder open, and make it where it is missing, with those above it, mode 0700. Yields its descriptor.
+    """Open the folder, and yield its descriptor. Create it and its parents with mode 0700 if they are missing.
 
-    `within`: the descriptor of the folder that `path` starts from.
+    `within` is the descriptor of the folder that `path` starts from.
 
     Raises:
-        OSError: it cannot be had, or its last name is a symbolic link.
+        OSError: the folder cannot be opened or created, or its last name is a symbolic link.
     """
     try:
         _make(path, within)
         descriptor = os.open(path, _FOLDER, dir_fd=within)
     except OSError as exc:
         if _is_link(path, within):
-            # The system's own words are "Not a directory".
+            # The system's message, "Not a directory", would not help.
             why = "is a symbolic link, and is not followed; name the folder that it leads to"
             raise OSError(errno.ELOOP, why, str(path)) from exc
         raise
@@ -47,7 +47,7 @@ def _make(path: Path, within: int | None) -> None:
         pass
     except FileNotFoundError:
         _make(path.parent, within)
-        # Another thread, which writes its message, may be quicker.
+        # Another thread that writes a message may have created it meanwhile.
         with suppress(FileExistsError):
             os.mkdir(path, 0o700, dir_fd=within)
 
@@ -60,17 +60,19 @@ def _is_link(path: Path, within: int | None) -> bool:
 
 
 def put(descriptor: int, name: str, data: bytes, *, by_way_of: int | None = None) -> None:
-    """Write a file into the open folder, in the place of a regular file of that name. It is on the disk on return.
+    """Write a file into the open folder, and sync it to the disk. A regular file of that name is replaced.
 
-    `by_way_of`: the descriptor of another folder, for the file while it is incomplete.
+    `by_way_of` is the descriptor of another folder, which has the file while it is incomplete.
 
     Raises:
-        OSError: it cannot be written, or the name belongs to a link, a pipe, a device or a folder.
+        OSError: the file cannot be written, or the name belongs to a link, a pipe, a device or a folder.
     """
     with suppress(FileNotFoundError):
-        # A rename would be safe, and would destroy /dev/null where root names that.
+        # The rename itself would be safe. But run by root with the name /dev/null, it would replace the device.
         if not stat.S_ISREG(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
-            raise FileExistsError(errno.EEXIST, "is not a regular file, and is left alone; remove it", name)
+            raise FileExistsError(
+                errno.EEXIST, "is not a regular file, and was not replaced; remove it, or choose another name", name
+            )
     way = descriptor if by_way_of is None else by_way_of
     unfinished = f".{secrets.token_hex(8)}.tmp"
     file = os.open(unfinished, _NEW_FILE, 0o600, dir_fd=way)

@@ -1,5 +1,6 @@
-"""Sizes that the outbox and the message agree on, in octets."""
+"""Sizes that several folders must agree on, in bytes."""
 
-MAX_MESSAGE = 1_000_000
-# The longest row key that is read, as in the query `claim` and the function pgherald.shown().
-MAX_KEY = 16_384
+# Larger than any email that people read, and small enough that a worker can hold several in memory.
+MAX_MESSAGE_BYTES = 1_000_000
+# The longest key of a row that is read. The query `claim` and the function pgherald.shown() have the same limit.
+MAX_KEY_BYTES = 16_384

@@ -1,4 +1,4 @@
-"""Log events on stderr: JSON for machines, aligned text for a terminal."""
+"""The log on stderr: JSON for machines, aligned text for a terminal."""
 
 import logging
 import sys
@@ -13,10 +13,10 @@ log: Any = structlog.get_logger("pgherald")
 
 
 def configure(form: Literal["auto", "json", "console"], level: str) -> None:
-    """Set up once, before the first event. `auto` is `console` on a terminal."""
+    """Set up the log, once and before the first event. `auto` is `console` on a terminal, and else `json`."""
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     renderer: Any = (
-        # The exception comes as text already; the default formatter would warn about that.
+        # `format_exc_info` below has made text of the exception. structlog's default formatter would warn about that.
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         if console
         else structlog.processors.JSONRenderer(as_json)
@@ -27,33 +27,33 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             _in_order,
-            *([_shown] if console else []),
+            *([_printable_values] if console else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        # One write a line: where several processes share a stream, none gets into another's.
+        # One write for each line. Otherwise lines of several processes on one stream would be mixed.
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    # What asyncio and other libraries say, each in its own words, of a task that failed.
+    # asyncio and other libraries use Python's `logging`, for example for a task that failed.
     if logging.lastResort is not None:
-        logging.lastResort.setFormatter(_Shown())
-    # What the driver notices, the daemon says once, in its own words.
+        logging.lastResort.setFormatter(_PrintableFormatter())
+    # The daemon reports what the driver notices, once and with a remedy. The driver's own lines would repeat it.
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
 
 
-class _Shown(logging.Formatter):
-    """A library's message, made safe for a terminal."""
+class _PrintableFormatter(logging.Formatter):
+    """Make a library's message safe for a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable_lines(super().format(record))
 
 
 def _in_order(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """When, how bad and what come first, for whoever reads the lines as they are."""
+    """Put time, level and name of the event first, for people who read the lines unformatted."""
     return {name: event.pop(name) for name in ("timestamp", "level", "event")} | dict(event)
 
 
-def _shown(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Make texts safe for a terminal. structlog escapes what is no text, and texts that have a blank or a line end."""
+def _printable_values(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Make texts safe for a terminal. structlog itself escapes other values, and texts with a space or a line end."""
     return {name: printable_lines(value) if isinstance(value, str) else value for name, value in event.items()}

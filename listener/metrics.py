@@ -1,7 +1,7 @@
-"""What this process counts, for `/metrics`; names by the Prometheus conventions.
+"""The counters of this process, for `/metrics`. Their names follow the Prometheus conventions.
 
-The lowest layer, because everything that works counts. A labels() child is looked up once and kept: the look-up costs
-four times the counting.
+This is the lowest layer, because every folder counts something. The result of `labels()` is kept, since to look it up
+costs four times as much as to count.
 """
 
 from functools import lru_cache
@@ -17,30 +17,35 @@ REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
 SETTLED = ("sent", "skipped", "failed")
-# In seconds. An idle daemon delivers in hundredths; a backlog, a retry or greylisting in minutes.
+# In seconds. An idle daemon delivers within hundredths of a second. A backlog, a retry or greylisting takes minutes.
 DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+# In events. A worker has at most 500 in flight, so that no claim returns more.
 _CLAIM_BUCKETS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 EVENTS = Counter(
-    "pgherald_events", "Outcomes written, by the state they led to", ["rule", "state", "reason"], registry=REGISTRY
+    "pgherald_events", "Outcomes written, by the resulting state", ["rule", "state", "reason"], registry=REGISTRY
 )
 DELIVERY = Histogram(
     "pgherald_delivery_seconds",
-    "From the capture of a change to the mail server's reply to its mail",
+    "Time from the capture of a change to the mail server's reply to its message",
     ["rule"],
     buckets=DELIVERY_BUCKETS,
     registry=REGISTRY,
 )
-CLAIMED = Histogram("pgherald_claim_batch_size", "Events that a claim gave", buckets=_CLAIM_BUCKETS, registry=REGISTRY)
-WAKEUPS = Counter("pgherald_wakeups", "What found the work: a ring, the poll, or the drain behind the gate", ["source"], registry=REGISTRY)  # fmt: skip
+CLAIMED = Histogram(
+    "pgherald_claim_batch_size", "Events returned by one claim", buckets=_CLAIM_BUCKETS, registry=REGISTRY
+)
+WAKEUPS = Counter("pgherald_wakeups", "Ways in which work was found: by a ring, by the poll, or behind the gate", ["source"], registry=REGISTRY)  # fmt: skip
 REPLIES = Counter(
     "pgherald_smtp_replies",
-    "How hand-overs ended: the last phase, and the class of the server's reply, or none",
+    "Attempts to send, by the last phase and the class of the server's reply, or none",
     ["phase", "class"],
     registry=REGISTRY,
 )
-SMTP_SEND = Histogram("pgherald_smtp_send_seconds", "One hand-over, connecting included", registry=REGISTRY)
-RECONNECTS = Counter("pgherald_listen_reconnects", "LISTEN connections made after the first", registry=REGISTRY)
+SMTP_SEND = Histogram(
+    "pgherald_smtp_send_seconds", "Time of one attempt to send, including the connection", registry=REGISTRY
+)
+RECONNECTS = Counter("pgherald_listen_reconnects", "LISTEN connections opened after the first", registry=REGISTRY)
 Gauge("pgherald_build_info", "1", ["version", "python"], registry=REGISTRY).labels(__version__, python_version()).set(1)
 
 _events = lru_cache(maxsize=None)(EVENTS.labels)
@@ -54,24 +59,27 @@ reconnected = RECONNECTS.inc
 
 
 def known(rule: str) -> None:
-    """Begin at zero, so that the first event is an increase."""
+    """Start a rule's counters at zero, so that its first event is an increase."""
     for state in SETTLED:
         _events(rule, state, "")
     _delivery(rule)
 
 
 def settled(rule: str, state: str, reason: str | None) -> None:
+    """Count an outcome that was written."""
     _events(rule, state, reason or "").inc()
 
 
 def accepted(rule: str, seconds: float) -> None:
+    """Count a message that the server has accepted, `seconds` after the capture of its change."""
     _delivery(rule).observe(seconds)
 
 
 def woken(source: str) -> None:
+    """Count work that was found by `ring`, `poll` or `gate`."""
     _wakeups[source].inc()
 
 
 def replied(phase: str, code: int | None) -> None:
-    """`code`: the reply's; None where the connection ended without one."""
+    """Count an attempt to send. `code` is that of the reply, or None if the connection ended without one."""
     _replies(phase, f"{code // 100}xx" if code is not None else "none").inc()

@@ -1,4 +1,4 @@
-"""Times that PostgreSQL has and Python has not: infinity, years before 1 and after 9999."""
+"""Times that PostgreSQL can hold and Python cannot: infinity, years before 1, years after 9999."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -7,12 +7,14 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.types.datetime import TimestamptzLoader
 
-# A day or more from the ends of Python's, so that they can be told in any zone.
+# Two days from the ends of Python's range, so that a conversion to any time zone stays within it.
 _FIRST = datetime(1, 1, 3, tzinfo=UTC)
 _LAST = datetime(9999, 12, 29, tzinfo=UTC)
 
 
-class _AnyTimeLoader(TimestamptzLoader):
+class _ClampingLoader(TimestamptzLoader):
+    """Load a `timestamptz`. A time outside Python's range becomes the nearest end of it."""
+
     def load(self, data: Buffer) -> datetime:
         try:
             return super().load(data)
@@ -22,5 +24,8 @@ class _AnyTimeLoader(TimestamptzLoader):
 
 
 def read_any_time(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
-    """From now on, give the nearest time there is: one row that a person has edited must not hide the others."""
-    conn.adapters.register_loader("timestamptz", _AnyTimeLoader)
+    """Let the connection read every `timestamptz`.
+
+    Otherwise one row that a person has edited by hand, for example to infinity, would make the whole query fail.
+    """
+    conn.adapters.register_loader("timestamptz", _ClampingLoader)

@@ -1,12 +1,17 @@
 """Text from rows, servers and other roles, made safe for a terminal, a log and JSON.
 
 A control character can drive the terminal. A bidirectional or zero-width character makes a line read as something else.
-Each is shown as U+FFFD, so the reader sees that something stood there. The set: C0, DEL and C1; lone surrogates; line
-and paragraph separators; bidirectional marks, embeddings, overrides and isolates; zero-width and other invisible format
-characters; tag characters (U+E0000), with which flags of regions are spelled too.
+Each is shown as U+FFFD, so that the reader sees that something was there. These characters are replaced:
 
-Two kinds stay. Variation selectors only choose a glyph. A joiner (U+200C, U+200D) stays between two characters of the
-scripts that need it and between emoji: there it hides nothing, and without it a family of four falls apart.
+- control characters: C0, DEL and C1
+- lone surrogates
+- line and paragraph separators
+- bidirectional marks, embeddings, overrides and isolates
+- zero-width and other invisible format characters
+- tag characters (U+E0000), although the flags of regions are spelled with them
+
+Two kinds stay. Variation selectors only choose a glyph. A joiner (U+200C, U+200D) stays between two characters of scripts
+that need it, and between emoji. It hides nothing there, and without it the emoji of a family becomes four.
 """
 
 import json
@@ -17,48 +22,50 @@ _INVISIBLE = (
     "\x7f-\x9f\xad\u034f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
     "\U0001d173-\U0001d17a\U000e0000-\U000e007f"
 )
-# Hebrew to Georgian by way of India, arrows and symbols, variation selector 16, and all beyond the first plane.
+# The scripts from Hebrew to Mongolian, arrows and symbols, variation selector 16, and every plane after the first.
 _JOINED = "[\u0590-\u1fff\u2190-\u2bff\ufe0f\U00010000-\U000dffff]"
 _JOINERS = f"(?<!{_JOINED})[\u200c\u200d]|[\u200c\u200d](?!{_JOINED})"
 _IN_A_LINE = re.compile(f"[\x00-\x1f{_INVISIBLE}]|{_JOINERS}")
-# What does not show, line feeds and tabs aside.
+# Every invisible character except line feeds and tabs.
 HIDDEN = re.compile(f"[\x00-\x08\x0b-\x1f{_INVISIBLE}]|{_JOINERS}")
-_LONGEST = 160
+# A line of a table or of the log. Longer values of rows and servers would hide the rest of it.
+_MAX_EXCERPT_CHARS = 160
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def printable(value: object) -> str:
-    """Return the value as one line that shows all that is in it."""
+    """Return the value as one line, with every invisible character shown as U+FFFD."""
     return _IN_A_LINE.sub(_REPLACEMENT, str(value))
 
 
 def printable_lines(text: str) -> str:
-    """Return text that has lines of its own, such as a message's body: as `printable`, but line feeds and tabs stay."""
+    """Return text of several lines, such as a message's body, like `printable`. Line feeds and tabs stay."""
     return HIDDEN.sub(_REPLACEMENT, text.replace("\r\n", "\n"))
 
 
 def escaped(text: str) -> str:
-    r"""Return the text with each such character as JSON's ``\u202e``: nothing is lost, and nothing hides.
+    r"""Return JSON with each invisible character as an escape such as ``\u202e``. Programs read the same value.
 
-    For what a program reads. The text must be JSON already, since only there do such characters stand in strings alone.
+    The text must be JSON already. There, such characters can only be inside strings.
     """
-    # Most lines of a log are plain, and asking is cheaper than the pattern.
+    # Most lines of a log are plain, and this test is cheaper than the pattern.
     plain = text.isascii() and text.isprintable()
     return text if plain else HIDDEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def as_json(value: Any, **options: Any) -> str:
-    """Return the value as JSON that people can read: letters as they are. `options` go to `json.dumps`."""
+    """Return the value as JSON, with letters of every script unescaped. `options` go to `json.dumps`."""
     return escaped(json.dumps(value, ensure_ascii=False, **options))
 
 
 def excerpt(value: object) -> str:
-    """Return one line of what comes from a row, as `printable` shows it, cut at 160 characters."""
+    """Return text from a row or a server as one line, like `printable`, cut at 160 characters."""
     text = printable(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return text if len(text) <= _MAX_EXCERPT_CHARS else f"{text[:_MAX_EXCERPT_CHARS]}…"
 
 
 def duration(seconds: float | None) -> str:
+    """Return a duration for people: ``12 ms``, ``3.4 s``, ``5 min``. None is shown as a dash."""
     if seconds is None:
         return "–"
     for limit, unit, size in ((1.0, "ms", 0.001), (120.0, "s", 1.0), (7200.0, "min", 60.0), (172800.0, "h", 3600.0)):

@@ -1,4 +1,4 @@
-"""The guard of a staging system: copies of real data are in its database, and no mail must get to their owners."""
+"""The recipients that are allowed. A staging system has copies of real data, and must not write to their owners."""
 
 from dataclasses import dataclass
 
@@ -7,25 +7,34 @@ from listener.address import Address, parse_address
 
 @dataclass(frozen=True, slots=True)
 class RecipientPolicy:
-    """`allow`: who may get mail, as `parse_allowed` gives them; None: everybody. `redirect_to`: who gets it instead."""
+    """The settings `mail.allowed_recipients` and `mail.redirect_to`.
+
+    Attributes:
+        allow: addresses and domains that may receive email, as `parse_allowed` returns them. None allows everybody.
+        redirect_to: the address that receives every email instead of its recipient.
+    """
 
     allow: tuple[str, ...] | None = None
     redirect_to: Address | None = None
 
     def allows(self, recipient: Address) -> bool:
+        """Return whether an email to `recipient` may be sent. `redirect_to` itself is always allowed."""
         if self.allow is None or recipient == self.redirect_to:
             return True
         return any(form in self.allow for form in (f"@{recipient.domain}", _comparable(recipient)))
 
     def route(self, recipient: Address) -> Address:
-        """Whom the message really goes to."""
+        """Return the address that the message is really sent to."""
         return self.redirect_to or recipient
 
 
 def parse_allowed(text: str) -> str:
-    """``@example.org`` (that domain, and none below it) or ``jane@example.org``, in the form that `Guard` compares.
+    """Return ``@example.org`` or ``jane@example.org`` in the form that `RecipientPolicy` compares.
 
-    Raises `BadData`.
+    A domain does not include its subdomains.
+
+    Raises:
+        BadData: the text is neither an address nor a domain after an @.
     """
     text = text.strip()
     if text.startswith("@"):
@@ -34,4 +43,5 @@ def parse_allowed(text: str) -> str:
 
 
 def _comparable(address: Address) -> str:
+    """Return the address with its local part in one case. Servers may ignore the case, and few people remember it."""
     return f"{address.local.casefold()}@{address.domain}"

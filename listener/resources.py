@@ -1,11 +1,11 @@
-"""Where the files that come with the package are: beside it in a wheel, above it in a checkout."""
+"""The files that are shipped with the package: SQL, templates. A wheel has them inside it, a checkout beside it."""
 
 from importlib.resources import files
 from pathlib import Path
 
 
 def resource(name: str) -> Path:
-    """The shipped file or folder `name`, such as ``sql/triggers.sql``."""
+    """Return the path of a shipped file or folder, such as ``sql/triggers.sql``."""
     package = Path(str(files("listener")))
     inside = package / name
     return inside if inside.exists() else package.parent / name

@@ -1,7 +1,7 @@
-"""OpenTelemetry: a span a hand-over, where the extra `tracing` is installed and the environment says where spans go.
+"""OpenTelemetry: one span for each attempt to send a message.
 
-By the standard variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, …). No address and no text of a mail is in a
-span; the key of the row is not either, since what collects spans is often somebody else's.
+Tracing needs the extra `tracing` and the standard variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, …). A span
+has no address, no text of an email, and no key of a row, because another company often runs the collector.
 """
 
 import logging
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Link, Span, Tracer
 
+# The daemon has settled its events by then, and a service manager waits for its end.
+_FLUSH_TIMEOUT_MS = 2000
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 _provider: "TracerProvider | None" = None
@@ -22,7 +24,7 @@ _tracer: "Tracer | None" = None
 
 
 def start() -> None:
-    """Once, before the first event."""
+    """Start tracing if the environment asks for it. Call it once, before the first event."""
     global _provider, _tracer
     if (
         not any(os.environ.get(name) for name in _ENDPOINTS)
@@ -37,17 +39,21 @@ def start() -> None:
     except ImportError:
         log.warning("tracing_unavailable", remedy="pip install 'pgherald[tracing]'")
         return
-    # A collector that is away is no news of this daemon's.
+    # The exporter would log a traceback for each batch while the collector is unavailable.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     resource = Resource.create({"service.name": "pgherald", "service.version": __version__})
     _provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    # Sent by a thread of its own, in batches; what does not fit its queue is dropped, and no mail waits.
+    # A separate thread sends the spans in batches. Spans that do not fit into its queue are dropped, and no email waits.
     _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     _tracer = _provider.get_tracer("pgherald", __version__)
 
 
 def begin(rule: str, event_id: int, attempt: int, doubts: int, traceparent: str | None) -> "Span | None":
-    """`traceparent`: of the transaction that made the change, linked to if it is valid by W3C Trace Context."""
+    """Return a new span for an attempt, or None without tracing.
+
+    The span is linked to `traceparent`, the trace of the transaction that made the change, if it is valid by W3C Trace
+    Context.
+    """
     if _tracer is None:
         return None
     from opentelemetry.trace import SpanKind
@@ -79,7 +85,7 @@ def _links(traceparent: str | None) -> "list[Link]":
 
 
 def end(span: "Span | None", outcome: str, reason: str | None) -> None:
-    """`outcome` as in the event's history; `reason`: the one word that the outbox keeps."""
+    """End the span. `outcome` is a word of the event's history, and `reason` the one word that the outbox keeps."""
     if span is None:
         return
     from opentelemetry.trace import StatusCode
@@ -93,7 +99,7 @@ def end(span: "Span | None", outcome: str, reason: str | None) -> None:
 
 
 def stop() -> None:
-    """Send what is left; blocks for as long as that takes, a second or two at most where nobody takes it."""
+    """Send the remaining spans. Block for two seconds at most if the collector does not take them."""
     if _provider is not None:
-        _provider.force_flush(timeout_millis=2000)
+        _provider.force_flush(timeout_millis=_FLUSH_TIMEOUT_MS)
         _provider.shutdown()

@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.fixtures.command",
     "tests.fixtures.sandbox",
     "tests.fixtures.programs",
+    "tests.fixtures.doctor",
 ]
 
 # For `make fuzz`. Otherwise each property has its fixed number of examples.

@@ -13,7 +13,8 @@ from playwright.sync_api import Browser, sync_playwright
 
 from listener.address import parse_address
 from listener.config.rules import default_rules
-from listener.config.settings import Http, Mail, Settings
+from listener.config.sections import Http, Mail
+from listener.config.settings import Settings
 from listener.mail.composer import Composer, Message
 from listener.mail.templates import Templates
 from listener.preview import page as gallery

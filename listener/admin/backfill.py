@@ -1,4 +1,4 @@
-"""What the triggers missed: rows in the watched value without an event, found by their key and captured after the fact."""
+"""Events for rows that the triggers missed: rows that have the watched value and no event."""
 
 import time
 from collections.abc import Iterator
@@ -17,12 +17,23 @@ from listener.errors import SchemaError
 from listener.printable import excerpt
 
 _QUERIES = load("admin")
-PAGE = 5000
+# Rows per transaction. It bounds the time that a transaction takes, and the memory for the keys.
+MAX_PAGE_ROWS = 5000
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`since`, `until`: by the rule's `changed_at`. `mark_only`: remember the rows as handled, send nothing."""
+    """Options of the command.
+
+    Attributes:
+        since: Only rows that changed at this time or later, by the rule's `changed_at` column.
+        until: Only rows that changed before this time.
+        limit: At most so many rows.
+        rate: At most so many rows per second.
+        dry_run: Only report the rows.
+        mark_only: Remember the rows as handled; send nothing.
+        include_existing: Include rows that had the value before the rule was watched.
+    """
 
     since: datetime | None = None
     until: datetime | None = None
@@ -35,7 +46,13 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class BackfillPage:
-    """One step of the walk: rows looked at, keys found missed, and the oldest change among those."""
+    """The result for one page of the table.
+
+    Attributes:
+        looked_at: Number of rows on the page.
+        missed: Keys of the rows that had no event, escaped for display.
+        oldest: The oldest change among these, if the rule has a `changed_at` column.
+    """
 
     looked_at: int
     missed: list[str]
@@ -43,13 +60,14 @@ class BackfillPage:
 
 
 def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options) -> Iterator[BackfillPage]:
-    """Go through the table in the order of its key, a page at a time, and capture what was missed.
+    """Go through the table in the order of its key, a page at a time, and create an event for each missed row.
 
-    It can be interrupted and started again at any time: what it has captured has its event. One backfill of a rule runs
-    at a time.
+    It can be interrupted and started again at any time, because each captured row then has its event. Only one backfill
+    of a rule runs at a time.
 
     Raises:
-        SchemaError: the rule is not watched, its rows from before are not remembered yet, or another backfill runs.
+        SchemaError: The rule is not watched, `install` has not finished with its table, or another backfill runs.
+        DatabaseUnavailable: The server or the network failed.
     """
     with translate_errors(OWNER_REMEDY):
         found = conn.execute(_QUERIES["snapshot_done"], {"rule": name}).fetchone()
@@ -64,8 +82,8 @@ def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options)
         left = options.limit
         while left is None or left > 0:
             begun = time.monotonic()
-            # With a rate, no more in one page than a second's worth, so that it does not come in gusts.
-            most = min(x for x in (left, options.rate and max(1, int(options.rate)), PAGE) if x is not None)
+            # With a rate, a page captures no more than a second's worth, so that the events come evenly.
+            most = min(x for x in (left, options.rate and max(1, int(options.rate)), MAX_PAGE_ROWS) if x is not None)
             rows = _read(conn, name, rule, options, after)
             values = {"rule": name, "keys": [key for key, _, _ in rows], "changed": [at for _, _, at in rows]}
             row = conn.execute(query, {**values, "most": most}).fetchone()
@@ -76,7 +94,7 @@ def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options)
                 left -= len(missed)
             if len(missed) == most:
                 after = rows[last - 1][1]
-            elif len(rows) == PAGE:
+            elif len(rows) == MAX_PAGE_ROWS:
                 after = rows[-1][1]
             else:
                 return
@@ -87,21 +105,23 @@ def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options)
 def _read(
     conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options, after: list[bytes] | None
 ) -> list[tuple[bytes, list[bytes], str | None]]:
-    """Return a page of the rows in the value: their key, its columns, and when they changed.
+    """Return the next page of rows that have the value: the key, its columns, and the time of the change.
 
-    With the rights of the table's owner where this role may, and in a transaction that is rolled back, as
-    `pgherald.page_reader` asks for. Keys come and go as bytes: one that is no text in UTF-8 must not end the walk.
+    The query runs with the rights of the table's owner if this role may use them. The transaction is rolled back, as
+    `pgherald.page_reader` requires. Keys are transferred as bytes, because a key that is not valid UTF-8 must not end
+    the walk.
     """
     with conn.transaction(force_rollback=True):
         (query,) = conn.execute("SELECT pgherald.page_reader(%s, %s)", (name, rule.changed_at or None)).fetchone() or (
             "",
         )
-        query = f"SELECT convert_to(key, getdatabaseencoding()), at, changed FROM ({query}) AS page"  # noqa: S608 - our own
-        page = psycopg.RawCursor(conn).execute(query, (after, PAGE, options.since, options.until), prepare=False)
-        return page.fetchall()
+        query = f"SELECT convert_to(key, getdatabaseencoding()), at, changed FROM ({query}) AS page"  # noqa: S608 - ours
+        values = (after, MAX_PAGE_ROWS, options.since, options.until)
+        return psycopg.RawCursor(conn).execute(query, values, prepare=False).fetchall()
 
 
 def _lock(conn: psycopg.Connection[Any], name: str) -> None:
+    """Take the lock of the rule's backfill for this session."""
     granted, number = conn.execute(_QUERIES["lock_backfill"], {"rule": name}).fetchone() or (False, 0)
     if not granted:
         row = conn.execute(_QUERIES["lock_holder"], AdvisoryLock(BACKFILL_SPACE, number)._asdict()).fetchone()
@@ -113,9 +133,9 @@ def _lock(conn: psycopg.Connection[Any], name: str) -> None:
 
 
 def _capture(options: Options) -> sql.Composed:
-    """The statement that finds out which rows of a page were missed, and captures those."""
-    # With the time of the change, an event older than it does not speak for the row: it came back unseen. A row without
-    # that time is spoken for by any.
+    """Return the statement that finds the missed rows of a page and creates their events."""
+    # If the time of the change is known, an event from before it does not count. The row then left the value and
+    # returned while capture was off. Without that time, any event of the row counts.
     event_covers = sql.SQL("AND (o.captured_at < page.changed) IS NOT TRUE")
     handled_covers = sql.SQL(
         "AND (h.at < page.changed) IS NOT TRUE" + (" AND h.why <> 'existing'" if options.include_existing else "")
@@ -125,7 +145,8 @@ def _capture(options: Options) -> sql.Composed:
         write = sql.SQL("SELECT 1")
     elif options.mark_only:
         write = sql.SQL(
-            "INSERT INTO pgherald.handled (rule, key, why) SELECT %(rule)s, pgherald.handled_key(key), 'marked' FROM missed "
+            "INSERT INTO pgherald.handled (rule, key, why) "
+            "SELECT %(rule)s, pgherald.handled_key(key), 'marked' FROM missed "
             "ON CONFLICT (rule, key) DO UPDATE SET why = 'marked', at = now() RETURNING 1"
         )
     else:
@@ -133,7 +154,7 @@ def _capture(options: Options) -> sql.Composed:
             "INSERT INTO pgherald.outbox (rule, key, history) "
             "SELECT %(rule)s, key, pgherald.append_history('[]', 'backfilled', NULL) FROM missed RETURNING 1"
         )
-        # The gate, as in a capture: a daemon that is awake will find them, one that sleeps is rung.
+        # As a capture does: NOTIFY only if the gate is closed. A daemon that is awake finds the events by itself.
         ring = sql.SQL(
             "SELECT CASE WHEN EXISTS (SELECT FROM written) AND NOT pg_try_advisory_xact_lock_shared({}, {}) "
             "THEN pg_notify('pgherald', '') END"
@@ -148,10 +169,12 @@ def _capture(options: Options) -> sql.Composed:
                                 WHERE o.rule = %(rule)s AND o.key = page.key AND o.state <> 'available' {event_covers})
                AND NOT EXISTS (SELECT FROM pgherald.outbox AS o
                                 WHERE o.rule = %(rule)s AND o.key = page.key AND o.state = 'available')
-               AND NOT EXISTS (SELECT FROM pgherald.handled AS h WHERE h.rule = %(rule)s AND h.key = pgherald.handled_key(page.key) {handled_covers})
+               AND NOT EXISTS (SELECT FROM pgherald.handled AS h
+                                WHERE h.rule = %(rule)s AND h.key = pgherald.handled_key(page.key) {handled_covers})
              ORDER BY number LIMIT %(most)s),
         written AS ({write}),
         rung AS ({ring})
-        SELECT (SELECT coalesce(array_agg(pgherald.shown(key) ORDER BY number), '{{}}') FROM missed), (SELECT min(changed) FROM missed),
+        SELECT (SELECT coalesce(array_agg(pgherald.shown(key) ORDER BY number), '{{}}') FROM missed),
+               (SELECT min(changed) FROM missed),
                (SELECT max(number) FROM missed)
           FROM rung""").format(event_covers=event_covers, handled_covers=handled_covers, write=write, ring=ring)

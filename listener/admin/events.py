@@ -1,4 +1,4 @@
-"""What a person may do to events: find them, try them again, give them up, say how a doubt ended."""
+"""Actions of a person on events: find, retry, discard and resolve them; pause and resume a rule."""
 
 import getpass
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ _QUERIES = load("admin")
 
 Remedy = Literal["retry", "discard", "resolve_as_sent", "resolve_as_resend"]
 
-# Only these can be helped so. What a worker has in its hands is its own, and what is sent is never sent again.
+# The states that each action applies to. An event that a worker has claimed is the worker's, and a sent one is never
+# sent again.
 APPLIES: dict[Remedy, tuple[str, ...]] = {
     "retry": ("available", "skipped", "failed"),
     "discard": ("available", "in_doubt"),
@@ -27,6 +28,8 @@ APPLIES: dict[Remedy, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class FoundEvent:
+    """An event as `find` lists it. `key` and `reason` are escaped for display."""
+
     id: int
     rule: str
     key: str
@@ -40,7 +43,7 @@ class FoundEvent:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What is None does not narrow. `older` in seconds since the capture."""
+    """Conditions for `find`; None means any. `older`: captured at least so many seconds ago."""
 
     ids: list[int] | None = None
     rule: str | None = None
@@ -52,18 +55,24 @@ class Filter:
 
     @property
     def narrows(self) -> bool:
+        """Return whether there is any condition; `limit` is not one."""
         return any(part is not None for part in (self.ids, self.rule, self.states, self.reason, self.key, self.older))
 
 
 def find(conn: psycopg.Connection[Any], wanted: Filter) -> list[FoundEvent]:
+    """Return the events that match, in the order of their ids."""
     values = {name: getattr(wanted, name) for name in ("ids", "rule", "states", "reason", "key", "older", "limit")}
     with translate_errors(), conn.cursor(row_factory=class_row(FoundEvent)) as cursor:
         return cursor.execute(_QUERIES["events"], values).fetchall()
 
 
 def apply(conn: psycopg.Connection[Any], remedy: Remedy, ids: list[int], by: str | None = None) -> int:
-    """Do it to those that are still in a state it applies to; how many that were. `by`: for their history."""
-    values = {"ids": ids, "states": list(APPLIES[remedy]), "by": by or f"by {_who()}"}
+    """Apply an action to events and return how many it changed.
+
+    Events that have left the states it applies to stay as they are. `by` is what the history says about the person; by
+    default it names the user of the operating system.
+    """
+    values = {"ids": ids, "states": list(APPLIES[remedy]), "by": by or f"by {_os_user()}"}
     with translate_errors():
         done = len(conn.execute(_QUERIES[remedy], values).fetchall())
         if done:
@@ -72,10 +81,10 @@ def apply(conn: psycopg.Connection[Any], remedy: Remedy, ids: list[int], by: str
 
 
 def pause(conn: psycopg.Connection[Any], rule: str) -> datetime:
-    """Let a rule's events wait, for all daemons. Since when: a second pause changes nothing.
+    """Hold back a rule's events on all daemons, and return since when. A second pause changes nothing.
 
     Raises:
-        SchemaError: the rule is not watched in this database.
+        SchemaError: The rule is not watched in this database.
     """
     with translate_errors():
         row = conn.execute(_QUERIES["pause"], {"rule": rule}).fetchone()
@@ -86,7 +95,11 @@ def pause(conn: psycopg.Connection[Any], rule: str) -> datetime:
 
 
 def resume(conn: psycopg.Connection[Any], rule: str) -> None:
-    """Let them go on, and ring. Raises as `pause`."""
+    """Deliver a paused rule's events again, and wake the daemons.
+
+    Raises:
+        SchemaError: The rule is not watched in this database.
+    """
     with translate_errors():
         if conn.execute(_QUERIES["resume"], {"rule": rule}).fetchone() is None:
             raise _unwatched(rule)
@@ -97,7 +110,7 @@ def _unwatched(rule: str) -> SchemaError:
     return SchemaError(f"rule {rule} is not watched in this database; run `pgherald install`")
 
 
-def _who() -> str:
+def _os_user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -1,4 +1,4 @@
-"""What happened to a row, and why nothing did."""
+"""The events of a row, or the reason why it has none."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ from listener.db import keys
 from listener.db.errors import summary, translate_errors
 from listener.db.owner import fetch_as_owner
 from listener.db.queries import load
-from listener.db.schema import watch_values
+from listener.db.schema import MIN_TRIGGERS, watch_values
 from listener.errors import SchemaError
 
 _QUERIES = load("admin")
@@ -21,9 +21,13 @@ _QUERIES = load("admin")
 
 @dataclass(frozen=True, slots=True)
 class RowHistory:
-    """`events` as `explain --json` gives them; `why` where there are none; `exists` says whether the row does.
+    """The result of `read_history`.
 
-    `paused_at`: since when those that wait do so because a person has paused the rule.
+    Attributes:
+        events: The row's events as `explain --json` prints them.
+        exists: Whether the row exists.
+        why: If there are no events, the reason.
+        paused_at: Since when the rule is paused, if events wait for that.
     """
 
     events: list[dict[str, Any]]
@@ -35,14 +39,19 @@ class RowHistory:
 def read_history(
     conn: psycopg.Connection[Any], tables: psycopg.Connection[Any], name: str, rule: Rule, key: str
 ) -> RowHistory:
-    """Collect a row's events, in order. `key` in the outbox's form; `tables` is the connection that reads the row."""
+    """Return a row's events, in order. `tables` is the connection that reads the watched table.
+
+    Raises:
+        SchemaError: The table or the schema is missing, or must not be read.
+        DatabaseUnavailable: The server or the network failed.
+    """
     with translate_errors():
         row = _row(tables, name, rule, key)
         key = row.key if row is not None else _written(tables, rule, key)
         with conn.cursor(row_factory=dict_row) as cursor:
             events = cursor.execute(_QUERIES["row_history"], {"rule": name, "key": key}).fetchall()
         for event in events:
-            # Each session wrote them in its own time zone; they are read in one.
+            # Each session wrote its entries in its own time zone. They are shown in that of the capture.
             captured_at = event["captured_at"]
             event["history"] = [{**entry, "at": _iso(_moment(entry["at"], captured_at))} for entry in event["history"]]
             for column in ("captured_at", "settled_at", "scheduled_at"):
@@ -54,12 +63,13 @@ def read_history(
 
 
 def as_written(tables: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> str:
-    """A key as the outbox has it: 007 is 7, whether or not the row is still there."""
+    """Return a key that a person typed in the outbox's form: 007 becomes 7. The row need not exist."""
     row = _row(tables, name, rule, key)
     return row.key if row is not None else _written(tables, rule, key)
 
 
 def _written(conn: psycopg.Connection[Any], rule: Rule, key: str) -> str:
+    """Return the key in the outbox's form by converting its text to the columns' types and back."""
     try:
         types, parts = _types(conn, rule), _parts(conn, rule, key)
         if not types or parts is None:
@@ -80,7 +90,7 @@ def _types(conn: psycopg.Connection[Any], rule: Rule) -> dict[str, str]:
 
 
 def _parts(conn: psycopg.Connection[Any], rule: Rule, key: str) -> list[str] | None:
-    """The key's columns; None where they are not as many as the rule's."""
+    """Return the texts of the key's columns, or None if they are not as many as the rule's."""
     if len(rule.key) == 1:
         return [key]
     (parts,) = conn.execute("SELECT %s::text[]", (key,)).fetchone() or ([],)
@@ -95,7 +105,7 @@ class _Row:
 
 
 def _moment(text: str | None, captured_at: datetime) -> datetime:
-    """When an entry of a history was written, in the zone of the capture; where that is no time, when that was."""
+    """Return the time of a history's entry in the time zone of the capture; if it is invalid, the capture's time."""
     try:
         return datetime.fromisoformat(text or "").astimezone(captured_at.tzinfo)
     except (ValueError, OverflowError):
@@ -107,7 +117,7 @@ def _iso(moment: datetime | None) -> str | None:
 
 
 def _row(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> _Row | None:
-    """The watched row, if it is there, found by its index."""
+    """Return the watched row, found by its index, or None."""
     try:
         types, parts = _types(conn, rule), _parts(conn, rule, key)
         if parts is None:
@@ -126,12 +136,13 @@ def _row(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> _Row
     except psycopg.errors.UndefinedTable as exc:
         raise SchemaError(f"rule {name}: {summary(exc)}") from exc
     except psycopg.DataError:
-        # A text that is no value of the key's type is the key of no row.
+        # The text is not a value of the key's type, so no row has this key.
         return None
     return _Row(*row) if row is not None else None
 
 
 def _why(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str, row: _Row | None) -> str:
+    """Return why the row has no event."""
     if row is None:
         return f"there is no such row in {rule.table}"
     watched = conn.execute(_QUERIES["watched"], watch_values(name, rule)).fetchone()
@@ -139,7 +150,10 @@ def _why(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str, row: _R
         return "the rule is not watched in this database; run `pgherald install`"
     if not row.has_value:
         shown = "NULL" if row.current is None else repr(row.current)
-        return f"{rule.column} is {shown}, not {rule.becomes!r}, and no change to it was captured since {watched[3]:%Y-%m-%d %H:%M}"
+        return (
+            f"{rule.column} is {shown}, not {rule.becomes!r}, and no change to it was captured "
+            f"since {watched[3]:%Y-%m-%d %H:%M}"
+        )
     handled = conn.execute(_QUERIES["handled"], {"rule": name, "key": key}).fetchone()
     if handled is not None:
         return {
@@ -148,6 +162,10 @@ def _why(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str, row: _R
             "purged": "the row's events were purged, some time after they were settled",
             "forgotten": "the row's events were erased, by `pgherald forget`",
         }[handled[0]]
-    if watched[4] < 2:
+    *_, triggers = watched
+    if triggers < MIN_TRIGGERS:
         return f"the triggers on {rule.table} are missing or disabled; run `pgherald install`"
-    return "the row reached the value unseen: triggers were off, or it was restored or replicated; `pgherald backfill` finds it"
+    return (
+        "the row reached the value unseen: triggers were off, or it was restored or replicated; "
+        "`pgherald backfill` finds it"
+    )

@@ -1,4 +1,4 @@
-"""doctor: what is wrong, and what to do."""
+"""doctor: find problems, each with its remedy."""
 
 import asyncio
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from listener.cli.options import configured, settings
+from listener.cli.options import config_option, json_option, load_settings
 from listener.cli.output import write_json, write_line
 from listener.config.settings import Settings
 from listener.doctor.checks import examine
@@ -17,37 +17,37 @@ _COLORS = {State.ok: "green", State.warn: "yellow", State.fault: "red"}
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
-@click.option("--strict", is_flag=True, help="Exit status 1 on a warning too.")
-@configured
+@json_option
+@click.option("--strict", is_flag=True, help="Exit with status 1 on a warning too.")
+@config_option
 def doctor(as_json: bool, strict: bool, config_file: Path | None) -> None:
-    """Look for whatever keeps mail from going out: one line a check, with the remedy. Writes nothing, sends no mail.
+    """Find what keeps email from going out: one line for each check, with its remedy.
 
-    Needs no running daemon. Connect as the daemon's role to check its rights, as the owner to check every function.
-    Exit status 1: there is a fault.
+    Changes nothing, sends no email, and needs no running daemon. Connect as the daemon's role to check its rights, and as
+    the owner to check every function. Exit status 1: at least one check reports a fault.
 
     \b
     Example:  pgherald doctor --json | jq '.[] | select(.state != "ok")'
     """
-    findings = asyncio.run(_examine(settings(config_file), aloud=not as_json))
+    checks = asyncio.run(_examine(load_settings(config_file), show=not as_json))
     if as_json:
-        write_json([asdict(finding) for finding in findings])
+        write_json([asdict(check) for check in checks])
     bad = {State.fault, State.warn} if strict else {State.fault}
-    if any(finding.state in bad for finding in findings):
+    if any(check.state in bad for check in checks):
         sys.exit(1)
 
 
-async def _examine(loaded: Settings, *, aloud: bool) -> list[CheckResult]:
-    findings = []
-    async for finding in examine(loaded):
-        findings.append(finding)
-        if aloud:
-            _say(finding)
-    return findings
+async def _examine(loaded: Settings, *, show: bool) -> list[CheckResult]:
+    """Return all checks. Show each as soon as it is made, since a silent mail server takes its time."""
+    checks = []
+    async for check in examine(loaded):
+        checks.append(check)
+        if show:
+            _show(check)
+    return checks
 
 
-def _say(finding: CheckResult) -> None:
-    # Each as it is found: a mail server that is silent takes its time.
-    state = click.style(f"{finding.state:<5}", fg=_COLORS[finding.state])
-    remedy = f" -> {finding.remedy}" if finding.remedy else ""
-    write_line(f"{finding.check}: {finding.seen}{remedy}", mark=f"{state}  ")
+def _show(check: CheckResult) -> None:
+    state = click.style(f"{check.state:<5}", fg=_COLORS[check.state])
+    remedy = f" -> {check.remedy}" if check.remedy else ""
+    write_line(f"{check.check}: {check.seen}{remedy}", mark=f"{state}  ")

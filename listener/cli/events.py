@@ -1,47 +1,72 @@
-"""events: list them, and make good by hand what only a person can."""
+"""events: list events, and decide about those that only a person can decide about."""
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from rich.table import Table
 
-from listener.admin import events as remedy
+from listener.admin import events as admin
 from listener.admin.events import APPLIES, Filter, FoundEvent, Remedy
+from listener.admin.status import STATES
 from listener.cli.connection import outbox_connection
-from listener.cli.options import DURATION, configured, counted, settings, the_rule
+from listener.cli.options import DURATION, config_option, get_rule, json_option, load_settings, quantity, stored_key
 from listener.cli.output import console, write_json, write_line
-from listener.config.keys import parse_key, show_key
+from listener.config.keys import show_key
+from listener.config.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_STATES = ("available", "claimed", "transmitting", "in_doubt", "sent", "skipped", "failed")
+# More would scroll off the screen.
+DEFAULT_LIMIT = 100
 
 
-def _filters(function: F) -> F:
+@dataclass(frozen=True, slots=True)
+class _Action:
+    """An action on events: the remedy, its verb, and the words for events that it was done to."""
+
+    remedy: Remedy
+    verb: str
+    done: str
+
+
+_RETRY = _Action("retry", "retry", "will be retried")
+_DISCARD = _Action("discard", "discard", "discarded")
+_RECORD_AS_SENT = _Action("resolve_as_sent", "record as sent", "recorded as sent")
+_RESEND = _Action("resolve_as_resend", "send again", "will be sent again")
+
+
+def _filter_options(function: F) -> F:
+    """Let the command take the options that choose events."""
     for option in reversed(
         (
-            click.option("--state", type=click.Choice(_STATES), help="Only those in this state."),
-            click.option("--reason", help="Only those with this reason, such as no_consent."),
-            click.option("--key", help="Only those of this row; needs RULE."),
+            click.option("--state", type=click.Choice(STATES), help="Only events in this state."),
+            click.option("--reason", help="Only events with this reason, such as no_consent."),
+            click.option("--key", help="Only events of the row with this key. Requires RULE."),
             click.option(
-                "--older-than", type=DURATION, metavar="DURATION", help="Captured so long ago: 10s, 5m, 12h, 30d."
+                "--older-than",
+                type=DURATION,
+                metavar="DURATION",
+                help="Only events captured longer ago than this: 10s, 5m, 12h, 30d.",
             ),
-            click.option("--limit", type=click.IntRange(1), help="At most so many, the oldest first."),
+            click.option("--limit", type=click.IntRange(1), help="At most this many events, oldest first."),
         )
     ):
         function = option(function)
-    return configured(function)
+    return config_option(function)
 
 
-def _acts(function: F) -> F:
-    function = click.option("--yes", is_flag=True, help="Do not ask.")(function)
-    function = click.option("--dry-run", is_flag=True, help="Only say which events it would be.")(function)
+def _action_options(function: F) -> F:
+    """Let the command take the options of a command that changes events."""
+    function = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(function)
+    function = click.option("--dry-run", is_flag=True, help="Show which events would change, and change nothing.")(
+        function
+    )
     function = click.argument("which", nargs=-1, metavar="[RULE | ID...]")(function)
-    return _filters(function)
+    return _filter_options(function)
 
 
 @click.group()
@@ -55,18 +80,18 @@ def events() -> None:
 
 @events.command("list")
 @click.argument("rule", required=False)
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
-@_filters
+@json_option
+@_filter_options
 def list_(rule: str | None, as_json: bool, config_file: Path | None, **filters: Any) -> None:
-    """Show events, the oldest first; 100 unless --limit says otherwise.
+    """List events, oldest first; 100 unless --limit says otherwise.
 
     \b
     Example:  pgherald events list dateplan_verified --state failed --older-than 1h
     """
-    loaded = settings(config_file)
-    filters["limit"] = filters["limit"] or 100
+    loaded = load_settings(config_file)
+    filters["limit"] = filters["limit"] or DEFAULT_LIMIT
     with outbox_connection(loaded) as conn:
-        found = remedy.find(conn, _wanted(loaded, (rule,) if rule else (), **filters))
+        found = admin.find(conn, _filter(loaded, (rule,) if rule else (), **filters))
     if as_json:
         write_json([_as_json(loaded, event) for event in found])
         return
@@ -79,25 +104,29 @@ def list_(rule: str | None, as_json: bool, config_file: Path | None, **filters: 
 
 
 @events.command()
-@_acts
+@_action_options
 def retry(**arguments: Any) -> None:
-    """Try failed or skipped events again, with all their attempts, and waiting ones at once.
+    """Retry failed, skipped and waiting events.
+
+    Failed and skipped events get all their attempts again. Waiting events are sent at once.
 
     \b
     Example:  pgherald events retry dateplan_verified --reason rejected
     """
-    _act("retry", "try again", "will be tried again", **arguments)
+    _act(_RETRY, **arguments)
 
 
 @events.command()
-@_acts
+@_action_options
 def discard(**arguments: Any) -> None:
-    """Give up events that wait or are in doubt: skipped, with the reason `discarded`.
+    """Discard events that wait or are in doubt.
+
+    They become skipped, with the reason `discarded`.
 
     \b
     Example:  pgherald events discard 4711 4712
     """
-    _act("discard", "discard", "discarded", **arguments)
+    _act(_DISCARD, **arguments)
 
 
 @events.command()
@@ -106,62 +135,68 @@ def discard(**arguments: Any) -> None:
     "outcome",
     type=click.Choice(["sent", "resend"]),
     required=True,
-    help="What became, or is to become, of them.",
+    help="`sent`: record as delivered. `resend`: send again.",
 )
-@_acts
+@_action_options
 def resolve(outcome: str, **arguments: Any) -> None:
-    """Say how events in doubt ended: they were `sent`, or are to be sent once more, byte for byte the same.
+    """Decide how events in doubt have ended.
+
+    Record them as sent, or send them again, byte for byte the same.
 
     \b
     Example:  pgherald events resolve 4711 --as sent
     """
-    if outcome == "sent":
-        _act("resolve_as_sent", "take as sent", "taken as sent", **arguments)
-    else:
-        _act("resolve_as_resend", "send once more", "will be sent once more", **arguments)
+    _act(_RECORD_AS_SENT if outcome == "sent" else _RESEND, **arguments)
 
 
 def _act(
-    chosen: Remedy,
-    verb: str,
-    done: str,
+    action: _Action,
     which: tuple[str, ...],
     yes: bool,
     dry_run: bool,
     config_file: Path | None,
     **filters: Any,
 ) -> None:
-    loaded = settings(config_file)
-    wanted = _wanted(loaded, which, **filters)
+    """Do it to the chosen events. Exit with status 1 if one that was named by its id does not exist or does not fit."""
+    loaded = load_settings(config_file)
+    wanted = _filter(loaded, which, **filters)
     if not wanted.narrows:
-        raise click.UsageError("name a rule, ids, or a filter such as --state: not everything at once")
+        raise click.UsageError("no event is chosen; name a rule, ids, or a filter such as --state")
+    states = APPLIES[action.remedy]
     if not wanted.ids and not wanted.states:
-        # Before the limit counts them.
-        wanted = replace(wanted, states=list(APPLIES[chosen]))
+        # --limit must count only events that the action applies to.
+        wanted = replace(wanted, states=list(states))
     with outbox_connection(loaded) as conn:
-        found = remedy.find(conn, wanted)
-        fit = [event for event in found if event.state in APPLIES[chosen]]
-        for event in found:
-            if event not in fit and wanted.ids:
-                write_line(f"event {event.id} is {event.state}: nothing to {verb}", err=True)
-        missing = sorted(set(wanted.ids or ()) - {event.id for event in found})
-        for number in missing:
-            write_line(f"there is no event {number}", err=True)
+        found = admin.find(conn, wanted)
+        fit = [event for event in found if event.state in states]
+        if wanted.ids:
+            _report_unfit(wanted.ids, found, states)
         if not fit:
-            write_line(f"no event to {verb}")
+            write_line(f"no event to {action.verb}")
         elif dry_run:
             for event in fit:
-                write_line(f"would {verb}: event {event.id}, {event.rule} {_shown_key(loaded, event)}, {event.state}")
+                key = _shown_key(loaded, event)
+                write_line(f"would {action.verb}: event {event.id}, {event.rule} {key}, {event.state}")
         else:
             if sys.stdin.isatty() and not yes:
-                click.confirm(f"{verb} {counted(len(fit), 'event')}?", abort=True)
-            write_line(f"{counted(remedy.apply(conn, chosen, [event.id for event in fit]), 'event')} {done}")
+                click.confirm(f"{action.verb} {quantity(len(fit), 'event')}?", abort=True)
+            done = admin.apply(conn, action.remedy, [event.id for event in fit])
+            write_line(f"{quantity(done, 'event')} {action.done}")
     if wanted.ids and len(fit) < len(set(wanted.ids)):
         sys.exit(1)
 
 
-def _wanted(
-    loaded: Any,
+def _report_unfit(ids: list[int], found: list[FoundEvent], states: tuple[str, ...]) -> None:
+    """Print the named events that are in another state, or do not exist."""
+    for event in found:
+        if event.state not in states:
+            write_line(f"event {event.id} is {event.state}, not {' or '.join(states)}; it was not changed", err=True)
+    for missing in sorted(set(ids) - {event.id for event in found}):
+        write_line(f"event {missing} does not exist", err=True)
+
+
+def _filter(
+    loaded: Settings,
     which: tuple[str, ...],
     state: str | None,
     reason: str | None,
@@ -172,24 +207,21 @@ def _wanted(
     ids = [int(word) for word in which if word.isascii() and word.isdigit()]
     names = [word for word in which if not (word.isascii() and word.isdigit())]
     if len(names) > 1 or (names and ids):
-        raise click.UsageError("name one rule, or ids")
+        raise click.UsageError("name either one rule or ids, not both")
     rule = names[0] if names else None
     if rule is not None:
-        watched = the_rule(loaded, rule)
-        try:
-            key = parse_key(watched, key) if key is not None else None
-        except ValueError as exc:
-            raise click.BadParameter(str(exc), param_hint="--key") from exc
+        watched = get_rule(loaded, rule)
+        key = stored_key(watched, key, hint="--key") if key is not None else None
     elif key is not None:
-        raise click.UsageError("--key needs the rule it is of")
+        raise click.UsageError("--key requires RULE")
     return Filter(ids or None, rule, [state] if state else None, reason, key, older_than, limit)
 
 
-def _shown_key(loaded: Any, event: FoundEvent) -> str:
+def _shown_key(loaded: Settings, event: FoundEvent) -> str:
     return show_key(loaded.rules[event.rule], event.key) if event.rule in loaded.rules else event.key
 
 
-def _as_json(loaded: Any, event: FoundEvent) -> dict[str, Any]:
+def _as_json(loaded: Settings, event: FoundEvent) -> dict[str, Any]:
     moments = {
         name: moment.isoformat() if moment is not None else None
         for name, moment in (

@@ -1,4 +1,4 @@
-"""init: a first configuration for a database that is there already."""
+"""init: write a first configuration for an existing database."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from listener.cli.options import configured, settings
+from listener.cli.options import config_option, load_settings
 from listener.cli.output import write_line, write_lines
 from listener.config.settings import DEFAULT_FILE
 from listener.db.connection import connect
@@ -25,26 +25,28 @@ _STDOUT = Path("-")
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     default=DEFAULT_FILE,
     show_default=True,
-    help="Where to write it; - for stdout.",
+    help="File to write; - for stdout.",
 )
 @click.option(
-    "--table", metavar="NAME", help="The table to watch; else the one called dateplan, or the only one that fits."
+    "--table",
+    metavar="NAME",
+    help="Table to watch. Default: the table named dateplan, or the only one that fits.",
 )
-@click.option("--becomes", metavar="VALUE", help="The value to wait for; else 'VE', if the column can hold it.")
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
-@configured
+@click.option("--becomes", metavar="VALUE", help="Value to wait for. Default: 'VE', if the column can hold it.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@config_option
 def init(out: Path, table: str | None, becomes: str | None, force: bool, config_file: Path | None) -> None:
-    """Look at a database and write the configuration: which table, whose address, whose consent.
+    """Write a first configuration from a database's catalog: the table, the address, the consent.
 
-    Reads the catalog and no row, and changes nothing. What it cannot decide it says on stderr and marks in the file, and
-    then the exit status is 1: nothing is mailed on a guess.
+    Reads no row, and changes nothing in the database. Anything it cannot infer is marked CHANGE_ME, reported on stderr,
+    and makes the exit status 1.
 
     \b
     Example:  PGHERALD_DATABASE_URL=postgresql://dba@db/app pgherald init --table public.booking --becomes confirmed
     """
     if out != _STDOUT and os.path.lexists(out) and not force:
-        raise PgheraldError(f"{out} is there already; write elsewhere with --out, or over it with --force")
-    with connect(settings(config_file).database.url) as conn:
+        raise PgheraldError(f"{out} exists; choose another file with --out, or overwrite it with --force")
+    with connect(load_settings(config_file).database.url) as conn:
         found = infer(choose_table(read_tables(conn), table), becomes)
     text = write_toml(found)
     if out == _STDOUT:
@@ -57,12 +59,12 @@ def init(out: Path, table: str | None, becomes: str | None, force: bool, config_
     for what, why in found.undecided:
         write_line(f"could not decide {what}: {why}", err=True)
     if found.undecided:
-        write_line(f"look for {CHANGE_ME} in {'what was written' if out == _STDOUT else out}", err=True)
+        write_line(f"replace each {CHANGE_ME} in {'the output' if out == _STDOUT else out}", err=True)
         sys.exit(1)
 
 
 def _write(out: Path, text: str) -> None:
-    # For the user alone: a URL with a password may come to stand in it.
+    """Write the file with mode 0600. The user may add a URL with a password to it."""
     try:
         descriptor = os.open(out.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print."""
+"""The program `pgherald`: find the command, run it, and turn an exception into one line and an exit status."""
 
 import importlib
 import io
@@ -13,15 +13,31 @@ import click
 from listener import __version__
 from listener.errors import DatabaseUnavailable, PgheraldError
 
-# In the order of --help, and by module: a command waits for the imports of no other.
+# In the order of --help, each with its module. A command waits for the imports of no other.
 _COMMANDS = {
-    "demo": "demo", "init": "init", "install": "database", "uninstall": "database", "doctor": "doctor", "run": "run",
-    "status": "support", "top": "top", "explain": "support", "events": "events", "pause": "rules", "resume": "rules",
-    "backfill": "upkeep", "forget": "upkeep", "purge": "upkeep", "preview": "mail", "send-test": "mail",
-}  # fmt: skip
+    "demo": "demo",
+    "init": "init",
+    "install": "install",
+    "uninstall": "install",
+    "doctor": "doctor",
+    "run": "run",
+    "status": "status",
+    "top": "top",
+    "explain": "explain",
+    "events": "events",
+    "pause": "pause",
+    "resume": "pause",
+    "backfill": "backfill",
+    "forget": "retention",
+    "purge": "retention",
+    "preview": "preview",
+    "send-test": "send_test",
+}
 
 
 class _Commands(click.Group):
+    """The commands of `_COMMANDS`, each imported when it is needed."""
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
@@ -31,7 +47,7 @@ class _Commands(click.Group):
         module = importlib.import_module(f"listener.cli.{_COMMANDS[cmd_name]}")
         command = getattr(module, cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
-        # The list shows its first sentence, whole; click would cut it to a line.
+        # The list of commands shows the whole first sentence. click would cut it at the width of a line.
         command.short_help = f"{(command.help or '').partition('.')[0].strip()}."
         return command
 
@@ -41,29 +57,29 @@ class _Commands(click.Group):
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The configuration; else PGHERALD_CONFIG, else ./pgherald.toml.",
+    help="Configuration file. Default: PGHERALD_CONFIG, else ./pgherald.toml.",
 )
 @click.pass_context
 def pgherald(context: click.Context, config: Path | None) -> None:
-    """Tell people by e-mail, exactly once, when a row in PostgreSQL reaches a state.
+    """Send e-mail, exactly once, when a row in PostgreSQL reaches a state.
 
     \b
-    See it work:            pgherald demo
-    In your own database:   pgherald install && pgherald run
+    See it run:             pgherald demo
+    In your own database:   pgherald init && pgherald install && pgherald run
 
     \b
-    Exit status:  0 fine; 1 a fault was found or met; 2 usage.
-    Environment:  every key of the configuration is PGHERALD_SECTION_KEY.
+    Exit status:  0 success; 1 an error, or a problem was found; 2 wrong usage.
+    Environment:  every key of the configuration can be set as PGHERALD_SECTION_KEY.
     Completion:   eval "$(_PGHERALD_COMPLETE=bash_source pgherald)"; zsh_source and fish_source, too.
     """
     context.obj = config
 
 
 def main() -> None:
-    """Exit status 0 fine, 1 a fault was found or met, 2 usage."""
+    """Run the program, and exit with status 0 for success, 1 for an error, or 2 for wrong usage."""
     _open_streams()
     try:
-        # In its own mode click would print what it was given as it is.
+        # In standalone mode click prints errors itself, and with them the arguments, which may drive the terminal.
         sys.exit(pgherald.main(prog_name="pgherald", auto_envvar_prefix="PGHERALD", standalone_mode=False))
     except click.ClickException as exc:
         _refuse(exc)
@@ -73,7 +89,7 @@ def main() -> None:
     except PgheraldError as exc:
         _fail(exc)
     except Exception as exc:
-        # Not at the top: --help and completion need no database.
+        # Imported here, because --help and completion need no database driver.
         import psycopg
 
         if not isinstance(exc, (psycopg.Error, OSError)):
@@ -82,11 +98,11 @@ def main() -> None:
 
 
 def _refuse(exc: click.ClickException) -> NoReturn:
-    """Say what click's own `show` does: after a usage error how the command is called, and where its help is."""
+    """Print what click's own `show` prints: the error, and after a usage error also the usage and where the help is."""
     from listener.cli.output import write_error, write_lines
 
     if isinstance(exc, click.exceptions.NoArgsIsHelpError):
-        # The help itself, and nothing of what was given.
+        # This is the help text. It has none of the arguments.
         exc.show()
         sys.exit(exc.exit_code)
     if isinstance(exc, click.UsageError) and exc.ctx is not None:
@@ -96,6 +112,7 @@ def _refuse(exc: click.ClickException) -> NoReturn:
 
 
 def _fail(exc: Exception) -> NoReturn:
+    """Print the error with its remedy, and exit with status 1."""
     from listener.cli.output import write_error
     from listener.db.errors import summary
 
@@ -105,7 +122,10 @@ def _fail(exc: Exception) -> NoReturn:
 
 
 def _crash() -> NoReturn:
-    """Print the traceback, for a report: the interpreter would print an exception's words as they are."""
+    """Print the traceback for a bug report, and exit with status 1.
+
+    The interpreter would print the exception's message unchanged, and control characters in it would reach the terminal.
+    """
     from listener.cli.output import write_lines
 
     write_lines(traceback.format_exc(), err=True)
@@ -113,10 +133,13 @@ def _crash() -> NoReturn:
 
 
 def _open_streams() -> None:
-    # Who starts us may have closed one; its number would go to the next connection, and what is printed to the server.
+    """Open the standard streams that the caller has closed.
+
+    The next connection would take the number of a closed stream, and our output would go to the server.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal that has no 🎉 is no reason to fail.
+        # A terminal whose encoding lacks a character shows it escaped. The command must not fail because of it.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""What commands print: the one way to the terminal, past which nothing of a stranger's drives it."""
+"""All output of the commands. Text from rows, servers and other roles passes through here and cannot drive the terminal."""
 
 import sys
 from typing import Any
@@ -9,42 +9,44 @@ from rich.text import Text
 
 from listener.printable import as_json, printable, printable_lines
 
+# Wide enough for the longest row of a table. A pipe or a file has no width, and rich would cut lines at 80 columns.
+_PIPE_COLUMNS = 160
+
 
 def write_line(text: object, *, mark: str = "", err: bool = False) -> None:
-    """Print one line. `mark`: what goes before it, in colours of our own."""
+    """Print one line. `mark` is put before it unchanged, and may have colours of ours."""
     click.echo(mark + printable(text), err=err)
 
 
 def write_lines(text: str, *, err: bool = False) -> None:
-    """Print text that has lines of its own, such as a message's body."""
+    """Print text of several lines, such as a message's body."""
     click.echo(printable_lines(text), err=err)
 
 
 def write_json(value: Any) -> None:
-    """Print the value as JSON, for scripts; what does not show is escaped."""
+    """Print the value as JSON. Invisible characters are escaped."""
     click.echo(as_json(value, indent=2))
 
 
 def write_error(text: str) -> None:
-    """Print ``Error: …`` to stderr, on one line, whatever breaks the text has."""
+    """Print ``Error: …`` to stderr, on one line even if the text has several."""
     write_line(f"Error: {' '.join(text.split())}", err=True)
 
 
 class Screen(Console):
-    """rich's console for tables and sentences, to which each text is one line, and no markup and no ``:name:`` of an emoji.
+    """A rich console for tables and sentences. Markup and ``:emoji:`` names in text have no effect.
 
-    A `Text` of rich's own is taken as it is; what is put into one goes through `printable` first.
+    A `Text` object is printed as it is. Text from outside must go through `printable` before it is put into one.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Make rich's text of ours. All that is printed, and each cell of a table, comes through here."""
+        """Make a `Text` of a string. rich calls this for each string that is printed, and for each cell of a table."""
         return super().render_str(printable(text), **options)
 
 
 def console() -> Screen:
     """Return a screen as wide as the terminal."""
-    # Not cut to 80 columns where nobody reads it on a screen.
-    return Screen(width=None if sys.stdout.isatty() else 160)
+    return Screen(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)

@@ -8,60 +8,70 @@ from typing import Any, TypeVar
 import click
 
 from listener import logs, tracing
-from listener.cli.options import configured, counted, settings
+from listener.cli.options import config_option, load_settings, quantity
 from listener.cli.output import write_line
+from listener.config.settings import Settings
 from listener.daemon.daemon import Daemon
 
 T = TypeVar("T")
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Deliver what is due, then exit.")
+@click.option("--once", is_flag=True, help="Deliver the events that are due, then exit.")
 @click.option(
     "--log-format",
     type=click.Choice(["auto", "json", "console"]),
     envvar="PGHERALD_LOG_FORMAT",
-    help="Default: json unless on a terminal.",
+    help="Default: console on a terminal, else json.",
 )
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     envvar="PGHERALD_LOG_LEVEL",
-    help="Default: info.",
+    help="The lowest level that is logged. Default: info.",
 )
-@configured
+@config_option
 def run(once: bool, log_format: str | None, log_level: str | None, config_file: Path | None) -> None:
-    """Deliver: listen for events and mail them, until SIGTERM. SIGHUP reads configuration and templates again.
+    """Run the daemon: wait for events and send their emails, until SIGTERM.
 
-    With --once: exit 0 when only later retries remain, 1 when the mail server or the database could not be reached.
+    SIGHUP reloads the configuration and the templates. Exit status 1 with --once: the mail server or the database could
+    not be reached. Events that remain for a later retry are no error.
 
     \b
     Example:  PGHERALD_DATABASE_URL=postgresql://herald@db/app PGHERALD_SMTP_URL=smtp://relay:587 pgherald run
     """
-    given = {name: value for name, value in (("format", log_format), ("level", log_level)) if value}
-    loaded = settings(config_file, {"log": given})
+    overrides = {"log": {name: value for name, value in (("format", log_format), ("level", log_level)) if value}}
+    loaded = load_settings(config_file, overrides)
     logs.configure(loaded.log.format, loaded.log.level)
     tracing.start()
     click.get_current_context().call_on_close(tracing.stop)
-    daemon = Daemon(loaded, read=lambda: settings(config_file, {"log": given}))
+    daemon = Daemon(loaded, read=lambda: load_settings(config_file, overrides))
     if not once:
         _asyncio_run(daemon.run())
         return
     reached, available, in_doubt, paused = _asyncio_run(daemon.run_once())
     if available or in_doubt:
-        write_line(f"{counted(available, 'event')} left for a later try, {in_doubt} in doubt", err=True)
+        write_line(f"{quantity(available, 'event')} left for a later retry, {in_doubt} in doubt", err=True)
     if paused:
-        write_line(f"{counted(paused, 'event')} left behind a paused rule: pgherald resume RULE", err=True)
+        write_line(
+            f"{quantity(paused, 'event')} of a paused rule not sent; resume with `pgherald resume RULE`",
+            err=True,
+        )
     if not reached:
-        where = f"{loaded.smtp.server.host}:{loaded.smtp.server.port}, [smtp] url"
-        if loaded.mail.transport == "file":
-            where = f"{loaded.mail.directory}, [mail] directory"
         raise click.ClickException(
-            f"the mail server ({where}) could not be reached; the log says why; the events are kept"
+            f"the mail server ({_where(loaded)}) could not be reached; see the log for the reason; no event is lost"
         )
 
 
+def _where(loaded: Settings) -> str:
+    """Return the destination of messages, and the key that sets it."""
+    if loaded.mail.transport == "file":
+        return f"{loaded.mail.directory}, [mail] directory"
+    return f"{loaded.smtp.server.host}:{loaded.smtp.server.port}, [smtp] url"
+
+
 def _asyncio_run(main: Coroutine[Any, Any, T]) -> T:
+    """Run on uvloop if the extra `speed` is installed, else on asyncio's own loop."""
     try:
         import uvloop
     except ImportError:

@@ -1,4 +1,4 @@
-"""watch: the overview in a terminal, as it changes."""
+"""top: the state of the outbox in a terminal, updated every second."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from listener import logs
-from listener.cli.options import configured, settings
+from listener.cli.options import config_option, load_settings
 from listener.cli.output import Screen
 from listener.db.errors import translate_errors
 from listener.db.pools import opened, overview_pool
@@ -26,69 +26,80 @@ from listener.db.schema_version import usable_version
 from listener.printable import duration, excerpt
 from listener.status.overview import EventState, Minute, Overview, OverviewCache, read_overview
 
-_EVERY = 1.0
-_STALE = 3600.0
-_WIDE = 110
-_COLOURS = {"sent": "green", "failed": "red", "in_doubt": "yellow"}
-_LEVELS = " ▁▂▃▄▅▆▇█"
+# An email goes out within milliseconds. The 3 s of the system's own `top` would show it late.
+_REFRESH_INTERVAL_S = 1.0
+# The last overview is shown for this long while the database does not answer. An older one says nothing any more.
+_MAX_STALE_S = 3600.0
+# Two panels side by side need this many columns to show a rule with its key.
+_MIN_COLUMNS_SIDE_BY_SIDE = 110
+# The overview's query stops counting here.
+_MAX_COUNTED = 10_000
+_MAX_RULE_AND_KEY_CHARS = 40
+_COLORS = {"sent": "green", "failed": "red", "in_doubt": "yellow"}
+_BARS = " ▁▂▃▄▅▆▇█"
 
 
 @click.command()
-@configured
+@config_option
 def top(config_file: Path | None) -> None:
-    """Show what goes on, live: what waits, rates, workers, the latest events, failures and doubts. q ends it.
+    """Show live what is going on: waiting events, rates, workers, the latest events, failures and doubts.
+
+    Press q to quit.
 
     \b
     Example:  pgherald top
     """
-    loaded = settings(config_file)
+    loaded = load_settings(config_file)
     if not sys.stdin.isatty() or not sys.stdout.isatty():
-        raise click.ClickException("top needs a terminal; for scripts there is `pgherald status --json`")
-    # Nothing may write over the picture.
+        raise click.ClickException("top needs a terminal; for scripts, use `pgherald status --json`")
+    # A log line would be written into the picture.
     logs.configure("console", "critical")
     asyncio.run(_top(loaded.database.url))
 
 
 async def _top(url: str) -> None:
-    over = asyncio.Event()
+    ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, over.set)
+        loop.add_signal_handler(number, ended.set)
     screen = Screen()
     pool = overview_pool(url)
     overview_cache = OverviewCache(pool)
     async with opened(pool):
-        # What is wrong from the start is said as by every command, and no picture comes.
+        # A wrong URL or a missing schema ends the command with its error, before the picture hides the terminal.
         async with pool.connection() as conn:
             with translate_errors():
                 await usable_version(conn)
             await read_overview(conn)
-        with _keys(over), Live(console=screen, screen=True, auto_refresh=False) as live:
-            while not over.is_set():
-                seen = await overview_cache.get(_EVERY, fresh=0.9 * _EVERY, stale=_STALE)
-                if seen is not None:
-                    live.update(_picture(seen, screen.width, overview_cache.age), refresh=True)
+        with _keys(ended), Live(console=screen, screen=True, auto_refresh=False) as live:
+            while not ended.is_set():
+                # A tenth less than the interval: a timer that fires a little early must still read the database.
+                overview = await overview_cache.get(
+                    _REFRESH_INTERVAL_S, fresh=0.9 * _REFRESH_INTERVAL_S, stale=_MAX_STALE_S
+                )
+                if overview is not None:
+                    live.update(_picture(overview, screen.width, overview_cache.age), refresh=True)
                 try:
-                    async with asyncio.timeout(_EVERY):
-                        await over.wait()
+                    async with asyncio.timeout(_REFRESH_INTERVAL_S):
+                        await ended.wait()
                 except TimeoutError:
                     continue
         await overview_cache.close()
 
 
 @contextmanager
-def _keys(over: asyncio.Event) -> Iterator[None]:
-    """Each key as it is pressed, and not shown."""
+def _keys(ended: asyncio.Event) -> Iterator[None]:
+    """Read single keys without echo, and set `ended` on q or on the end of the input. Restore the terminal on exit."""
     loop = asyncio.get_running_loop()
     stdin = sys.stdin.fileno()
     before = termios.tcgetattr(stdin)
 
-    def pressed() -> None:
+    def on_key() -> None:
         if os.read(stdin, 1) in (b"q", b"Q", b""):
-            over.set()
+            ended.set()
 
     tty.setcbreak(stdin)
-    loop.add_reader(stdin, pressed)
+    loop.add_reader(stdin, on_key)
     try:
         yield
     finally:
@@ -97,10 +108,11 @@ def _keys(over: asyncio.Event) -> Iterator[None]:
 
 
 def _picture(o: Overview, width: int, age: float) -> RenderableType:
+    """Return the whole picture. `age`: seconds since the overview was read."""
     left = [_events("Latest", o.latest), *([_events("In doubt", o.in_doubt_events)] if o.in_doubt_events else [])]
     right = [_rules(o), _workers(o), _events("Failed", o.failed)]
     parts: list[RenderableType] = [_head(o, age), _hour(o.minutes)]
-    if width >= _WIDE:
+    if width >= _MIN_COLUMNS_SIDE_BY_SIDE:
         sides = Table.grid(expand=True, padding=(0, 1))
         sides.add_column(ratio=1)
         sides.add_column(ratio=1)
@@ -113,26 +125,29 @@ def _picture(o: Overview, width: int, age: float) -> RenderableType:
 
 def _head(o: Overview, age: float) -> RenderableType:
     sent, skipped, failed = (sum(getattr(m, name) for m in o.minutes) for name in ("sent", "skipped", "failed"))
-    waiting = f"{o.available}+" if o.available >= 10_000 else str(o.available)
+    waiting = f"{o.available}+" if o.available >= _MAX_COUNTED else str(o.available)
+    oldest = f", the oldest for {duration(o.oldest)}" if o.oldest is not None else ""
     words = [
-        Text.assemble((waiting, "bold"), " waiting", f", the oldest for {duration(o.oldest)}" if o.oldest is not None else ""),
+        Text.assemble((waiting, "bold"), " waiting", oldest),
         Text.assemble((str(o.in_doubt), "bold yellow" if o.in_doubt else "bold"), " in doubt"),
         Text.assemble("last hour: ", (str(sent), "bold"), " sent, ", (str(skipped), "bold"), " skipped, ",
                       (str(failed), "bold red" if failed else "bold"), " failed"),
     ]  # fmt: skip
-    if age > 3 * _EVERY:
-        words.append(Text(f"the database does not answer; this is {age:.0f} s old", "yellow"))
-    return Text("   ").join([Text("pgherald", "bold cyan"), *words, Text("q ends", "dim")])
+    if age > 3 * _REFRESH_INTERVAL_S:
+        words.append(Text(f"the database does not answer; these figures are {age:.0f} s old", "yellow"))
+    return Text("   ").join([Text("pgherald", "bold cyan"), *words, Text("q quits", "dim")])
 
 
 def _hour(minutes: list[Minute]) -> RenderableType:
-    top = max(1, *(m.sent for m in minutes))
-    line = "".join(_LEVELS[-(-m.sent * (len(_LEVELS) - 1) // top)] for m in minutes)
+    """Return a bar for each minute of the last hour."""
+    highest = max(1, *(m.sent for m in minutes))
+    bars = "".join(_BARS[-(-m.sent * (len(_BARS) - 1) // highest)] for m in minutes)
+    # The last minute is still running.
     last = minutes[-2]
-    words = f"\nup to {top} mails a minute; the last whole one: {last.sent}"
+    words = f"\nup to {highest} emails a minute; {last.sent} in the last full minute"
     if last.median is not None:
-        words += f", half within {duration(last.median)}, 95 % within {duration(last.slow)}"
-    return Text.assemble((line, "cyan"), (words, "dim"))
+        words += f", half of them within {duration(last.median)}, 95 % within {duration(last.slow)}"
+    return Text.assemble((bars, "cyan"), (words, "dim"))
 
 
 def _rules(o: Overview) -> RenderableType:
@@ -149,14 +164,14 @@ def _workers(o: Overview) -> RenderableType:
     lines = [
         Text.assemble(
             excerpt(w.name),
-            ("  holds the gate" if w.leader else "", "dim"),
-            ("  not seen", "red") if not w.alive else ("" if w.listening else "  polling", "yellow"),
-            f"  {w.in_flight} in hand",
+            ("  leader" if w.leader else "", "dim"),
+            ("  no heartbeat", "red") if not w.alive else ("" if w.listening else "  polling", "yellow"),
+            f"  {w.in_flight} in flight",
             (f"  breaker open: {excerpt(w.breaker)}" if w.breaker else "", "yellow"),
         )
         for w in o.workers
-    ] or [Text("no daemon is at work", "yellow")]
-    gate = "asleep: the application rings" if o.asleep else "awake: the application rings nobody"
+    ] or [Text("no daemon is running", "yellow")]
+    gate = "asleep: a commit sends a NOTIFY" if o.asleep else "awake: polling, no NOTIFY needed"
     lines += [
         Text(f"the {h.lock} lock is held by {excerpt(h.name)}: {excerpt(h.remedy)}", "red")
         for h in o.foreign_lock_holders
@@ -168,10 +183,10 @@ def _events(title: str, events: list[EventState]) -> RenderableType:
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(no_wrap=True, style="dim")
     table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, max_width=40)
+    table.add_column(no_wrap=True, max_width=_MAX_RULE_AND_KEY_CHARS)
     table.add_column(no_wrap=True, ratio=1, style="dim")
     for e in events:
         detail = f"after {duration(e.seconds)}" if e.state == "sent" else excerpt(e.detail or "")
-        word = Text(excerpt(e.reason or e.state), _COLOURS.get(e.state, "dim"))
+        word = Text(excerpt(e.reason or e.state), _COLORS.get(e.state, "dim"))
         table.add_row(f"{e.at.astimezone():%H:%M:%S}", word, Text(f"{excerpt(e.rule)} {excerpt(e.key)}"), Text(detail))
     return Panel(table if events else Text("none", "dim"), title=title, title_align="left", border_style="dim")

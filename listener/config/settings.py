@@ -1,247 +1,25 @@
 """The settings: command line over environment over file over default.
 
-`pgherald.toml` has a section for each class here. Every key except those of rules can be set as
-``PGHERALD_SECTION_KEY``, or read from the file that ``PGHERALD_SECTION_KEY_FILE`` names.
-
-The string below a key is its description in docs/configuration.md. `make docs` copies it there.
+Every key of `pgherald.toml` except those of rules can be set as ``PGHERALD_SECTION_KEY``, or read from the file that
+``PGHERALD_SECTION_KEY_FILE`` names.
 """
 
 import os
-import ssl
 import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from listener.address import Address, parse_mailbox
 from listener.config.environment import Environment
-from listener.config.fields import (
-    AddressText,
-    Allowed,
-    BaseUrl,
-    Conninfo,
-    Count,
-    Duration,
-    DurationOrOff,
-    EhloName,
-    MailboxText,
-    Names,
-    RateOrOff,
-    at_least,
-    parse_listen,
-    parse_smtp_url,
-)
 from listener.config.problems import explained
 from listener.config.rules import Rule, default_rules
+from listener.config.sections import Database, Delivery, Http, Log, Mail, Smtp
 from listener.errors import ConfigError
-from listener.smtp.server import SmtpServer, Timeouts
 
 DEFAULT_FILE = Path("pgherald.toml")
-# 16 characters of `openssl rand -hex` are 64 bits: beyond guessing over HTTP, which admits a few attempts a second.
-MIN_ADMIN_TOKEN_CHARS = 16
-
-
-class Section(BaseModel):
-    """A section of the configuration file: frozen, with no unknown keys, and without values in its errors."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
-        hide_input_in_errors=True,
-    )
-
-
-class Database(Section):
-    """The section `[database]`: the connections to PostgreSQL."""
-
-    url: Conninfo = Field("", repr=False)
-    """a libpq connection string. If empty, libpq's own variables apply: `PGHOST`, `PGSERVICE`, … Several hosts:
-    `postgresql://a,b/app?target_session_attrs=read-write`"""
-    listen_url: Conninfo = Field("", repr=False)
-    """a direct connection for LISTEN and the gate. Needed if `url` goes through a connection pooler"""
-    lookup_url: Conninfo = ""
-    """a login for lookups, without rights on the schema `pgherald`. Functions behind the tables that a lookup reads run
-    with the rights of this login. See [dba.md](dba.md#a-login-for-lookups)"""
-
-    @property
-    def lookups(self) -> str:
-        """The connection string for lookups."""
-        return self.lookup_url or self.url
-
-
-class Smtp(Section):
-    """The section `[smtp]`: the mail server."""
-
-    url: str = Field("smtp://127.0.0.1:25", repr=False)
-    """the mail server, see below"""
-    auth: Literal["password", "xoauth2"] = "password"
-    """login method: `password` (PLAIN or LOGIN, whichever the server offers) or `xoauth2`, where the password in `url` is
-    an access token"""
-    rate: RateOrOff = None
-    """maximum emails per second, shared by all daemons of this database; `0.5` is one every two seconds"""
-    connections: Count = Field(8, ge=1, le=200)
-    """maximum simultaneous connections of one daemon, 1 to 200"""
-    ca_file: Path | None = None
-    """PEM file of certificates to trust instead of the system's"""
-    ehlo_name: EhloName | None = None
-    """name to greet the server with. Default: the host's full name, or its address"""
-    connect_timeout: Duration = 30.0
-    """time to connect, over all addresses of the host"""
-    command_timeout: Duration = 300.0
-    """time for the reply to EHLO, AUTH, MAIL and RCPT"""
-    data_timeout: Duration = 120.0
-    """time for the reply to DATA"""
-    dot_timeout: Duration = 600.0
-    """time for the reply after the message. A shorter time leaves more events in doubt (RFC 5321 4.5.3.2.6)"""
-
-    @field_validator("url")
-    @classmethod
-    def _understood(cls, value: str) -> str:
-        parse_smtp_url(value)
-        return value
-
-    @field_validator("ca_file")
-    @classmethod
-    def _readable(cls, value: Path | None) -> Path | None:
-        if value is not None:
-            try:
-                ssl.create_default_context(cafile=value)
-            except OSError as exc:
-                raise ValueError(
-                    f"cannot read certificates from {value}: {exc.strerror or exc}; name a readable PEM file"
-                ) from exc
-        return value
-
-    @property
-    def server(self) -> SmtpServer:
-        """The mail server: `url` together with the login method, the EHLO name and the timeouts."""
-        return replace(
-            parse_smtp_url(self.url),
-            xoauth2=self.auth == "xoauth2",
-            ehlo_name=self.ehlo_name,
-            timeouts=Timeouts(
-                connect=self.connect_timeout,
-                command=self.command_timeout,
-                data=self.data_timeout,
-                dot=self.dot_timeout,
-            ),
-        )
-
-
-class Mail(Section):
-    """The section `[mail]`: the messages, and how they leave."""
-
-    sender: MailboxText = Field(default_factory=lambda: parse_mailbox("pgherald <no-reply@localhost>"), alias="from")
-    """name and address in the From header. Set it"""
-    envelope_from: MailboxText | None = None
-    """address that bounces go to. Default: the address in `from`"""
-    idempotency_header: str = Field("X-Pgherald-Key", pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")
-    """header that carries the event's key, such as `Resend-Idempotency-Key`"""
-    templates: Path | None = None
-    """folder of templates. A file in it replaces the shipped file of the same name"""
-    base_url: BaseUrl = ""
-    """the application's URL, put before the `link` of a rule: `https://app.example.org`"""
-    feedback_id: str = Field("", pattern=r"^[!-~]{0,200}$")
-    """fixed `Feedback-ID` header for Gmail's Postmaster Tools, such as `verified:plans:pgherald:example`"""
-    transport: Literal["smtp", "file", "console"] = "smtp"
-    """`smtp`; or `file` or `console` for staging and development, see below"""
-    directory: Path | None = None
-    """folder that `transport = "file"` writes to"""
-    allowed_recipients: Allowed = Field(None, min_length=1)
-    """addresses and domains that may receive emails, see below. In the environment, separate them with commas"""
-    redirect_to: AddressText | None = None
-    """address that receives every email instead of its recipient, see below"""
-
-    @field_validator("templates")
-    @classmethod
-    def _is_folder(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.is_dir():
-            raise ValueError(f"{value} is not a folder; create it, or correct the path")
-        return value
-
-    @model_validator(mode="after")
-    def _file_has_folder(self) -> Self:
-        if self.transport == "file" and self.directory is None:
-            raise ValueError('transport = "file" needs a folder; set [mail] directory')
-        return self
-
-    @property
-    def return_path(self) -> Address:
-        """The address that bounces go to."""
-        return (self.envelope_from or self.sender).address
-
-
-class Delivery(Section):
-    """The section `[delivery]`: retries, and how daemons share the work."""
-
-    in_doubt: Literal["resend", "hold"] = "resend"
-    """for an event whose message left without a reply: `resend` it once, or `hold` it for a person to decide"""
-    max_attempts: Count = Field(10, ge=1)
-    """delivery attempts per event; server and configuration failures are not counted"""
-    max_age: DurationOrOff = None
-    """an older event is skipped with the reason `expired`"""
-    poll: Annotated[Duration, at_least("50ms")] = 5.0
-    """how often to look for events without a notification; at most `1s` while LISTEN does not work"""
-    lease: Annotated[Duration, at_least("1s")] = 10.0
-    """time after its last heartbeat during which a daemon keeps the events it has claimed; at least `1s`"""
-    grace: Duration = 30.0
-    """after SIGTERM, how long to wait for the messages in flight"""
-
-
-class Http(Section):
-    """The section `[http]`: health, metrics, the page, and the links to unsubscribe."""
-
-    listen: str = "127.0.0.1:9599"
-    """address and port of health, metrics and the page, or `off`. If set, startup fails when the port is in use. The
-    default falls back to a free port, logged as `http_listening`"""
-    public_url: BaseUrl = ""
-    """URL at which `/unsubscribe/` can be reached from outside, for the links in emails: `https://mail.example.org`. Its
-    host name need not be in `allowed_hosts`, and serves nothing else"""
-    allowed_hosts: Names = ()
-    """Host headers accepted besides IP addresses and `localhost`, such as `["pgherald.internal"]` (protects against DNS
-    rebinding). In the environment, separate them with commas"""
-    admin_token: str | None = Field(None, repr=False)
-    """token for retry, resolve, pause and resume on the page; at least 16 characters. Without it, the page is read-only"""
-
-    @field_validator("listen")
-    @classmethod
-    def _understood(cls, value: str) -> str:
-        parse_listen(value)
-        return value
-
-    @field_validator("admin_token")
-    @classmethod
-    def _hard_to_guess(cls, value: str | None) -> str | None:
-        if value is not None and len(value) < MIN_ADMIN_TOKEN_CHARS:
-            raise ValueError(
-                f"must have at least {MIN_ADMIN_TOKEN_CHARS} characters; make one with `openssl rand -hex 16`"
-            )
-        return value
-
-    @property
-    def address(self) -> tuple[str, int] | None:
-        """Host and port, or None if `listen` is off."""
-        return parse_listen(self.listen)
-
-    @property
-    def chosen(self) -> bool:
-        """True if the user has set `listen`. The daemon then takes no other port."""
-        return "listen" in self.model_fields_set
-
-
-class Log(Section):
-    """The section `[log]`."""
-
-    format: Literal["auto", "json", "console"] = "auto"
-    """`json`, `console`, or `auto`: console on a terminal, else JSON"""
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    """the lowest level that is logged: `debug`, `info`, `warning`, `error`"""
 
 
 class Settings(BaseSettings):
@@ -312,7 +90,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
             return tomllib.load(stream)
     except OSError as exc:
         raise ConfigError(
-            f"{file}: cannot read the configuration: {exc.strerror}; correct --config or PGHERALD_CONFIG"
+            f"{file}: cannot read the configuration: {exc.strerror}; name a readable file with --config or PGHERALD_CONFIG"
         ) from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         # tomllib says "Invalid value" of text without quotes, the commonest mistake.

@@ -17,12 +17,12 @@ from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.logs import log
 from listener.mail.unsubscribe import signing_key
 from listener.notify.listener import Listener
+from listener.outage import Outage
 from listener.outbox.batch_writer import BatchWriter
 from listener.outbox.rate_limit import RateLimiter
 from listener.outbox.registration import Registration
 from listener.outbox.stats import StatsWriter
 from listener.outbox.store import Outbox
-from listener.retry import Outage
 from listener.smtp.breaker import Breaker
 from listener.status.health import Health
 from listener.worker.claimer import Claimer

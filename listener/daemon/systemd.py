@@ -1,7 +1,7 @@
-"""What the service manager is told: ready, reloading, stopping, and that the work goes on.
+"""Tell the service manager that the daemon is ready, reloads, stops, and still makes progress.
 
-A datagram to the socket that ``NOTIFY_SOCKET`` names (sd_notify(3)); without one, nothing. systemd ends and restarts a
-service that has not sent ``WATCHDOG=1`` for as long as ``WATCHDOG_USEC`` says (sd_watchdog_enabled(3)).
+Each message is a datagram to the socket that ``NOTIFY_SOCKET`` names (sd_notify(3)). Without that variable nothing is
+sent. systemd restarts a service that has sent no ``WATCHDOG=1`` for ``WATCHDOG_USEC`` (sd_watchdog_enabled(3)).
 """
 
 import asyncio
@@ -15,44 +15,46 @@ from listener.printable import printable
 
 
 class Systemd:
-    """Whoever started this process and waits to hear of it. It may be nobody, or have gone: nothing fails by it."""
+    """The service manager that started this process. There may be none, or it may have gone; no call fails then."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
-        # A leading @ is how the abstract namespace is written.
+        # A leading @ stands for the abstract namespace (unix(7)).
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        meant = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        is_for_us = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         microseconds = environment.get("WATCHDOG_USEC", "")
-        self._patience = int(microseconds) / 1e6 if meant and microseconds.isdigit() else 0.0
+        self._watchdog_s = int(microseconds) / 1e6 if is_for_us and microseconds.isdigit() else 0.0
 
     def waiting(self, status: str) -> None:
-        """Not ready yet, and why."""
+        """Say that the daemon is not ready yet, and why."""
         self._notify(f"STATUS={status}")
 
     def ready(self, status: str) -> None:
-        """At the start, and at the end of a reload."""
+        """Say that the daemon is ready, at the start and at the end of a reload."""
         self._notify("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
+        """Say that the daemon reads its configuration again. systemd wants the time of it (sd_notify(3))."""
         microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._notify("RELOADING=1", f"MONOTONIC_USEC={microseconds}", "STATUS=reading the configuration again")
 
     def stopping(self) -> None:
-        self._notify("STOPPING=1", "STATUS=bringing what is on the wire to its end")
+        """Say that the daemon has begun to stop."""
+        self._notify("STOPPING=1", "STATUS=finishing messages that are being sent")
 
-    async def watch(self, turns: Callable[[float], bool]) -> None:
-        """Ping while ``turns(seconds)`` says that the work went on within these seconds. Until cancelled."""
-        if not self._address or not self._patience:
+    async def watch(self, is_alive: Callable[[float], bool]) -> None:
+        """Ping as long as ``is_alive(seconds)`` says that the loops ran within these seconds. Run until cancelled."""
+        if not self._address or not self._watchdog_s:
             return
         while True:
-            if turns(self._patience):
+            if is_alive(self._watchdog_s):
                 self._notify("WATCHDOG=1")
-            await asyncio.sleep(self._patience / 4)
+            await asyncio.sleep(self._watchdog_s / 4)
 
     def _notify(self, *lines: str) -> None:
         if self._address:
-            # `systemctl status` shows it as it is.
+            # `systemctl status` prints the text without escaping it.
             datagram = "\n".join(printable(" ".join(line.split())) for line in lines)
-            # A manager that does not read must not hold up the work.
+            # A service manager that does not read its socket must not block the daemon.
             with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
                 sock.sendto(datagram.encode(), self._address)

@@ -17,8 +17,8 @@ from listener.moments import read_any_time
 
 C = TypeVar("C", bound=psycopg.AsyncConnection[Any])
 
-# Every session that sends our own statements uses this path. With the usual one, a function, an operator or a type that
-# another role has created in `public` could be found before the server's, and would run with our rights.
+# Every session that sends our own statements uses this path. Another role may have created a function, an operator or a
+# type in `public`. With the usual path it could be found before the server's own, and would run with our rights.
 PATH = "pg_catalog, pg_temp"
 _SET_PATH = f"SET LOCAL search_path = {PATH}"
 # Row security is off in our sessions: the server then refuses to read the outbox through a policy, which would silently
@@ -30,8 +30,8 @@ KEEPALIVES = (
     "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; "
     "SET tcp_user_timeout = 10000"
 )
-# psycopg parses timestamps in this style only, whatever the database's own is. libpq takes it from this variable and has
-# no connection parameter for it.
+# psycopg parses timestamps in this style only, whatever the database's own is. libpq takes it from this variable and
+# has no connection parameter for it.
 os.environ["PGDATESTYLE"] = "ISO"
 # The longest that a command waits for a connection, and the first settings of a session for their answers.
 _CONNECT_TIMEOUT_S = 5
@@ -89,7 +89,7 @@ def connect(url: str) -> psycopg.Connection[Any]:
 
 @contextmanager
 def tables_of(conn: psycopg.Connection[Any], lookup_url: str) -> Iterator[psycopg.Connection[Any]]:
-    """Yield the connection that reads the application's tables: a new one to `lookup_url` if it is set, otherwise `conn`."""
+    """Yield the connection that reads the application's tables: a new one to `lookup_url` if set, otherwise `conn`."""
     if not lookup_url:
         yield conn
     else:
@@ -118,8 +118,8 @@ async def connect_as(kind: type[C], url: str) -> C:
 async def secure(conn: psycopg.AsyncConnection[Any]) -> bool:
     """Pin the search path, and make row security refuse instead of hide rows. Return True behind a pooler.
 
-    A pooler lends one server session to several clients in turn. A setting of the session would affect the others and be
-    missing in our next transaction. There, each statement therefore brings its settings along, in a transaction.
+    A pooler lends one server session to several clients in turn. A setting of the session would affect the others and
+    be missing in our next transaction. There, each statement therefore brings its settings along, in a transaction.
     """
     cursor = await conn.execute(_secure(conn), prepare=False)
     if await cursor.fetchone() is not None:
@@ -181,9 +181,9 @@ async def is_pooled(conn: psycopg.AsyncConnection[Any]) -> bool:
 async def is_shared(conn: psycopg.AsyncConnection[Any], url: str) -> bool:
     """Return whether a pooler lends the server session behind `conn` to other clients between transactions.
 
-    The test leaves nothing behind in that session. A second client opens a transaction and so holds a server session. It
-    must not be that of `conn`, and `conn` must keep its own both meanwhile and after the second client has released its
-    session. The test is repeated, because other clients may come in between.
+    The test leaves nothing behind in that session. A second client opens a transaction and so holds a server session.
+    It must not be that of `conn`, and `conn` must keep its own both meanwhile and after the second client has released
+    its session. The test is repeated, because other clients may come in between.
     """
     own = await _backend_pid(conn)
     async with await psycopg.AsyncConnection.connect(**parameters(url)) as other:

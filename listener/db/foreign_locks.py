@@ -1,4 +1,4 @@
-"""Sessions that hold an advisory lock of pgherald's and are no worker's: whoever may connect may take any of them."""
+"""Sessions that hold one of pgherald's advisory locks and are not a worker's. Any role can take them."""
 
 import asyncio
 import time
@@ -13,21 +13,23 @@ from psycopg.rows import class_row
 from listener.db.queries import load
 
 _QUERIES = load("admin")
-# A worker's session takes its locks a moment before the worker's row names it.
-_AGAIN_S = 0.3
+# A worker takes its locks a moment before its row names the session. Only a holder that is found twice is foreign.
+_RECHECK_DELAY_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """One session, or one prepared transaction `gid`, and the lock that it holds.
+    """A session, or a prepared transaction, that holds one of our locks.
 
-    `user`, `application` and `gid` are what a stranger calls himself: not to be shown as they are.
+    `user`, `application` and `gid` are another client's own words: escape them before showing them.
     """
 
     lock: Literal["gate", "leader", "installer", "presence"]
+    #: None for a prepared transaction, which has no process.
     pid: int | None
     user: str
     application: str
+    #: The identifier of a prepared transaction.
     gid: str | None
 
     @property
@@ -46,31 +48,31 @@ class LockHolder:
 
 
 async def holders(conn: psycopg.AsyncConnection[Any]) -> list[LockHolder]:
-    """Return the strangers there are now; a worker that is just registering may be among them."""
+    """Return the sessions that hold one of our locks now. A worker that is just registering may be among them."""
     async with conn.cursor(row_factory=class_row(LockHolder)) as cursor:
         await cursor.execute(_QUERIES["foreign_locks"])
         return await cursor.fetchall()
 
 
 async def strangers(look: Callable[[], Awaitable[list[LockHolder]]]) -> list[LockHolder]:
-    """Return those whom two looks find, a moment apart."""
+    """Return the holders that two calls of `look`, a moment apart, both return."""
     found = await look()
     if found:
-        await asyncio.sleep(_AGAIN_S)
+        await asyncio.sleep(_RECHECK_DELAY_S)
         again = await look()
         found = [holder for holder in found if holder in again]
     return found
 
 
 def strangers_now(conn: psycopg.Connection[Any]) -> list[LockHolder]:
-    """As `strangers`, for a command."""
+    """Do the same as `strangers`, for a command."""
 
     def look() -> list[LockHolder]:
         return conn.cursor(row_factory=class_row(LockHolder)).execute(_QUERIES["foreign_locks"]).fetchall()
 
     found = look()
     if found:
-        time.sleep(_AGAIN_S)
+        time.sleep(_RECHECK_DELAY_S)
         again = look()
         found = [holder for holder in found if holder in again]
     return found

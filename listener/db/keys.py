@@ -1,4 +1,7 @@
-"""A row's key as text, as the outbox has it: the counterpart of `pgherald.key_expression` where that may not be installed."""
+"""SQL expressions for a row's key as text, in the outbox's form.
+
+``pgherald.key_expression`` builds the same text in the database. These do so where the schema may not be installed.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,9 +11,9 @@ from psycopg import sql
 from listener.config.rules import Rule
 from listener.db.queries import load
 
-# Takes `table` and `columns`; gives (name, type) for each, a domain as what it is made of.
+# Parameters `table` and `columns`. Returns (name, type) for each column; for a domain, its base type.
 COLUMN_TYPES = load("admin")["column_types"]
-# Takes `table` and `column`; gives the type with its length or scale.
+# Parameters `table` and `column`. Returns the type with its length or scale.
 EXACT_TYPE = load("admin")["exact_type"]
 
 
@@ -20,7 +23,7 @@ def of(rule: Rule) -> dict[str, Any]:
 
 
 def key_text(rule: Rule, types: Mapping[str, str]) -> sql.Composed:
-    """Return the key of row `t` as the outbox has it."""
+    """Return the key of row `t` as text: the column's text, or an array's text for a key of several columns."""
     parts = [value_text(name, types) for name in rule.key]
     if len(parts) == 1:
         return parts[0]
@@ -28,9 +31,9 @@ def key_text(rule: Rule, types: Mapping[str, str]) -> sql.Composed:
 
 
 def value_text(name: str, types: Mapping[str, str]) -> sql.Composed:
-    """Return a column of row `t` as text, by the type's own output.
+    """Return a column of row `t` as text, by the type's output function.
 
-    A cast to text could be a function that the type's owner has made, and would run with the reader's rights.
+    A cast to text could be a function that the type's owner has created. It would run with the reader's rights.
     """
     column = sql.SQL("t.{}").format(sql.Identifier(name))
     match types.get(name):
@@ -43,17 +46,21 @@ def value_text(name: str, types: Mapping[str, str]) -> sql.Composed:
 
 
 def typed(name: str, types: Mapping[str, str]) -> sql.Composed:
-    """Return a column of row `t` as what its domain is made of, for comparison."""
+    """Return a column of row `t` for a comparison: as its domain's base type, if it has a domain."""
     return sql.SQL("t.{}{}").format(sql.Identifier(name), _cast(name, types))
 
 
 def literal(value: str, name: str, types: Mapping[str, str]) -> sql.Composed:
-    """Return a constant of the column's type. From a literal and not from text, which a cast of the owner's could take."""
+    """Return a constant of the column's type.
+
+    It is an untyped literal, which the type's input function reads. A text value could be converted by a cast function
+    of the type's owner.
+    """
     return sql.SQL("{}{}").format(sql.Literal(value), _cast(name, types))
 
 
 def match(rule: Rule, types: Mapping[str, str], parts: Sequence[str]) -> sql.Composed:
-    """Return the condition by which row `t` is found, by its key's index."""
+    """Return the condition that finds row `t` by its key's index. `parts` has a text for each column of the key."""
     return sql.SQL(" AND ").join(
         sql.SQL("{} OPERATOR(pg_catalog.=) {}").format(typed(name, types), literal(part, name, types))
         for name, part in zip(rule.key, parts, strict=True)

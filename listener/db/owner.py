@@ -1,14 +1,14 @@
-"""Reading an application's table as a superuser, without lending the table's owner our rights.
+"""Reading an application's table as a superuser, without lending the table's owner the superuser's rights.
 
-The functions behind a table (of a policy, of an index's predicate, of a view's column) run with the rights of the role that
-reads it. A superuser therefore reads it through a temporary function of the table's owner, which is SECURITY DEFINER, in a
-transaction that is rolled back:
+Reading a table can run functions of its owner: in a policy, in an index's predicate, or in a view's column. They run
+with the rights of the role that reads. A superuser therefore reads through a temporary SECURITY DEFINER function that
+belongs to the table's owner, in a transaction that is rolled back:
 
-- `SET ROLE` would not do, because the owner's code could `RESET ROLE`. In such a function the server forbids both.
-- A deferred trigger, a cursor WITH HOLD or a setting that the owner's code leaves behind would run, or count, with the
-  superuser's rights later in the transaction or at its end. A rollback takes them away.
+- `SET ROLE` is not enough, because the owner's code could `RESET ROLE`. The server forbids both in such a function.
+- The owner's code can leave a deferred trigger, a cursor WITH HOLD or a setting behind. Later in the transaction, or at
+  its end, these would run or apply with the superuser's rights. A rollback removes them.
 
-Any other role reads the table as itself: it is what the daemon may do, and no more.
+Any other role reads the table as itself, with the rights that the daemon will have too.
 """
 
 import re
@@ -24,7 +24,7 @@ from listener.db.connection import POLICIES_APPLY
 
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b", re.IGNORECASE)
 _KEYS = re.compile(r"%(?:%|\(keys\)[sbt])")
-# All names in full: the session may be one that keeps the path of its role.
+# All names are qualified: the session may be a lookup session, which keeps the search path of its role.
 _OWNER = """
     SELECT owner.rolname
       FROM pg_catalog.pg_class AS c
@@ -36,15 +36,16 @@ _TYPES = """
       FROM ROWS FROM (pg_catalog.unnest(%s::pg_catalog.oid[]), pg_catalog.unnest(%s::pg_catalog.int4[]))
            WITH ORDINALITY AS found (type, modifier, i) ORDER BY i"""
 
+# Both kinds of connection: only their synchronous parts are used.
 Session = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 
 
 async def execute_as_owner(
     cursor: psycopg.AsyncCursor[Any], table: str, query: str, keys: Sequence[str] | None = None
 ) -> None:
-    """Run a query that takes `keys`, if it takes any, as the owner of `table` where this role is a superuser.
+    """Run a query on `cursor`; if this role is a superuser, with the rights of the owner of `table`.
 
-    Raises what psycopg does.
+    `keys` is the query's only parameter, if it has one. Raises what psycopg raises.
     """
     conn = cursor.connection
     owner = await (await conn.execute(_OWNER, (table,), prepare=False)).fetchone()
@@ -61,7 +62,7 @@ async def execute_as_owner(
 
 
 def fetch_as_owner(conn: psycopg.Connection[Any], table: str, query: sql.Composable) -> tuple[Any, ...] | None:
-    """Return the first row of a query without parameters, read likewise. Raises what psycopg does."""
+    """Return the first row of a query without parameters, with the same rights. Raises what psycopg raises."""
     text = query.as_string(conn).replace("%", "%%")
     owner = conn.execute(_OWNER, (table,)).fetchone()
     with conn.transaction(force_rollback=True):
@@ -76,7 +77,7 @@ def fetch_as_owner(conn: psycopg.Connection[Any], table: str, query: sql.Composa
 
 
 def _columns(conn: Session, query: str) -> tuple[list[str], tuple[list[int], list[int]]]:
-    """The columns' names, and their types as oid and modifier. The server parses the query for it, and plans nothing."""
+    """Return the columns' names, and their types as oids and modifiers. The server only parses the query for this."""
     parsed = conn.pgconn.prepare(b"", _bound(query).encode())
     described = conn.pgconn.describe_prepared(b"") if parsed.status == ExecStatus.COMMAND_OK else parsed
     if described.status != ExecStatus.COMMAND_OK:
@@ -87,11 +88,12 @@ def _columns(conn: Session, query: str) -> tuple[list[str], tuple[list[int], lis
 
 
 def _reader(conn: Session, owner: str, query: str, types: Sequence[str]) -> str:
-    # Columns by number: of a lookup, two may have one name.
+    """Return the statements that create the function `pgherald_read`. `types` are those of the query's columns."""
+    # Columns are named by number, because two columns of a lookup may have the same name.
     columns = sql.SQL(", ").join(sql.SQL(f"c{i} {name}") for i, name in enumerate(types))
     text = _bound(query)
     if not _EXPLAIN.match(text):
-        # The protocol tells of a domain only what it is made of, and a function's rows must be of its types exactly.
+        # The protocol reports a domain as its base type, but a function must return exactly the types that it declares.
         casts = ", ".join(f"c{i}::{name}" for i, name in enumerate(types))
         names = ", ".join(f"c{i}" for i in range(len(types)))
         text = f"SELECT {casts} FROM ({text}\n) AS found ({names})"  # noqa: S608 - the operator's own query
@@ -108,10 +110,12 @@ def _reader(conn: Session, owner: str, query: str, types: Sequence[str]) -> str:
 
 
 def _read(conn: Session, names: Sequence[str]) -> str:
+    """Return the query that calls the function and gives the columns their names back."""
     columns = sql.SQL(", ").join(sql.SQL(f"c{i} AS {{}}").format(sql.Identifier(name)) for i, name in enumerate(names))
     text = sql.SQL("SELECT {} FROM pg_temp.pgherald_read(").format(columns).as_string(conn)
     return text.replace("%", "%%") + "%s)"
 
 
 def _bound(query: str) -> str:
+    """Return the query with psycopg's placeholders replaced by the server's ``$1``."""
     return _KEYS.sub(lambda found: "%" if found[0] == "%%" else "$1", query)

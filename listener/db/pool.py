@@ -1,4 +1,4 @@
-"""Connections to the database, kept for whoever needs one next."""
+"""A pool of database connections that connects on demand and detects silent servers."""
 
 import asyncio
 import os
@@ -14,18 +14,21 @@ from psycopg.pq import TransactionStatus
 
 Connection = psycopg.AsyncConnection[Any]
 
-# Whoever moves a database moves its name; a connection that never ends would stay with the old one.
-_AGE = 3600.0
-_MOST_PATIENT = 60.0
+# A database that moves to another host keeps its name. A connection that never ended would stay with the old host.
+_MAX_AGE_S = 3600.0
+# A server that is only slow gets up to this much time for an answer.
+_MAX_PATIENCE_S = 60.0
 
 
 class Pool:
-    """At most `size` connections. Who needs one makes it, and hears in the server's own words why that fails.
+    """At most `size` connections. The caller connects if none is free, and gets the server's own error if that fails.
 
-    psycopg_pool connects in the background, after a failure at a pace of its own that slows down to half a minute:
-    whoever waits for it learns late that the database is back, and never why it was away.
+    psycopg_pool connects in the background and, after a failure, retries at intervals that grow to half a minute. A
+    caller would learn late that the database is back, and never why it was unavailable.
 
-    `patience`: seconds for which a connection may be in use before it counts as lost.
+    `configure` sets up each new connection. `patience` is how long a connection may be in use, in seconds, before it
+    counts as lost. It doubles after each timeout, so that a slow server gets its answer through in the end, and shrinks
+    again with each success.
     """
 
     def __init__(
@@ -39,49 +42,49 @@ class Pool:
         self._parameters = parameters
         self._configure = configure
         self._free = asyncio.Semaphore(size)
-        self._shortest = self._patience = patience
+        self._min_patience_s = self._patience_s = patience
         self._idle: list[tuple[Connection, float]] = []
         self._closed = False
-        self._works = True
-        self._works_again = asyncio.Event()
+        self._available = True
+        self._available_again = asyncio.Event()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """In autocommit. Raises what psycopg does, and `TimeoutError`."""
+        """Lend a connection, in autocommit. Raises what psycopg raises, and `TimeoutError`."""
         async with self._free:
             try:
                 conn, made = await self._reusable() or (await self._connect(), time.monotonic())
                 try:
-                    with limited(conn, self._patience):
+                    with limited(conn, self._patience_s):
                         yield conn
                 finally:
                     await self._put_back(conn, made)
             except (psycopg.OperationalError, psycopg.InternalError, OSError) as exc:
                 if isinstance(exc, TimeoutError):
-                    # A server that is only slow gets its answer through in the end.
-                    self._patience = min(2 * self._patience, _MOST_PATIENT)
-                self._works = False
+                    self._patience_s = min(2 * self._patience_s, _MAX_PATIENCE_S)
+                self._available = False
                 raise
-        self._patience = max(self._shortest, self._patience / 2)
-        if not self._works:
-            self._works = True
-            self._works_again.set()
-            self._works_again = asyncio.Event()
+        self._patience_s = max(self._min_patience_s, self._patience_s / 2)
+        if not self._available:
+            self._available = True
+            self._available_again.set()
+            self._available_again = asyncio.Event()
 
     async def pause(self, seconds: float) -> None:
-        """Wait before the next try, no longer than until somebody else's has worked."""
+        """Wait before the next try, no longer than until another caller's try has succeeded."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._works_again.wait()
+                await self._available_again.wait()
 
     async def close(self) -> None:
+        """Close all idle connections now, and the others when they are put back."""
         self._closed = True
-        await self._forget()
+        await self._close_idle()
 
     async def _connect(self) -> Connection:
         conn: Connection = await psycopg.AsyncConnection.connect(**self._parameters, autocommit=True)
         try:
-            with limited(conn, self._patience):
+            with limited(conn, self._patience_s):
                 await self._configure(conn)
         except BaseException:
             await conn.close()
@@ -89,10 +92,10 @@ class Pool:
         return conn
 
     async def _reusable(self) -> tuple[Connection, float] | None:
-        # The last used first.
+        # The one used last comes first, so that connections beyond the usual number age and end.
         while self._idle:
             conn, made = self._idle.pop()
-            if not conn.closed and not _has_news(conn) and time.monotonic() - made < _AGE:
+            if not conn.closed and not _is_readable(conn) and time.monotonic() - made < _MAX_AGE_S:
                 return conn, made
             await conn.close()
         return None
@@ -102,10 +105,11 @@ class Pool:
             self._idle.append((conn, made))
             return
         await conn.close()
-        # What ended this one has most likely ended the others, and one after the other would find that out.
-        await self._forget()
+        # The others have most likely ended for the same reason. Otherwise one caller after another would have to find
+        # out.
+        await self._close_idle()
 
-    async def _forget(self) -> None:
+    async def _close_idle(self) -> None:
         idle, self._idle = self._idle, []
         for conn, _ in idle:
             await conn.close()
@@ -113,11 +117,11 @@ class Pool:
 
 @contextmanager
 def limited(conn: Connection, seconds: float, until: Callable[[], float] | None = None) -> Iterator[None]:
-    """Cut the connection when its server, or the network, keeps silent for so long. Raises `TimeoutError` then.
+    """Close the connection's socket if the block takes longer than `seconds`. Raise `TimeoutError` then.
 
-    `until`: asked when the time is over, it may name a later end, on the loop's clock.
+    `until` is called when the time is over. It may return a later end, on the loop's clock.
 
-    Cancelling would not do: psycopg then asks the server to end the query, and waits for its answer.
+    Cancelling the task would not do: psycopg then asks the server to cancel the query, and waits for its answer.
     """
     silent = False
     loop = asyncio.get_running_loop()
@@ -144,8 +148,8 @@ def limited(conn: Connection, seconds: float, until: Callable[[], float] | None 
         timer.cancel()
 
 
-def _has_news(conn: Connection) -> bool:
-    """Whether an idle connection has something to say: as a rule, that the server has ended it."""
+def _is_readable(conn: Connection) -> bool:
+    """Return whether the server has sent something on an idle connection: usually that it ends the session."""
     poll = select.poll()
     poll.register(conn.fileno(), select.POLLIN)
     return bool(poll.poll(0))

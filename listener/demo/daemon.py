@@ -1,4 +1,4 @@
-"""The demo's daemon: `pgherald run` as a process of its own, and the commands that are asked about it."""
+"""The demo's daemon, `pgherald run` as a process of its own, and the command `pgherald explain`."""
 
 import asyncio
 import json
@@ -13,10 +13,10 @@ from listener.resources import resource
 
 @asynccontextmanager
 async def running_daemon(url: str, smtp_url: str) -> AsyncIterator[str | None]:
-    """Run the daemon; yields the address of its status page, None where it could not have a port.
+    """Run the daemon and yield the URL of its status page, or None if it could bind no port.
 
     Raises:
-        PgheraldError: it did not start; says why.
+        PgheraldError: the daemon did not start.
     """
     daemon = await asyncio.create_subprocess_exec(
         *_command("run", "--log-format", "json"), env=_environment(url, smtp_url), stderr=asyncio.subprocess.PIPE
@@ -24,30 +24,30 @@ async def running_daemon(url: str, smtp_url: str) -> AsyncIterator[str | None]:
     assert daemon.stderr is not None
     try:
         page = await _ready(daemon.stderr)
-        # Its log goes on, and a full pipe would stop it.
-        swallowing = asyncio.create_task(_swallow(daemon.stderr))
+        # The daemon keeps logging, and a full pipe would block it.
+        draining = asyncio.create_task(_drain(daemon.stderr))
         yield page
     finally:
         if daemon.returncode is None:
             daemon.terminate()
             await daemon.wait()
-    await swallowing
+    await draining
 
 
 async def explain(url: str, smtp_url: str, rule: str, key: int) -> str:
-    """Return what `pgherald explain` prints about a row.
+    """Return the output of `pgherald explain` for a row.
 
     Raises:
-        PgheraldError: the command failed; repeats its error.
+        PgheraldError: the command failed.
     """
-    asking = await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         *_command("explain", rule, str(key)), env=_environment(url, smtp_url),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    said, error = await asking.communicate()
-    if asking.returncode != 0:
+    output, error = await process.communicate()
+    if process.returncode != 0:
         raise PgheraldError(f"pgherald explain {rule} {key} failed: {error.decode(errors='replace').strip()}")
-    return said.decode(errors="replace").rstrip()
+    return output.decode(errors="replace").rstrip()
 
 
 def _command(*arguments: str) -> list[str]:
@@ -56,7 +56,7 @@ def _command(*arguments: str) -> list[str]:
 
 def _environment(url: str, smtp_url: str) -> dict[str, str]:
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("PGHERALD_", "PG"))}
-    # In a checkout nothing is installed, and the working directory may be another.
+    # In a checkout nothing is installed, and the working directory may be a different one.
     path = [str(resource("").parent), *filter(None, [outside.get("PYTHONPATH")])]
     return {
         **outside,
@@ -68,21 +68,21 @@ def _environment(url: str, smtp_url: str) -> dict[str, str]:
 
 
 async def _ready(log: asyncio.StreamReader) -> str | None:
-    """Wait until the daemon says that it is ready; the address of its page, which it says before."""
-    page = said = None
+    """Wait for the log event `ready`. Return the URL from `http_listening`, which comes before it."""
+    page = last = None
     async for line in log:
-        said = line.decode(errors="replace").strip()
+        last = line.decode(errors="replace").strip()
         try:
-            event = json.loads(said)
+            event = json.loads(last)
         except ValueError:
             continue
         if event.get("event") == "http_listening":
             page = event["url"]
         elif event.get("event") == "ready":
             return page
-    raise PgheraldError(f"the daemon did not start: {said or 'it said nothing'}")
+    raise PgheraldError(f"the daemon did not start: {last or 'it logged nothing'}")
 
 
-async def _swallow(stream: asyncio.StreamReader) -> None:
+async def _drain(stream: asyncio.StreamReader) -> None:
     while await stream.read(65536):
         pass

@@ -1,4 +1,4 @@
-"""What the demo plays with: an application's tables, its rows, and what should come of each."""
+"""The demo's application: its tables, its rows, and the outcome that each row should have."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import psycopg
 
 from listener.config.rules import default_rules
-from listener.db import schema
+from listener.db import install
 from listener.demo.catcher import CaughtMessage
 
 _TABLES = """
@@ -24,7 +24,10 @@ _PLACES = (
 
 @dataclass
 class Plan:
-    """One row of `dateplan`, and what should come of it: a mail, or the reason of a skip."""
+    """One row of `dateplan`. `expected` is "email", or the reason for which it is skipped.
+
+    `committed` is the time of a single change (`time.monotonic`, in seconds), until its email arrives.
+    """
 
     id: int
     email: str | None
@@ -34,34 +37,38 @@ class Plan:
 
     @property
     def owner(self) -> str:
-        """The owner's address, as the demo shows it."""
+        """Return the owner's address as the demo shows it."""
         return self.email or "(no address)"
 
 
 @dataclass
 class Tally:
-    """What was expected, and what has come so far."""
+    """The expected outcomes, and what has arrived so far.
+
+    `plans` are the rows by id. `latencies_ms` are the times from the commit of a single change to the arrival of its
+    email. `settled` are the ids of events that were skipped or failed and have been shown.
+    """
 
     plans: dict[int, Plan] = field(default_factory=dict)
     by_address: dict[str, Plan] = field(default_factory=dict)
-    mails: list[CaughtMessage] = field(default_factory=list)
-    latencies: list[float] = field(default_factory=list)
+    messages: list[CaughtMessage] = field(default_factory=list)
+    latencies_ms: list[float] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    seen: set[int] = field(default_factory=set)
+    settled: set[int] = field(default_factory=set)
 
 
 def prepare(url: str, tally: Tally, count: int) -> None:
-    """Make the tables with `count` plans, and install pgherald beside them."""
+    """Create the tables with `count` plans and install pgherald."""
     rules = default_rules()
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute(_TABLES)
         for number in range(count):
-            # Its number is that of the plan.
+            # The address has the number of the plan, so that a reader can compare them.
             email: str | None = f"user{number + 1}@example.org"
             place: str | None = _PLACES[number % len(_PLACES)]
             consent: bool | None = True
-            expected = "mail"
-            # Every sixth is one of those whom no mail may reach, each with its reason.
+            expected = "email"
+            # Every sixth plan must be skipped, each for another reason.
             if number % 6 == 5:
                 match number // 6 % 4:
                     case 0:
@@ -82,12 +89,12 @@ def prepare(url: str, tally: Tally, count: int) -> None:
             plan = tally.plans[row[0]] = Plan(row[0], email, place, expected)
             if email is not None:
                 tally.by_address[email] = plan
-        for step in schema.install_steps(rules):
-            schema.run(conn, step, lambda text: None)
+        for step in install.install_steps(rules):
+            install.run(conn, step, lambda text: None)
 
 
 async def verify_all(url: str, tally: Tally) -> None:
-    """Change the rows as an application does: one by one, in bulk, twice, in transactions that do not last."""
+    """Change the rows as applications do: in a transaction that is rolled back, one by one, in bulk, and a second time."""
     plans = list(tally.plans.values())
     single, bulk = plans[: 2 * len(plans) // 3], plans[2 * len(plans) // 3 :]
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
@@ -100,5 +107,5 @@ async def verify_all(url: str, tally: Tally) -> None:
             plan.committed = time.monotonic()
             await asyncio.sleep(min(0.05, 5 / len(single)))
         await conn.execute(update, ([plan.id for plan in bulk],))
-        # Saved again: the row stays what it was, and nobody is told twice.
+        # The same value again is no change: no second email.
         await conn.execute(update, ([plan.id for plan in plans],))

@@ -22,6 +22,9 @@ LISTEN_TIMEOUT_S = 2.0
 MIN_OVERDUE_S = 10.0
 # Daemons test themselves every 5 s with one notification each. This many within `LISTEN_TIMEOUT_S` come from elsewhere.
 _MIN_FLOOD = 256
+# PostgreSQL itself warns in its log once the queue is half full. A healthy queue is empty.
+_QUEUE_WARN_RATIO = 0.1
+_QUEUE_FAULT_RATIO = 0.5
 
 
 async def listen(context: Context) -> Finding:
@@ -86,13 +89,13 @@ async def _self_test(listening: psycopg.AsyncConnection[Any], url: str) -> tuple
 async def queue(context: Context) -> Finding:
     """Check that PostgreSQL's notification queue is not filling up."""
     row = await context.row(QUERIES["queue"])
-    used, shown = row["used"], f"{row['used']:.0%} full"
-    if used <= 0.1:
+    used, shown = row["used"], f"PostgreSQL's notification queue is {row['used']:.0%} full"
+    if used <= _QUEUE_WARN_RATIO:
         return ok(shown)
     remedy = "end the session that listens and keeps a transaction open" + (
         f": SELECT pg_terminate_backend({row['pid']})" if row["pid"] else "; pg_stat_activity lists it by xact_start"
     )
-    if used > 0.5:
+    if used > _QUEUE_FAULT_RATIO:
         return fault(f"{shown}; when it is full, every commit with a NOTIFY fails", remedy)
     return warn(shown, remedy)
 

@@ -65,7 +65,9 @@ async def smtp(context: Context) -> Finding:
         )
     except SessionError as exc:
         waiting = "" if exc.verdict.scope is Scope.configuration else "; events wait, none is lost"
-        return fault(f"{place}: {exc}{waiting}", remedy_for(exc.phase, exc.verdict))
+        # An error of connect() names the place itself.
+        error = str(exc) if place in str(exc) else f"{place}: {exc}"
+        return fault(f"{error}{waiting}", remedy_for(exc.phase, exc.verdict))
     security = {"off": "no TLS", "starttls": "STARTTLS, valid certificate", "tls": "TLS, valid certificate"}[
         url.security
     ]

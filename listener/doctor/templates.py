@@ -14,7 +14,7 @@ from listener.doctor.result import Finding, NotChecked, fault, ok, warn
 from listener.errors import BadData, ConfigError, RuleBroken
 from listener.mail.composer import Composer, Message
 from listener.mail.lint import lint
-from listener.mail.message import message_id
+from listener.mail.message import make_message_id
 from listener.mail.templates import Templates
 from listener.mail.unsubscribe import check
 from listener.outbox.event import Event
@@ -37,7 +37,7 @@ async def template(context: Context, rule: str) -> Finding:
     except RuleBroken as exc:
         return fault(str(exc), f"correct template {name} in the folder [mail] templates")
     if (sample := context.samples.get(rule)) is None:
-        raise NotChecked("the template compiles, but its lookup failed")
+        raise NotChecked("the template compiles; without its lookup there is no row to render")
     try:
         composer = Composer(settings, templates, token_bytes(32))
         composer.check(rule, sample.columns)
@@ -71,7 +71,7 @@ async def template(context: Context, rule: str) -> Finding:
     if injection is not None:
         return warn(f"{name}: {injection[0]}", injection[1])
     translated = f", in {len(languages)} languages" if len(languages) > 1 else ""
-    return ok(f"{name} renders for {rendered} row{'s' if rendered != 1 else ''} and a hostile one{translated}")
+    return ok(f"{name} renders for {rendered} row{'s' if rendered != 1 else ''} and for hostile text{translated}")
 
 
 async def mail(context: Context, rule: str) -> Finding:
@@ -130,8 +130,11 @@ class _Trial:
         self._composer = composer
 
     def compose(self, key: str, recipient: Address, row: Mapping[str, Any]) -> Message:
+        """Compose the message for a row as the daemon would, for an event that does not exist."""
         now = datetime.now(UTC)
-        return self._composer.compose(self._rule, key, row, recipient, message_id(b"doctor", self._rule, 0, now), now)
+        return self._composer.compose(
+            self._rule, key, row, recipient, make_message_id(b"doctor", self._rule, 0, now), now
+        )
 
     def injection(
         self, key: str, recipient: Address, row: Mapping[str, Any], languages: list[str]
@@ -176,6 +179,8 @@ def _tags(html: str | None) -> list[tuple[str, tuple[str, ...]]]:
     found: list[tuple[str, tuple[str, ...]]] = []
 
     class Tags(HTMLParser):
+        """Collects the start tags."""
+
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
             found.append((tag, tuple(name for name, _ in attrs)))
 

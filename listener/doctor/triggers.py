@@ -8,7 +8,8 @@ from psycopg import sql
 
 from listener.config.rules import Rule
 from listener.db import keys
-from listener.db.schema import table_remedy, watch_call, watch_values
+from listener.db.install import watch_call
+from listener.db.schema import table_remedy, watch_values
 from listener.doctor.context import QUERIES, Context
 from listener.doctor.result import Finding, NotChecked, fault, ok, warn
 

@@ -1,4 +1,4 @@
-"""A row becomes a message: its links, its words, its bytes."""
+"""Composes the message of a rule for one row: its links, its words and its bytes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,27 +16,40 @@ from listener.mail.templates import Templates
 from listener.mail.unsubscribe import Subscription, make_token, signing_key
 from listener.recipients import RecipientPolicy
 
-# Longer ones are cut or refused on the way.
-_LONGEST_LINK = 2000
+# Some mail programs and browsers cut or refuse URLs longer than about 2,000 characters.
+_MAX_LINK_CHARS = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`key`: its name in the world, also the left part of its Message-ID."""
+    """A composed message."""
 
     key: str
+    """the message id: the left part of the Message-ID header, and the same each time the message is sent"""
     recipient: Address
+    """the address that gets the message, after any redirection"""
     content: Content
     octets: bytes
+    """the whole message as it is sent (RFC 5322)"""
 
 
 def templates(settings: Settings) -> Templates:
-    """Those of all rules. Raises `RuleBroken`."""
+    """Return the compiled templates of all rules.
+
+    Raises:
+        RuleBroken: A template is missing or invalid.
+    """
     return Templates({rule.template for rule in settings.rules.values()}, settings.mail.templates)
 
 
 class Composer:
-    """Makes the messages of every rule, the same for the same row. Raises `ConfigError` for a header that cannot be."""
+    """Composes the messages of all rules. The same row always gives the same bytes.
+
+    `recipients` decides which addresses may get mail at all. `secret` is the one of the database.
+
+    Raises:
+        ConfigError: A header of ``[mail]`` is invalid.
+    """
 
     def __init__(self, settings: Settings, templates: Templates, secret: bytes) -> None:
         mail = settings.mail
@@ -55,33 +68,37 @@ class Composer:
         self._signing_key = signing_key(secret)
 
     def check(self, name: str, columns: frozenset[str]) -> None:
-        """Whether the lookup gives what template and link take.
+        """Check that a lookup with these columns returns all that the template and the link of the rule use.
 
         Raises:
-            RuleBroken: it does not, as for every row.
+            RuleBroken: A column is missing, or has a name that pgherald needs. Every row would fail.
         """
         rule = self._rules[name]
         if taken := sorted(columns & set(BUILT_IN_VARIABLES)):
             raise RuleBroken(
-                f"the lookup of rule {name} gives a column {taken[0]!r}, which pgherald makes itself; call it otherwise"
+                f"the lookup of rule {name} returns a column {taken[0]!r}, a name that pgherald uses itself; rename it"
             )
         wanted = self._templates.variables(rule.template, translated="language" in columns)
         if missing := sorted(wanted - columns):
+            returned = [*(column for column in OWN_COLUMNS if column in columns), *sorted(columns - set(OWN_COLUMNS))]
             raise RuleBroken(
-                f"template {rule.template} of rule {name} takes {missing[0]!r}, which the lookup does not give; "
-                f"it gives {', '.join(sorted(columns - set(OWN_COLUMNS))) or 'nothing of its own'}"
+                f"template {rule.template} of rule {name} uses {{{{ {missing[0]} }}}}; "
+                f"the lookup returns only {', '.join(returned)}"
             )
         if missing := sorted(set(PLACEHOLDER.findall(rule.link)) - columns):
-            raise RuleBroken(f"[rules.{name}] link takes {{{missing[0]}}}, which the lookup does not give")
+            raise RuleBroken(f"[rules.{name}] link uses {{{missing[0]}}}, which the lookup does not return")
 
     def compose(
-        self, name: str, key: str, row: Mapping[str, Any], recipient: Address, message_key: str, date: datetime
+        self, name: str, key: str, row: Mapping[str, Any], recipient: Address, message_id: str, date: datetime
     ) -> Message:
-        """`key` and `row` are the watched row's; the message goes to `recipient`, unless all mail is redirected.
+        """Compose the message of rule `name` for one row of its lookup.
+
+        `key` is the key of the watched row. The message goes to `recipient`, unless ``mail.redirect_to`` is set. `date`
+        is the time of the change.
 
         Raises:
-            BadData: it cannot be made of this row.
-            RuleBroken: nor of any other.
+            BadData: This row cannot be rendered, or its message would be too large.
+            RuleBroken: The template uses a variable that no row has.
         """
         rule = self._rules[name]
         unsubscribe = self._unsubscribe(name, rule, key)
@@ -92,25 +109,28 @@ class Composer:
             self._defaults,
             content,
             actual,
-            message_key,
+            message_id,
             date,
             unsubscribe=unsubscribe,
             original_recipient=recipient if actual != recipient else None,
         )
-        return Message(message_key, actual, content, octets)
+        return Message(message_id, actual, content, octets)
 
     def _link(self, rule: Rule, key: str, row: Mapping[str, Any]) -> str | None:
-        """None where there is none to make: not configured, or of a value that is NULL, or no part of a path."""
+        """Return the link of the message.
+
+        Return None if no link is configured, or if a value in it is NULL or cannot be part of a path.
+        """
         if not rule.link or not self._base_url:
             return None
         values = {**row, "key": show_key(rule, key)}
         parts = [values[name] for name in PLACEHOLDER.findall(rule.link)]
-        # Dots alone would lead to another page, however they are quoted (RFC 3986 5.2.4).
+        # A part of dots alone would lead to another page, even if it is quoted (RFC 3986 5.2.4).
         if any(part is None or str(part) in ("", ".", "..") for part in parts):
             return None
         path = PLACEHOLDER.sub(lambda found: quote(str(values[found[1]]), safe="", errors="replace"), rule.link)
         link = self._base_url + path
-        return link if len(link) <= _LONGEST_LINK else None
+        return link if len(link) <= _MAX_LINK_CHARS else None
 
     def _unsubscribe(self, name: str, rule: Rule, key: str) -> str | None:
         base = self._unsubscribe_url or (self._base_url if rule.unsubscribe == APPLICATION else "")

@@ -1,4 +1,7 @@
-"""Languages: the folders of a template that are translations of it, and which of them somebody reads."""
+"""Languages: the translations of a template, and the selection of one for a reader.
+
+A translation is a subfolder of the template's folder, named by its language tag (BCP 47) in small letters.
+"""
 
 import re
 from collections.abc import Collection
@@ -7,40 +10,42 @@ from pathlib import Path
 from listener.errors import RuleBroken
 
 _TAG = re.compile(r"[a-z]{2,8}(-[a-z0-9]{1,8})*")
-# Of a value to look at: BCP 47 tags in use are far shorter, and a row's may be a megabyte.
-_LONGEST = 35
+# RFC 5646 4.4.1: a buffer of 35 characters holds every tag that is likely. The value of a row may be a megabyte.
+_MAX_TAG_CHARS = 35
 PARTS = ("subject.txt.j2", "body.txt.j2", "body.html.j2")
+"""The files of a template, in the order subject, text and HTML."""
 
 
-def choose(there: Collection[str], wanted: object) -> str:
-    """The translation for a reader of `wanted` (BCP 47), by RFC 4647 3.4: ``de-AT``, else ``de``; else ``""``, the default.
+def choose(available: Collection[str], wanted: object) -> str:
+    """Return the translation for a reader of the language `wanted`, or ``""`` for the default (RFC 4647 3.4).
 
-    `wanted` comes from a row: it is compared with what is there, and nothing else is done with it.
+    A reader of ``de-AT`` gets ``de-at`` if it is available, then ``de``. `wanted` comes from a row. It is only compared
+    with `available`, so that it cannot name a file.
     """
     if not isinstance(wanted, str):
         return ""
-    tag = wanted[:_LONGEST].strip().lower().replace("_", "-")
-    while tag and tag not in there:
+    tag = wanted[:_MAX_TAG_CHARS].strip().lower().replace("_", "-")
+    while tag and tag not in available:
         tag = tag.rpartition("-")[0]
     return tag
 
 
 def wider(tag: str) -> list[str]:
-    """The tag and those it narrows: ``de-at``, ``de``."""
+    """Return the tag and the wider ones, the narrowest first: ``de-at``, ``de``."""
     parts = tag.split("-")
     return ["-".join(parts[:length]) for length in range(len(parts), 0, -1)]
 
 
 def translations(folder: Path) -> set[str]:
-    """The languages that a template's folder has subfolders for.
+    """Return the languages for which a template's folder has a subfolder with one of the `PARTS`.
 
     Raises:
-        RuleBroken: one is not named as languages are here.
+        RuleBroken: Such a subfolder is not named by a language tag.
     """
     if not folder.is_dir():
         return set()
     found = {sub.name for sub in folder.iterdir() if sub.is_dir() and any((sub / part).exists() for part in PARTS)}
     for name in found:
         if not _TAG.fullmatch(name):
-            raise RuleBroken(f"{folder / name} is no language; name it in small letters, as de or pt-br")
+            raise RuleBroken(f"{folder / name} is not named by a language; name it in small letters, as de or pt-br")
     return found

@@ -77,7 +77,7 @@ class NotificationConnection:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the connection is closed or was lost."""
+        """Return whether the connection is closed or was lost."""
         return self._lost.is_set()
 
     async def wait_until_lost(self, timeout: float) -> None:

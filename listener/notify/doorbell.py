@@ -20,7 +20,7 @@ class Doorbell:
 
     @property
     def is_rung(self) -> bool:
-        """Whether it rang since it was last cleared."""
+        """Return whether it rang since it was last cleared."""
         return self._rung.is_set()
 
     def ring(self, reason: Reason) -> None:

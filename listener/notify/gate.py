@@ -33,7 +33,7 @@ class Gate:
 
     @property
     def is_refused(self) -> bool:
-        """Whether another session has held the lock at every try for a while."""
+        """Return whether another session has held the lock at every try for a while."""
         return asyncio.get_running_loop().time() - self._refused_since > _REFUSED_S
 
     async def lead(self) -> bool:

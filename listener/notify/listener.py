@@ -25,7 +25,7 @@ from listener.notify.gate import Gate
 from listener.notify.peers import Peers
 from listener.notify.presence import PresenceLock
 from listener.notify.self_test import SelfTest
-from listener.retry import Outage
+from listener.outage import Outage
 
 SELF_TEST_INTERVAL_S = 5.0
 # A test that failed is repeated less often: behind a pooler it fails every time.
@@ -65,7 +65,7 @@ class Listener:
 
     @property
     def listening(self) -> bool:
-        """Whether notifications arrive."""
+        """Return whether notifications arrive."""
         return self.state == "listening"
 
     @property
@@ -75,14 +75,14 @@ class Listener:
 
     @property
     def is_rung(self) -> bool:
-        """Whether a commit wakes this worker at once: the leader works the gate, and notifications arrive in time."""
+        """Return whether a commit wakes this worker at once: the leader works the gate, and notifications arrive in time."""
         if not self.listening or self.self_test.is_flooded:
             return False
         return self.gate.closed if self.gate.is_leader else self.peers.have_leader
 
     @property
     def suspects_stranger(self) -> bool:
-        """Whether a session that is no worker's may hold one of our locks."""
+        """Return whether a session that is no worker's may hold one of our locks."""
         if self.presence.was_just_taken:
             return True
         return self.gate.is_refused if self.gate.is_leader else self.listening and not self.peers.have_leader

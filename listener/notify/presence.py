@@ -26,7 +26,7 @@ class PresenceLock:
 
     @property
     def was_just_taken(self) -> bool:
-        """Whether another session was found to hold the lock within the last seconds."""
+        """Return whether another session was found to hold the lock within the last seconds."""
         return asyncio.get_running_loop().time() - self._taken_at < _SUSPECT_S
 
     def assign(self, number: int) -> None:

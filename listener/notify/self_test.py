@@ -36,7 +36,7 @@ class SelfTest:
 
     @property
     def is_flooded(self) -> bool:
-        """Whether so many foreign notifications arrive that rings cannot be relied on."""
+        """Return whether so many foreign notifications arrive that rings cannot be relied on."""
         return asyncio.get_running_loop().time() <= self._flooded_until
 
     async def run(self, last_received: Callable[[], float]) -> bool:

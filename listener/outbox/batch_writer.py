@@ -1,18 +1,22 @@
-"""Group commit: outcomes and marks that come while one flush is under way go together in the next."""
+"""Group commit: outcomes and marks that arrive during one flush are written together in the next."""
 
 import asyncio
 
 from listener.errors import PgheraldError
+from listener.outage import Outage
 from listener.outbox.event import OutgoingMessage, Settlement
 from listener.outbox.store import Outbox
-from listener.retry import Outage
+
+# Pauses between tries while the database is unavailable.
+_FIRST_RETRY_S = 0.1
+_LONGEST_RETRY_S = 1.0
 
 
 class BatchWriter:
-    """Writes to the outbox one transaction at a time.
+    """Writes marks and outcomes to the outbox, one transaction at a time.
 
-    An outcome is never given up: what was sent while the database is away is settled when it is back.
-    A mark is answered at once: without it, the message is not sent.
+    It retries an outcome until it is written: a message that was sent during an outage is settled afterwards. It tries
+    a mark only once: without the mark the message is simply not sent.
     """
 
     def __init__(self, outbox: Outbox) -> None:
@@ -22,25 +26,25 @@ class BatchWriter:
         self._pending = asyncio.Event()
 
     def mark(self, message: OutgoingMessage) -> asyncio.Future[bool]:
-        """True once the mark is durable; False when the event is no longer this worker's, or the database is away."""
+        """Return a future: True once the mark is durable.
+
+        False if the event is no longer this worker's, or if the database is unavailable.
+        """
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._marks.append((message, future))
         self._pending.set()
         return future
 
     def settle(self, settlement: Settlement) -> asyncio.Future[bool]:
-        """True once the outcome is durable; False when somebody has taken the event up again."""
+        """Return a future: True once the outcome is durable, False if another worker has claimed the event."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._settlements.append((settlement, future))
         self._pending.set()
         return future
 
-    @property
-    def unsettled(self) -> int:
-        return len(self._settlements)
-
     async def run(self) -> None:
-        outage = Outage("settle_failed", first=0.1, longest=1.0)
+        """Write what arrives until cancelled."""
+        outage = Outage("settle_failed", first=_FIRST_RETRY_S, longest=_LONGEST_RETRY_S)
         again = False
         while True:
             await self._pending.wait()
@@ -50,7 +54,7 @@ class BatchWriter:
             try:
                 written = await self._outbox.record([s for s, _ in settlements], [m for m, _ in marks], again=again)
             except PgheraldError as exc:
-                # Whether the marks were written nobody knows; not sending is right either way.
+                # The marks may have been written, although no answer came. Not sending is right either way.
                 _answer(marks, set())
                 self._settlements = settlements + self._settlements
                 again = True

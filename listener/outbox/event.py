@@ -1,4 +1,4 @@
-"""An event in a worker's hands, what is to be written about it, and the bytes of its message as a mark keeps them."""
+"""The records of a claimed event: the event, its outgoing message, its outcome; and the stored form of a message."""
 
 import zlib
 from dataclasses import dataclass
@@ -7,19 +7,30 @@ from typing import Literal
 
 from listener.address import Address
 from listener.errors import BadData
-from listener.limits import MAX_MESSAGE
+from listener.limits import MAX_MESSAGE_BYTES
 
-_STORED_BELOW = 1000
+# Packing a shorter message takes longer than writing the bytes that it would save.
+_UNPACKED_BELOW_BYTES = 1000
 
+# The states that an outcome can have. `claimed` and `transmitting` are written by a claim and a mark.
 State = Literal["available", "in_doubt", "sent", "skipped", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A claimed event. `claim` is its fence: whatever is written about it names it.
+    """A claimed event.
 
-    `kept`: the outbox has the message of a first sending, which is in doubt. `flaw`: the reason and the detail with which
-    it fails, because it cannot be read; its key is then only shown.
+    Attributes:
+        key: The primary key of the watched row, as text. With a `flaw` it is escaped for display.
+        attempt: How many attempts it has used.
+        in_doubt_count: How often it was unknown whether the server had taken the message.
+        captured_at: When the row changed, by the server's clock.
+        age: Seconds from then to the claim.
+        claim: The number of this claim, unique in the database.
+        has_stored_message: The outbox has the message of an earlier sending, which ended in doubt.
+        superseded_by: State of another event of the row whose lookup has seen this change, or will.
+        traceparent: The application's trace, if it set one (W3C Trace Context).
+        flaw: Reason and detail with which the event must fail, because it cannot be read.
     """
 
     id: int
@@ -37,12 +48,22 @@ class Event:
 
     @property
     def fence(self) -> tuple[int, int]:
+        """The pair that every write names. After another claim it matches no row."""
         return self.id, self.claim
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What is to be written about an event. `delay` in seconds, for `available` and `in_doubt`."""
+    """The outcome that is to be written about an event.
+
+    Attributes:
+        state: The event's new state.
+        history_entry: The word that its history gets. None: the history stays as it is.
+        reason: A short fixed word, such as ``superseded``, for lists and metrics.
+        detail: Text for people, with addresses masked.
+        uses_attempt: Whether the outcome counts as one of the attempts.
+        delay: Seconds until the event is due again, for the states `available` and `in_doubt`.
+    """
 
     event: Event
     state: State
@@ -68,32 +89,37 @@ class OutgoingMessage:
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """What a mark has kept: the recipient and the message of a sending that came into doubt."""
+    """The recipient and the message of a sending that ended in doubt, as its mark stored them."""
 
     recipient: str
     message: bytes
 
 
 def decompress(stored: bytes) -> bytes:
-    """The message of a mark. Raises `BadData` where it is damaged, or larger than any that is sent."""
+    """Return the message that a mark stored.
+
+    Raises:
+        BadData: The stored bytes are damaged, or the message is larger than any that is sent.
+    """
     unpacker = zlib.decompressobj()
     try:
-        message = unpacker.decompress(stored, MAX_MESSAGE + 1)
+        message = unpacker.decompress(stored, MAX_MESSAGE_BYTES + 1)
     except zlib.error as exc:
         raise BadData("unreadable", f"the message that was kept is damaged ({exc})") from exc
-    if len(message) > MAX_MESSAGE:
-        raise BadData("too_large", f"the message that was kept has more than {MAX_MESSAGE} octets")
+    if len(message) > MAX_MESSAGE_BYTES:
+        raise BadData("too_large", f"the message that was kept has more than {MAX_MESSAGE_BYTES} octets")
     if not unpacker.eof:
         raise BadData("unreadable", "the message that was kept is damaged (it ends too early)")
     return message
 
 
 def compress(message: bytes) -> bytes:
-    """A zlib stream (RFC 1950), in which what is short stands as it is (RFC 1951 3.2.4): packing it takes longer than it saves."""
+    """Return a zlib stream (RFC 1950). A short message is stored in it unpacked (RFC 1951, section 3.2.4)."""
     size = len(message)
-    if size < _STORED_BELOW:
+    if size < _UNPACKED_BELOW_BYTES:
         header = b"\x78\x01\x01" + size.to_bytes(2, "little") + (0xFFFF - size).to_bytes(2, "little")
         return header + message + zlib.adler32(message).to_bytes(4, "big")
-    # With a window of 8 KB and little memory: a mail is no longer than a few, and the usual 256 KB cost more than all else.
+    # A window of 8 KB and little memory. Few messages are longer, and to allocate the usual 256 KB costs more than to
+    # pack.
     packer = zlib.compressobj(1, wbits=13, memLevel=6)
     return packer.compress(message) + packer.flush()

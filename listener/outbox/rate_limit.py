@@ -1,8 +1,8 @@
-"""How fast all daemons of one database together hand over mail: as configured, or as slow as a server asks for.
+"""The rate at which all daemons of one database together send: the configured one, or a lower one after throttling.
 
-A reply that throttles halves the rate, and time raises it again (additive increase, multiplicative decrease, RFC 5681).
-The rate and the next sending slot are one row in the database. Slots are reserved before events are claimed, so that
-nobody claims what he may not send at once: consent is asked within a second or two of the sending.
+A throttling reply halves the rate, and it rises again with time (additive increase, multiplicative decrease, RFC 5681).
+The rate and the time of the next sending slot are one row in the database. A worker reserves slots before it claims
+events, so that it claims none that it may not send at once. Consent is thus checked within a second or two of sending.
 """
 
 import asyncio
@@ -20,17 +20,20 @@ from listener.errors import PgheraldError, SchemaError
 from listener.logs import log
 
 _QUERIES = load("rate_limit")
-# Seconds ahead for which slots are reserved: a claim and its lookup go before the first.
+# How far ahead slots are reserved. A claim and its lookup take a part of that time before the first can be used.
 _WINDOW_S = 0.5
-# As long as the first throttling reply stands for all.
+# Further throttling replies within this time answer messages that were on their way already: they say nothing new. The
+# query `throttled` has the same figure for all daemons.
 _SAME_THROTTLING_S = 2.0
+# Moments of sending that are remembered to measure the current rate. One daemon sends less than this in a second.
+_MAX_SENT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """So many mails may be sent: the first in `wait` seconds, each `interval` seconds after the one before.
+    """Sending slots: `number` emails, the first in `wait` seconds, each `interval` seconds after the one before.
 
-    None: ask again in `wait` seconds.
+    If `number` is 0, ask again in `wait` seconds.
     """
 
     number: int
@@ -49,17 +52,17 @@ class RateLimiter:
         self._pool = pool
         self._is_lowered = True
         self._lowered_at = 0.0
-        self._sent: deque[float] = deque(maxlen=10_000)
+        self._sent: deque[float] = deque(maxlen=_MAX_SENT)
 
     def is_limited(self, ceiling: float | None) -> bool:
-        """Whether an email needs a sending slot."""
+        """Return whether an email needs a sending slot."""
         return self._is_lowered or ceiling is not None
 
     async def reserve(self, limit: int, ceiling: float | None) -> Slots:
         """Reserve up to `limit` slots.
 
         Raises:
-            DatabaseUnavailable, SchemaError: none could be reserved.
+            DatabaseUnavailable, SchemaError: None could be reserved.
         """
         if not self.is_limited(ceiling):
             return Slots(limit)
@@ -75,16 +78,19 @@ class RateLimiter:
         return Slots(number, wait, 1 / rate)
 
     async def refund(self, slots: Slots, used: int) -> None:
-        """Give back what was reserved and not needed."""
+        """Release the slots that were reserved and not used."""
         if slots.interval and used < slots.number:
             await self._run("refund", unused=(slots.number - used) * slots.interval)
 
     def sent(self) -> None:
-        """The server has taken a mail."""
+        """Record that the server has taken a message."""
         self._sent.append(asyncio.get_running_loop().time())
 
     async def throttled(self, detail: str, ceiling: float | None) -> None:
-        """The server wants less. While the database is away nothing is claimed, and so nothing need be slower."""
+        """Halve the shared rate. Ignored if the database is unavailable, because nothing is claimed then.
+
+        `detail` is the server's reply, for the log.
+        """
         now = asyncio.get_running_loop().time()
         if self._is_lowered and now - self._lowered_at < _SAME_THROTTLING_S:
             return

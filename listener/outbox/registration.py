@@ -9,7 +9,7 @@ _USED_SHARE = 0.9
 
 
 class Registration:
-    """What this process knows of its row in ``pgherald.worker``. `WorkerRegistry` writes it, `Outbox` reads it.
+    """This process's copy of its row in ``pgherald.worker``. `WorkerRegistry` writes it, and `Outbox` reads it.
 
     Attributes:
         name: Host and process id, as people see it.
@@ -43,8 +43,8 @@ class Registration:
     def is_leased(self, worker: int) -> bool:
         """Return whether the lease of registration `worker` (this one, or one we held before) is still valid.
 
-        Nothing may be sent under a lease that has ended: another worker may have taken the event over. A new registration
-        does not bring the old lease back.
+        Nothing may be sent under a lease that has ended: another worker may have taken the event over. A new
+        registration does not bring the old lease back.
         """
         return worker == self.worker and self.clock() < self._leased_until
 

@@ -20,7 +20,7 @@ _FLUSH_INTERVAL_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class EventStats:
-    """Numbers of a rule's events by outcome. `delivery`: those sent, by the bucket of `DELIVERY_BUCKETS` they fall in."""
+    """Numbers of a rule's events by outcome. `delivery`: those sent, by the bucket of `DELIVERY_BUCKETS`."""
 
     rule: str
     sent: int

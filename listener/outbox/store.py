@@ -15,14 +15,15 @@ from listener.db.errors import translate_errors
 from listener.db.pool import Pool
 from listener.db.queries import load, run_query
 from listener.errors import BadData
-from listener.limits import MAX_KEY, MAX_MESSAGE
+from listener.limits import MAX_KEY_BYTES, MAX_MESSAGE_BYTES
 from listener.logs import log
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage, compress, decompress
 from listener.outbox.registration import Registration
 
 QUERIES = load("outbox")
+# Outcomes and marks in one statement: one round trip and one flush of the WAL for both.
 QUERIES["record"] = (
-    f"-- name: record\nWITH settled AS ({QUERIES['settle']}), marked AS ({QUERIES['mark']})\n"  # noqa: S608 - of our own files
+    f"-- name: record\nWITH settled AS ({QUERIES['settle']}), marked AS ({QUERIES['mark']})\n"  # noqa: S608 - our own
     "SELECT id, claim FROM settled UNION ALL SELECT id, claim FROM marked"
 )
 
@@ -91,7 +92,7 @@ class Outbox:
         async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Event)) as cursor:
             await cursor.execute(QUERIES["claim"], values)
             events = await cursor.fetchall()
-        # The query returns no key that is longer than MAX_KEY.
+        # The query returns no key that is longer than MAX_KEY_BYTES.
         if too_long := [event for event in events if event.key is None]:
             events = [event for event in events if event.key is not None]
             for event in too_long:
@@ -110,14 +111,14 @@ class Outbox:
         if row is None:
             return []
         octets = row.pop("octets")
-        if octets > MAX_KEY:
-            flaw = "too_large", f"the key has {octets} octets; at most {MAX_KEY} are read"
+        if octets > MAX_KEY_BYTES:
+            flaw = "too_large", f"the key has {octets} octets; at most {MAX_KEY_BYTES} are read"
         else:
             flaw = "unreadable", mask(f"the event cannot be read ({kind}); its key is {row['key']}")
         return [Event(**row, flaw=flaw)]
 
     async def release_lost_claims(self, known: Collection[tuple[int, int]]) -> int:
-        """Release claims whose reply was lost: every claim of this worker except `known` fences. Return their number."""
+        """Release claims whose reply was lost: every claim of this worker except `known`. Return their number."""
         fences = {"ids": [number for number, _ in known], "claims": [claim for _, claim in known]}
         return len(await self._run("release_lost_claims", worker=self.worker, **fences))
 
@@ -128,7 +129,7 @@ class Outbox:
             BadData: The stored message cannot be read.
         """
         try:
-            rows = await self._run("stored", id=event.id, claim=event.claim, most=2 * MAX_MESSAGE)
+            rows = await self._run("stored", id=event.id, claim=event.claim, most=2 * MAX_MESSAGE_BYTES)
         except _DATA_ERRORS as exc:
             raise BadData("unreadable", f"the message that was kept cannot be read ({_error_kind(exc)})") from exc
         if not rows:
@@ -190,7 +191,7 @@ class Outbox:
         return {(row[0], row[1]) for row in rows}
 
     async def waiting(self, rules: Sequence[str]) -> tuple[int, int, int]:
-        """Return the numbers of available events (due or not), of events in doubt, and of those whose rule is paused."""
+        """Return how many events are available (due or not), are in doubt, and wait for their paused rule."""
         (row,) = await self._run("waiting", rules=list(rules))
         return row[0], row[1], row[2]
 

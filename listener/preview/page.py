@@ -1,4 +1,4 @@
-"""What preview shows: a message as its readers and a server see it, side by side on one page."""
+"""The page of `pgherald preview`: a message as its readers and a server see it, side by side."""
 
 import email
 import email.policy
@@ -14,20 +14,26 @@ from listener.mail.lint import lint
 from listener.mail.message import Content
 from listener.resources import resource
 
-_DARK = re.compile(r"\(\s*prefers-color-scheme\s*:\s*dark\s*\)")
-_SCHEMES = re.compile(r"(color-scheme\s*:\s*)light dark")
+_DARK_QUERY = re.compile(r"\(\s*prefers-color-scheme\s*:\s*dark\s*\)")
+_COLOR_SCHEMES = re.compile(r"(color-scheme\s*:\s*)light dark")
+# Media queries that every browser, or no browser, matches.
 _ALWAYS, _NEVER = "(min-width: 0)", "(max-width: 0)"
+# The layout's own width, with a margin, and the width of a common phone.
+_WIDTHS_PX = {"Desktop": 660, "Phone": 360}
 
 
 def read(message: Message) -> Content:
-    """What a mail program reads: without the control characters that a row may have held, safe for a terminal."""
+    """Return the message as a mail program reads it. It contains no control characters and is safe for a terminal."""
     parsed = _parsed(message)
     text, html = (parsed.get_body((subtype,)) for subtype in ("plain", "html"))
     return Content(str(parsed["Subject"]), _content(text) or "", _content(html))
 
 
 def page(rule: str, key: str, messages: Mapping[str, Message]) -> str:
-    """`messages` by a name for each. Loads nothing and runs nothing: the mails are in frames without scripts."""
+    """Return an HTML page with these messages, each under the name by which it is in `messages`.
+
+    The page loads nothing and runs no script. Each message is in a sandboxed frame.
+    """
     environment = Environment(
         loader=FileSystemLoader(resource("templates")),
         undefined=StrictUndefined,
@@ -35,11 +41,11 @@ def page(rule: str, key: str, messages: Mapping[str, Message]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    letters = [_letter(name, message) for name, message in messages.items()]
-    return environment.get_template("_preview.html.j2").render(rule=rule, key=key, letters=letters)
+    shown = [_context(name, message) for name, message in messages.items()]
+    return environment.get_template("_preview.html.j2").render(rule=rule, key=key, messages=shown)
 
 
-def _letter(name: str, message: Message) -> dict[str, object]:
+def _context(name: str, message: Message) -> dict[str, object]:
     content = read(message)
     return {
         "name": name,
@@ -49,13 +55,13 @@ def _letter(name: str, message: Message) -> dict[str, object]:
             (name, value) for name, value in _parsed(message).items() if not name.lower().startswith("content-")
         ],
         "pages": [
-            (f"{device}, {'dark' if dark else 'light'}", width, _in_scheme(content.html, dark=dark))
+            (f"{device}, {'dark' if dark else 'light'}", width, _in_color_scheme(content.html, dark=dark))
             for dark in (False, True)
-            for device, width in (("Desktop", 660), ("Phone", 360))
+            for device, width in _WIDTHS_PX.items()
             if content.html is not None
         ],
         "source": message.octets.decode("utf-8", "replace").replace("\r\n", "\n"),
-        "octets": len(message.octets),
+        "size": len(message.octets),
     }
 
 
@@ -69,7 +75,7 @@ def _content(part: "MIMEPart[Any, Any] | None") -> str | None:
     return None if part is None else str(part.get_content()).replace("\r\n", "\n")
 
 
-def _in_scheme(html: str, *, dark: bool) -> str:
-    """As if the reader's system were light, or dark, whatever it is."""
-    html = _DARK.sub(_ALWAYS if dark else _NEVER, html)
-    return _SCHEMES.sub(r"\1dark" if dark else r"\1light", html)
+def _in_color_scheme(html: str, *, dark: bool) -> str:
+    """Return the HTML so that it shows light or dark colors, whatever the scheme of the reader's own system is."""
+    html = _DARK_QUERY.sub(_ALWAYS if dark else _NEVER, html)
+    return _COLOR_SCHEMES.sub(r"\1dark" if dark else r"\1light", html)

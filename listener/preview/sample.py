@@ -1,4 +1,4 @@
-"""One message of a rule, made as the daemon makes it, for eyes only: its Message-ID and its link to unsubscribe are none."""
+"""One message of a rule, made from a row as the daemon would make it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,79 +20,91 @@ from listener.db.owner import execute_as_owner
 from listener.db.pools import lookup_pool, opened
 from listener.errors import BadData, PgheraldError
 from listener.mail.composer import Composer, Message
-from listener.mail.message import message_id
+from listener.mail.message import make_message_id
 from listener.mail.templates import Templates
 from listener.outbox.event import Event
 from listener.worker.lookup import Lookup, ToSend
 from listener.worker.row_budget import MAX_ROW_BYTES
 
-_NOBODY = "nobody@example.org"
+# Stands in for the recipient of a row that has none, or that would not be mailed.
+_PLACEHOLDER_RECIPIENT = "nobody@example.org"
+_NOT_SENT = "this row's message would not be sent"
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedSample:
-    """`note` says why this row's mail would not really go out, if it would not.
-
-    `translations`: by language, where the lookup names one, the message as another reader would get it.
-    """
+    """The message of one row, and its translations."""
 
     key: str
+    """the row's key as people write it"""
     message: Message
     translations: Mapping[str, Message]
+    """by language, the message as other readers would get it; empty if the lookup returns no `language`"""
     note: str | None
+    """why this row's message would not really be sent, or None"""
 
 
 async def make(
     settings: Settings, templates: Templates, name: str, key: str | None, to: Address | None = None
 ) -> RenderedSample:
-    """The message for the row of this key, or for one that is in the value; to its owner, or to `to`.
+    """Make the message of rule `name` for the row with this key.
+
+    Without a key, take the row with the greatest key among those that match the rule. The recipient is the row's own,
+    or `to`.
 
     Raises:
-        PgheraldError: there is no such row, or its message cannot be made.
+        PgheraldError: There is no such row, or its message cannot be made.
     """
     rule = settings.rules[name]
     lookup = Lookup(name, rule, as_owner=True)
     pool = lookup_pool(settings.database.lookups)
     with translate_errors():
         async with await connect_async(settings.database.lookups) as conn, opened(pool):
+            # A secret of its own, so that the link to unsubscribe works nowhere.
             composer = Composer(settings, templates, token_bytes(32))
             composer.check(name, await lookup.check(conn, pool))
             if key is None:
                 try:
-                    key = await _newest(conn, rule)
+                    key = await _greatest_key(conn, rule)
                 except (psycopg.DataError, UnicodeDecodeError) as exc:
                     raise PgheraldError(
-                        f"the greatest key of {rule.table} that is {rule.becomes!r} cannot be read as text; name another with --key"
+                        f"the greatest key of {rule.table} with {rule.column} = {rule.becomes!r} cannot be read as text; "
+                        "name another row with --key"
                     ) from exc
             try:
                 found = await lookup.rows(pool, [key])
             except BadData as exc:
-                raise PgheraldError(f"the lookup of rule {name} fails on key {key}: {exc}") from exc
+                raise PgheraldError(
+                    f"the lookup of rule {name} fails for key {key}: {exc}; "
+                    f"the key of {rule.table} is {await _key_types(conn, rule)}"
+                ) from exc
     if key in found.too_large:
         raise PgheraldError(
-            f"the lookup's row for key {key} has {found.too_large[key]} octets; at most {MAX_ROW_BYTES} are read"
+            f"the lookup's row for key {key} has {found.too_large[key]} octets; at most {MAX_ROW_BYTES} are read; "
+            "return less text from the lookup"
         )
     if not (rows := found.rows[key]):
-        raise PgheraldError(f"the lookup of rule {name} finds no row for key {key}")
+        raise PgheraldError(f"the lookup of rule {name} finds no row for key {key}; name another row with --key")
     now = datetime.now(UTC)
     event = Event(0, name, key, 0, 0, now, 0.0, 0, False, None)
-    verdict = lookup.decide(event, rows)
-    note = None
-    recipient = parse_address(_NOBODY)
-    if isinstance(verdict, ToSend):
-        recipient = verdict.recipient
-        if not composer.recipients.allows(recipient):
-            note = "this row's mail would not go out: not_allowed"
+    decision = lookup.decide(event, rows)
+    recipient, note = parse_address(_PLACEHOLDER_RECIPIENT), None
+    if not isinstance(decision, ToSend):
+        note = f"{_NOT_SENT}: {decision.reason}" + (f" ({decision.detail})" if decision.detail else "")
     else:
-        note = f"this row's mail would not go out: {verdict.reason}" + (
-            f" ({verdict.detail})" if verdict.detail else ""
-        )
-    address, no_key = to or recipient, message_id(token_bytes(32), name, 0, now)
+        recipient = decision.recipient
+        if not composer.recipients.allows(recipient):
+            note = f"{_NOT_SENT}: not_allowed"
+    address = to or recipient
+    # A secret that nobody knows: no provider takes the preview for the real message.
+    message_id = make_message_id(token_bytes(32), name, 0, now)
     languages = templates.languages(rule.template) if "language" in rows[0] else []
     try:
-        message = composer.compose(name, key, rows[0], address, no_key, now)
+        message = composer.compose(name, key, rows[0], address, message_id, now)
         translations = {
-            language or "default": composer.compose(name, key, {**rows[0], "language": language}, address, no_key, now)
+            language or "default": composer.compose(
+                name, key, {**rows[0], "language": language}, address, message_id, now
+            )
             for language in languages
         }
     except BadData as exc:
@@ -100,7 +112,14 @@ async def make(
     return RenderedSample(show_key(rule, key), message, translations, note)
 
 
-async def _newest(conn: AsyncConnection[Any], rule: Rule) -> str:
+async def _key_types(conn: AsyncConnection[Any], rule: Rule) -> str:
+    """Return the columns of the rule's key with their types, such as ``id bigint``."""
+    types = dict(await (await conn.execute(keys.COLUMN_TYPES, keys.of(rule))).fetchall())
+    return ", ".join(f"{column} {types.get(column, 'of a type of its own')}" for column in rule.key)
+
+
+async def _greatest_key(conn: AsyncConnection[Any], rule: Rule) -> str:
+    """Return the greatest key among the rows that match the rule, in the form of the outbox."""
     types = dict(await (await conn.execute(keys.COLUMN_TYPES, keys.of(rule))).fetchall())
     query = sql.SQL("SELECT {} FROM {} AS t WHERE {} = {} ORDER BY {} LIMIT 1").format(
         keys.key_text(rule, types),
@@ -113,5 +132,5 @@ async def _newest(conn: AsyncConnection[Any], rule: Rule) -> str:
         await execute_as_owner(cursor, rule.table, query.as_string(conn).replace("%", "%%"))
         row = await cursor.fetchone()
     if row is None:
-        raise PgheraldError(f"no row of {rule.table} is {rule.becomes!r}; name one with --key")
+        raise PgheraldError(f"no row of {rule.table} has {rule.column} = {rule.becomes!r}; name a row with --key")
     return str(row[0])

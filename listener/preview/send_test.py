@@ -1,4 +1,4 @@
-"""One real message through the configured transport, to see whether it gets there."""
+"""One real message through the configured transport, to find out whether it arrives."""
 
 import socket
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ from listener.address import Address
 from listener.config.settings import Settings
 from listener.errors import PgheraldError
 from listener.mail.composer import Message
-from listener.mail.message import MessageDefaults, build, message_id
+from listener.mail.message import MessageDefaults, build, make_message_id
 from listener.mail.templates import Templates
 from listener.recipients import RecipientPolicy
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused
@@ -21,12 +21,12 @@ from listener.transport.base import Transport
 _TEMPLATE = "send_test"
 
 
-def note(settings: Settings, recipient: Address, where: str) -> Message:
-    """A message that says what it is, and needs no database.
+def compose_test(settings: Settings, recipient: Address, where: str) -> Message:
+    """Compose a message that says it is a test. No database is needed. `where` names the transport in its text.
 
-    The shipped layout, whatever the operator's own may be: that one may take what only a row has.
+    It uses the shipped layout, because the operator's own may need variables that only a row has.
     """
-    guard = RecipientPolicy(settings.mail.allowed_recipients, settings.mail.redirect_to)
+    policy = RecipientPolicy(settings.mail.allowed_recipients, settings.mail.redirect_to)
     now = datetime.now(UTC)
     context = {
         "sender": str(settings.mail.sender.address),
@@ -36,26 +36,27 @@ def note(settings: Settings, recipient: Address, where: str) -> Message:
         "version": __version__,
     }
     content = Templates([_TEMPLATE]).render(_TEMPLATE, context)
-    actual = guard.route(recipient)
-    instead_of = recipient if actual != recipient else None
-    key = message_id(token_bytes(32), _TEMPLATE, 0, now)
+    actual = policy.route(recipient)
+    message_id = make_message_id(token_bytes(32), _TEMPLATE, 0, now)
     defaults = MessageDefaults(sender=settings.mail.sender, idempotency_header=settings.mail.idempotency_header)
-    return Message(key, actual, content, build(defaults, content, actual, key, now, original_recipient=instead_of))
+    original = recipient if actual != recipient else None
+    octets = build(defaults, content, actual, message_id, now, original_recipient=original)
+    return Message(message_id, actual, content, octets)
 
 
 async def send(settings: Settings, transport: Transport, message: Message) -> Reply:
-    """Hand it over, as the daemon would. Gives the server's reply.
+    """Send the message as the daemon would, close the transport, and return the server's reply.
 
     Raises:
-        PgheraldError: it was not accepted; says where that failed, and the remedy.
+        PgheraldError: The message was not accepted. The text names the phase, the reply and the remedy.
     """
 
-    async def permission() -> bool:
+    async def permit() -> bool:
         return True
 
     try:
         outcome = await transport.send(
-            settings.mail.return_path, message.recipient, message.octets, permission, message.key
+            settings.mail.return_path, message.recipient, message.octets, permit, message.key
         )
     finally:
         await transport.close()
@@ -67,7 +68,7 @@ async def send(settings: Settings, transport: Transport, message: Message) -> Re
         case NotSent(phase, detail, verdict):
             raise PgheraldError(f"not sent: {phase.upper()}: {detail} -> {remedy_for(phase, verdict)}")
         case InDoubt(detail):
-            raise PgheraldError(f"in doubt: the message left, and no reply came: {detail} -> look in the mailbox")
+            raise PgheraldError(f"in doubt: the message was sent, but no reply came: {detail} -> look in the mailbox")
         case NotPermitted():
             raise PgheraldError("not sent")
         case _:

@@ -2,9 +2,10 @@
 
 The folder knows nothing of the configuration, the database or the outbox, and could be lifted out as a library.
 
-``session`` opens a session: TCP, TLS, greeting, EHLO and AUTH. ``protocol`` then owns the bytes of the connection.
+``tcp`` connects, and ``session`` opens a session: TLS, greeting, EHLO and AUTH. ``protocol`` then owns the bytes of the connection.
 ``commands`` builds the commands of one message and its body. ``connection`` sends the message and returns one value of
-``outcome``. ``replies`` decides the meaning of each reply. ``pool`` reuses connections. ``breaker`` stops the sending
+``outcome``. ``replies`` decides the meaning of each reply, and ``remedies``
+says what the operator can do. ``pool`` reuses connections. ``breaker`` stops the sending
 while the server fails.
 
 The promise: each message ends in exactly one of five outcomes. The dot that ends the message decides::

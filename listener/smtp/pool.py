@@ -11,7 +11,8 @@ from listener.smtp.breaker import Breaker
 from listener.smtp.connection import SmtpConnection
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Permission, Refused, SendOutcome
 from listener.smtp.replies import Phase, Scope, Verdict
-from listener.smtp.session import SessionError, SmtpServer
+from listener.smtp.server import SmtpServer
+from listener.smtp.session import SessionError
 
 # Many servers end a connection with 421 after some number of messages. We close it first, so that no message meets
 # that limit. At 100 messages a new connection costs little per message.

@@ -6,7 +6,6 @@ aiosmtplib does the handshakes. Every failure becomes a `SessionError` that name
 import asyncio
 import contextlib
 import ipaddress
-import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from listener.address import mask
 from listener.errors import ConfigError, PgheraldError
 from listener.smtp.replies import CONFIGURATION, SERVER, Phase, Reply, Verdict, classify
 from listener.smtp.server import SmtpServer, is_ehlo_name
+from listener.smtp.tcp import connect
 
 
 class SessionError(PgheraldError):
@@ -64,7 +64,7 @@ async def open_session(server: SmtpServer, tls: ssl.SSLContext) -> tuple[asyncio
     """
     timeouts = server.timeouts
     with _translate_errors(Phase.connect):
-        sock = await _connect(server.host, server.port, timeouts.connect)
+        sock = await connect(server.host, server.port, timeouts.connect)
     client = aiosmtplib.SMTP(
         hostname=server.host,
         sock=sock,
@@ -93,43 +93,6 @@ async def open_session(server: SmtpServer, tls: ssl.SSLContext) -> tuple[asyncio
             cast(asyncio.Transport, client.transport).abort()
         raise
     return cast(asyncio.Transport, transport), dict(client.esmtp_extensions)
-
-
-async def _connect(host: str, port: int, timeout: float) -> socket.socket:
-    """Try the host's addresses in turn, each for its share of `timeout`, and return a connected socket.
-
-    Raises:
-        OSError: No address could be reached. The text names the last address tried.
-    """
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(timeout):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        raise OSError(f"{host}: cannot resolve the name: {error.strerror}") from error
-    failure: OSError = OSError(f"{host}: the name has no address")
-    for family, kind, protocol, _, address in found:
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)
-            async with asyncio.timeout(timeout / len(found)):
-                await loop.sock_connect(sock, address)
-        except OSError as error:
-            sock.close()
-            failure = _unreachable(str(address[0]), port, error)
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise failure
-
-
-def _unreachable(address: str, port: int, error: OSError) -> OSError:
-    # asyncio's own text is "[Errno 111] Connect call failed ('127.0.0.1', 25)".
-    place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    reason = os.strerror(error.errno).lower() if error.errno else "no answer in time"
-    return OSError(f"{place}: {reason}")
 
 
 async def _secure(client: aiosmtplib.SMTP) -> None:

@@ -53,22 +53,22 @@ class Health:
         self._schema_check = asyncio.Lock()
 
     def started(self, worker: Worker) -> None:
-        """Note that the daemon is ready, and that this is its worker."""
+        """Record that the daemon delivers now, with this worker."""
         self._worker = worker
 
     @property
     def is_ready(self) -> bool:
-        """Whether the daemon has started to deliver."""
+        """Return whether the daemon has started to deliver."""
         return self._worker is not None
 
     @property
     def rules(self) -> Mapping[str, Rule]:
-        """The rules by which the daemon delivers now."""
+        """Return the rules by which the daemon delivers now."""
         return self._configured_rules if self._worker is None else self._worker.runtime.delivery.rules
 
     @property
     def in_flight_count(self) -> int:
-        """How many events are claimed and not yet settled."""
+        """Return the number of events that are claimed and not settled."""
         return 0 if self._worker is None else self._worker.in_flight_count
 
     async def parts(self) -> dict[str, Part]:

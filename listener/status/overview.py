@@ -16,7 +16,7 @@ from listener.db.pool import Pool
 from listener.db.queries import load
 from listener.errors import PgheraldError
 from listener.metrics import DELIVERY_BUCKETS
-from listener.retry import Outage
+from listener.outage import Outage
 
 T = TypeVar("T")
 # As many as fit beside each other on the page and in an 80 × 24 terminal.

@@ -1,4 +1,4 @@
-"""What one configuration makes of a claimed event: lookup → render → bytes, and what the outcome means for the outbox."""
+"""Delivering by one configuration: decide about claimed events, compose messages, and turn outcomes into settlements."""
 
 import asyncio
 import random
@@ -15,7 +15,7 @@ from listener.errors import BadData, RuleBroken
 from listener.logs import log
 from listener.mail import unsubscribe
 from listener.mail.composer import Composer
-from listener.mail.message import message_id
+from listener.mail.message import make_message_id
 from listener.outbox.event import Event, OutgoingMessage, Settlement, State, StoredMessage
 from listener.retry import FIRST_DELAY_S, MAX_DELAY_S, backoff
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
@@ -23,11 +23,18 @@ from listener.smtp.replies import Verdict
 from listener.worker.lookup import Lookup, LookupResult, NotToSend, ToSend, too_large
 from listener.worker.row_budget import MAX_BATCH_BYTES
 
+# Another worker is sending that message now. Its reply usually comes within a second.
 _SUPERSEDED_RETRY_S = 1.0
+# Long enough for a person to correct the rule, short enough that nobody waits after the correction.
 _SUSPENDED_S = 15.0
 
 
 class Delivery:
+    """The rules of one configuration, and what they make of an event.
+
+    `rules` are by name. `secret` signs message ids. `max_age` is in seconds; None: events do not expire.
+    """
+
     def __init__(
         self,
         rules: Mapping[str, Rule],
@@ -49,7 +56,7 @@ class Delivery:
         """Try every rule against the database, without a row. `conn` is the daemon's own session.
 
         Raises:
-            RuleBroken: a lookup fails, or a statement to unsubscribe would; or a template takes what its lookup does not give.
+            RuleBroken: A lookup or a statement to unsubscribe fails, or a template uses a column that its lookup lacks.
         """
         for name, lookup in self._lookups.items():
             self._composer.check(name, await lookup.check(conn, lookups))
@@ -57,26 +64,31 @@ class Delivery:
 
     @property
     def active_rules(self) -> list[str]:
-        """The rules of which events are to be claimed."""
+        """The rules whose events are to be claimed: all that are not suspended."""
         now = asyncio.get_running_loop().time()
         self._suspended_until = {rule: until for rule, until in self._suspended_until.items() if until > now}
         return [rule for rule in self.rules if rule not in self._suspended_until]
 
     def suspend(self, rule: str, exc: RuleBroken) -> None:
-        """Claim no more of this rule for a while: what fails for every event must not fail any."""
+        """Claim no more events of this rule for a while. An error that hits every event must not fail any of them."""
         if rule not in self._suspended_until:
-            log.error("rule_suspended", rule=rule, error=str(exc), remedy="mend it; it is tried again every 15 s")
+            log.error(
+                "rule_suspended",
+                rule=rule,
+                error=str(exc),
+                remedy=f"correct the rule; the daemon tries it again every {_SUSPENDED_S:g} s",
+            )
         self._suspended_until[rule] = asyncio.get_running_loop().time() + _SUSPENDED_S
 
     async def triage(
         self, rule: str, events: Iterable[Event], pool: Pool, budget: int = MAX_BATCH_BYTES
     ) -> list[ToSend | Settlement]:
-        """Decide for each event of one rule whether it is to be mailed, with one query for all.
+        """Decide for each event of one rule whether to send it, with one query for all of them.
 
-        Rows are read up to `budget` octets; the events of the others are given back.
+        Rows are read up to `budget` octets. The other events are released.
 
         Raises:
-            RuleBroken, DatabaseUnavailable: none of them can be decided.
+            RuleBroken, DatabaseUnavailable: No event can be decided.
         """
         events = list(events)
         newest = {event.key: event.id for event in sorted(events, key=lambda event: event.id) if event.flaw is None}
@@ -90,17 +102,17 @@ class Delivery:
         return decided + await self._look_up(self._lookups[rule], undecided, pool, budget)
 
     def _decide_without_lookup(self, event: Event, newest: int) -> Settlement | None:
-        """What can be said without looking."""
+        """Return the settlement of an event for which no lookup is needed, or None."""
         if event.flaw is not None:
             return Settlement(event, "failed", "failed", *event.flaw, uses_attempt=True)
         if self._max_age is not None and event.age > self._max_age:
             return Settlement(event, "skipped", "skipped", "expired", f"{event.age:.0f} s after the change")
         if newest > event.id or event.superseded_by == "sent":
             return Settlement(
-                event, "skipped", "skipped", "superseded", "another event's mail shows the same state of the row"
+                event, "skipped", "skipped", "superseded", "the email of another event shows the same state of the row"
             )
         if event.superseded_by is not None:
-            # That mail is on its way in another worker's hands. If it gets there, this event is superseded.
+            # Another worker is sending the newer email now. If it arrives, this event is superseded.
             return Settlement(event, "available", delay=_SUPERSEDED_RETRY_S)
         return None
 
@@ -114,7 +126,7 @@ class Delivery:
         except BadData as exc:
             if len(events) == 1:
                 return [self._retry(events[0], exc.reason, str(exc), None)]
-            # One row spoils the query for all: find it by halves.
+            # One row makes the query fail for all. Halving finds it.
             half = len(events) // 2
             first = await self._look_up(lookup, events[:half], pool, budget)
             return first + await self._look_up(lookup, events[half:], pool, budget - queued_bytes(first))
@@ -138,17 +150,17 @@ class Delivery:
         return verdict
 
     def compose(self, to_send: ToSend, stored: StoredMessage | None = None) -> OutgoingMessage | Settlement:
-        """The bytes to send. After a sending in doubt, what is `stored` of it: the very same as then.
+        """Return the message to send. After a sending in doubt, it is the `stored` one, byte by byte.
 
         Raises:
-            RuleBroken: there is no message for any row.
+            RuleBroken: No message can be composed for any row of the rule.
         """
         event = to_send.event
-        key = message_id(self._secret, event.rule, event.id, event.captured_at)
+        key = make_message_id(self._secret, event.rule, event.id, event.captured_at)
         try:
             if stored is not None:
                 recipient = parse_address(stored.recipient)
-                # The dump of a database comes with the mail that was in doubt there.
+                # A restored dump contains messages that were in doubt, whose recipients may not be allowed here.
                 if not self._composer.recipients.allows(recipient):
                     return _not_sent(_not_allowed(event, recipient))
                 return OutgoingMessage(event, self._composer.recipients.route(recipient), stored.message, key)
@@ -164,7 +176,7 @@ class Delivery:
         return OutgoingMessage(event, message.recipient, message.octets, key)
 
     def settlement(self, message: OutgoingMessage, outcome: SendOutcome) -> Settlement:
-        """What is written in the outbox after a hand-over."""
+        """Return what to write in the outbox after an attempt to send."""
         event, recipient = message.event, message.recipient
         match outcome:
             case Accepted(reply):
@@ -185,8 +197,8 @@ class Delivery:
             return Settlement(event, "failed", "failed", verdict.reason, detail, uses_attempt=verdict.uses_attempt)
         if verdict.uses_attempt:
             return self._retry(event, verdict.reason, detail, verdict.delay)
-        # The server's trouble, not this message's. A little later, so that if it is the message after all, others go first.
-        # Never before the server wants it.
+        # Not this message's fault, so no attempt is used. Retry after the server's delay plus jitter, behind other events
+        # in case the message is the cause after all.
         jitter = random.uniform(1.0, 1.5)  # noqa: S311 - spreads load, guards nothing
         return Settlement(
             event, "available", "not_sent", verdict.reason, detail, delay=jitter * (verdict.delay or 2 / 3)
@@ -198,31 +210,32 @@ class Delivery:
             return Settlement(
                 event, "failed", "failed", reason, f"{detail} (attempt {attempt}, the last)", uses_attempt=True
             )
-        # Around the delay that the reply suggests; a full mailbox is worth waiting for, for days.
+        # The reply may suggest a delay. A full mailbox is worth waiting for, even for days.
         first = 1.5 * delay if delay is not None else FIRST_DELAY_S
         pause = backoff(attempt, first, longest=max(MAX_DELAY_S, 8 * first))
         return Settlement(event, "available", "deferred", reason, detail, uses_attempt=True, delay=pause)
 
 
 def queued_bytes(decided: Iterable[ToSend | Settlement]) -> int:
-    """What the rows of those that are to be mailed take."""
+    """Return the size in octets of the rows that are to be sent."""
     return sum(each.octets for each in decided if isinstance(each, ToSend))
 
 
 def settle_bad_data(event: Event, exc: BadData) -> Settlement:
-    """What becomes of an event whose own data cannot be mailed."""
+    """Return the settlement of an event whose own data makes a message impossible."""
     return Settlement(event, "failed", "failed", exc.reason, mask(str(exc)), uses_attempt=True)
 
 
 def settle_internal_error(event: Event, exc: Exception, *, sending: bool = False) -> Settlement:
-    """What becomes of an event on which the daemon itself fails; the others go on. `sending`: nobody knows how far it came.
+    """Return the settlement of an event on which the daemon itself fails. Other events are not affected.
 
-    Where it failed is logged, and no words of the error: they may quote the row.
+    `sending`: The error came while sending, so the message may have been accepted. The log has the place in the code but
+    not the error's text, which may quote the row.
     """
     where = "".join(traceback.format_tb(exc.__traceback__))
     log.error("event_unforeseen", event_id=event.id, rule=event.rule, error=type(exc).__name__, where=where)
     state: State = "in_doubt" if sending else "failed"
-    detail = f"{type(exc).__name__}, which nobody foresaw; the log says where (event_unforeseen)"
+    detail = f"{type(exc).__name__}, an internal error of pgherald; the log event event_unforeseen says where"
     return Settlement(
         event, state, state, "internal_error", detail, uses_attempt=not sending, delay=backoff(1) if sending else None
     )

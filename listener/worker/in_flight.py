@@ -10,8 +10,8 @@ from listener.outbox.event import Event
 
 # Consent is checked when an event is claimed, so no more are claimed than can be sent within this time.
 SEND_WITHIN_S = 0.5
-# Bounds memory, and the work of a rescue. Half a second of the highest rate that was measured is five times as much,
-# but one claim of 500 events already costs next to nothing per event.
+# This bounds memory and the work of a rescue. A claim of 500 events already costs next to nothing per event, so more
+# would not be faster.
 MAX_EVENTS = 500
 
 

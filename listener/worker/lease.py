@@ -1,9 +1,11 @@
-"""A worker's lease: its own kept, and those of dead workers ended.
+"""Keep this worker's lease, and rescue the events of dead workers.
 
-A worker is dead when its session is gone, and with it its advisory lock; or when it has not renewed its lease for as
-long as that lasts. Only what was seen counts: an outage that nobody could renew in, a clock that was set, a worker that
-slept itself are no proof of a death. So the time is measured here, from the first look at a lease that then stays as it
-is, and begins anew when the database could not be asked.
+A worker is dead when its session is gone, and its advisory lock with it. It is also dead when it has not renewed its
+lease for the time that the lease lasts.
+
+Expiry is judged by local observation only. A database outage, a clock change or our own suspension then never looks like
+another worker's death. The time counts from the first look at a lease that does not change from then on. It starts again
+whenever the database could not be read.
 """
 
 import asyncio
@@ -15,19 +17,27 @@ from datetime import datetime
 from listener.errors import PgheraldError
 from listener.logs import log
 from listener.notify.listener import Listener
-from listener.retry import Outage
+from listener.outage import Outage
 from listener.smtp.breaker import Breaker
 from listener.worker.registry import Peer, WorkerRegistry
 
+# Four looks in a second, so that a dead worker's events are rescued within a second.
 _LOOK_INTERVAL_S = 0.25
+# A rescue also resends events in doubt and takes over from workers that have left. Once a second is soon enough for them.
 _RESCUE_INTERVAL_S = 1.0
-# A worker that lives may lose its session. It says so, or has another, in no time; on a busy machine in a little more.
+# A live worker may lose its session. It then says so or has another one at once; on a busy machine a little later.
 _SESSION_GONE_S = 0.5
 
 
 @dataclass(slots=True)
 class _Watched:
-    """Since when a peer's lease has not been renewed, and since when its session has been gone, as seen from here."""
+    """A peer as this worker has observed it.
+
+    Attributes:
+        seen_at: When the peer last renewed its lease, by the server's clock.
+        since: When this worker first saw that value, on the loop's clock.
+        gone_since: When this worker first saw the peer's session gone, on the loop's clock. Infinite while it is there.
+    """
 
     seen_at: datetime
     since: float
@@ -35,11 +45,15 @@ class _Watched:
 
 
 class WorkerLease:
-    """Looks often enough for a take-over within a second. `looked` is set once it is known who is dead at the start."""
+    """Renew this worker's lease and look after the other workers.
+
+    Attributes:
+        first_look_done: Set once the workers that were dead at the start have been rescued.
+        last_iteration_at: When the loop last ran, successfully or not, on the loop's clock.
+    """
 
     def __init__(self, registry: WorkerRegistry, listener: Listener, breaker: Breaker, seconds: float) -> None:
         self.first_look_done = asyncio.Event()
-        # When it was last seen to, whatever came of it.
         self.last_iteration_at = -math.inf
         self._registry = registry
         self._listener = listener
@@ -52,7 +66,7 @@ class WorkerLease:
         self._rescued_at = -math.inf
 
     async def keep(self) -> None:
-        """Until cancelled."""
+        """Renew and look, again and again, until cancelled."""
         outage = Outage("lease_renewal_failed", first=_LOOK_INTERVAL_S, longest=1.0)
         while True:
             self.last_iteration_at = asyncio.get_running_loop().time()
@@ -70,9 +84,10 @@ class WorkerLease:
                         await self._listener.changed.wait()
 
     async def _renew(self) -> None:
-        """When it is due, and when something has changed that the others act on.
+        """Renew the lease if it is due, or if something has changed that the other workers act on.
 
-        By `locked` they know whether to look for this worker's lock: that it is lost must be said before they look.
+        They look for this worker's presence lock only if its row says that it holds one. So the loss of the lock must be
+        written before they look.
         """
         listener = self._listener
         listener.changed.clear()
@@ -102,7 +117,7 @@ class WorkerLease:
     async def _rescue_dead(self) -> None:
         now = asyncio.get_running_loop().time()
         if now - self._looked_at > self._lease_s / 2:
-            # This worker itself was stopped, or had no answer.
+            # This worker itself was suspended, or had no answer from the database.
             self._watched.clear()
         self._looked_at = now
         peers = await self._registry.peers()
@@ -112,7 +127,7 @@ class WorkerLease:
             return
         rescue = await self._registry.rescue(gone + silent)
         if silent:
-            # The server may believe in a cut or stopped worker's session for hours, and in its locks.
+            # The server may keep the session of a worker that was cut off, and its locks, for hours.
             await self._registry.end_sessions(silent)
         self._rescued_at = now
         if rescue.names or rescue.freed or rescue.doubted:
@@ -123,7 +138,7 @@ class WorkerLease:
             self.first_look_done.set()
 
     def _judge(self, peers: list[Peer], now: float) -> tuple[list[Peer], list[Peer]]:
-        """Who has had no session for a while, and who has been silent for as long as its lease lasts."""
+        """Return the peers whose session is gone, and those that have been silent for the length of their lease."""
         before, self._watched = self._watched, {}
         gone, silent = [], []
         for peer in peers:

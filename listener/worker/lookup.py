@@ -1,4 +1,4 @@
-"""A rule's query, once for a batch: who gets the mail, whether they want it, and what it says."""
+"""A rule's lookup: one query for a batch returns the recipients, their consent, and the columns for the template."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,12 @@ from listener.worker.row_budget import MAX_BATCH_BYTES, MAX_ROW_BYTES, MAX_ROWS,
 
 @dataclass(frozen=True, slots=True)
 class ToSend:
-    """An event that is to be mailed: to whom, and with what. `octets`: what that takes until it is sent."""
+    """An event that is to be sent.
+
+    Attributes:
+        context: The lookup's row, for the template.
+        octets: Size of the row in memory until it is sent.
+    """
 
     event: Event
     recipient: Address
@@ -34,7 +39,7 @@ class ToSend:
 
 @dataclass(frozen=True, slots=True)
 class NotToSend:
-    """An event that is not: `failed` tells a fault of the data from a good reason not to send."""
+    """An event that is not to be sent. `failed`: because its data is wrong, and not for a good reason."""
 
     event: Event
     reason: str
@@ -44,10 +49,13 @@ class NotToSend:
 
 @dataclass(slots=True)
 class LookupResult:
-    """What a lookup has found. `rows` by key; `octets`: the size of them, by key.
+    """The answer to a lookup.
 
-    `too_large`: the size of a row that is over the limit, by key; such a row is not read. `later`: keys whose rows were
-    not read because the others took all that may be read at once.
+    Attributes:
+        rows: The rows by key.
+        octets: The size of a key's rows, by key.
+        too_large: The size of a row that exceeds the limit, by key. Such a row is not read.
+        later: Keys whose rows were not read, because the others took all that may be read at once.
     """
 
     rows: dict[str, list[dict[str, Any]]]
@@ -57,16 +65,17 @@ class LookupResult:
 
 
 class Lookup:
-    """A rule's query. `as_owner`: run it as the table's owner where the role is a superuser, as the commands do.
+    """A rule's query.
 
-    The daemon does not: it would be a statement more for each batch. Its role is no superuser, or has a login for lookups.
+    `as_owner`: run it with the rights of the table's owner if the role is a superuser. The commands do that. The daemon
+    does not: it would need one more statement for each batch. Its role is not a superuser, or it has a login for lookups.
     """
 
     def __init__(self, name: str, rule: Rule, *, as_owner: bool = False) -> None:
         self.name = name
         self.rule = rule
         self._as_owner = as_owner
-        # The value as the configuration writes it, and as the database does: t is true, 5 may be 5.00.
+        # The watched value, as the configuration spells it and as the database does: t is true, 5 may be 5.00.
         self._spellings = {rule.becomes.rstrip(" ")}
         self._query = f"-- name: lookup {name}\n{rule.lookup.strip().rstrip(';')}"
         self._columns: list[str] = []
@@ -76,8 +85,8 @@ class Lookup:
         """Return the lookup's columns. `conn` reads the catalog.
 
         Raises:
-            RuleBroken: the query fails, or lacks a column that is read.
-            DatabaseUnavailable: the database cannot be reached.
+            RuleBroken: The query fails, or does not return a column that is needed.
+            DatabaseUnavailable: The database cannot be reached.
         """
         try:
             async with lookups.connection() as session:
@@ -88,24 +97,22 @@ class Lookup:
         return columns
 
     async def _learn_columns(self, conn: psycopg.AsyncConnection[Any]) -> frozenset[str]:
-        """Run it without a key, and make the query that is sent of it, which goes by the columns and their types."""
+        """Run the query without a key, and build the bounded query from the columns and types that it returns."""
         cursor = conn.cursor()
         await self._execute(cursor, self._query, [], 0)
         described = cursor.description or []
         columns = frozenset(column.name for column in described)
         for column in (*OWN_COLUMNS, *self.rule.require):
             if column not in columns:
-                raise RuleBroken(
-                    f"the lookup of rule {self.name} gives no column {column!r}; name one so in its SELECT"
-                )
+                raise RuleBroken(f"the lookup of rule {self.name} returns no column {column!r}; add it to the SELECT")
         comment, _, lookup = self._query.partition("\n")
         query = f"{comment}\n{limit_rows(lookup, described)}"
         try:
             await self._execute(cursor, query, [], 0)
         except psycopg.errors.SyntaxError as exc:
             raise RuleBroken(
-                f"the lookup of rule {self.name} cannot be a part of another query ({summary(exc)}); "
-                "write one SELECT, with nothing behind a ;"
+                f"the lookup of rule {self.name} cannot be used as a subquery ({summary(exc)}); "
+                "write a single SELECT without a semicolon inside"
             ) from exc
         self._columns, self._bounded = [column.name for column in described], query
         return columns
@@ -135,12 +142,12 @@ class Lookup:
             await cursor.execute(query, {"keys": list(of), "budget": Int8(budget)})
 
     async def rows(self, pool: Pool, of: Sequence[str], budget: int = MAX_BATCH_BYTES) -> LookupResult:
-        """What the lookup finds for these keys: up to `budget` octets of it, and the first row in any case.
+        """Return the rows of these keys: up to `budget` octets, and the first row in any case.
 
         Raises:
-            RuleBroken: it fails whatever the keys.
-            BadData: it fails on the data behind these keys.
-            DatabaseUnavailable: the database is away.
+            RuleBroken: The query fails for every key.
+            BadData: The query fails on the data of these keys.
+            DatabaseUnavailable: The database cannot be reached.
         """
         try:
             async with pool.connection() as conn, conn.cursor(row_factory=tuple_row) as cursor:
@@ -151,10 +158,10 @@ class Lookup:
                 rows = await cursor.fetchall()
         except (psycopg.Error, OSError, TimeoutError) as exc:
             if _is_by_data(exc):
-                # The driver's message would quote the row.
+                # The server's message may quote the row.
                 raise BadData("lookup_error", f"{type(exc).__name__} (SQLSTATE {exc.sqlstate})") from exc
             if isinstance(exc, psycopg.ProgrammingError):
-                # A column's type may be another by now. The next try asks.
+                # A column's type may have changed. The next attempt reads the types again.
                 self._bounded = None
             raise self._failure(exc) from exc
         except PgheraldError:
@@ -162,10 +169,10 @@ class Lookup:
         except Exception as exc:
             if isinstance(exc, NotImplementedError) and not _reads_intervals(conn):
                 raise RuleBroken(
-                    f"the lookup of rule {self.name} gives a value that cannot be read; cast it to text"
+                    f"the lookup of rule {self.name} returns a value that cannot be read; cast it to text"
                 ) from exc
-            # Text that is not UTF-8, a number that is too long for Python, JSON that is too deep.
-            raise BadData("lookup_error", f"a value that cannot be read ({type(exc).__name__})") from exc
+            # For example text that is not UTF-8, a number too long for Python, or JSON nested too deeply.
+            raise BadData("lookup_error", f"a value cannot be read ({type(exc).__name__})") from exc
         if len(rows) > MAX_ROWS and len(of) > 1:
             raise BadData("lookup_error", f"more than {MAX_ROWS} rows")
         return self._found(of, rows)
@@ -175,7 +182,7 @@ class Lookup:
         found = LookupResult({key: [] for key in of})
         for octets, given, *values in rows:
             key = _key_text(values[position])
-            # As for the value: a char(n) key is captured without the blanks behind it.
+            # A char(n) key is captured without its trailing blanks, and the lookup returns it with them.
             key = key if key in found.rows else key.rstrip(" ")
             found.octets[key] = found.octets.get(key, 0) + octets
             if given:
@@ -187,15 +194,15 @@ class Lookup:
         return found
 
     def decide(self, event: Event, rows: Sequence[dict[str, Any]], octets: int = 0) -> ToSend | NotToSend:
-        """Whether, and to whom, to send: consent and all, as the row is now. `octets`: its size."""
+        """Decide whether to send, and to whom, by the row as it is now. `octets` is the size of the row."""
         if not rows:
             return NotToSend(event, "row_gone")
         if len(rows) > 1:
-            return NotToSend(event, "ambiguous", f"the lookup gives {len(rows)} rows for this key", failed=True)
+            return NotToSend(event, "ambiguous", f"the lookup returns {len(rows)} rows for this key", failed=True)
         row = rows[0]
-        # A char(n) comes with blanks behind, which mean nothing in it.
+        # The trailing blanks of a char(n) have no meaning.
         if _value_text(row["current"]).rstrip(" ") not in self._spellings:
-            return NotToSend(event, "reverted", f"{self.rule.column} is {_shown(row['current'])} by now")
+            return NotToSend(event, "reverted", f"{self.rule.column} is now {_shown(row['current'])}")
         email = row["email"]
         if email is None or not str(email).strip():
             return NotToSend(event, "no_recipient")
@@ -218,13 +225,13 @@ class Lookup:
 
 
 def too_large(event: Event, octets: int) -> NotToSend:
-    """What becomes of an event whose row is over the limit."""
+    """Return the decision for an event whose row exceeds the limit."""
     detail = f"the lookup's row has {octets} octets; at most {MAX_ROW_BYTES} are read"
     return NotToSend(event, "too_large", detail, failed=True)
 
 
 def _is_by_data(exc: BaseException) -> TypeGuard[psycopg.Error]:
-    """Whether one row may be the cause: of a value, of one too large for the server, or of a damaged page."""
+    """Return whether one row may be the cause: a value, one that is too large for the server, or a damaged page."""
     return isinstance(exc, psycopg.DataError) or (
         isinstance(exc, psycopg.Error) and (exc.sqlstate or "").startswith(("54", "XX"))
     )
@@ -235,12 +242,12 @@ def _reads_intervals(conn: psycopg.AsyncConnection[Any]) -> bool:
 
 
 def _key_text(key: object) -> str:
-    """A composite key comes as a text[]; the outbox holds it as the array's literal."""
+    """Return a key as the outbox holds it. The lookup returns a composite key as text[]; the outbox has the literal."""
     return array_literal([_value_text(part) for part in key]) if isinstance(key, list) else _value_text(key)
 
 
 def _value_text(value: object) -> str:
-    """As PostgreSQL writes it, for what a lookup gives without a cast."""
+    """Return a value that the lookup did not cast to text, in PostgreSQL's spelling."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return format(value, "f") if isinstance(value, Decimal) else str(value)

@@ -7,8 +7,8 @@ from listener import metrics
 from listener.errors import PgheraldError
 from listener.logs import log
 from listener.notify.listener import Listener
+from listener.outage import Outage
 from listener.outbox.rate_limit import RateLimiter, Slots
-from listener.retry import Outage
 from listener.smtp.breaker import Breaker
 from listener.worker.claimer import Claimer
 from listener.worker.row_budget import MAX_BATCH_BYTES

@@ -1,26 +1,28 @@
-"""A lookup that sends no more than is asked for: rows that are too large stay on the server, and only their size comes.
+"""Limit the size of a lookup's answer. Rows that are too large stay on the server, and only their size is sent.
 
-The operator's query becomes a part of another one, which works out each row's size before anything of it is sent. Every
-name in what is added is qualified: the session has the search_path of the role.
+The operator's query becomes a subquery of another one, which computes each row's size first. Every added name is
+qualified, because the session has the role's own search_path.
 """
 
 from collections.abc import Sequence
 
 from psycopg import Column
 
-from listener.limits import MAX_KEY
+from listener.limits import MAX_KEY_BYTES
 
-# In octets as the server sends them. A message has a megabyte at the most.
+# In octets as the server sends them. A message has one megabyte at most, so a larger row cannot be in it whole.
 MAX_ROW_BYTES = 4 * 1024 * 1024
 MAX_BATCH_BYTES = 16 * 1024 * 1024
-# More are sent only where a lookup multiplies its rows, and then none of them is mailed.
+# A batch has 500 keys at most. More rows than this come only from a lookup that multiplies them, and none of them is sent.
 MAX_ROWS = 2000
-# In Python a value takes room of its own, and so does each part of a JSON document or an array, however short its text.
-_VALUE = 50
-_STRUCTURED = 4
-_TEXTS = (25, 1042, 1043)
+# In Python each value takes memory besides its text. Measured: about 50 bytes for an object.
+_VALUE_BYTES = 50
+# Each part of a JSON document or an array is an object of its own, so its text counts four times.
+_STRUCTURED_FACTOR = 4
+# The type OIDs of text, character and character varying.
+_TEXT_OIDS = (25, 1042, 1043)
 
-# OFFSET 0 keeps the planner from merging a level with the next, which would work out a column twice.
+# OFFSET 0 keeps the planner from merging a level with the next, which would compute a column twice.
 _QUERY = """SELECT octets, given, {values}
   FROM (SELECT {columns}, octets, octets OPERATOR(pg_catalog.<=) {most} AND (
                upto OPERATOR(pg_catalog.<=) %(budget)s::pg_catalog.int8 OR upto OPERATOR(pg_catalog.=) octets) AS given
@@ -36,20 +38,20 @@ _QUERY = """SELECT octets, given, {values}
 
 
 def limit_rows(lookup: str, columns: Sequence[Column]) -> str:
-    """The query that gives, for each row of `lookup`, its size, whether it is given, and its columns.
+    """Return the query that adds to each row of `lookup` its size and whether it is given.
 
-    It takes `budget` besides: so many octets of rows are given, and the first row that is not over `ROW` in any case.
-    Of a row that is not given all columns are NULL but the key, and that too where it is longer than a key may be.
-    One row more than `ROWS` says that there are more.
+    Its parameter `budget` is the number of octets to give. The first row of at most `MAX_ROW_BYTES` is given in any case.
+    In a row that is not given, all columns but the key are NULL. A key that is too long is NULL as well. One row more
+    than `MAX_ROWS` says that there are more.
     """
     key = max(i for i, column in enumerate(columns) if column.name == "key")
     names = [f"c{i}" for i in range(len(columns))]
     values = [f"CASE WHEN given THEN {name} END" for name in names]
-    short = f"{_octets(names[key], columns[key])} OPERATOR(pg_catalog.<=) {MAX_KEY}"
+    short = f"{_octets(names[key], columns[key])} OPERATOR(pg_catalog.<=) {MAX_KEY_BYTES}"
     values[key] = f"CASE WHEN given OR {short} THEN {names[key]} END"
-    sizes = [f"{_VALUE * (len(columns) + 2)}::pg_catalog.int8"]
+    sizes = [f"{_VALUE_BYTES * (len(columns) + 2)}::pg_catalog.int8"]
     for name, column in zip(names, columns, strict=True):
-        weight = "" if column.type_code in _TEXTS else f" OPERATOR(pg_catalog.*) {_STRUCTURED}"
+        weight = "" if column.type_code in _TEXT_OIDS else f" OPERATOR(pg_catalog.*) {_STRUCTURED_FACTOR}"
         if column.internal_size is None:
             sizes.append(f"coalesce({_octets(name, column)}{weight}, 0)")
     return _QUERY.format(
@@ -63,12 +65,12 @@ def limit_rows(lookup: str, columns: Sequence[Column]) -> str:
 
 
 def _octets(name: str, column: Column) -> str:
-    """How long its text is, found without reading a text that lies outside of its row."""
+    """Return the SQL of a value's size as text. A text that is stored outside its row is not read for it."""
     if column.internal_size is not None:
-        return f"{_VALUE}"
-    if column.type_code in _TEXTS:
+        return f"{_VALUE_BYTES}"
+    if column.type_code in _TEXT_OIDS:
         return f"pg_catalog.octet_length({name})"
-    # The text of another type is only made where that will not be too much: the server itself has a limit for it.
+    # Other types are converted to text only if that is not too large: the server fails beyond 1 GB.
     return (
         f"CASE WHEN pg_catalog.pg_column_size({name}) OPERATOR(pg_catalog.<=) {MAX_ROW_BYTES} "
         f"THEN pg_catalog.octet_length(pg_catalog.concat({name})) ELSE pg_catalog.pg_column_size({name}) END::pg_catalog.int8"

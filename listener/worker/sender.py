@@ -94,7 +94,7 @@ class Senders:
         self._stopping = True
         self.in_flight.wake()
         if not await self.in_flight.wait_until_empty(grace):
-            # A reply may take ten minutes. What has none by now is in doubt, and is recorded so.
+            # A reply may take ten minutes. An event without one by now is in doubt, and is recorded so.
             log.error("shutdown_timeout", unsettled=len(self.in_flight))
             for transport in set(self._transports):
                 transport.abort()

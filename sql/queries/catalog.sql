@@ -1,34 +1,59 @@
--- What `init` asks about tables that it does not know. The session's search_path has no schema of the application's, so that all names come qualified.
+-- The queries of `listener.scaffold.catalog`: what `init` asks about the application's tables.
+--
+-- The session's search path has no schema of the application, so that all names in the answers are qualified.
 
 -- name: columns
--- Every column of the application's tables, with what a domain over a domain is made of, and what the column may hold.
+-- Return every column of the application's tables, with its domain's base type and the values that it may hold.
 WITH RECURSIVE base (type, oid, typtype, typbasetype) AS (
     SELECT oid, oid, typtype, typbasetype FROM pg_type
      UNION ALL
-    SELECT base.type, t.oid, t.typtype, t.typbasetype FROM base JOIN pg_type AS t ON t.oid = base.typbasetype)
-SELECT c.oid::bigint AS "table", n.nspname AS schema, c.relname AS name, c.oid::regclass::text AS qualified,
-       a.attname AS "column", quote_ident(a.attname) AS quoted, format_type(base.oid, -1) AS type, t.typcategory AS category,
-       array_position(pk.conkey, a.attnum) AS key_position,
-       ARRAY(SELECT e.enumlabel::text FROM pg_enum AS e WHERE e.enumtypid = base.oid ORDER BY e.enumsortorder) AS labels,
-       ARRAY(SELECT pg_get_constraintdef(k.oid) FROM pg_constraint AS k
-              WHERE k.conrelid = c.oid AND k.contype = 'c' AND k.conkey = ARRAY[a.attnum] ORDER BY k.oid) AS checks
-  FROM pg_class AS c
-  JOIN pg_namespace AS n ON n.oid = c.relnamespace
-  JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-  JOIN base ON base.type = a.atttypid AND base.typtype <> 'd'
-  JOIN pg_type AS t ON t.oid = base.oid
-  LEFT JOIN pg_constraint AS pk ON pk.conrelid = c.oid AND pk.contype = 'p'
- WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
-   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgherald') AND n.nspname !~ '^pg_(toast|temp)'
- ORDER BY n.nspname, c.relname, a.attnum;
+    SELECT base.type, type.oid, type.typtype, type.typbasetype
+      FROM base JOIN pg_type AS type ON type.oid = base.typbasetype)
+SELECT class.oid::bigint AS "table",
+       namespace.nspname AS schema,
+       class.relname AS name,
+       class.oid::regclass::text AS qualified,
+       attribute.attname AS "column",
+       quote_ident(attribute.attname) AS quoted,
+       format_type(base.oid, -1) AS type,
+       type.typcategory AS category,
+       array_position(primary_key.conkey, attribute.attnum) AS key_position,
+       ARRAY(SELECT label.enumlabel::text
+               FROM pg_enum AS label
+              WHERE label.enumtypid = base.oid
+              ORDER BY label.enumsortorder) AS labels,
+       ARRAY(SELECT pg_get_constraintdef(check_constraint.oid)
+               FROM pg_constraint AS check_constraint
+              WHERE check_constraint.conrelid = class.oid
+                AND check_constraint.contype = 'c'
+                AND check_constraint.conkey = ARRAY[attribute.attnum]
+              ORDER BY check_constraint.oid) AS checks
+  FROM pg_class AS class
+  JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+  JOIN pg_attribute AS attribute
+       ON attribute.attrelid = class.oid AND attribute.attnum > 0 AND NOT attribute.attisdropped
+  JOIN base ON base.type = attribute.atttypid AND base.typtype <> 'd'
+  JOIN pg_type AS type ON type.oid = base.oid
+  LEFT JOIN pg_constraint AS primary_key ON primary_key.conrelid = class.oid AND primary_key.contype = 'p'
+ WHERE class.relkind IN ('r', 'p') AND NOT class.relispartition
+   AND namespace.nspname NOT IN ('pg_catalog', 'information_schema', 'pgherald')
+   AND namespace.nspname !~ '^pg_(toast|temp)'
+ ORDER BY namespace.nspname, class.relname, attribute.attnum;
 
 -- name: references
--- Their foreign keys.
-SELECT f.conrelid::bigint AS "table", f.confrelid::bigint AS target,
-       ARRAY(SELECT a.attname::text FROM unnest(f.conkey) WITH ORDINALITY AS u (number, i)
-               JOIN pg_attribute AS a ON a.attrelid = f.conrelid AND a.attnum = u.number ORDER BY i) AS columns,
-       ARRAY(SELECT a.attname::text FROM unnest(f.confkey) WITH ORDINALITY AS u (number, i)
-               JOIN pg_attribute AS a ON a.attrelid = f.confrelid AND a.attnum = u.number ORDER BY i) AS target_columns
-  FROM pg_constraint AS f
- WHERE f.contype = 'f' AND f.conparentid = 0
- ORDER BY f.conrelid, f.conkey;
+-- Return the tables' foreign keys.
+SELECT reference.conrelid::bigint AS "table",
+       reference.confrelid::bigint AS target,
+       ARRAY(SELECT attribute.attname::text
+               FROM unnest(reference.conkey) WITH ORDINALITY AS part (number, i)
+               JOIN pg_attribute AS attribute
+                    ON attribute.attrelid = reference.conrelid AND attribute.attnum = part.number
+              ORDER BY i) AS columns,
+       ARRAY(SELECT attribute.attname::text
+               FROM unnest(reference.confkey) WITH ORDINALITY AS part (number, i)
+               JOIN pg_attribute AS attribute
+                    ON attribute.attrelid = reference.confrelid AND attribute.attnum = part.number
+              ORDER BY i) AS target_columns
+  FROM pg_constraint AS reference
+ WHERE reference.contype = 'f' AND reference.conparentid = 0
+ ORDER BY reference.conrelid, reference.conkey;

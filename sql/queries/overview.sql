@@ -1,51 +1,109 @@
--- What the page, `top` and the metrics show. Asked every second while somebody looks, so each is bounded by an index
--- and a limit, however much waits or was sent.
+-- The queries of `listener.status.overview`, for the page, `top` and the metrics.
+--
+-- They run every second while somebody looks. Each is therefore bounded by an index and a limit, however many events
+-- wait or were sent.
 
 -- name: overview_rules
--- The first in the order of sending stand for all: beyond them nothing is counted.
+-- Count the events of each rule. Of the available ones, only the first 10,000 in the order of sending are counted.
 WITH waiting AS MATERIALIZED (
-    SELECT rule, captured_at
-      FROM pgherald.outbox WHERE state = 'available' ORDER BY scheduled_at, id LIMIT 10000),
-counted AS (
-    SELECT rule, count(*) AS available, min(captured_at) FILTER (WHERE isfinite(captured_at)) AS first FROM waiting GROUP BY rule),
+    SELECT rule, captured_at, scheduled_at <= now() AS due
+      FROM pgherald.outbox
+     WHERE state = 'available'
+     ORDER BY scheduled_at, id
+     LIMIT 10000),
+available AS (
+    SELECT rule,
+           count(*) AS events,
+           count(*) FILTER (WHERE due) AS due,
+           min(captured_at) FILTER (WHERE isfinite(captured_at)) AS oldest
+      FROM waiting
+     GROUP BY rule),
 doubted AS (
-    SELECT rule, count(*) AS in_doubt FROM pgherald.outbox WHERE state = 'in_doubt' GROUP BY rule)
-SELECT coalesce(r.rule, c.rule, d.rule) AS name, coalesce(c.available, 0) AS available,
-       extract(epoch FROM now() - c.first)::float8 AS oldest, coalesce(d.in_doubt, 0) AS in_doubt, r.paused_at
-  FROM pgherald.rule AS r FULL JOIN counted AS c ON c.rule = r.rule FULL JOIN doubted AS d ON d.rule = coalesce(r.rule, c.rule)
+    SELECT rule, count(*) AS events FROM pgherald.outbox WHERE state = 'in_doubt' GROUP BY rule)
+SELECT coalesce(rule.rule, available.rule, doubted.rule) AS name,
+       coalesce(available.events, 0) AS available,
+       coalesce(available.due, 0) AS due,
+       extract(epoch FROM now() - available.oldest)::float8 AS oldest,
+       coalesce(doubted.events, 0) AS in_doubt,
+       rule.paused_at
+  FROM pgherald.rule
+  FULL JOIN available ON available.rule = rule.rule
+  FULL JOIN doubted ON doubted.rule = coalesce(rule.rule, available.rule)
  ORDER BY 1;
 
 -- name: latest
--- Settled last. Not by an index on the time, which every outcome would pay for: the newest events, and, behind a
--- backlog, those before the next to be sent, hold them.
-WITH head AS (
+-- Return the events that were settled last.
+-- An index on the time would have to be updated by every outcome. Instead this looks at the newest events. Behind a
+-- backlog it also looks at those before the next event to be sent.
+WITH next AS (
     SELECT id FROM pgherald.outbox WHERE state = 'available' ORDER BY scheduled_at, id LIMIT 1),
 near AS (
     (SELECT * FROM pgherald.outbox ORDER BY id DESC LIMIT 200)
      UNION ALL
-    (SELECT * FROM pgherald.outbox WHERE id < (SELECT id FROM head) ORDER BY id DESC LIMIT 200)),
+    (SELECT * FROM pgherald.outbox WHERE id < (SELECT id FROM next) ORDER BY id DESC LIMIT 200)),
 settled AS (
-    SELECT DISTINCT ON (settled_at, id) * FROM near WHERE settled_at IS NOT NULL ORDER BY settled_at DESC, id DESC LIMIT %(most)s)
-SELECT id, rule, pgherald.shown(key) AS key, state, pgherald.shown(reason) AS reason, attempt, settled_at AS at,
-       CASE WHEN isfinite(captured_at) AND isfinite(settled_at) THEN extract(epoch FROM settled_at - captured_at)::float8 ELSE 0 END AS seconds,
+    SELECT DISTINCT ON (settled_at, id) *
+      FROM near
+     WHERE settled_at IS NOT NULL
+     ORDER BY settled_at DESC, id DESC
+     LIMIT %(most)s)
+SELECT id,
+       rule,
+       pgherald.shown(key) AS key,
+       state,
+       pgherald.shown(reason) AS reason,
+       attempt,
+       settled_at AS at,
+       CASE WHEN isfinite(captured_at) AND isfinite(settled_at)
+            THEN extract(epoch FROM settled_at - captured_at)::float8
+            ELSE 0
+       END AS seconds,
        pgherald.shown(history -> -1 ->> 'detail') AS detail
-  FROM settled ORDER BY settled_at DESC, id DESC;
+  FROM settled
+ ORDER BY settled_at DESC, id DESC;
 
 -- name: failed
-SELECT id, rule, pgherald.shown(key) AS key, state, pgherald.shown(reason) AS reason, attempt, settled_at AS at,
-       CASE WHEN isfinite(captured_at) AND isfinite(settled_at) THEN extract(epoch FROM settled_at - captured_at)::float8 ELSE 0 END AS seconds,
+-- Return the newest events that failed.
+SELECT id,
+       rule,
+       pgherald.shown(key) AS key,
+       state,
+       pgherald.shown(reason) AS reason,
+       attempt,
+       settled_at AS at,
+       CASE WHEN isfinite(captured_at) AND isfinite(settled_at)
+            THEN extract(epoch FROM settled_at - captured_at)::float8
+            ELSE 0
+       END AS seconds,
        pgherald.shown(history -> -1 ->> 'detail') AS detail
-  FROM pgherald.outbox WHERE state = 'failed' ORDER BY id DESC LIMIT %(most)s;
+  FROM pgherald.outbox
+ WHERE state = 'failed'
+ ORDER BY id DESC
+ LIMIT %(most)s;
 
 -- name: in_doubt
-SELECT id, rule, pgherald.shown(key) AS key, state, pgherald.shown(reason) AS reason, attempt, captured_at AS at,
+-- Return the events in doubt, those first that are to be sent again soonest.
+SELECT id,
+       rule,
+       pgherald.shown(key) AS key,
+       state,
+       pgherald.shown(reason) AS reason,
+       attempt,
+       captured_at AS at,
        CASE WHEN isfinite(captured_at) THEN extract(epoch FROM now() - captured_at)::float8 ELSE 0 END AS seconds,
        pgherald.shown(history -> -1 ->> 'detail') AS detail
-  FROM pgherald.outbox WHERE state = 'in_doubt' ORDER BY scheduled_at LIMIT %(most)s;
+  FROM pgherald.outbox
+ WHERE state = 'in_doubt'
+ ORDER BY scheduled_at
+ LIMIT %(most)s;
 
 -- name: minutes
+-- Return the counts of settled events for each minute and rule of the last hour.
 SELECT minute, sent, skipped, failed, delivery
-  FROM pgherald.event_stats WHERE minute > now() - interval '1 hour' ORDER BY minute;
+  FROM pgherald.event_stats
+ WHERE minute > now() - interval '1 hour'
+ ORDER BY minute;
 
 -- name: notify_queue
+-- Return how full the server's queue of notifications is, from 0 to 1.
 SELECT pg_notification_queue_usage();

@@ -1,46 +1,58 @@
--- The rate that all daemons of a database share: what is configured, or, once a server has throttled, half of what went
--- then, which rises with the time since by a tenth of that a second, and is forgotten after five minutes without another.
+-- The queries of `listener.outbox.rate_limit`: the sending rate that all daemons of a database share.
+--
+-- It is the configured rate. Once a server has throttled, it is half of the rate at that moment, and rises by a tenth
+-- of that a second. After five minutes without another throttling reply the lowered rate is forgotten.
 
 -- name: reserve
--- Sending slots that begin within the next moment, at most so many; none where the next one begins later. Where nothing
--- limits, all, and nothing is written.
-WITH pace AS (
+-- Reserve sending slots that begin within the next moment. None if the next slot begins later.
+-- Without any limit, all are granted, and nothing is written.
+WITH current AS (
     SELECT least(%(ceiling)s::float8,
                  CASE WHEN throttled_at > now() - interval '5 min'
-                      THEN rate * (1 + extract(epoch FROM now() - throttled_at)::float8 / 10) END) AS rate,
+                      THEN rate * (1 + extract(epoch FROM now() - throttled_at)::float8 / 10)
+                 END) AS rate,
            greatest(extract(epoch FROM next_at - clock_timestamp())::float8, 0) AS wait
       FROM pgherald.rate_limit
        FOR UPDATE),
 slots AS (
-    -- A rate that was lower once does not outlive itself in the time of the next slot.
-    SELECT rate, least(wait, 1 / rate + 1 + %(window)s) AS wait,
+    -- The wait is limited by today's rate: the next slot was perhaps planned at a lower rate.
+    SELECT rate,
+           least(wait, 1 / rate + 1 + %(window)s) AS wait,
            CASE WHEN rate IS NULL THEN %(limit)s::integer
-                WHEN wait <= %(window)s THEN least(%(limit)s::integer, greatest(floor((%(window)s - wait) * rate), 1)::integer)
-                ELSE 0 END AS number
-      FROM pace),
+                WHEN wait <= %(window)s
+                THEN least(%(limit)s::integer, greatest(floor((%(window)s - wait) * rate), 1)::integer)
+                ELSE 0
+           END AS number
+      FROM current),
 reserved AS (
-    UPDATE pgherald.rate_limit AS p
-       SET next_at = clock_timestamp() + make_interval(secs => s.wait + s.number / s.rate)
-      FROM slots AS s WHERE s.rate IS NOT NULL AND s.number > 0)
+    UPDATE pgherald.rate_limit
+       SET next_at = clock_timestamp() + make_interval(secs => slots.wait + slots.number / slots.rate)
+      FROM slots
+     WHERE slots.rate IS NOT NULL AND slots.number > 0)
 SELECT number, rate, wait FROM slots;
 
 -- name: refund
--- Slots for which there was no mail. Who has reserved behind them keeps what he has; the next who comes gets these.
+-- Return unused slots. Reservations made since keep their slots; the next reservation gets these.
 UPDATE pgherald.rate_limit SET next_at = next_at - make_interval(secs => %(unused)s);
 
 -- name: throttled
--- Half of the rate there is, or, without one, of what this worker and its peers sent; and a second without any mail. What
--- was on its way then is throttled too, and says nothing new: for two seconds only the first counts. Who is throttled may
--- have sent next to nothing, and another all; from a rate near none it would take minutes to rise, so ten count as sent.
-WITH pace AS (
+-- Halve the rate, and let no daemon send for a second.
+-- Without a rate, halve what this worker sent in the last second, times the number of workers.
+-- For two seconds only the first throttling reply counts: the others answer messages that were on their way then. A
+-- throttled worker may have sent almost nothing, and another one everything. At least ten count as sent, because a rate
+-- near zero would take minutes to rise.
+WITH before AS (
     SELECT least(%(ceiling)s::float8,
                  CASE WHEN throttled_at > now() - interval '5 min'
                       THEN rate * (1 + extract(epoch FROM now() - throttled_at)::float8 / 10)
-                      ELSE greatest(%(sent)s::float8, 10) * (SELECT greatest(count(*), 1) FROM pgherald.worker) END) AS was
+                      ELSE greatest(%(sent)s::float8, 10) * (SELECT greatest(count(*), 1) FROM pgherald.worker)
+                 END) AS rate
       FROM pgherald.rate_limit
        FOR UPDATE)
-UPDATE pgherald.rate_limit AS p
-   SET rate = greatest(pace.was / 2, 0.1), throttled_at = now(), next_at = greatest(p.next_at, now() + interval '1 s')
-  FROM pace
- WHERE coalesce(p.throttled_at < now() - interval '2 s', true)
-RETURNING pace.was, p.rate;
+UPDATE pgherald.rate_limit AS lowered
+   SET rate = greatest(before.rate / 2, 0.1),
+       throttled_at = now(),
+       next_at = greatest(lowered.next_at, now() + interval '1 s')
+  FROM before
+ WHERE coalesce(lowered.throttled_at < now() - interval '2 s', true)
+RETURNING before.rate, lowered.rate;

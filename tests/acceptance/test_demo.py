@@ -69,14 +69,14 @@ def is_gone(group: int) -> bool:
 
 def test_it_ends_by_itself(pgherald: Pgherald, folder: Path) -> None:
     done = pgherald("demo", "--once", "--count", 12, env={"TMPDIR": str(folder)}, check=True)
-    assert "10 of 10 mails came, each once; 2 of 2 skipped with their reason" in done.stdout
-    assert "commit to acceptance" in done.stdout
+    assert "10 of 10 emails arrived, each once; 2 of 2 events skipped, each for the expected reason" in done.stdout
+    assert "time from commit to arrival" in done.stdout
     assert list(folder.iterdir()) == []
 
 
 def test_it_shows_who_was_told_who_was_not_and_why(pgherald: Pgherald, folder: Path) -> None:
     said = pgherald("demo", "--once", "--count", 24, env={"TMPDIR": str(folder)}, check=True).stdout
-    assert re.search(r"^  mail     user1@example\.org .* is now verified 🎉 \| Congratulations!", said, re.MULTILINE)
+    assert re.search(r"^  email    user1@example\.org .* is now verified 🎉 \| Congratulations!", said, re.MULTILINE)
     skipped = [re.split(r"  +", line.strip()) for line in said.splitlines() if line.startswith("  skipped  user")]
     assert skipped == [
         ["skipped", "user6@example.org", "dateplan 6: no_consent (consent is false)"],
@@ -126,7 +126,7 @@ def test_it_needs_no_installed_package_and_no_folder_of_its_own(folder: Path, tm
         cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "1 of 1 mails came" in done.stdout
+    assert "1 of 1 emails arrived" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -135,9 +135,9 @@ def test_it_needs_no_installed_package_and_no_folder_of_its_own(folder: Path, tm
         (signal.SIGINT, "triggers installed"),
         repeats(signal.SIGTERM, "triggers installed"),
         repeats(signal.SIGHUP, "triggers installed"),
-        repeats(signal.SIGINT, "Ctrl-C ends it"),
-        (signal.SIGTERM, "Ctrl-C ends it"),
-        (signal.SIGHUP, "Ctrl-C ends it"),
+        repeats(signal.SIGINT, "Press Ctrl-C to stop"),
+        (signal.SIGTERM, "Press Ctrl-C to stop"),
+        (signal.SIGHUP, "Press Ctrl-C to stop"),
     ],
     ids=lambda value: value.name if isinstance(value, signal.Signals) else value,
 )

@@ -73,10 +73,10 @@ def test_retry_after_the_reason_is_gone(database: Database, mail: MailServer, pg
 def test_a_limit_counts_what_can_be_helped(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     database.verify(database.add_plan("Café", "a@example.org"))
     pgherald("run", "--once")
-    assert pgherald("events", "retry", RULE, "--dry-run").stdout == "no event to try again\n"
+    assert pgherald("events", "retry", RULE, "--dry-run").stdout == "no event to retry\n"
     database.verify(database.add_plan("Café", "b@example.org", consent=False))
     pgherald("run", "--once")
-    assert pgherald("events", "retry", RULE, "--limit", 1).stdout == "1 event will be tried again\n"
+    assert pgherald("events", "retry", RULE, "--limit", 1).stdout == "1 event will be retried\n"
 
 
 def test_discard(database: Database, mail: MailServer, pgherald: Pgherald) -> None:

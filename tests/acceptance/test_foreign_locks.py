@@ -14,7 +14,7 @@ from psycopg import errors, sql
 from psycopg.conninfo import make_conninfo
 
 from listener.config.rules import default_rules
-from listener.db import schema
+from listener.db import install
 from listener.demo.cluster import Cluster
 from listener.errors import SchemaError
 from tests.support import wait_until
@@ -223,11 +223,11 @@ def test_the_installers_lock(
     database: Database, stranger: Callable[[], Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pid = take(stranger(), INSTALLER)
-    monkeypatch.setattr(schema, "LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr(install, "LOCK_TIMEOUT_S", 0.2)
     said: list[str] = []
-    for step in schema.install_steps(default_rules(), roles=True):
+    for step in install.install_steps(default_rules(), roles=True):
         with pytest.raises(SchemaError) as caught:
-            schema.run(database.connect(), step, said.append, time.monotonic() + 1)
+            install.run(database.connect(), step, said.append, time.monotonic() + 1)
         assert f"held by pid {pid} (user " in str(caught.value)
         assert "application stranger" in str(caught.value)
         assert f"SELECT pg_terminate_backend({pid})" in str(caught.value)

@@ -203,7 +203,7 @@ def test_it_writes_over_nothing(bare_database: Database, pgherald: Pgherald) -> 
     prepare(bare_database, STORY)
     written = pgherald.folder / "pgherald.toml"
     written.write_text("[log]\n")
-    assert "pgherald.toml is there already" in refusal(pgherald)
+    assert "pgherald.toml exists; " in refusal(pgherald)
     assert written.read_text() == "[log]\n"
     pgherald("init", "--out", "other.toml", check=True)
     assert pgherald("init", "--out", "-", check=True).stdout == (pgherald.folder / "other.toml").read_text()
@@ -295,8 +295,8 @@ def test_the_file_is_for_the_user_alone_and_no_link_is_followed(
     victim.write_text("# precious")
     for target in (victim, tmp_path / "nowhere"):
         file.symlink_to(target)
-        assert "is there already" in refusal(pgherald)
-        assert f"{file.name}: is not a regular file, and is left alone" in refusal(pgherald, "--force")
+        assert "exists; choose another file" in refusal(pgherald)
+        assert f"{file.name}: is not a regular file, and was not replaced; remove it" in refusal(pgherald, "--force")
         file.unlink()
     assert victim.read_text() == "# precious"
     assert not (tmp_path / "nowhere").exists()

@@ -14,7 +14,7 @@ from psycopg import errors, sql
 from listener.admin.history import read_history
 from listener.config import settings as config
 from listener.config.keys import parse_key
-from listener.db.schema import LOCK_TIMEOUT, PATIENCE, InstallStep, run
+from listener.db.install import INSTALL_TIMEOUT_S, LOCK_TIMEOUT_S, InstallStep, run
 from listener.resources import resource
 from tests.support import wait_until
 from tests.support.command import Pgherald
@@ -22,8 +22,8 @@ from tests.support.database import STORY, Database, Databases, install_triggers
 from tests.support.mail import MailServer
 
 RULE = "dateplan_verified"
-# The lock's time-out, and what a loaded machine adds; without the time-out it would be all of `PATIENCE`.
-LONGEST = LOCK_TIMEOUT + 4
+# The lock's time-out, and what a loaded machine adds; without the time-out it would be all of `INSTALL_TIMEOUT_S`.
+LONGEST = LOCK_TIMEOUT_S + 4
 
 
 @pytest.fixture
@@ -142,9 +142,9 @@ def test_it_gives_up_and_names_who_is_in_the_way(
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 1
     # It says how long it waited; to start takes seconds too where all cores are busy.
-    assert elapsed < PATIENCE + 15
+    assert elapsed < INSTALL_TIMEOUT_S + 15
     assert last.startswith(
-        f"Error: rule {RULE}: gave up after {PATIENCE:g} s waiting for a lock on public.dateplan, held by pid {pid}"
+        f"Error: rule {RULE}: gave up after {INSTALL_TIMEOUT_S:g} s waiting for a lock on public.dateplan, held by pid {pid}"
     )
     assert f"(user {name}): UPDATE public.dateplan SET status" in last
     assert writer.longest < LONGEST

@@ -67,7 +67,7 @@ def test_languages_links_and_reload(database: Database, mail: MailServer, pghera
 
         french = tmp_path / "templates" / RULE / "fr"
         subject = french / "subject.txt.j2"
-        for broken, told in (("{{ nowhere }}", "takes 'nowhere'"), ("{% if %}", "fr/subject.txt.j2, line 1")):
+        for broken, told in (("{{ nowhere }}", "uses {{ nowhere }}"), ("{% if %}", "fr/subject.txt.j2, line 1")):
             subject.write_text(broken, encoding="utf-8")
             daemon.signal(signal.SIGHUP)
             assert told in str(daemon.wait_event("reload_refused")["error"])
@@ -93,4 +93,4 @@ def test_at_the_start_a_broken_translation_is_refused(database: Database, pghera
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith("Error: ")
-    assert "takes 'lieu'" in line
+    assert "uses {{ lieu }}" in line

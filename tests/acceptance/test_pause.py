@@ -21,22 +21,22 @@ def test_events_of_a_paused_rule_wait_and_then_go(database: Database, mail: Mail
     with pgherald.daemon(env=rung) as one, pgherald.daemon(env=rung) as other:
         database.verify(plans[0])
         mail.wait_for(1)
-        assert "is paused since" in pgherald("pause", RULE, check=True).stdout
+        assert f"{RULE}: paused at " in pgherald("pause", RULE, check=True).stdout
         since = database.value("SELECT paused_at FROM pgherald.rule")
         pgherald("pause", RULE, check=True)
         assert database.value("SELECT paused_at FROM pgherald.rule") == since
         # Each would take it within milliseconds, and takes none while it is asked for all that is told about it.
         database.verify(*plans[1:])
         assert json.loads(pgherald("status", "--json", check=True).stdout)["paused"] == {RULE: since.isoformat()}
-        assert f"{RULE} is paused since" in pgherald("status", check=True).stdout
+        assert f"{RULE}: paused since" in pgherald("status", check=True).stdout
         assert f"pgherald resume {RULE}" in pgherald("explain", RULE, plans[1], check=True).stdout
         assert json.loads(pgherald("explain", RULE, plans[1], "--json").stdout)["paused_at"] == since.isoformat()
         assert "paused_at" not in json.loads(pgherald("explain", RULE, plans[0], "--json").stdout)
         once = pgherald("run", "--once", check=True)
-        assert "2 events left behind a paused rule" in once.stderr
-        assert "later try" not in once.stderr
+        assert "2 events of a paused rule not sent" in once.stderr
+        assert "later retry" not in once.stderr
         assert sorted(states(database)) == ["available", "available", "sent"]
-        assert pgherald("resume", RULE, check=True).stdout == f"{RULE} goes on\n"
+        assert pgherald("resume", RULE, check=True).stdout == f"{RULE}: resumed\n"
         mail.wait_for(3)
         for daemon in (one, other):
             assert daemon.stop() == 0

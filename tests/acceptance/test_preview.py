@@ -98,10 +98,10 @@ def test_what_is_amiss_stands_on_the_page(database: Database, pgherald: Pgherald
 def test_a_mail_that_would_not_go_out_says_so(database: Database, pgherald: Pgherald) -> None:
     plan = database.add_plan("Café", "anna@example.org", consent=False, status="VE")
     done = pgherald("preview", RULE, "--key", plan, check=True)
-    assert done.stderr == "note: this row's mail would not go out: no_consent (consent is false)\n"
+    assert done.stderr == "note: this row's message would not be sent: no_consent (consent is false)\n"
     database.execute("UPDATE public.users SET email_notifications_enabled = true")
     done = pgherald("preview", RULE, env={"PGHERALD_MAIL_ALLOWED_RECIPIENTS": "@example.com"}, check=True)
-    assert done.stderr == "note: this row's mail would not go out: not_allowed\n"
+    assert done.stderr == "note: this row's message would not be sent: not_allowed\n"
 
 
 # Each plant once, and each name once, in the fast run.
@@ -138,7 +138,10 @@ def test_nothing_planted_is_written_through(
         assert (out / name).stat().st_ino != victim.stat().st_ino
         return
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"Error: {out / name}: is not a regular file, and is left alone; remove it\n"
+    assert (
+        done.stderr
+        == f"Error: {out / name}: is not a regular file, and was not replaced; remove it, or choose another name\n"
+    )
     assert [file.name for file in out.iterdir() if file.name.endswith(".tmp")] == []
 
 

@@ -91,7 +91,7 @@ def test_the_guard_holds_for_it_too(pgherald: Pgherald, mail: MailServer) -> Non
         "send-test", "--to", "me@example.com", env={**NO_DATABASE, "PGHERALD_MAIL_ALLOWED_RECIPIENTS": "@example.org"}
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert "not sent: m***@example.com is not in [mail] allow" in done.stderr
+    assert "not sent: m***@example.com is not in [mail] allowed_recipients" in done.stderr
     done = pgherald("send-test", "--to", "me@example.com", env={**NO_DATABASE, "PGHERALD_MAIL_REDIRECT_TO": "qa@example.org"})  # fmt: skip
     assert mail.wait_for(1)[0].recipient == "qa@example.org"
     assert "not to me@example.com: [mail] redirect_to is set" in done.stdout

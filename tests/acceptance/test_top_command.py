@@ -76,7 +76,7 @@ def test_it_shows_what_happens_and_ends_with_q(database: Database, mail: MailSer
     )
     with pgherald.daemon(), watching(pgherald) as terminal:
         terminal.wait_for("0 waiting")
-        terminal.wait_for("holds the gate")
+        terminal.wait_for("leader")
         terminal.wait_for(r"bad_address +dateplan_verified evil\ufffd\]0;x\ufffd\[red\]")
         assert "\x1b]0;x" not in terminal.raw
         plan = database.add_plan("Café", "jane@example.org")
@@ -97,7 +97,7 @@ def test_it_shows_what_happens_and_ends_with_q(database: Database, mail: MailSer
 @pytest.mark.parametrize("how", ["ctrl-c", "SIGTERM"])
 def test_it_ends_cleanly(database: Database, pgherald: Pgherald, how: str) -> None:
     with watching(pgherald) as terminal:
-        terminal.wait_for("no daemon is at work")
+        terminal.wait_for("no daemon is running")
         if how == "ctrl-c":
             terminal.process.send_signal(signal.SIGINT)
         else:
@@ -109,7 +109,7 @@ def test_it_ends_cleanly(database: Database, pgherald: Pgherald, how: str) -> No
 def test_without_a_terminal_or_a_database(database: Database, pgherald: Pgherald) -> None:
     done = pgherald("top")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "Error: top needs a terminal; for scripts there is `pgherald status --json`\n"
+    assert done.stderr == "Error: top needs a terminal; for scripts, use `pgherald status --json`\n"
     pgherald.settings = {**pgherald.settings, "PGHERALD_DATABASE_URL": "postgresql://127.0.0.1:1/x"}
     with watching(pgherald) as terminal:
         assert terminal.ended() == 1

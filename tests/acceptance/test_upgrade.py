@@ -17,7 +17,7 @@ import pytest
 from psycopg import sql
 
 from listener.db import schema
-from listener.db.schema import VERSION
+from listener.db.schema_version import VERSION
 from listener.resources import resource
 from tests.fixtures.programs import Programs
 from tests.sql.test_schema_shape import ROWS, insert

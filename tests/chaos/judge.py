@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from listener.mail.message import message_id
+from listener.mail.message import make_message_id
 from tests.chaos.catcher import REFUSED, Copy
 from tests.chaos.writers import UNWILLING, Ledger
 
@@ -74,7 +74,7 @@ def judge(
     of_event: dict[str, Event] = {}
     for event in sorted(events, key=lambda event: event.id):
         of_row.setdefault(int(event.key), []).append(event)
-        of_event[message_id(secret, event.rule, event.id, event.captured_at)] = event
+        of_event[make_message_id(secret, event.rule, event.id, event.captured_at)] = event
         findings.states[event.state] += 1
         findings.doubted += event.in_doubt > 0
         findings.doubts += event.in_doubt

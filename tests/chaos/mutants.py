@@ -20,7 +20,7 @@ from tests.chaos.stage import Options
 
 def settle_without_fence() -> None:
     """A worker that has lost an event settles it all the same."""
-    fence = " AND o.claim = s.claim"
+    fence = " AND event.claim = outcome.claim"
     for name in ("settle", "record"):
         assert outbox.QUERIES[name].count(fence) == 1, "the fence is elsewhere by now"
         outbox.QUERIES[name] = outbox.QUERIES[name].replace(fence, "")

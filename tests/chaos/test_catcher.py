@@ -6,7 +6,8 @@ import random
 import pytest
 
 from listener.smtp.outcome import Accepted, InDoubt, NotSent, Refused
-from listener.smtp.session import SessionError, Timeouts
+from listener.smtp.server import Timeouts
+from listener.smtp.session import SessionError
 from tests.chaos.catcher import TROUBLES, Catcher
 from tests.support.client import connect, send
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from listener.mail.message import message_id
+from listener.mail.message import make_message_id
 from tests.chaos.catcher import Copy
 from tests.chaos.judge import Event, Findings, judge
 from tests.chaos.plan import KINDS, plan
@@ -45,7 +45,7 @@ def judged(
     ledger = Ledger(emails={7: email}, left={7} if left else set())
     ledger.became[7] = became
     ledger.undone.add(7)
-    of_event = {message_id(_SECRET, SENT.rule, 1, SENT.captured_at): list(copies)} if copies else {}
+    of_event = {make_message_id(_SECRET, SENT.rule, 1, SENT.captured_at): list(copies)} if copies else {}
     return judge(ledger, events, of_event, {7: status}, _SECRET, hold=hold)
 
 

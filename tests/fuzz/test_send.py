@@ -17,7 +17,7 @@ from listener.address import parse_address
 from listener.smtp.commands import body
 from listener.smtp.connection import SmtpConnection
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
-from listener.smtp.session import SmtpServer
+from listener.smtp.server import SmtpServer
 from tests.support.clock import JumpingLoop
 
 T = TypeVar("T")

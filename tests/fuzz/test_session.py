@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from listener.smtp.connection import SmtpConnection
-from listener.smtp.session import SessionError, SmtpServer, Timeouts, tls_context
+from listener.smtp.server import SmtpServer, Timeouts
+from listener.smtp.session import SessionError, tls_context
 from tests.fuzz.test_parsers import is_one_line
 from tests.fuzz.test_send import BUDGET, REPLIES
 from tests.support import PATIENCE

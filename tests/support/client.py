@@ -14,7 +14,8 @@ import pytest
 from listener.address import parse_address
 from listener.smtp.connection import SmtpConnection
 from listener.smtp.outcome import SendOutcome
-from listener.smtp.session import SessionError, SmtpServer, Timeouts, tls_context
+from listener.smtp.server import SmtpServer, Timeouts
+from listener.smtp.session import SessionError, tls_context
 from tests.support import PATIENCE
 from tests.support.smtpd import EXTENSIONS, Smtpd
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from listener.address import parse_address
-from listener.config.settings import Mail, load
+from listener.config.sections import Mail
+from listener.config.settings import load
 from listener.errors import ConfigError
 from listener.recipients import RecipientPolicy
 

@@ -1,4 +1,4 @@
-"""Enough of a project to change rows with. For the real thing read https://docs.djangoproject.com/en/5.2/howto/deployment/."""
+"""Settings of a minimal project that can change rows. For production see https://docs.djangoproject.com/en/5.2/howto/deployment/."""
 
 import os
 
@@ -45,16 +45,16 @@ USE_TZ = True
 
 
 def database() -> dict[str, object]:
-    """What DATABASE_URL says; libpq takes what that leaves out, or everything, from its PG* variables."""
-    said = conninfo_to_dict(os.environ.get("DATABASE_URL", ""))
+    """Return the connection that DATABASE_URL describes. For parts that it omits, libpq uses its PG* variables."""
+    parts = conninfo_to_dict(os.environ.get("DATABASE_URL", ""))
     return {
         "ENGINE": "django.db.backends.postgresql",
-        "NAME": said.pop("dbname", os.environ.get("PGDATABASE", "dates")),
-        "USER": said.pop("user", ""),
-        "PASSWORD": said.pop("password", ""),
-        "HOST": said.pop("host", ""),
-        "PORT": said.pop("port", ""),
-        "OPTIONS": said,
+        "NAME": parts.pop("dbname", os.environ.get("PGDATABASE", "dates")),
+        "USER": parts.pop("user", ""),
+        "PASSWORD": parts.pop("password", ""),
+        "HOST": parts.pop("host", ""),
+        "PORT": parts.pop("port", ""),
+        "OPTIONS": parts,
     }
 
 

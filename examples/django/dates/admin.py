@@ -25,6 +25,6 @@ class DatePlanAdmin(admin.ModelAdmin):
 
     @admin.action(description="Mark as verified", permissions=["change"])
     def mark_as_verified(self, request: HttpRequest, queryset: QuerySet[DatePlan]) -> None:
-        # One UPDATE, of which no signal of Django's ever hears.
+        # One UPDATE statement, for which Django sends no signal.
         changed = queryset.update(status=DatePlan.Status.VERIFIED)
         self.message_user(request, f"{changed} verified.", messages.SUCCESS)

@@ -1,4 +1,4 @@
-"""People plan dates. Nothing here knows that anybody is mailed."""
+"""The models of a project in which people plan dates. None of them knows about emails."""
 
 from django.contrib.auth.models import AbstractUser
 from django.db import models

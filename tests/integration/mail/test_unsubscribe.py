@@ -58,7 +58,7 @@ async def test_a_row_that_is_gone_is_answered_like_any_other(database: Database)
 
 @pytest.mark.parametrize("statement", ["", APPLICATION])
 async def test_a_rule_without_a_statement(database: Database, statement: str) -> None:
-    with pytest.raises(RuleBroken, match=r"\[rules\.dateplan_verified\] unsubscribe is no statement"):
+    with pytest.raises(RuleBroken, match=r"\[rules\.dateplan_verified\] unsubscribe: must be a statement"):
         await follow(database.url, "1", statement)
 
 

@@ -152,9 +152,9 @@ async def seen(cell: Cell, security: Security) -> str:
             server = replace(server, username="user", password="secret")
         trusts = smtpd.ca_file if security != "off" and cell.reply != "(unknown certificate)" else None
         breaker = Breaker()
-        post = SmtpPool(server, tls_context(trusts), 4, breaker)
+        pool = SmtpPool(server, tls_context(trusts), 4, breaker)
         if cell.used:
-            await hand_over(post)
+            await hand_over(pool)
         if cell.reply == "(nobody listens)":
             await smtpd.refuse_connections()
         elif cell.reply == "(not offered)":
@@ -163,22 +163,22 @@ async def seen(cell: Cell, security: Security) -> str:
             smtpd.script("rcpt", answer(cell.after_rcpt))
         smtpd.script(cell.where, action(cell.reply), times=cell.times)
         before = len(smtpd.messages)
-        outcome = await hand_over(post)
+        outcome = await hand_over(pool)
         # Nobody was told that a message was accepted, or that it was not, but as it is.
         assert (len(smtpd.messages) - before == 1) == (type(outcome).__name__ == "Accepted")
         said = for_event(smtpd, outcome)
         # How many of the like open the breaker.
         number = 1
         while not breaker.is_open and number < 6 and not said.startswith("sent"):
-            await hand_over(post)
+            await hand_over(pool)
             number += 1
         if breaker._paused:
             said += f"; pause of {breaker._remaining():.0f} s"
         elif breaker.is_open:
             said += f"; breaker after {number}"
         assert smtpd.early == []
-        post.abort()
-        await post.close()
+        pool.abort()
+        await pool.close()
         return said
 
 
@@ -190,8 +190,8 @@ def action(reply: str) -> Action:
     return answer(reply) if reply[0].isdigit() else Action()
 
 
-async def hand_over(post: SmtpPool) -> SendOutcome:
-    return await post.send(SENDER, JANE, MESSAGE, yes, KEY)
+async def hand_over(pool: SmtpPool) -> SendOutcome:
+    return await pool.send(SENDER, JANE, MESSAGE, yes, KEY)
 
 
 def for_event(smtpd: Smtpd, outcome: SendOutcome) -> str:

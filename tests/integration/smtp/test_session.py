@@ -15,7 +15,8 @@ from listener.smtp.connection import SmtpConnection
 from listener.smtp.outcome import Accepted
 from listener.smtp.remedies import remedy_for
 from listener.smtp.replies import Phase, Scope
-from listener.smtp.session import SessionError, SmtpServer, tls_context
+from listener.smtp.server import SmtpServer
+from listener.smtp.session import SessionError, tls_context
 from tests.support.client import (
     PATIENT,
     SHORT,

@@ -28,7 +28,7 @@ def test_rates(text: str, rate: float) -> None:
 
 @pytest.mark.parametrize("text", ["yesterday", "1700000000x", ""])
 def test_no_moments(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no time"):
+    with pytest.raises(click.BadParameter, match="is not a time"):
         MOMENT.convert(text, None, None)
 
 

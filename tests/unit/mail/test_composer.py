@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from listener.address import parse_address
 from listener.config.rules import Rule, default_rules
-from listener.config.settings import Mail, Settings
+from listener.config.sections import Mail
+from listener.config.settings import Settings
 from listener.errors import ConfigError, RuleBroken
 from listener.mail.composer import Composer, Message
 from listener.mail.templates import Templates
@@ -142,14 +143,16 @@ def test_whatever_is_in_the_row_the_message_has_no_defect(key: str, place: str) 
 
 @pytest.mark.parametrize("taken", ["link", "unsubscribe"])
 def test_a_column_that_would_be_taken_for_a_link_breaks_the_rule(taken: str) -> None:
-    with pytest.raises(RuleBroken, match=f"gives a column '{taken}', which pgherald makes itself"):
+    with pytest.raises(RuleBroken, match=f"returns a column '{taken}', a name that pgherald uses itself"):
         composer().check(NAME, frozenset({"key", "current", "email", "consent", "place", taken}))
 
 
 def test_a_link_of_a_column_that_is_not_there_breaks_the_rule() -> None:
     columns = frozenset({"key", "current", "email", "consent", "place"})
     composer(LINKED).check(NAME, columns)
-    with pytest.raises(RuleBroken, match=r"\[rules.dateplan_verified\] link takes {slug}, which the lookup"):
+    with pytest.raises(
+        RuleBroken, match=r"\[rules.dateplan_verified\] link uses {slug}, which the lookup does not return"
+    ):
         composer({"link": "/d/{slug}"}).check(NAME, columns)
 
 

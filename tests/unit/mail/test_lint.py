@@ -7,7 +7,7 @@ import pytest
 
 from listener.address import parse_address, parse_mailbox
 from listener.mail.composer import Message
-from listener.mail.lint import MAX_HTML, _lacking, lint
+from listener.mail.lint import MAX_HTML_BYTES, _lacking, lint
 from listener.mail.message import Content, MessageDefaults, build
 from listener.mail.templates import Templates
 from tools.caniemail import FEATURES
@@ -56,12 +56,12 @@ def test_nor_has_a_text_mail() -> None:
         ('<html lang="en"><meta charset="latin-1">', "charset"),
         (f"{HEAD}<table><tr><td><table role=presentation>", "1 of the tables lack role"),
         (f"{HEAD}<img src='https://x.example/a.png'>", "1 of the images lack alt"),
-        (f"{HEAD}<a href='/dateplans/7'>", "the link '/dateplans/7' is no full address"),
-        (f"{HEAD}<a href='javascript:alert(1)'>", "is no full address"),
-        (f"{HEAD}<a href='https://[x/'>", "the link 'https://[x/' is no full address"),
+        (f"{HEAD}<a href='/dateplans/7'>", "the link '/dateplans/7' is not a full URL"),
+        (f"{HEAD}<a href='javascript:alert(1)'>", "is not a full URL"),
+        (f"{HEAD}<a href='https://[x/'>", "the link 'https://[x/' is not a full URL"),
         (f"{HEAD}<img src='https://[x/a.png'>", "1 of the images lack alt"),
-        (f"{HEAD}<a href='{LINK}/more'>", "the text part lacks the link"),
-        (f"{HEAD}{'x' * MAX_HTML}", "Gmail cuts it"),
+        (f"{HEAD}<a href='{LINK}/more'>", "is missing from the text part"),
+        (f"{HEAD}{'x' * MAX_HTML_BYTES}", "Gmail cuts it"),
         (f"{HEAD}<video src='https://x.example/a.mp4'>", "video: Gmail, Outlook on Windows"),
         (f"{HEAD}<form>", "form: "),
         (f"{HEAD}<input>", "input text: "),

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from listener.address import Address, Mailbox, parse_address, parse_mailbox
 from listener.errors import BadData
-from listener.limits import MAX_MESSAGE
-from listener.mail.message import Content, MessageDefaults, build, message_id
+from listener.limits import MAX_MESSAGE_BYTES
+from listener.mail.message import Content, MessageDefaults, build, make_message_id
 
 KEY = "k" * 26
 DATE = datetime(2026, 11, 22, 9, 5, 7, 123456, tzinfo=UTC)
@@ -226,7 +226,7 @@ def test_a_message_over_the_limit_is_bad_data(content: Content) -> None:
 def test_a_message_just_under_the_limit_is_built_in_linear_time(piece: str) -> None:
     content = Content(piece * 150_000, piece * 150_000, None)
     raw = build(PLAIN, content, JANE, KEY, DATE)
-    assert len(raw) <= MAX_MESSAGE
+    assert len(raw) <= MAX_MESSAGE_BYTES
     _assert_wire_safe(raw)
 
 
@@ -303,31 +303,31 @@ def test_the_idempotency_header_cannot_be_set_as_well() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda: message_id(b"other", "rule", 1, DATE),
-        lambda: message_id(b"secret", "rule2", 1, DATE),
-        lambda: message_id(b"secret", "rule", 2, DATE),
-        lambda: message_id(b"secret", "rule", 1, DATE + timedelta(microseconds=1)),
-        lambda: message_id(b"x" * 65, "rule", 1, DATE),
+        lambda: make_message_id(b"other", "rule", 1, DATE),
+        lambda: make_message_id(b"secret", "rule2", 1, DATE),
+        lambda: make_message_id(b"secret", "rule", 2, DATE),
+        lambda: make_message_id(b"secret", "rule", 1, DATE + timedelta(microseconds=1)),
+        lambda: make_message_id(b"x" * 65, "rule", 1, DATE),
     ],
 )
 def test_a_key_depends_on_all_it_is_made_of(change: Callable[[], str]) -> None:
-    assert change() != message_id(b"secret", "rule", 1, DATE)
+    assert change() != make_message_id(b"secret", "rule", 1, DATE)
 
 
 def test_a_key_is_the_same_in_every_release_and_time_zone() -> None:
-    key = message_id(b"secret", "dateplan_verified", 42, DATE)
-    assert key == message_id(b"secret", "dateplan_verified", 42, DATE.astimezone(timezone(timedelta(hours=5))))
+    key = make_message_id(b"secret", "dateplan_verified", 42, DATE)
+    assert key == make_message_id(b"secret", "dateplan_verified", 42, DATE.astimezone(timezone(timedelta(hours=5))))
     assert key == "gkvls7vjhvceuouaasblgrqlry"
 
 
 @given(st.binary(max_size=200), st.text(), st.integers(0, 2**63 - 1))
 def test_a_key_is_26_harmless_characters(secret: bytes, rule: str, event_id: int) -> None:
-    assert re.fullmatch(r"[a-z2-7]{26}", message_id(secret, rule, event_id, DATE))
+    assert re.fullmatch(r"[a-z2-7]{26}", make_message_id(secret, rule, event_id, DATE))
 
 
 def test_a_key_for_a_time_without_time_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="time zone"):
-        message_id(b"secret", "rule", 1, DATE.replace(tzinfo=None))
+        make_message_id(b"secret", "rule", 1, DATE.replace(tzinfo=None))
 
 
 # What is expected is spelled out here a second time, slowly, so that the two can disagree.

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from listener.errors import BadData, RuleBroken
-from listener.limits import MAX_MESSAGE
+from listener.limits import MAX_MESSAGE_BYTES
 from listener.mail.message import Content
 from listener.mail.templates import Templates
 from listener.resources import resource
@@ -296,7 +296,7 @@ def test_a_name_that_is_none_breaks_the_rule(write: Write, name: str) -> None:
 
 
 def test_a_variable_the_lookup_does_not_give_breaks_the_rule(write: Write) -> None:
-    with pytest.raises(RuleBroken, match=r"mail takes 'place'"):
+    with pytest.raises(RuleBroken, match=r"template mail uses \{\{ place \}\}, which the lookup does not return"):
         _render(write("{{ place }}"), place_name="x")
 
 
@@ -335,7 +335,7 @@ def test_a_failure_in_a_layout_names_the_layout(write: Write) -> None:
 
 
 def test_a_huge_value_is_bad_data_if_it_is_used(write: Write) -> None:
-    huge = "x" * (MAX_MESSAGE + 1)
+    huge = "x" * (MAX_MESSAGE_BYTES + 1)
     with pytest.raises(BadData) as caught:
         _render(write("{{ v | default('-') }}"), v=huge)
     assert caught.value.reason == "too_large"

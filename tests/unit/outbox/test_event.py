@@ -7,14 +7,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from listener.errors import BadData
-from listener.limits import MAX_MESSAGE
-from listener.outbox.event import _STORED_BELOW, compress, decompress
+from listener.limits import MAX_MESSAGE_BYTES
+from listener.outbox.event import _UNPACKED_BELOW_BYTES, compress, decompress
 
 
-@given(st.binary(max_size=2 * _STORED_BELOW))
+@given(st.binary(max_size=2 * _UNPACKED_BELOW_BYTES))
 @example(b"")
-@example(b"x" * (_STORED_BELOW - 1))
-@example(b"x" * _STORED_BELOW)
+@example(b"x" * (_UNPACKED_BELOW_BYTES - 1))
+@example(b"x" * _UNPACKED_BELOW_BYTES)
 @example(b"x" * 200_000)
 def test_what_was_kept_is_what_was_sent(message: bytes) -> None:
     assert decompress(compress(message)) == message
@@ -41,7 +41,7 @@ def test_what_is_no_whole_stream_is_noticed(stored: bytes) -> None:
 
 
 def test_a_small_stream_of_a_huge_message_is_not_unpacked() -> None:
-    assert decompress(compress(b"x" * MAX_MESSAGE)) == b"x" * MAX_MESSAGE
+    assert decompress(compress(b"x" * MAX_MESSAGE_BYTES)) == b"x" * MAX_MESSAGE_BYTES
     with pytest.raises(BadData) as caught:
         decompress(zlib.compress(b"x" * 500_000_000))
     assert caught.value.reason == "too_large"

@@ -10,8 +10,8 @@ from listener.config.settings import Settings
 from listener.errors import ConfigError
 from listener.smtp.breaker import Breaker
 from listener.smtp.pool import SmtpPool
-from listener.smtp.session import Timeouts
-from listener.transport.build import server, transport
+from listener.smtp.server import Timeouts
+from listener.transport.build import transport
 from listener.transport.local import Console, Maildir
 
 
@@ -45,13 +45,8 @@ async def test_the_pool_gets_the_servers_timeouts_and_as_many_connections() -> N
     ],
 )
 def test_the_server_is_that_of_the_url(smtp: dict[str, Any], expected: tuple[object, ...]) -> None:
-    made = server(settings(smtp=smtp).smtp, Timeouts())
+    made = settings(smtp=smtp).smtp.server
     assert (made.host, made.port, made.security, made.username, made.password, made.xoauth2) == expected
-
-
-def test_an_invalid_ehlo_name_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigError, match=r"smtp\.ehlo_name: '-x' is not a host name; write mail\.example\.org"):
-        server(settings(smtp={"ehlo_name": "-x"}).smtp, Timeouts())
 
 
 async def test_certificates_that_are_gone_since_the_configuration_was_read(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""The state of the outbox at one moment: counts, workers, size, paused rules, the gate, and foreign locks."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from listener.db import foreign_locks
+from listener.db.errors import translate_errors
+from listener.db.foreign_locks import LockHolder
+from listener.db.queries import load
+
+_QUERIES = load("admin")
+
+# In the order of an event's way.
+STATES = ("available", "claimed", "transmitting", "in_doubt", "sent", "skipped", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxStatus:
+    """The figures of `pgherald status`.
+
+    Attributes:
+        rules: events by rule and state. Each rule has every state.
+        oldest_available_age_s: seconds since the capture of the oldest event that waits, or None if no event waits.
+        workers: the rows of the query `workers`, in the order of their registration.
+        outbox: `bytes`, `size` for people, `dead_rows` by estimate, and `rows` by count.
+        paused: since when, by paused rule.
+        asleep: whether the leader holds the gate, so that a commit sends a NOTIFY.
+        foreign_locks: sessions that are not a worker's and hold an advisory lock of pgherald.
+    """
+
+    rules: dict[str, dict[str, int]]
+    oldest_available_age_s: float | None
+    workers: list[dict[str, Any]]
+    outbox: dict[str, Any]
+    paused: dict[str, datetime]
+    asleep: bool
+    foreign_locks: list[LockHolder]
+
+    @property
+    def in_doubt(self) -> int:
+        """The number of events in doubt."""
+        return sum(counts["in_doubt"] for counts in self.rules.values())
+
+
+def read_status(conn: psycopg.Connection[Any], configured: Iterable[str]) -> OutboxStatus:
+    """Return the state of the outbox now. `configured` are the rules that are listed even without events."""
+    rules = {name: dict.fromkeys(STATES, 0) for name in configured}
+    with translate_errors():
+        for rule, state, count in conn.execute(_QUERIES["counts"]):
+            rules.setdefault(rule, dict.fromkeys(STATES, 0))[state] = count
+        (oldest,) = conn.execute(_QUERIES["oldest"]).fetchone() or (None,)
+        workers = conn.cursor(row_factory=dict_row).execute(_QUERIES["workers"]).fetchall()
+        [outbox] = conn.cursor(row_factory=dict_row).execute(_QUERIES["outbox_size"]).fetchall()
+        paused = dict(conn.execute(_QUERIES["paused"]).fetchall())
+        (asleep,) = conn.execute(_QUERIES["gate"]).fetchone() or (False,)
+        holders = foreign_locks.strangers_now(conn)
+    # Every event is in one of the counts, so the sum is exact. The statistics of PostgreSQL are an estimate.
+    outbox["rows"] = sum(sum(counts.values()) for counts in rules.values())
+    return OutboxStatus(rules, oldest, workers, outbox, paused, asleep, holders)

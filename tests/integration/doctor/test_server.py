@@ -1,0 +1,58 @@
+"""Each fault of the server is named by its check, and the other checks stay ok."""
+
+from types import SimpleNamespace
+
+import psycopg
+import pytest
+
+from listener.demo.cluster import Cluster
+from listener.doctor import server
+from tests.support.database import Database, fill_with_story
+from tests.support.doctor import Examine, names, set_for_all
+from tests.support.standby import Standby
+
+
+def test_a_release_with_the_known_fault(
+    plan: int, database: Database, doctor: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    major, minor = divmod(database.value("SELECT current_setting('server_version_num')::integer"), 10000)
+    monkeypatch.setattr(server, "FIXED_MINOR", {major: minor + 1})
+    names(doctor(), "server", "warn", f"PostgreSQL {major}.{minor}", f"{major}.{minor + 1}")
+    monkeypatch.setattr(server, "MIN_MAJOR", major + 1)
+    names(doctor(), "server", "fault", "too old")
+
+
+def test_a_clock_that_is_wrong(plan: int, doctor: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = server.time.time
+    monkeypatch.setattr(server, "time", SimpleNamespace(time=lambda: real() + 60))
+    names(doctor(), "clock", "warn", "60 s behind", "NTP")
+
+
+def test_a_standby(doctor: Examine, cluster: Cluster) -> None:
+    with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
+        conn.execute("CREATE DATABASE story")
+    url = f"{cluster.dsn().rpartition('/')[0]}/story"
+    fill_with_story(url)
+    with Standby(cluster) as standby:
+        other = f"{standby.dsn().rpartition('/')[0]}/story"
+        names(doctor(PGHERALD_DATABASE_URL=other), "standby", "fault", "target_session_attrs=read-write")
+        findings = doctor(PGHERALD_DATABASE_URL=url, PGHERALD_DATABASE_LISTEN_URL=other)
+        names(findings, "listen", "fault", "listen_url leads to a standby")
+
+
+def test_a_database_set_to_read_only(plan: int, database: Database, doctor: Examine) -> None:
+    set_for_all(database, "default_transaction_read_only", "on")
+    names(doctor(), "standby", "fault", "default_transaction_read_only is on", "sourcefile")
+
+
+def test_a_long_transaction(plan: int, database: Database, doctor: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_TRANSACTION_AGE_S", 0.01)
+    with database.connect(application_name="forgotten") as conn:
+        conn.execute("BEGIN")
+        conn.execute("SELECT pg_current_xact_id()")
+        names(doctor(), "transactions", "warn", "forgotten", f"pg_terminate_backend({conn.info.backend_pid})")
+        conn.execute("PREPARE TRANSACTION 'left behind'")
+        try:
+            names(doctor(), "transactions", "warn", "prepared", "ROLLBACK PREPARED 'left behind'")
+        finally:
+            conn.execute("ROLLBACK PREPARED 'left behind'")

@@ -1,0 +1,92 @@
+"""Templates that fail for a row, let a row change the message, or make a message that cannot be shown."""
+
+from pathlib import Path
+
+import pytest
+
+from listener.config.settings import Settings
+from tests.support.database import Database
+from tests.support.doctor import HEALTHY, MAIL, RULE, TEMPLATE, Examine, ill, names, rule_with, without
+
+
+def test_a_template_that_takes_what_the_lookup_does_not_give(plan: int, doctor: Examine) -> None:
+    def change(settings: Settings) -> Settings:
+        lookup = without(settings.rules[RULE].lookup, ", p.place")
+        return rule_with(lookup=lookup, require=())(settings)
+
+    names(doctor(change), TEMPLATE, "fault", "{{ place }}", "add it to the SELECT")
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "words"),
+    [
+        ("{{ plaice }}", "fault", ("'plaice'",)),
+        ("{% if %}", "fault", ("body.txt.j2", "line 1")),
+        ("{{ 1 // 0 }}", "fault", ("fails for 2 of 2 rows", "ZeroDivisionError", "pgherald preview")),
+        ("{{ 1 // (place | length - 4) }}", "warn", ("fails for 1 of 2 rows", "key 1:", "ZeroDivisionError")),
+    ],
+    ids=["undefined", "syntax", "every row", "one row"],
+)
+def test_a_template_that_fails(
+    plan: int, database: Database, doctor: Examine, tmp_path: Path, text: str, state: str, words: tuple[str, ...]
+) -> None:
+    database.add_plan("Elsewhere", "b@example.org")
+    # Never mailed, and so nothing that a template need bear.
+    database.add_plan(None, "c@example.org")
+    folder = tmp_path / "templates" / RULE
+    folder.mkdir(parents=True)
+    (folder / "body.txt.j2").write_text(text)
+    names(doctor(PGHERALD_MAIL_TEMPLATES=str(folder.parent)), TEMPLATE, state, *words)
+
+
+@pytest.mark.parametrize(
+    ("part", "text", "check", "words"),
+    [
+        ("body.html", "<b>{{ place | safe }}</b>", TEMPLATE, ("becomes markup in the HTML", "remove | safe")),
+        ("body.html", "<b title={{ place }}></b>", TEMPLATE, ("becomes markup in the HTML", "quotes")),
+        ("body.txt", "at {{ place }}", TEMPLATE, ("begin a new line", "| oneline")),
+        ("body.txt", "{{ place.index('f') }}", TEMPLATE, ("fails for a text that contains markup", "any text")),
+        ("body.html", "<p>{{ place }}</p>", MAIL, ("<html> has no lang", "pgherald preview")),
+        ("subject.txt", "", MAIL, ("the subject is empty",)),
+    ],
+    ids=["safe", "no quotes", "a line of its own", "hostile", "remarks", "no subject"],
+)
+def test_a_mail_that_is_not_right(
+    plan: int, doctor: Examine, tmp_path: Path, part: str, text: str, check: str, words: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "templates" / RULE
+    folder.mkdir(parents=True)
+    page = '<html lang="en"><meta charset="utf-8">' if words[0].startswith("becomes") else ""
+    (folder / f"{part}.j2").write_text(page + text)
+    names(doctor(PGHERALD_MAIL_TEMPLATES=str(folder.parent)), check, "warn", *words)
+
+
+def test_translations_are_tried_too(plan: int, doctor: Examine, tmp_path: Path) -> None:
+    def change(settings: Settings) -> Settings:
+        lookup = without(settings.rules[RULE].lookup, ", p.place", ", p.place, NULL::text AS language")
+        return rule_with(lookup=lookup)(settings)
+
+    findings = doctor(change)
+    assert ill(findings) == HEALTHY
+    assert findings[TEMPLATE].seen.endswith("in 2 languages")
+    folder = tmp_path / "templates" / RULE / "de"
+    folder.mkdir(parents=True)
+    (folder / "body.txt.j2").write_text("bei {{ place }}")
+    names(doctor(change, PGHERALD_MAIL_TEMPLATES=str(tmp_path / "templates")), TEMPLATE, "warn", "text part (de)")
+    (folder / "body.txt.j2").write_text("bei {{ ort }}")
+    names(doctor(change, PGHERALD_MAIL_TEMPLATES=str(tmp_path / "templates")), TEMPLATE, "fault", "{{ ort }}")
+
+
+def test_links_that_lead_nowhere(plan: int, doctor: Examine) -> None:
+    linked = rule_with(link="/dateplans/{key}", unsubscribe="SELECT 1 WHERE '1' = ANY (%(keys)s)")
+    names(doctor(linked), MAIL, "warn", "no button", "no List-Unsubscribe")
+    there = {
+        "PGHERALD_MAIL_BASE_URL": "https://app.example.org",
+        "PGHERALD_HTTP_PUBLIC_URL": "https://mail.example.org",
+    }
+    assert ill(doctor(linked, **there)) == HEALTHY
+    names(doctor(linked, **{**there, "PGHERALD_HTTP_PUBLIC_URL": "http://mail.example.org"}), MAIL, "warn", "not https")
+    broken = rule_with(unsubscribe="DELETE FROM public.nobody WHERE id::text = ANY (%(keys)s)")
+    names(doctor(broken, **there), f"unsubscribe {RULE}", "fault", "public.nobody", "correct [rules.dateplan_verified]")
+    slug = rule_with(link="/dateplans/{slug}")
+    names(doctor(slug, **there), TEMPLATE, "fault", "link uses {slug}")

@@ -1,0 +1,100 @@
+"""The words and the JSON of `status`."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from listener.admin.status import STATES, OutboxStatus
+from listener.cli.status import _as_json, _show
+from listener.db.foreign_locks import LockHolder
+
+AT = datetime(2026, 11, 22, 17, 44, tzinfo=UTC)
+WORKER: dict[str, Any] = {
+    "id": 1,
+    "name": "vm:1",
+    "version": "0.1.0",
+    "started_at": AT,
+    "seen_seconds_ago": 1.0,
+    "alive": True,
+    "listening": True,
+    "breaker": None,
+    "in_flight": 2,
+    "leader": True,
+}
+
+
+def now(**changes: Any) -> OutboxStatus:
+    values: dict[str, Any] = {
+        "rules": {"paid": dict.fromkeys(STATES, 0) | {"in_doubt": 1}},
+        "oldest_available_age_s": None,
+        "workers": [WORKER],
+        "outbox": {"bytes": 8192, "size": "8192 bytes", "dead_rows": 3, "rows": 1},
+        "paused": {},
+        "asleep": True,
+        "foreign_locks": [],
+    }
+    return OutboxStatus(**{**values, **changes})
+
+
+def shown(capsys: pytest.CaptureFixture[str], **changes: Any) -> list[str]:
+    _show(now(**changes))
+    return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_an_idle_outbox(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys)
+    assert lines[0].split() == ["rule", *STATES]
+    assert lines[1].split() == ["paid", "0", "0", "0", "1", "0", "0", "0"]
+    assert lines[2:] == [
+        "no event is waiting",
+        "1 event in doubt: pgherald events list --state in_doubt",
+        "worker vm:1: listening, leader, 2 in flight",
+        "outbox: 8192 bytes, 1 row, about 3 dead",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"oldest_available_age_s": 12.4}, "the oldest waiting event: 12 s old"),
+        ({"paused": {"paid": AT}}, "paid: paused since 2026-11-22 17:44; resume with `pgherald resume paid`"),
+        ({"workers": []}, "no daemon is running"),
+        ({"workers": [{**WORKER, "listening": False, "leader": False}]}, "worker vm:1: polling, 2 in flight"),
+        ({"workers": [{**WORKER, "alive": False, "seen_seconds_ago": 61.0}]}, "worker vm:1: no heartbeat for 61 s"),
+        (
+            {"workers": [{**WORKER, "breaker": "connect: refused"}]},
+            "worker vm:1: listening, leader, 2 in flight, breaker open: connect: refused",
+        ),
+        (
+            {"foreign_locks": [LockHolder("gate", 7, "app", "psql", None)]},
+            "the gate lock is held by pid 7 (user app, application psql), which is not a daemon's session: "
+            "SELECT pg_terminate_backend(7)",
+        ),
+    ],
+)
+def test_a_line_for_each_thing_to_know(capsys: pytest.CaptureFixture[str], changes: dict[str, Any], line: str) -> None:
+    assert line in shown(capsys, **changes)
+
+
+def test_the_json_for_scripts() -> None:
+    holder = LockHolder("gate", 7, "app", "psql", None)
+    assert _as_json(now(paused={"paid": AT}, foreign_locks=[holder], workers=[{**WORKER, "alive": False}])) == {
+        "rules": {"paid": dict.fromkeys(STATES, 0) | {"in_doubt": 1}},
+        "oldest_available_seconds": None,
+        "workers": [{**WORKER, "alive": False, "started_at": "2026-11-22T17:44:00+00:00"}],
+        "listening": False,
+        "gate": "asleep",
+        "foreign_locks": [
+            {
+                "lock": "gate",
+                "pid": 7,
+                "user": "app",
+                "application": "psql",
+                "gid": None,
+                "remedy": "SELECT pg_terminate_backend(7)",
+            }
+        ],
+        "outbox": {"bytes": 8192, "size": "8192 bytes", "dead_rows": 3, "rows": 1},
+        "paused": {"paid": "2026-11-22T17:44:00+00:00"},
+    }

@@ -1,0 +1,43 @@
+"""What the sections say of their settings together."""
+
+from listener.address import parse_address
+from listener.smtp.server import SmtpServer, Timeouts
+from tests.support.settings import loaded
+
+
+def test_the_server_has_everything_that_a_session_needs() -> None:
+    smtp = loaded(
+        "[smtp]\nurl = 'smtps://ana:token@relay.example'\nauth = 'xoauth2'\nehlo_name = 'me.example'\n"
+        "connect_timeout = '1s'\ncommand_timeout = '2s'\ndata_timeout = '3s'\ndot_timeout = '4s'"
+    ).smtp
+    assert smtp.server == SmtpServer(
+        "relay.example",
+        465,
+        "tls",
+        "ana",
+        "token",
+        xoauth2=True,
+        ehlo_name="me.example",
+        timeouts=Timeouts(connect=1, command=2, data=3, dot=4),
+    )
+
+
+def test_bounces_go_to_the_sender_unless_another_address_is_set() -> None:
+    sender = "[mail]\nfrom = 'Plans <plans@example.org>'\n"
+    assert loaded(sender).mail.return_path == parse_address("plans@example.org")
+    assert loaded(f"{sender}envelope_from = 'bounces@example.org'").mail.return_path == parse_address(
+        "bounces@example.org"
+    )
+
+
+def test_lookups_use_their_own_login_if_there_is_one() -> None:
+    assert loaded("[database]\nurl = 'postgresql://a'").database.lookups == "postgresql://a"
+    database = loaded("[database]\nurl = 'postgresql://a'\nlookup_url = 'postgresql://b'").database
+    assert database.lookups == "postgresql://b"
+
+
+def test_a_port_is_chosen_only_by_the_user() -> None:
+    assert (loaded("").http.address, loaded("").http.chosen) == (("127.0.0.1", 9599), False)
+    http = loaded("[http]\nlisten = '127.0.0.1:9599'").http
+    assert (http.address, http.chosen) == (("127.0.0.1", 9599), True)
+    assert loaded("[http]\nlisten = 'off'").http.address is None

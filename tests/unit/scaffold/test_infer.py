@@ -1,0 +1,110 @@
+"""Inference from tables that are made by hand: what is decided, and what is left to the operator."""
+
+import pytest
+
+from listener.errors import SchemaError
+from listener.scaffold.catalog import Column, Reference, Table
+from listener.scaffold.infer import JoinedColumn, choose_table, infer
+
+
+def table(name: str, *columns: str, references: list[Reference] | None = None) -> Table:
+    """``table("plan", "id int", "note text")``; the first column is the primary key."""
+    categories = {"text": "S", "boolean": "B"}
+    made = {
+        column: Column(column, column, type, categories.get(type, "N"))
+        for column, type in (text.split() for text in columns)
+    }
+    return Table("public", name, f"public.{name}", made, (next(iter(made)),), list(references or ()))
+
+
+def refers(column: str, target: Table, *, declared: bool = True) -> Reference:
+    return Reference((column,), target, target.key, declared)
+
+
+USERS = table("users", "id int", "email text", "wants_notifications boolean", "email_verified boolean")
+PLACES = table("places", "id int", "name text")
+
+
+def orders(*references: Reference, columns: tuple[str, ...] = ("id int", "status text")) -> Table:
+    return table("orders", *columns, references=list(references))
+
+
+def test_everything_is_decided() -> None:
+    owner, place = refers("user_id", USERS), refers("place_id", PLACES)
+    rule = infer(orders(owner, place), "shipped")
+    assert rule.name == "orders_shipped"
+    assert (rule.key.value, rule.column.value, rule.becomes.value) == (("id",), "status", "shipped")
+    assert rule.owner.value == JoinedColumn(owner, "email")
+    assert rule.consent.value == JoinedColumn(owner, "wants_notifications")
+    assert rule.place.value == JoinedColumn(place, "name")
+    assert (rule.undecided, rule.warnings) == ([], [])
+
+
+def test_a_reference_by_name_is_a_warning() -> None:
+    rule = infer(orders(refers("user_id", USERS, declared=False), refers("place_id", PLACES)), None)
+    assert rule.warnings == [
+        ("owner", "user_id refers to public.users by its name only, not by a foreign key; check it")
+    ]
+
+
+def test_a_foreign_key_decides_between_owners() -> None:
+    guests = table("guests", "id int", "email text", "consent boolean")
+    rule = infer(orders(refers("a", USERS, declared=False), refers("b", guests)), None)
+    assert rule.owner.value is not None
+    assert rule.owner.value.via == refers("b", guests)
+
+
+@pytest.mark.parametrize(
+    ("watched", "setting", "why"),
+    [
+        (orders(columns=("id int", "note text")), "column", "public.orders has no column named like a status"),
+        (
+            orders(columns=("id int", "pay_status text", "ship_status text")),
+            "column",
+            "public.orders has several columns named like a status: pay_status and ship_status",
+        ),
+        (orders(columns=("id int", "status int")), "becomes", "which cannot be 'VE'; set the value with --becomes"),
+        (orders(), "owner", "no table that public.orders refers to has a column named email"),
+        (orders(refers("a", USERS), refers("b", USERS)), "owner", "it may be the row that a or b refers to"),
+        (orders(), "consent", "the owner is not known"),
+        (
+            orders(refers("user_id", table("users", "id int", "email text", "email_verified boolean"))),
+            "consent",
+            "no boolean named like a consent to notifications; email_verified may mean something else",
+        ),
+        (
+            orders(refers("user_id", table("users", "id int", "email text", "consent boolean", "notify boolean"))),
+            "consent",
+            "public.users has consent and notify, and either may be the consent",
+        ),
+    ],
+)
+def test_what_cannot_be_decided_says_why(watched: Table, setting: str, why: str) -> None:
+    assert why in dict(infer(watched, None).undecided)[setting]
+
+
+@pytest.mark.parametrize(
+    ("tables", "name", "chosen"),
+    [
+        (["a", "date_plans"], None, "date_plans"),
+        (["a", "b"], "b", "b"),
+        (["a", "b"], "public.b", "b"),
+    ],
+)
+def test_the_table(tables: list[str], name: str | None, chosen: str) -> None:
+    assert choose_table([table(each, "id int") for each in tables], name).name == chosen
+
+
+def test_no_table_or_several_name_the_remedy() -> None:
+    with pytest.raises(SchemaError, match="there is no table c in this database; check its name"):
+        choose_table([table("a", "id int")], "c")
+    with pytest.raises(SchemaError, match=r"there is no table with a status .*; choose one with --table"):
+        choose_table([table("a", "id int")], None)
+    fitting = [
+        orders(refers("user_id", USERS)),
+        table("refunds", "id int", "state text", references=[refers("u", USERS)]),
+    ]
+    with pytest.raises(
+        SchemaError, match=r"more than one .*: public\.orders, public\.refunds; choose one with --table"
+    ):
+        choose_table(fitting, None)

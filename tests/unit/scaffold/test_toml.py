@@ -1,0 +1,64 @@
+"""The written file: TOML that says the rule, marks what is missing, and shows every character."""
+
+import tomllib
+
+from listener.scaffold.catalog import Column, Reference, Table
+from listener.scaffold.infer import infer
+from listener.scaffold.toml import write_toml
+
+
+def column(name: str, type: str = "text", category: str = "S") -> Column:
+    return Column(name, f'"{name}"' if not name.isidentifier() else name, type, category)
+
+
+def table(name: str, columns: list[Column], key: tuple[str, ...], references: list[Reference] | None = None) -> Table:
+    return Table("public", name, f"public.{name}", {each.name: each for each in columns}, key, list(references or ()))
+
+
+USERS = table("users", [column("id", "bigint", "N"), column("email"), column("consent", "boolean", "B")], ("id",))
+
+
+def test_a_complete_rule() -> None:
+    plan = table("plan", [column("id", "bigint", "N"), column("status"), column("place")], ("id",))
+    plan.references.append(Reference(("user_id",), USERS, ("id",)))
+    plan.columns["user_id"] = column("user_id", "bigint", "N")  # type: ignore[index]
+    text = write_toml(infer(plan, "OK"))
+    rule = tomllib.loads(text)["rules"]["plan_ok"]
+    assert (rule["table"], rule["key"], rule["column"], rule["becomes"]) == ("public.plan", "id", "status", "OK")
+    assert rule["require"] == ["place"]
+    assert "LEFT JOIN public.users AS u ON u.id = d.user_id" in rule["lookup"]
+    assert "WHERE d.id = ANY (%(keys)s::bigint[])" in rule["lookup"]
+    assert "GRANT SELECT ON public.plan, public.users TO pgherald_daemon;" in text
+    assert "CHANGE_ME" not in text
+
+
+def test_what_is_missing_is_marked_where_it_stands() -> None:
+    text = write_toml(infer(table("plan", [column("status")], ()), None))
+    rule = tomllib.loads(text)["rules"]["plan_ve"]
+    assert "NOT READY. Could not infer: key, owner, consent, place. Search for CHANGE_ME." in text
+    assert "# CHANGE_ME: public.plan has no primary key\n" in text
+    assert rule["key"] == "CHANGE_ME"
+    assert 'u."CHANGE_ME" AS email' in rule["lookup"]
+    assert "-- CHANGE_ME, email: no table that public.plan refers to" in rule["lookup"]
+
+
+def test_a_composite_key_is_matched_part_by_part() -> None:
+    plan = table("plan", [column("a", "bigint", "N"), column("b", "uuid", "U"), column("status")], ("a", "b"))
+    rule = tomllib.loads(write_toml(infer(plan, "OK")))["rules"]["plan_ok"]
+    assert rule["key"] == ["a", "b"]
+    assert "ARRAY[d.a::text, d.b::text] AS key" in rule["lookup"]
+    assert (
+        "(d.a, d.b) IN (SELECT (k::text[])[1]::bigint, (k::text[])[2]::uuid FROM unnest(%(keys)s::text[]) AS k)"
+        in (rule["lookup"])
+    )
+
+
+def test_a_hostile_name_hides_nothing_and_is_no_parameter() -> None:
+    hostile = 'x\\"""\u202e%s'
+    plan = table("plan", [column("id", "bigint", "N"), column("status"), column(hostile)], ("id",))
+    plan.columns["status"] = Column("status", f'"{hostile}"', "text", "S")  # type: ignore[index]
+    text = write_toml(infer(plan, "\u202eOK"))
+    rule = tomllib.loads(text)["rules"]["plan_ok"]
+    assert "\u202e" not in text
+    assert rule["becomes"] == "\u202eOK"
+    assert 'd."x\\"""\u202e%%s" AS current' in rule["lookup"]

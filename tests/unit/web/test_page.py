@@ -1,0 +1,93 @@
+"""The page's handlers without a database: what they show, and what they refuse before they would ask it."""
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from listener.config.settings import Settings
+from listener.web.page import Page
+from tests.support.overview import FixedOverviews, overview
+
+RULE = "dateplan_verified"
+TOKEN = "correct-horse-battery"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+Client = TestClient[web.Request, web.Application]
+
+
+@pytest.fixture
+def overviews() -> FixedOverviews:
+    return FixedOverviews(overview(available=3))
+
+
+@pytest.fixture
+async def client(overviews: FixedOverviews, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Client]:
+    monkeypatch.setenv("PGHERALD_HTTP_ADMIN_TOKEN", TOKEN)
+    settings = Settings()
+    page = Page(settings, SimpleNamespace(rules=settings.rules), overviews)  # type: ignore[arg-type]
+    app = web.Application()
+    app.add_routes(page.routes())
+    async with TestClient(TestServer(app)) as client:
+        yield client
+
+
+async def test_the_overview(client: Client, overviews: FixedOverviews) -> None:
+    shown = await (await client.get("/")).text()
+    assert "<b>3</b><span>waiting</span>" in shown
+    assert 'id="unavailable" class="banner" hidden' in shown
+    assert "Log in to act" in shown
+    assert 'action="rules/' not in shown
+    assert 'action="rules/paid/pause"' in await (await client.get("/", headers=BEARER)).text()
+    overviews.current = None
+    shown = await (await client.get("/")).text()
+    assert "The database does not answer" in shown
+    assert 'class="banner" hidden' not in shown
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [
+        ("/explain?rule=none&key=1", 404, "there is no rule none"),
+        ("/explain", 404, "there is no rule"),
+    ],
+)
+async def test_a_question_that_names_no_row(client: Client, path: str, status: int, words: str) -> None:
+    response = await client.get(path)
+    assert response.status == status
+    assert words in await response.text()
+
+
+@pytest.mark.parametrize("name", ["page.py", "..%2fpage.py", "_frame.html.j2"])
+async def test_only_its_own_files_are_served(client: Client, name: str) -> None:
+    assert (await client.get(f"/static/{name}")).status == 404
+
+
+@pytest.mark.parametrize("name", ["page.css", "page.js", "icon.svg"])
+async def test_its_own_files_are_served(client: Client, name: str) -> None:
+    assert (await client.get(f"/static/{name}")).status == 200
+
+
+async def test_login_and_logout(client: Client) -> None:
+    refused = await client.post("/login", data={"token": "wrong"})
+    assert refused.status == 403
+    assert "Wrong token, or too many attempts" in await refused.text()
+    accepted = await client.post("/login", data={"token": TOKEN}, allow_redirects=False)
+    assert (accepted.status, accepted.headers["Location"]) == (303, ".")
+    assert "log out" in await (await client.get("/")).text()
+    await client.post("/logout", allow_redirects=False)
+    assert "Log in to act" in await (await client.get("/")).text()
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [(f"/rules/{RULE}/stop", 404), ("/rules/none/pause", 404), ("/events/1/discard", 404), ("/events/x/retry", 404)],
+)
+async def test_an_action_that_does_not_exist(client: Client, path: str, status: int) -> None:
+    assert (await client.post(path, headers=BEARER)).status == status
+
+
+async def test_no_action_without_the_token(client: Client) -> None:
+    for path in (f"/rules/{RULE}/pause", "/events/1/retry"):
+        assert (await client.post(path)).status == 403

@@ -1,0 +1,85 @@
+"""Probes and metrics, from stand-ins for the daemon's parts."""
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from prometheus_client.parser import text_string_to_metric_families
+
+from listener.status.health import Part
+from listener.web.probes import Probes
+from tests.support.overview import FixedOverviews, overview
+
+Client = TestClient[web.Request, web.Application]
+
+
+class Daemon:
+    """Stands for the daemon's parts. Its mail server is unavailable."""
+
+    in_flight_count = 0
+    listening = True
+    gate = SimpleNamespace(is_leader=False)
+    is_open = True
+
+    def __init__(self) -> None:
+        self.answers = {"daemon": Part(True, "running"), "smtp": Part(False, "breaker open: 421")}
+
+    async def parts(self) -> dict[str, Part]:
+        return self.answers
+
+
+@pytest.fixture
+def daemon() -> Daemon:
+    return Daemon()
+
+
+@pytest.fixture
+def overviews() -> FixedOverviews:
+    return FixedOverviews(overview(available=3))
+
+
+@pytest.fixture
+async def client(daemon: Any, overviews: Any) -> AsyncIterator[Client]:
+    app = web.Application()
+    app.add_routes(Probes(daemon, overviews, daemon, daemon).routes())
+    async with TestClient(TestServer(app)) as client:
+        yield client
+
+
+async def values(client: Client) -> dict[str, float]:
+    text = await (await client.get("/metrics")).text()
+    families = text_string_to_metric_families(text)
+    return {sample.name: sample.value for family in families for sample in family.samples}
+
+
+async def test_alive_and_ready(client: Client, daemon: Daemon) -> None:
+    assert await (await client.get("/livez")).json() == {"alive": True}
+    not_ready = await client.get("/readyz")
+    assert not_ready.status == 503
+    assert await not_ready.json() == {
+        "ready": False,
+        "parts": {"daemon": {"ok": True, "detail": "running"}, "smtp": {"ok": False, "detail": "breaker open: 421"}},
+    }
+    del daemon.answers["smtp"]
+    assert (await client.get("/readyz")).status == 200
+
+
+async def test_metrics_of_process_and_outbox(client: Client, daemon: Daemon) -> None:
+    found = await values(client)
+    assert found["pgherald_breaker_open"] == found["pgherald_listening"] == found["pgherald_database_up"] == 1
+    assert found["pgherald_leader"] == found["pgherald_in_flight_events"] == 0
+    assert found["pgherald_available_events"] == 3
+    assert found["pgherald_oldest_available_age_seconds"] == 12.0
+    daemon.in_flight_count = 2
+    assert (await values(client))["pgherald_in_flight_events"] == 2
+
+
+async def test_without_the_database_its_gauges_disappear(client: Client, overviews: FixedOverviews) -> None:
+    overviews.current = None
+    found = await values(client)
+    assert found["pgherald_database_up"] == 0
+    assert "pgherald_listening" in found
+    assert "pgherald_available_events" not in found

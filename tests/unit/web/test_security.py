@@ -1,0 +1,86 @@
+"""The Host header, the origin of a POST, and exceptions that reach nobody."""
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+
+from listener.web.security import HEADERS, PUBLIC, check_request, same_origin, set_security_headers
+
+
+async def answer(path: str, host: str, *, public: str | None = "mail.example.org") -> int:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response()
+
+    middleware = check_request(["Herald.internal"], public)
+    response = await middleware(make_mocked_request("GET", path, {"Host": host}), handler)
+    return response.status
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "status"),
+    [
+        ("/", "localhost:9599", 200),
+        ("/", "10.1.2.3", 200),
+        ("/", "[::1]:9599", 200),
+        ("/", "herald.internal", 200),
+        ("/", "mail.example.org", 421),
+        (f"{PUBLIC}token", "mail.example.org", 200),
+        (f"{PUBLIC}token", "evil.example", 421),
+        ("/", "127.0.0.1.evil.example", 421),
+        ("/", "[", 421),
+        ("/", "", 421),
+    ],
+)
+async def test_hosts(path: str, host: str, status: int) -> None:
+    assert await answer(path, host) == status
+
+
+async def test_without_a_public_url_no_more_names_are_accepted() -> None:
+    assert await answer(f"{PUBLIC}token", "mail.example.org", public=None) == 421
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [(ConnectionResetError(), 503), (TimeoutError(), 503), (ZeroDivisionError("secret"), 500)],
+    ids=lambda value: str(value),
+)
+async def test_an_exception_becomes_a_response_without_its_words(raised: Exception, status: int) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        raise raised
+
+    response = await check_request([], None)(make_mocked_request("GET", "/", {"Host": "localhost"}), handler)
+    assert isinstance(response, web.Response)
+    assert response.status == status
+    assert "secret" not in str(response.text)
+
+
+async def test_http_errors_pass() -> None:
+    async def handler(_: web.Request) -> web.Response:
+        raise web.HTTPNotFound
+
+    with pytest.raises(web.HTTPNotFound):
+        await check_request([], None)(make_mocked_request("GET", "/", {"Host": "localhost"}), handler)
+
+
+async def test_a_handlers_own_header_stays() -> None:
+    response = web.Response(headers={"Cache-Control": "no-cache"})
+    await set_security_headers(make_mocked_request("GET", "/"), response)
+    assert response.headers["Cache-Control"] == "no-cache"
+    assert set(HEADERS) | {"Server"} <= set(response.headers)
+
+
+@pytest.mark.parametrize(
+    ("headers", "same"),
+    [
+        ({}, True),
+        ({"Sec-Fetch-Site": "same-origin"}, True),
+        ({"Sec-Fetch-Site": "none"}, True),
+        ({"Sec-Fetch-Site": "same-site"}, False),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "http://herald:9599"}, False),
+        ({"Origin": "http://HERALD:9599"}, True),
+        ({"Origin": "http://herald:80"}, False),
+        ({"Origin": "null"}, False),
+    ],
+)
+def test_the_origin_of_a_post(headers: dict[str, str], same: bool) -> None:
+    assert same_origin(make_mocked_request("POST", "/", {"Host": "herald:9599", **headers})) is same
