@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from listener.config.settings import Settings
-from listener.db.schema import VERSION
+from listener.db.schema_version import VERSION, SchemaVersion
 from listener.doctor.context import Context
 from listener.doctor.result import NotChecked
 from tests.support.database import Database
@@ -48,10 +48,10 @@ async def test_the_schema_must_be_installed_and_of_this_version(database: Databa
     context = await connected(database)
     assert context.conn is not None
     async with context.conn:
-        context.version = VERSION
+        context.version = SchemaVersion(VERSION, VERSION)
         context.require_schema()
-        context.version = VERSION + 1
-        with pytest.raises(NotChecked, match="another version"):
+        context.version = SchemaVersion(VERSION + 1, VERSION + 1)
+        with pytest.raises(NotChecked, match="cannot use"):
             context.require_schema()
         context.installed = False
         with pytest.raises(NotChecked, match="not installed"):
