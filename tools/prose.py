@@ -75,7 +75,7 @@ def faults(text: str, *, whole: bool) -> Iterator[str]:
         yield f"rejected word {rejected!r}: {_short(text)}"
     if not whole:
         return
-    for sentence in re.split(r"(?<=[.!?])[\")*_]*\s+(?=[A-Z\"(*_`X])", plain):
+    for sentence in re.split(r"(?<=[.!?:;])[\")*_]*\s+(?=[A-Z0-9\"(*_`]|\w+\.md)", plain):
         words = sentence.split()
         if STARTS.match(sentence.lstrip('"(*_')):
             yield f"starts with {words[0]!r}: {_short(sentence)}"
@@ -137,11 +137,17 @@ def _paragraphs(first: int, text: str) -> Iterator[tuple[int, str, bool]]:
 
 
 def _markdown(text: str) -> Iterator[tuple[int, str, bool]]:
-    text = re.sub(r"^ *```.*?^ *```", lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL | re.MULTILINE)
+    lines, fenced = [], False
+    for line in text.splitlines():
+        if line.lstrip().startswith(("```", "~~~")):
+            fenced = not fenced
+            line = ""
+        lines.append("" if fenced else line)
     number = 1
-    for paragraph in text.split("\n\n"):
+    for paragraph in "\n".join(lines).split("\n\n"):
         body = paragraph.strip()
-        if body and not body.startswith(("|", "<", "#", "![")):
+        code = all(line.startswith("    ") or not line for line in paragraph.split("\n"))
+        if body and not code and not body.startswith(("|", "<", "#", "![")):
             for item in re.split(r"\n\s*(?=[-*] |\d+\. |> )", paragraph):
                 prose = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"\s+", " ", item)).strip("-*> ").strip()
                 yield number, re.sub(r"^\d+\. ", "", prose), True
