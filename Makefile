@@ -10,7 +10,7 @@ CANIEMAIL ?= 1.0.5
 PINNED = --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-once test test-slow test-matrix test-deploy check lint types imports lock wheel image clean chaos reply-table clients pictures fuzz docs bench
+.PHONY: help demo demo-once test test-slow test-matrix test-deploy check lint types imports lock wheel image clean chaos reply-table clients pictures fuzz docs bench prose
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -65,7 +65,7 @@ fuzz: .venv/ready  ## check every property with new seeds, for SECONDS
 bench: .venv/ready  ## measure speed and cost; QUICK=1 only shows that it works
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
-check: lint types imports  ## run the checks that CI runs before the tests
+check: lint types imports prose  ## run the checks that CI runs before the tests
 
 lint: .venv/ready  ## check style and format
 	$(BIN)/ruff check .
@@ -76,6 +76,9 @@ types: .venv/ready  ## check types, strictly
 
 imports: .venv/ready  ## check that imports point down
 	$(BIN)/lint-imports
+
+prose: .venv/ready  ## check docstrings, comments, messages and pages against the rules of prose
+	$(BIN)/python tools/prose.py
 
 lock: .venv/ready  ## pin every dependency, with hashes; UPGRADE=--upgrade takes newer versions
 	$(BIN)/uv pip compile $(PINNED) --group dev --extra demo --extra speed --extra tracing pyproject.toml --output-file requirements/dev.lock
