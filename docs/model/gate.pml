@@ -1,12 +1,12 @@
-/* The gate: writers ring only a daemon that sleeps, and no committed event waits for a sleeper whom nobody rings.
+/* The gate: writers send NOTIFY only to a daemon that sleeps, and no committed event waits unnoticed.
  *
- * The promise: whenever the daemon sleeps, nothing has woken it and its session is up, every committed event is taken,
- * or that event's own bell is still on its way. There is no poll in this model: the bell has to do alone.
+ * The promise holds whenever the daemon sleeps, its session is up, and nothing has woken it. Then every committed event
+ * is taken, or that event's own notification is still on its way. The model has no poll: notifications must suffice.
  *
  *   spin -a gate.pml && gcc -O1 -DSAFETY -DNOREDUCE -o pan pan.c && ./pan -m1000000
  *
  * Mutants, each by -D: NO_SECOND_DRAIN, CLEAR_AFTER_DRAIN, AWAKE_FLAG, UNLOCK_BEFORE_VISIBLE, OPEN_ORPHANED,
- * NO_WAKE_ON_CONNECT. README.md says what each stands for, and which line of the code each step is.
+ * NO_WAKE_ON_CONNECT. README.md explains each, and names the line of the code for each step.
  */
 
 #ifndef WRITERS
@@ -15,30 +15,30 @@
 
 mtype:row = { nothing, written, committed, taken };
 
-mtype:row row[WRITERS] = nothing;  /* what each writer's transaction has captured */
-bool rings[WRITERS];               /* its NOTIFY, from the refused lock until it is delivered */
+mtype:row row[WRITERS] = nothing;  /* what the transaction of each writer has captured */
+bool rings[WRITERS];               /* its NOTIFY is on its way: from the refused lock until delivery */
 byte shared;                       /* transactions that hold the gate shared */
-bool closed;                       /* the daemon's session holds it exclusively: the server's view */
+bool closed;                       /* the daemon's session holds it exclusively, as the server sees it */
 
-bool thinks_closed;                /* Listener.gate_closed: the daemon's view */
-bool opening;                      /* open_gate() is under way beside the loop */
+bool thinks_closed;                /* Gate.closed: the same, as the daemon sees it */
+bool opening;                      /* open_gate() is running beside the loop */
 bool wake = true;
 bool asleep;
 bool listening = true;
 bool leading = true;
-bool down;                         /* from the loss of the session to the wake that ends the reconnect */
+bool down;                         /* from the loss of the session to the wake after the reconnect */
 
-byte away = 1;                     /* claims that may fail, the database being away */
-byte cuts = 1;                     /* times that the session may be lost */
+byte away = 1;                     /* claims that may fail because the database is unavailable */
+byte cuts = 1;                     /* how often the session may be lost */
 
 #define UNHEARD(i) (row[i] == committed && !rings[i])
 
-/* A transaction of the application: one change or two, committed or rolled back. */
+/* A transaction of the application with one or two changes, committed or rolled back. */
 proctype Writer(byte i) {
     bool holds;
     byte changes;
 
-    row[i] = written;  /* INSERT INTO pgherald.outbox: nobody sees it yet */
+    row[i] = written;  /* INSERT INTO pgherald.outbox: no other session sees it yet */
     do
     :: changes < 2 ->
         changes++;
@@ -56,9 +56,9 @@ proctype Writer(byte i) {
 #endif
     if
     :: row[i] = committed
-    :: atomic { row[i] = nothing; rings[i] = false }  /* its NOTIFY is rolled back with it */
+    :: atomic { row[i] = nothing; rings[i] = false }  /* the rollback also discards its NOTIFY */
     fi;
-    /* PostgreSQL lets go of locks, and signals listeners, only once the transaction's rows can be seen. */
+    /* PostgreSQL releases locks and signals listeners only after the transaction's rows are visible. */
     if
     :: atomic { holds -> holds = false; shared-- }
     :: else
@@ -66,13 +66,13 @@ proctype Writer(byte i) {
     atomic {
         if
         :: rings[i] && listening -> wake = true
-        :: else  /* what rings while nobody listens is lost */
+        :: else  /* a notification is lost while no session listens */
         fi;
         rings[i] = false
     }
 }
 
-/* Claim until nothing is left: what the last snapshot could see is taken. */
+/* Claim until nothing is left: everything that the last snapshot saw is taken. */
 inline drain() {
     d_step {
         found = false;
@@ -90,7 +90,7 @@ inline drain() {
     }
 }
 
-/* The claim raises DatabaseUnavailable; the loop begins anew. */
+/* The claim raises DatabaseUnavailable, and the loop starts again. */
 inline fail() {
     atomic {
         away > 0 -> away--;
@@ -99,16 +99,16 @@ inline fail() {
     }
 }
 
-/* Worker._until_rung */
+/* Worker._run_until_error */
 active proctype Daemon() {
     bool found, granted;
-    bool awaits;  /* for OPEN_ORPHANED alone */
+    bool awaits;  /* only for OPEN_ORPHANED */
     byte i;
 
     do
     ::
 #ifndef CLEAR_AFTER_DRAIN
-        wake = false;  /* before the drain, so that a ring during it is not lost */
+        wake = false;  /* before the drain, so that a notification during it is not lost */
 #endif
         if
         :: drain()
@@ -120,7 +120,7 @@ active proctype Daemon() {
         :: !awaits
         fi;
 #else
-        !opening;  /* or the gate would be taken for closed, and then be opened on the sleeper */
+        !opening;  /* otherwise the gate would count as closed, and be opened while the daemon sleeps */
 #endif
         if
         :: leading ->
@@ -137,12 +137,12 @@ active proctype Daemon() {
                 fi
             };
             if
-            :: !granted -> goto again  /* a transaction that did not ring is in flight: drain again in a moment */
-            :: granted -> goto again   /* the answer is late, behind a flood: the next round finds the gate closed */
+            :: !granted -> goto again  /* a transaction that skipped NOTIFY is still open: drain again shortly */
+            :: granted -> goto again   /* the answer is late: the next round finds the gate closed */
             :: granted
             fi;
 #ifndef NO_SECOND_DRAIN
-            if  /* with a new snapshot: what became visible between the last drain and the lock has rung nobody */
+            if  /* events that became visible between the last drain and the lock sent no NOTIFY */
             :: drain()
             :: fail()
             fi;
@@ -164,7 +164,7 @@ again:
     od
 }
 
-/* Listener.open_gate(), beside the drain */
+/* Listener.open_gate(), which runs beside the drain */
 active proctype Opener() {
 end_idle:
     do
@@ -177,8 +177,8 @@ end_idle:
     od
 }
 
-/* The session is lost, and LISTEN and every lock with it; then it is back, in this daemon or in one that takes the lead.
- * In between the daemon polls: nothing is promised. */
+/* The session is lost, and with it LISTEN and every lock. Then it is back, in this daemon or in the next leader.
+ * In between the daemon polls, and the model promises nothing. */
 active proctype Session() {
 end_up:
     do
@@ -186,7 +186,7 @@ end_up:
             cuts > 0 -> cuts--;
             down = true; listening = false; leading = false; closed = false; thinks_closed = false; wake = true
         };
-        listening = true;  /* LISTEN before all else */
+        listening = true;  /* LISTEN comes first */
         leading = true;
 #ifdef NO_WAKE_ON_CONNECT
         down = false
@@ -206,7 +206,7 @@ end_kept:
     assert(false)
 }
 
-/* And when nothing moves any more, everything is taken. */
+/* At the end, when no process can take a step, everything is taken. */
 active proctype Rest() {
     byte i;
 
@@ -217,7 +217,7 @@ active proctype Rest() {
     od
 }
 
-/* That the model gets where it is meant to get: a state that must be met. */
+/* A state that a run must reach. It shows that the model covers what it should. */
 #ifdef WITNESS
 active proctype Witness() {
 end_unseen:

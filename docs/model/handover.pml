@@ -1,53 +1,55 @@
-/* The hand-over: one event, from its capture to its settling, in the hands of two daemons that may die at any point.
+/* Delivery: one event from its capture to its settlement, with two daemons that may die at any point.
  *
- * The promise: when nothing moves any more, the event is settled, or held in doubt for a person. The mail server has
- * accepted it once, and once more only where the outbox tells of the doubt; under the policy `hold`, never twice.
+ * The promise: when no process can take a step, the event is settled, or is in doubt and waits for a person. The mail
+ * server has accepted it once. It has accepted it twice only if the outbox says that the event was in doubt, and never
+ * under the policy `hold`.
  *
  *   spin -a [-DHOLD] handover.pml && gcc -O1 -DSAFETY -DNOREDUCE -o pan pan.c && ./pan -m1000000
  *
  * Mutants, each by -D: SETTLE_UNFENCED, MARK_UNFENCED, MARK_AFTER_DOT, NO_LEASE_CHECK, LEASE_OF_NEXT_LIFE, RESEND_EARLY,
- * UNTOLD, SECOND_DOUBT_RESENT, NO_REPLY_IS_NO, ANSWER_BY_EVENT, CLAIM_UNSWEPT; and NEVER_TWICE, a promise that cannot be kept.
- * README.md says what each stands for, and which line of the code each step is.
+ * UNTOLD, SECOND_DOUBT_RESENT, NO_REPLY_IS_NO, ANSWER_BY_EVENT, CLAIM_UNSWEPT; and NEVER_TWICE, a promise that no
+ * program can keep.
+ * README.md explains each, and names the line of the code for each step.
  */
 
 #ifndef FAULTS
 #define FAULTS 1              /* 1 or 2 */
 #endif
 #ifndef CARRIERS
-#define CARRIERS 3            /* 2 or 3: with 3, one event may come into the first daemon's hands twice */
+#define CARRIERS 3            /* senders, 2 or 3: with 3, the first daemon may claim one event twice */
 #endif
-#define LIVES (3 + FAULTS)    /* a fault begins one life at most; pan tells when an index is out of range */
-#define D (c & 1)             /* a carrier's daemon */
+#define LIVES (3 + FAULTS)    /* a fault begins at most one life; pan reports an index that is out of range */
+#define D (c & 1)             /* the daemon of a sender */
 
 /* The event's row in pgherald.outbox. */
-mtype:state = { available, claimed, transmitting, in_doubt, sent, failed };  /* `failed` stands for `skipped`, too */
+mtype:state = { available, claimed, transmitting, in_doubt, sent, failed };  /* `failed` also stands for `skipped` */
 mtype:state state = available;
-byte claim;                   /* 1 + the carrier that made it, which has one at a time; 0 is NULL */
+byte claim;                   /* 1 + the sender that made it, which has one at a time; 0 is NULL */
 byte claimed_by;              /* a life */
 byte doubts;                  /* 2: two or more */
-bool held;                    /* scheduled_at is NULL: for a person */
-byte until;                   /* scheduled_at is the end of this life's lease; of life 0: now */
+bool held;                    /* scheduled_at is NULL: it waits for a person */
+byte until;                   /* scheduled_at is the end of the lease of this life; for life 0: now */
 
-/* pgherald.worker. A daemon that starts again, or is declared dead, registers anew: a life is one registration. */
+/* pgherald.worker. A life is a registration: a daemon that restarts or was declared dead registers again. */
 bool registered[LIVES];       /* the row exists */
-bool over[LIVES];             /* the lease has run out: by the daemon's clock, to be safe ahead of the database's */
+bool over[LIVES];             /* the lease has ended, by the daemon's clock, which is kept ahead */
 byte lives;
 
 /* Two daemons. */
 byte life[2];
-bool cut[2];                  /* cannot reach the database; or is stopped, and notices nothing */
-bool session[2];              /* its LISTEN session, which holds the advisory lock by which others see it alive */
+bool cut[2];                  /* it cannot reach the database, or is suspended */
+bool session[2];              /* its LISTEN session, which holds the presence lock */
 
-/* Three carriers: what each has asked of its daemon's recorder, and the answer. */
+/* The senders: what each has asked of its daemon's batch writer, and the answer. */
 mtype:wish = { nothing, mark, settle };
 mtype:wish wish[CARRIERS] = nothing;
 mtype:state outcome[CARRIERS] = available;
 bool yes[CARRIERS];
-bool in_hand[CARRIERS];       /* knows of its claim */
-byte claimed_in[CARRIERS];    /* the life it was made in */
+bool in_hand[CARRIERS];       /* it knows of its claim */
+byte claimed_in[CARRIERS];    /* the life in which the claim was made */
 bool killed[CARRIERS];
 
-/* For the promise alone. */
+/* Only for the promise. */
 bool marked[CARRIERS];        /* the mark of this claim was written */
 byte accepted;                /* copies that the mail server has taken */
 byte faults = FAULTS;
@@ -76,7 +78,7 @@ inline resend() {
     state = available; claimed_by = 0; held = false; until = 0
 }
 
-/* A first doubt is sent once more, if the policy is `resend`; a second one never. */
+/* An event in doubt is sent once more under the policy `resend`, but not after a second doubt. */
 inline come_into_doubt(when) {
     state = in_doubt; until = when;
 #ifdef HOLD
@@ -103,7 +105,7 @@ inline come_into_doubt(when) {
 #define SETTLE_FENCE MINE
 #endif
 
-/* What is still news: also of an event in doubt, and of one that waits to be sent once more. */
+/* Whether an outcome still counts: also for an event in doubt, or one that waits to be sent once more. */
 #define TELLS (CLAIMED || state == in_doubt && outcome[c] != in_doubt || state == available && outcome[c] != available && outcome[c] != in_doubt)
 
 /* record: marks and outcomes of one daemon, in one transaction. Each names its claim. */
@@ -116,7 +118,7 @@ inline record(d) {
         :: ASKED(d, settle) && SETTLE_FENCE && TELLS ->
             if
             :: outcome[c] == available ->
-                /* Not sent, as is known now: the doubt is taken back. */
+                /* The doubt has ended: it was not sent. */
                 if
                 :: state == in_doubt -> doubts--
                 :: else
@@ -132,7 +134,7 @@ inline record(d) {
     c = 0
 }
 
-/* The recorder's answers. Not having heard from the database, it answers no mark with yes, and settles again. */
+/* The batch writer's answers. If the database does not answer, it confirms no mark and settles again. */
 inline answer(d, heard) {
     for (c : 0 .. CARRIERS - 1) {
         if
@@ -155,7 +157,7 @@ inline register(d) {
     registered[lives] = true
 }
 
-/* bury: what becomes of an event whose daemon has no row any more. */
+/* rescue: the event of a daemon that no longer has a row. */
 inline take_over() {
     if
     :: state == claimed -> release()
@@ -171,7 +173,7 @@ inline take_over() {
 #define BURY(d, l) d_step { !cut[d] && life[d] != l && GONE(l) -> \
     registered[l] = false; if :: claimed_by == l -> take_over() :: else fi; skip }
 
-/* Recorder.run, Lease.keep, and the sweep before a claim. */
+/* BatchWriter.run, WorkerLease.keep, and the release of lost claims before a claim. */
 proctype Daemon(byte d) {
     byte c;
     bool any;
@@ -188,7 +190,7 @@ end_nothing_to_do:
        }
     :: d_step { cut[d] && ASKS(d, == mark) -> any = false; answer(d, false) }
 
-    /* Renew; or register anew, where others have declared this life dead. */
+    /* Renew, or register again if another daemon has declared this life dead. */
     :: d_step { !cut[d] && registered[life[d]] && over[life[d]] -> over[life[d]] = false }
     :: d_step { !cut[d] && !registered[life[d]] && session[d] -> register(d) }
     :: d_step { !cut[d] && !session[d] -> session[d] = true }
@@ -201,11 +203,11 @@ end_nothing_to_do:
 #endif
     :: d_step { !cut[d] && CLAIMED && !registered[claimed_by] -> take_over(); skip }
 #ifndef CLAIM_UNSWEPT
-    /* A claim of its own that it does not know of, because the answer was lost. */
+    /* Its own claim that it does not know of, because the answer was lost. */
     :: d_step { !cut[d] && state == claimed && claimed_by == life[d] && !in_hand[claim - 1] -> release() }
 #endif
-    /* resend: not before the lease is over of a daemon that may have lost nothing but its session. The claim stays:
-       until the next, a late reply still settles the event. */
+    /* resend: not before the lease is over, because the daemon may have lost only its session. The claim stays, so that
+       a late reply still settles the event until the next claim. */
 #ifdef RESEND_EARLY
     :: d_step { !cut[d] && state == in_doubt && !held -> resend() }
 #else
@@ -214,7 +216,7 @@ end_nothing_to_do:
     od
 }
 
-/* The permission asked for after 354. Nothing comes between it and the write of the body and the dot. */
+/* The permission, asked for after 354. Nothing comes between it and the write of the body with the dot. */
 #ifdef LEASE_OF_NEXT_LIFE
 #define LEASED (!over[life[D]])
 #else
@@ -226,7 +228,7 @@ end_nothing_to_do:
 #define PERMITTED (yes[c] && LEASED)
 #endif
 
-/* The dot is written: what the server makes of the message, and whether its reply comes through. */
+/* The dot is written. The server accepts or refuses the message, and its reply arrives or not. */
 inline dot() {
     if
     :: accepted++;
@@ -252,7 +254,7 @@ inline forget() {
     wish[c] = nothing; outcome[c] = available; in_hand[c] = false; claimed_in[c] = 0; yes[c] = false; marked[c] = false
 }
 
-/* Worker._drain, Carriers._carry: claim, look up, mark, hand over, settle. */
+/* Worker._drain and Senders._send_loop: claim, look up, mark, send, settle. */
 proctype Carrier(byte c) {
 end_idle:
     do
@@ -262,7 +264,7 @@ end_idle:
             state = claimed; claim = c + 1; claimed_by = life[D];
             if
             :: in_hand[c] = true; claimed_in[c] = life[D]
-            :: faults > 0 -> faults--; goto end_idle  /* the answer is lost, and nobody knows of the claim */
+            :: faults > 0 -> faults--; goto end_idle  /* the answer is lost, and the daemon does not know of the claim */
             fi
         };
         if
@@ -271,10 +273,10 @@ end_idle:
            atomic {
             wish[c] == nothing ->
             if
-            :: outcome[c] = available  /* lost before the body; or withheld: no permission, or stopping */
+            :: outcome[c] = available  /* the connection was lost before the body, or there was no permission */
             :: outcome[c] = failed     /* refused before the body */
             :: PERMITTED ->
-                /* The mark is this claim's own, and nobody has taken the event up again since. */
+                /* The mark belongs to this claim, and no other daemon has claimed the event since. */
                 assert(marked[c] && MINE && (state == transmitting || state == in_doubt));
                 dot()
             fi;
@@ -284,7 +286,7 @@ end_idle:
         :: atomic { LEASED -> dot(); wish[c] = mark };
            atomic { wish[c] == nothing -> wish[c] = settle }
 #endif
-        :: atomic { outcome[c] = failed; wish[c] = settle }  /* looked up, and not to be mailed */
+        :: atomic { outcome[c] = failed; wish[c] = settle }  /* after the lookup, the event is not to be sent */
         fi;
         atomic { wish[c] == nothing -> forget() }
        } unless {
@@ -293,7 +295,7 @@ end_idle:
     od
 }
 
-/* What befalls the daemons, `faults` times in all; after the end it would tell nothing new. */
+/* Faults of the daemons, `faults` in all. After the end another one would show nothing new. */
 #define OPEN (!SETTLED || BUSY)
 
 inline kill(carrier) {
@@ -309,7 +311,7 @@ proctype Fate(byte d) {
 
 end_enough:
     do
-    /* kill -9, and started again: what it did goes on without it, until somebody buries it. */
+    /* kill -9 and a restart: its row and its events stay until another daemon rescues them. */
     :: d_step {
         faults > 0 && OPEN -> faults--;
         kill(d);
@@ -328,7 +330,7 @@ end_enough:
     od
 }
 
-/* The time passes that a lease lasts, unless somebody renews it. */
+/* The time of a lease passes without a renewal. */
 #define RENEWED(d, l) (!cut[d] && life[d] == l && registered[l])
 #define MATTERS(l) (registered[l] || until == l || claimed_by == l || IN_LIFE(l))
 #define PASS(l) d_step { l <= lives && !over[l] && MATTERS(l) && !RENEWED(0, l) && !RENEWED(1, l) -> over[l] = true }
@@ -345,7 +347,7 @@ end_of_time:
     od
 }
 
-/* When nothing moves any more. */
+/* At the end, when no process can take a step. */
 active proctype Rest() {
     timeout;
     assert(SETTLED || state == in_doubt && held);
@@ -353,7 +355,7 @@ active proctype Rest() {
     assert(state == sent || accepted <= doubts)
 }
 
-/* That the model gets where it is meant to get: a state that must be met. */
+/* A state that a run must reach. It shows that the model covers what it should. */
 #ifdef WITNESS
 active proctype Witness() {
 end_unseen:
