@@ -44,8 +44,9 @@ def backfill(
     include_existing: bool,
     config_file: Path | None,
 ) -> None:
-    """Create events for rows that match RULE but have none, for example after a restore, a COPY with triggers disabled,
-    or replication.
+    """Create events for rows that match RULE but have none.
+
+    Rows have none after a restore, a COPY with triggers disabled, or replication, for example.
 
     Safe to interrupt and to run again. A row that left the value and returned while nothing was captured is found only
     if the rule sets changed_at.

@@ -54,7 +54,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # `load` passes the contents of the file as `init_settings`. The first source wins.
+        """Return the sources of settings; the first one wins. `load` passes the file's contents as `init_settings`."""
         return (Environment(settings_cls), init_settings)
 
 
