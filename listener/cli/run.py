@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 
 import click
 
-from listener import logs, tracing
+from listener import logs
 from listener.cli.options import config_option, load_settings, quantity
 from listener.cli.output import write_line
 from listener.config.settings import Settings
 from listener.daemon.daemon import Daemon
+from listener.worker import tracing
 
 T = TypeVar("T")
 

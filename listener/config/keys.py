@@ -9,6 +9,9 @@ from collections.abc import Iterable
 
 from listener.config.rules import Rule
 
+# The longest key of a row that is read. The query `claim` and the function pgherald.shown() have the same limit.
+MAX_KEY_BYTES = 16_384
+
 
 def parse_key(rule: Rule, text: str) -> str:
     """Return the outbox's form of a key as people write it: ``7``, or ``a,b`` for a composite one.

@@ -165,7 +165,7 @@ class Mail(Section):
         return (self.envelope_from or self.sender).address
 
 
-class Delivery(Section):
+class DeliverySettings(Section):
     """The section `[delivery]`: retries, and how daemons share the work."""
 
     in_doubt: Literal["resend", "hold"] = "resend"

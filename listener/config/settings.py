@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from listener.config.environment import Environment
 from listener.config.problems import explained
 from listener.config.rules import Rule, default_rules
-from listener.config.sections import Database, Delivery, Http, Log, Mail, Smtp
+from listener.config.sections import Database, DeliverySettings, Http, Log, Mail, Smtp
 from listener.errors import ConfigError
 
 DEFAULT_FILE = Path("pgherald.toml")
@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     database: Database = Database()
     smtp: Smtp = Smtp()
     mail: Mail = Field(default_factory=lambda: Mail.model_validate({}))
-    delivery: Delivery = Delivery()
+    delivery: DeliverySettings = DeliverySettings()
     http: Http = Http()
     log: Log = Log()
     rules: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], Rule] = Field(

@@ -11,9 +11,9 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from listener.db.errors import translate_errors
+from listener.db.moments import read_any_time
 from listener.db.pool import limited
 from listener.errors import ConfigError
-from listener.moments import read_any_time
 
 C = TypeVar("C", bound=psycopg.AsyncConnection[Any])
 

@@ -7,8 +7,8 @@ from typing import Any
 import psycopg
 
 from listener.db.connection import KEEPALIVES, SecuredAsyncCursor, is_pooled, parameters, refuse_standby, secure
+from listener.db.moments import read_any_time
 from listener.db.pool import Pool
-from listener.moments import read_any_time
 
 # A plan that was made while the outbox was empty, and kept until it was full, took 22 s a claim. These settings leave
 # only the index scans. tests/sql/test_claims.py plans each statement for 0, 1 and 20,000 events.

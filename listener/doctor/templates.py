@@ -18,7 +18,8 @@ from listener.mail.message import make_message_id
 from listener.mail.templates import Templates
 from listener.mail.unsubscribe import check
 from listener.outbox.event import Event
-from listener.worker.lookup import Lookup, ToSend
+from listener.worker.decision import ToSend
+from listener.worker.lookup import Lookup
 
 # A text that a user of the application could have entered: markup, template syntax, line ends, invisible characters.
 HOSTILE = (

@@ -11,7 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from listener.config.rules import BUILT_IN_VARIABLES
 from listener.errors import BadData
-from listener.limits import MAX_MESSAGE_BYTES
+from listener.transport.base import MAX_MESSAGE_BYTES
 
 
 class TemplateEnvironment(ImmutableSandboxedEnvironment):

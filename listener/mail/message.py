@@ -8,9 +8,9 @@ from hashlib import blake2b
 
 from listener.address import Address, Mailbox
 from listener.errors import BadData
-from listener.limits import MAX_MESSAGE_BYTES
 from listener.mail.body import alternative, part
 from listener.mail.headers import check_name, date_time, list_unsubscribe, one_line, originator, unstructured, utc
+from listener.transport.base import MAX_MESSAGE_BYTES
 
 # Mail programs show about 80 characters of a subject. A row could contain a megabyte.
 MAX_SUBJECT_CHARS = 200

@@ -11,12 +11,12 @@ from pathlib import Path
 from jinja2 import Template, TemplateNotFound, TemplateSyntaxError, nodes
 
 from listener.errors import BadData, RuleBroken
-from listener.limits import MAX_MESSAGE_BYTES
 from listener.mail.environment import TemplateEnvironment, place_of, too_large
 from listener.mail.language import PARTS, choose, translations, wider
 from listener.mail.message import Content
 from listener.mail.variables import Variables, references, variables_of
 from listener.resources import resource
+from listener.transport.base import MAX_MESSAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)

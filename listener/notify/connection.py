@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from listener.db.pool import limited
+from listener.errors import DatabaseUnavailable
 
 T = TypeVar("T")
 
@@ -45,6 +46,14 @@ class ListenConnection(psycopg.AsyncConnection[Any]):
         except StopIteration as end:
             result: T = end.value
             return result
+
+
+class Disconnected(DatabaseUnavailable):
+    """The connection was up, and is lost. `is_flooded`: leave the channel alone for a while."""
+
+    def __init__(self, why: str, *, is_flooded: bool = False) -> None:
+        super().__init__(why)
+        self.is_flooded = is_flooded
 
 
 class NotificationConnection:
@@ -125,6 +134,22 @@ class NotificationConnection:
         """Run a query as `execute` does, and return its first row."""
         cursor = await self.execute(query, values)
         return await cursor.fetchone()
+
+    async def session(self) -> tuple[int, Any]:
+        """Return process ID and start of this session's backend, as the server sees them.
+
+        A pooler tells another process ID at connect.
+        """
+        row = await self.fetch("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()")
+        return row[0], row[1]
+
+    async def end_session(self, session: tuple[int, Any]) -> None:
+        """Terminate another session of this role, if the server does not know yet that it is gone."""
+        await self.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE pid = %s AND backend_start = %s AND usename = current_user",
+            session,
+        )
 
     async def close(self) -> None:
         """Close the connection. `lost` is not called."""

@@ -17,9 +17,9 @@ from listener.db.connection import (
 )
 from listener.db.errors import summary, translate_errors
 from listener.db.pool import limited
-from listener.errors import DatabaseUnavailable, PgheraldError
+from listener.errors import PgheraldError
 from listener.logs import log
-from listener.notify.connection import ListenConnection, NotificationConnection
+from listener.notify.connection import Disconnected, ListenConnection, NotificationConnection
 from listener.notify.doorbell import Doorbell
 from listener.notify.gate import Gate
 from listener.notify.peers import Peers
@@ -43,10 +43,8 @@ class Listener:
     """Hold the LISTEN session of one worker.
 
     `ready` is set once it is known whether notifications arrive. `changed` is set with every change that the other
-    workers act on: listening, leader, presence lock. `reconnects` counts connections after the first.
-
-    `state` is "listening" while notifications arrive, "unreachable" while the session is up and they do not, and
-    "down" otherwise. `notify` sends a payload on the channel, by another connection.
+    workers act on: listening, leader, presence lock. `reconnects` counts connections after the first. `state` is
+    "unreachable" while the session is up and nothing arrives. `notify` sends a payload by another connection.
     """
 
     def __init__(self, url: str, notify: Callable[[str], Awaitable[None]]) -> None:
@@ -100,7 +98,7 @@ class Listener:
                         if await self._connect():
                             await self._tend()
                     pause = _SELF_TEST_RETRY_S
-                except _Disconnected as exc:
+                except Disconnected as exc:
                     if clock() - began > _STABLE_AFTER_S:
                         connecting.recovered()
                         losing.recovered()
@@ -154,7 +152,10 @@ class Listener:
             return
         # Locks and settings of the session only now: through a pooler they could stay behind in another client's session.
         await connection.execute(KEEPALIVES)
-        await self._end_previous(connection)
+        if self._session is not None:
+            # The server may not know yet that our earlier session is gone, and keep its locks.
+            await connection.end_session(self._session)
+        self._session = await connection.session()
         log.info("listening", pid=connection.pid)
         self.state = "listening"
         await self._acquire_leader_lock()
@@ -174,19 +175,8 @@ class Listener:
         self.ready.set()
         self.doorbell.ring("connected")
 
-    async def _end_previous(self, connection: NotificationConnection) -> None:
-        """End our own earlier session, and with it its locks, if the server does not know yet that it is gone."""
-        if self._session is not None:
-            await connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE pid = %s AND backend_start = %s AND usename = current_user",
-                self._session,
-            )
-        row = await connection.fetch("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()")
-        self._session = (row[0], row[1])
-
     async def _tend(self) -> None:
-        """Keep the locks until the connection is lost. Raises `_Disconnected` then."""
+        """Keep the locks until the connection is lost. Raises `Disconnected` then."""
         # The self-test is a task of its own: its ring takes another way, which may be slow while the locks need tending.
         testing = asyncio.create_task(self._repeat_self_test(), name="self-test")
         try:
@@ -212,11 +202,9 @@ class Listener:
             if clock() - connection.used > _LIVENESS_INTERVAL_S:
                 await self._is_true("SELECT true")
             await connection.wait_until_lost(_TICK_S)
-        if connection is not None and connection.is_flooded:
-            raise _Disconnected(
-                "notifications on channel pgherald come faster than they can be read; polling", is_flooded=True
-            )
-        raise _Disconnected("the LISTEN connection was lost")
+        flooded = connection is not None and connection.is_flooded
+        why = "notifications on channel pgherald come faster than they can be read; polling"
+        raise Disconnected(why if flooded else "the LISTEN connection was lost", is_flooded=flooded)
 
     async def _acquire_leader_lock(self) -> None:
         """Become the worker that works the gate, if no other one is."""
@@ -260,11 +248,3 @@ class Listener:
     async def _is_true(self, query: str) -> bool:
         """Run a boolean query. Return False where no answer comes, which keeps the worker awake."""
         return await self._ask(query) or False
-
-
-class _Disconnected(DatabaseUnavailable):
-    """The connection was up, and is lost. `is_flooded`: leave the channel alone for a while."""
-
-    def __init__(self, why: str, *, is_flooded: bool = False) -> None:
-        super().__init__(why)
-        self.is_flooded = is_flooded

@@ -7,7 +7,7 @@ from typing import Literal
 
 from listener.address import Address
 from listener.errors import BadData
-from listener.limits import MAX_MESSAGE_BYTES
+from listener.transport.base import MAX_MESSAGE_BYTES
 
 # Packing a shorter message takes longer than writing the bytes that it would save.
 _UNPACKED_BELOW_BYTES = 1000

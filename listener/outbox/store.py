@@ -10,15 +10,15 @@ import psycopg
 from psycopg.rows import class_row, dict_row
 
 from listener.address import mask
-from listener.config.keys import array_literal
+from listener.config.keys import MAX_KEY_BYTES, array_literal
 from listener.db.errors import translate_errors
 from listener.db.pool import Pool
 from listener.db.queries import load, run_query
 from listener.errors import BadData
-from listener.limits import MAX_KEY_BYTES, MAX_MESSAGE_BYTES
 from listener.logs import log
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage, compress, decompress
 from listener.outbox.registration import Registration
+from listener.transport.base import MAX_MESSAGE_BYTES
 
 QUERIES = load("outbox")
 # Outcomes and marks in one statement: one round trip and one flush of the WAL for both.

@@ -23,7 +23,8 @@ from listener.mail.composer import Composer, Message
 from listener.mail.message import make_message_id
 from listener.mail.templates import Templates
 from listener.outbox.event import Event
-from listener.worker.lookup import Lookup, ToSend
+from listener.worker.decision import ToSend
+from listener.worker.lookup import Lookup
 from listener.worker.row_budget import MAX_ROW_BYTES
 
 # Stands in for the recipient of a row that has none, or that would not be mailed.

@@ -5,6 +5,9 @@ from typing import Protocol
 from listener.address import Address
 from listener.smtp.outcome import Permission, SendOutcome
 
+# Larger than any email that people read, and small enough that a worker can hold several in memory.
+MAX_MESSAGE_BYTES = 1_000_000
+
 
 class Transport(Protocol):
     """Sends messages. The worker and `pgherald send-test` know no more about the way of a message than this."""

@@ -12,8 +12,8 @@ from listener.logs import log
 from listener.outbox.event import Event, Settlement
 from listener.outbox.rate_limit import Slots
 from listener.outbox.store import Outbox
+from listener.worker.decision import ToSend
 from listener.worker.delivery import queued_bytes
-from listener.worker.lookup import ToSend
 from listener.worker.row_budget import MAX_BATCH_BYTES
 from listener.worker.runtime import Runtime
 from listener.worker.sender import Senders

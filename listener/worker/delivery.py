@@ -20,7 +20,8 @@ from listener.outbox.event import Event, OutgoingMessage, Settlement, State, Sto
 from listener.retry import FIRST_DELAY_S, MAX_DELAY_S, backoff
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
 from listener.smtp.replies import Verdict
-from listener.worker.lookup import Lookup, LookupResult, NotToSend, ToSend, too_large
+from listener.worker.decision import NotToSend, ToSend
+from listener.worker.lookup import Lookup, LookupResult, too_large
 from listener.worker.row_budget import MAX_BATCH_BYTES
 
 # Another worker is sending that message now. Its reply usually comes within a second.

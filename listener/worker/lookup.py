@@ -1,6 +1,6 @@
 """A rule's lookup: one query for a batch returns the recipients, their consent, and the columns for the template."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeGuard
@@ -10,7 +10,7 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 from psycopg.types.numeric import Int8
 
-from listener.address import Address, parse_address
+from listener.address import parse_address
 from listener.config.keys import array_literal
 from listener.config.rules import OWN_COLUMNS, Rule
 from listener.db import keys
@@ -19,32 +19,8 @@ from listener.db.owner import execute_as_owner
 from listener.db.pool import Pool
 from listener.errors import BadData, DatabaseUnavailable, PgheraldError, RuleBroken
 from listener.outbox.event import Event
+from listener.worker.decision import NotToSend, ToSend
 from listener.worker.row_budget import MAX_BATCH_BYTES, MAX_ROW_BYTES, MAX_ROWS, limit_rows
-
-
-@dataclass(frozen=True, slots=True)
-class ToSend:
-    """An event that is to be sent.
-
-    Attributes:
-        context: The lookup's row, for the template.
-        octets: Size of the row in memory until it is sent.
-    """
-
-    event: Event
-    recipient: Address
-    context: Mapping[str, Any]
-    octets: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class NotToSend:
-    """An event that is not to be sent. `failed`: because its data is wrong, and not for a good reason."""
-
-    event: Event
-    reason: str
-    detail: str | None = None
-    failed: bool = False
 
 
 @dataclass(slots=True)

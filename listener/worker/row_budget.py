@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from psycopg import Column
 
-from listener.limits import MAX_KEY_BYTES
+from listener.config.keys import MAX_KEY_BYTES
 
 # In octets as the server sends them. A message has one megabyte at most, so a larger row cannot be in it whole.
 MAX_ROW_BYTES = 4 * 1024 * 1024

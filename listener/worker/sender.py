@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
-from listener import metrics, tracing
+from listener import metrics
 from listener.errors import BadData, PgheraldError, RuleBroken
 from listener.logs import log
 from listener.notify.doorbell import Doorbell
@@ -16,9 +16,10 @@ from listener.smtp.breaker import Breaker
 from listener.smtp.outcome import Accepted, NotSent, Refused
 from listener.smtp.replies import Scope
 from listener.transport.base import Transport
+from listener.worker import tracing
+from listener.worker.decision import ToSend
 from listener.worker.delivery import settle_bad_data, settle_internal_error
 from listener.worker.in_flight import SEND_WITHIN_S, InFlight
-from listener.worker.lookup import ToSend
 from listener.worker.runtime import Runtime
 
 # An email must not rest on an older check of consent.

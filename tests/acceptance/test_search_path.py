@@ -13,7 +13,7 @@ import pytest
 from listener.cli.main import _COMMANDS
 from listener.demo.cluster import Cluster
 from listener.resources import resource
-from tests.acceptance.test_top_command import watching
+from tests.acceptance.test_top import watching
 from tests.acceptance.test_unsubscribe_endpoint import ONE_CLICK, path_of
 from tests.fixtures.programs import Programs
 from tests.support import wait_until

@@ -18,7 +18,7 @@ from psycopg import sql
 
 import listener.cli.main
 from listener.cli.main import pgherald as program
-from tests.acceptance.test_top_command import watching
+from tests.acceptance.test_top import watching
 from tests.support import wait_until
 from tests.support.command import Pgherald
 from tests.support.database import STORY as TABLES

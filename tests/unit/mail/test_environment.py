@@ -7,8 +7,8 @@ from jinja2 import UndefinedError
 from jinja2.exceptions import SecurityError
 
 from listener.errors import BadData
-from listener.limits import MAX_MESSAGE_BYTES
 from listener.mail.environment import TemplateEnvironment, oneline, place_of
+from listener.transport.base import MAX_MESSAGE_BYTES
 
 
 @pytest.fixture

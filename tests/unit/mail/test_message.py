@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from listener.address import Address, Mailbox, parse_address, parse_mailbox
 from listener.errors import BadData
-from listener.limits import MAX_MESSAGE_BYTES
 from listener.mail.message import Content, MessageDefaults, build, make_message_id
+from listener.transport.base import MAX_MESSAGE_BYTES
 
 KEY = "k" * 26
 DATE = datetime(2026, 11, 22, 9, 5, 7, 123456, tzinfo=UTC)

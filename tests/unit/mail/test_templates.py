@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from listener.errors import BadData, RuleBroken
-from listener.limits import MAX_MESSAGE_BYTES
 from listener.mail.message import Content
 from listener.mail.templates import Templates
 from listener.resources import resource
+from listener.transport.base import MAX_MESSAGE_BYTES
 
 Write = Callable[..., Path]
 SHIPPED = Templates(["dateplan_verified"])

@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from listener.errors import BadData
-from listener.limits import MAX_MESSAGE_BYTES
 from listener.outbox.event import _UNPACKED_BELOW_BYTES, compress, decompress
+from listener.transport.base import MAX_MESSAGE_BYTES
 
 
 @given(st.binary(max_size=2 * _UNPACKED_BELOW_BYTES))

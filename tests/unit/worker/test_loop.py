@@ -9,8 +9,8 @@ import pytest
 from listener.outbox.event import Event, Settlement
 from listener.outbox.rate_limit import Slots
 from listener.worker.claimer import Claimer
+from listener.worker.decision import ToSend
 from listener.worker.in_flight import MAX_EVENTS, InFlight
-from listener.worker.lookup import ToSend
 from listener.worker.loop import Worker
 from listener.worker.row_budget import MAX_BATCH_BYTES
 from listener.worker.runtime import Runtime

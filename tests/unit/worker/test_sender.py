@@ -18,8 +18,8 @@ from listener.notify.doorbell import Doorbell
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage
 from listener.smtp.outcome import Accepted
 from listener.smtp.replies import Reply
+from listener.worker.decision import ToSend
 from listener.worker.delivery import Delivery
-from listener.worker.lookup import ToSend
 from listener.worker.runtime import Runtime
 from listener.worker.sender import _MAX_COMPOSED_BYTES, Senders
 
