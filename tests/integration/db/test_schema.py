@@ -1,0 +1,83 @@
+"""The checks of the schema name the rule and what to run."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from listener.config.rules import default_rules
+from listener.db.connection import connect, connect_async
+from listener.db.schema import check_tables, secret, table_remedy, unconfigured, unsettled, verify
+from listener.db.schema_version import VERSION
+from listener.errors import SchemaError
+from tests.support.database import Database
+
+RULES = default_rules()
+[(NAME, RULE)] = RULES.items()
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return {NAME: RULE.model_copy(update=changes)}
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (changed(table="public.none"), "there is no table public.none; correct"),
+        (changed(column="none"), 'has no column "none"; correct'),
+        (changed(key=("id", "none")), 'has no column "none"; correct'),
+    ],
+)
+def test_a_rule_that_does_not_fit_its_table(database: Database, rules: dict[str, Any], message: str) -> None:
+    with connect(database.url) as conn:
+        check_tables(conn, RULES)
+        with pytest.raises(SchemaError, match=f"rule {NAME}: .*{message}"):
+            check_tables(conn, rules)
+
+
+def verified(database: Database, rules: dict[str, Any]) -> int:
+    async def call() -> int:
+        async with await connect_async(database.url) as conn:
+            version = await verify(conn, rules)
+            assert len(await secret(conn)) == 32
+            return version.number
+
+    return asyncio.run(call())
+
+
+def test_what_is_watched_as_configured_is_verified(database: Database) -> None:
+    assert verified(database, RULES) == VERSION
+
+
+@pytest.mark.parametrize(
+    ("statement", "rules", "message"),
+    [
+        ("SELECT", {"paid": RULE}, "rule paid is not watched in this database; run `pgherald install`"),
+        (
+            "SELECT",
+            changed(becomes="XX"),
+            r"the database watches public\.dateplan\.status = 'VE', not what is configured",
+        ),
+        ("ALTER TABLE public.dateplan DISABLE TRIGGER pgherald_dateplan_verified_update", RULES, "missing or disabled"),
+        ("DELETE FROM pgherald.secret", RULES, "pgherald.secret is empty; run `pgherald install`"),
+        ("DROP SCHEMA pgherald CASCADE", RULES, "run `pgherald install`"),
+    ],
+)
+def test_what_is_not_is_refused(database: Database, statement: Any, rules: dict[str, Any], message: str) -> None:
+    database.execute(statement)
+    with pytest.raises(SchemaError, match=message):
+        verified(database, rules)
+
+
+def test_what_uninstall_would_lose_and_what_nobody_delivers(database: Database, bare_database: Database) -> None:
+    database.verify(database.add_plan("Café", "jane@example.org"))
+    with connect(database.url) as conn:
+        assert unsettled(conn) == 1
+        assert (unconfigured(conn, RULES), unconfigured(conn, {})) == ([], [NAME])
+    with connect(bare_database.url) as conn:
+        assert unsettled(conn) is None
+
+
+def test_the_remedy_for_the_example_rule_is_init() -> None:
+    assert "pgherald init" in table_remedy(NAME, RULE)
+    assert table_remedy("paid", RULE) == "correct [rules.paid]"

@@ -1,0 +1,77 @@
+"""A worker's row, its lease, and what another worker makes of a dead one's events."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from listener.db.pools import opened, outbox_pool
+from listener.outbox.registration import Registration
+from listener.outbox.store import Outbox
+from listener.worker.registry import WorkerRegistry
+from tests.support.database import Database
+
+RULE = "dateplan_verified"
+New = Callable[[], WorkerRegistry]
+
+
+@pytest.fixture
+async def new(database: Database) -> AsyncIterator[New]:
+    async with AsyncExitStack() as stack:
+        pool = outbox_pool(database.url)
+        await stack.enter_async_context(opened(pool))
+        yield lambda: WorkerRegistry(pool, Registration(lease_s=10), hold=False)
+
+
+async def renew(registry: WorkerRegistry, breaker_reason: str | None = None) -> bool:
+    return await registry.renew(
+        has_presence_lock=False, listening=True, leader=False, pid=None, breaker_reason=breaker_reason
+    )
+
+
+async def test_a_registration_is_renewed_until_it_is_deleted(database: Database, new: New) -> None:
+    registry = new()
+    await registry.register()
+    registration = registry.registration
+    assert registration.is_leased(registration.worker)
+    assert await renew(registry, "421 busy")
+    assert database.execute("SELECT id, name, listening, breaker_reason FROM pgherald.worker") == [
+        (registration.worker, registration.name, True, "421 busy")
+    ]
+    lock = registration.presence_lock
+    assert await registry.renumber() == registration.presence_lock != lock
+    await registry.unregister()
+    assert not await renew(registry)
+    # Nobody's row is left to number: it keeps the lock that it had.
+    assert await registry.renumber() == registration.presence_lock
+
+
+async def test_the_events_of_a_dead_worker_are_rescued(database: Database, new: New) -> None:
+    dead, alive = new(), new()
+    await dead.register()
+    await alive.register()
+    outbox = Outbox(dead._pool, dead.registration, hold=False)
+    database.execute("INSERT INTO pgherald.outbox (rule, key) VALUES (%s, '1')", (RULE,))
+    [event] = await outbox.claim(10, [RULE])
+    [peer] = await alive.peers()
+    assert (peer.id, peer.lease, peer.gone) == (dead.registration.worker, 10.0, False)
+    rescue = await alive.rescue([peer])
+    assert (rescue.names, rescue.freed, rescue.doubted, rescue.due) == ([dead.registration.name], 1, 0, 0)
+    assert await alive.peers() == []
+    assert not await renew(dead)
+    assert database.value("SELECT state FROM pgherald.outbox") == "available"
+    assert await outbox.release_lost_claims([event.fence]) == 0
+
+
+async def test_a_worker_that_has_renewed_since_is_left_alone(database: Database, new: New) -> None:
+    slow, other = new(), new()
+    await slow.register()
+    await other.register()
+    peers = await other.peers()
+    assert await renew(slow)
+    assert (await other.rescue(peers)).names is None
+    assert await renew(slow)
+
+
+async def test_no_foreign_session_holds_a_lock(new: New) -> None:
+    assert await new().foreign_locks() == []
