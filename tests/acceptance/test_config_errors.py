@@ -94,4 +94,10 @@ def test_a_rule_that_is_not_installed(database: Database, pgherald: Pgherald, tm
 
 def test_a_table_that_is_no_name(pgherald: Pgherald, tmp_path: Path) -> None:
     file = configuration(tmp_path, table="dateplan; DROP TABLE users")
-    refuses(pgherald, "--config", file, "status", says=("[rules.dateplan_verified] table: write a name",))
+    refuses(
+        pgherald,
+        "--config",
+        file,
+        "status",
+        says=("[rules.dateplan_verified] table: is not a table with its schema; write public.dateplan",),
+    )
