@@ -211,7 +211,7 @@ class Delivery:
             return Settlement(
                 event, "failed", "failed", reason, f"{detail} (attempt {attempt}, the last)", uses_attempt=True
             )
-        # The reply may suggest a delay. A full mailbox is worth waiting for, even for days.
+        # The reply may suggest a delay. A full mailbox is worth waiting for days.
         first = 1.5 * delay if delay is not None else FIRST_DELAY_S
         pause = backoff(attempt, first, longest=max(MAX_DELAY_S, 8 * first))
         return Settlement(event, "available", "deferred", reason, detail, uses_attempt=True, delay=pause)
@@ -230,8 +230,8 @@ def settle_bad_data(event: Event, exc: BadData) -> Settlement:
 def settle_internal_error(event: Event, exc: Exception, *, sending: bool = False) -> Settlement:
     """Return the settlement of an event on which the daemon itself fails. Other events are not affected.
 
-    `sending`: The error came while sending, so the message may have been accepted. The log has the place in the code but
-    not the error's text, which may quote the row.
+    `sending`: the message may have been accepted. The log has the place in the code, not the error's text: it may quote
+    the row.
     """
     where = "".join(traceback.format_tb(exc.__traceback__))
     log.error("event_unforeseen", event_id=event.id, rule=event.rule, error=type(exc).__name__, where=where)
