@@ -40,7 +40,7 @@ class SchemaVersion:
 
     @property
     def problem(self) -> tuple[str, str] | None:
-        """What is wrong and what to do. None if this pgherald can use the schema."""
+        """The fault and its remedy, or None if this pgherald can use the schema."""
         if self.number < VERSION:
             return f"version {self.number} is installed, but this pgherald needs version {VERSION}", _INSTALL
         if self.number > _NEWEST_USABLE:

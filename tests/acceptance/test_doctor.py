@@ -255,9 +255,10 @@ def test_not_installed(bare_database: Database, doctor: Examine) -> None:
     ("statement", "check", "state", "words"),
     [
         ("CREATE OR REPLACE FUNCTION pgherald.version() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 0",
-         "schema", "fault", ("older", "pgherald install")),
+         "schema", "fault", ("needs version", "pgherald install")),
         ("CREATE OR REPLACE FUNCTION pgherald.version() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 99",
-         "schema", "fault", ("newer", "update pgherald")),
+         "schema", "fault", ("version 99 is installed", "can use only", "update this pgherald")),
+        ("DROP FUNCTION pgherald.usable_from()", "schema", "fault", ("pgherald.usable_from() is missing", "pgherald install")),
         ("DROP INDEX pgherald.outbox_available_idx", "schema", "fault", ("outbox_available_idx is missing",)),
         ("CREATE OR REPLACE FUNCTION pgherald.base_type(type oid) RETURNS oid LANGUAGE sql STABLE AS 'SELECT base_type.type'",
          "functions", "warn", ("base_type", "pgherald install")),
@@ -275,7 +276,7 @@ def test_not_installed(bare_database: Database, doctor: Examine) -> None:
         ("""CREATE OR REPLACE FUNCTION pgherald.capture_dateplan_verified() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
             AS 'BEGIN RETURN NULL; END'""", CAPTURE, "fault", ("was changed by hand", "pgherald install")),
     ],
-    ids=["older", "newer", "no index", "changed function", "no function", "no trigger", "disabled", "replica",
+    ids=["older", "newer", "no version function", "no index", "changed function", "no function", "no trigger", "disabled", "replica",
          "not watched", "watched otherwise", "invoker", "changed capture"],
 )  # fmt: skip
 def test_objects(
