@@ -28,6 +28,7 @@ from tests.support import wait_until
 from tests.support.command import Daemon, Pgherald
 from tests.support.database import STORY, Database, Databases
 from tests.support.mail import MailServer
+from tests.support.smtpd import wait
 from tests.support.web import ANY_PORT, Client
 
 NEXT = VERSION + 1
@@ -167,7 +168,7 @@ class Load:
     """An application that brings rows to the watched value, several in each transaction, until it is stopped."""
 
     BATCH = 5
-    PAUSE_S = 0.05
+    PAUSE_S = 0.2
 
     def __init__(self, database: Database) -> None:
         self.plans: list[int] = []
@@ -233,6 +234,8 @@ def test_daemons_are_replaced_one_by_one_under_load(
     pgherald("install", check=True)
     plant_every_state(story, "another_rule")
     others = story.execute("SELECT id, key FROM pgherald.outbox ORDER BY id")
+    # With slow replies, a daemon that stops has messages in flight. It must wait for their outcome.
+    mail.script("dot", wait(0.1))
     load = Load(story)
     with pgherald.daemon() as first, pgherald.daemon() as second, load.running():
         load.wait_written()
