@@ -173,7 +173,7 @@ def test_the_roles(story: Database, programs: Programs, roles: None) -> None:
     assert worker.renew()
     worker.unregister()
     for query in (
-        "SELECT pgherald.version()",
+        "SELECT pgherald.version(), pgherald.usable_from()",
         "SELECT value FROM pgherald.secret",
         "TABLE pgherald.rule",
         "TABLE pgherald.handled",
