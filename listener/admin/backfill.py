@@ -74,7 +74,7 @@ def walk(conn: psycopg.Connection[Any], name: str, rule: Rule, options: Options)
         if found is None:
             raise SchemaError(f"rule {name} is not watched in this database; run `pgherald install`")
         if found != (True,):
-            raise SchemaError(f"rule {name}: its rows from before are not remembered yet; run `pgherald install`")
+            raise SchemaError(f"rule {name}: its existing rows are not recorded yet; run `pgherald install`")
         if not options.dry_run:
             _lock(conn, name)
         query = _capture(options)

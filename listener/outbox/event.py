@@ -105,11 +105,11 @@ def decompress(stored: bytes) -> bytes:
     try:
         message = unpacker.decompress(stored, MAX_MESSAGE_BYTES + 1)
     except zlib.error as exc:
-        raise BadData("unreadable", f"the message that was kept is damaged ({exc})") from exc
+        raise BadData("unreadable", f"the stored message is damaged ({exc})") from exc
     if len(message) > MAX_MESSAGE_BYTES:
-        raise BadData("too_large", f"the message that was kept has more than {MAX_MESSAGE_BYTES} octets")
+        raise BadData("too_large", f"the stored message has more than {MAX_MESSAGE_BYTES} octets")
     if not unpacker.eof:
-        raise BadData("unreadable", "the message that was kept is damaged (it ends too early)")
+        raise BadData("unreadable", "the stored message is damaged (it ends too early)")
     return message
 
 

@@ -131,12 +131,12 @@ class Outbox:
         try:
             rows = await self._run("stored", id=event.id, claim=event.claim, most=2 * MAX_MESSAGE_BYTES)
         except _DATA_ERRORS as exc:
-            raise BadData("unreadable", f"the message that was kept cannot be read ({_error_kind(exc)})") from exc
+            raise BadData("unreadable", f"the stored message cannot be read ({_error_kind(exc)})") from exc
         if not rows:
             return None
         recipient, message = rows[0]
         if recipient is None or message is None:
-            raise BadData("unreadable", "the message that was kept is missing, or larger than any that was sent")
+            raise BadData("unreadable", "the stored message is missing, or larger than any that was sent")
         return StoredMessage(recipient, decompress(message))
 
     async def record(
