@@ -1,13 +1,13 @@
 """The decision about an event: without its row, with its row, and after the mail server's answer."""
 
 import asyncio
+import random
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import structlog
 
-from listener import retry
 from listener.address import parse_address
 from listener.config.rules import DEFAULT_NAME as RULE
 from listener.config.rules import default_rules
@@ -42,8 +42,11 @@ class FakeComposer:
         return Message("key", JANE, Content("", "", None), b"composed")
 
 
-def delivery(composer: Any = None) -> Delivery:
-    return Delivery(default_rules(), composer or FakeComposer(), b"secret", max_attempts=MAX_ATTEMPTS, max_age=DAY)
+ANYBODY: Any = FakeComposer()
+
+
+def delivery(composer: Any = ANYBODY) -> Delivery:
+    return Delivery(default_rules(), composer, b"secret", max_attempts=MAX_ATTEMPTS, max_age=DAY)
 
 
 class FakeRows:
@@ -64,7 +67,12 @@ class FakeRows:
 
 
 async def triage(
-    events: list[Event], rows: FakeRows, monkeypatch: pytest.MonkeyPatch, *, composer: Any = None, budget: int = 10_000
+    events: list[Event],
+    rows: FakeRows,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    composer: Any = ANYBODY,
+    budget: int = 10_000,
 ) -> dict[int, tuple[str, str | None]]:
     """Return state and reason by event, where the state of an event that is to be sent is `send`."""
     deciding = delivery(composer)
@@ -187,7 +195,7 @@ def test_an_outcome_becomes_a_settlement(
 def test_the_delay_follows_what_the_server_suggests(
     verdict: Verdict, delays: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
     settled = [
         delivery().settlement(
             OutgoingMessage(event(1, attempt=n), JANE, b"", "id"), Refused(Phase.rcpt, REPLY, verdict)

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -12,7 +13,6 @@ from typing import Any, cast
 import pytest
 import structlog
 
-from listener import retry
 from listener.errors import DatabaseUnavailable
 from listener.notify.doorbell import Doorbell
 from listener.notify.peers import Peers
@@ -156,7 +156,7 @@ async def test_a_peer_is_rescued_once_it_is_dead(
     look: Look, rescued_at: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too early, and one email is sent twice. Too late, and emails wait for a worker that does not come back."""
-    monkeypatch.setattr(retry.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
     registry = FakeRegistry(look)
     await keep(registry, FakeListener(), 20)
     if rescued_at is None:
