@@ -1,0 +1,204 @@
+"""A row becomes a decision, and a failing query is blamed on the row, the rule or the database."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from listener.config.rules import Rule, default_rules
+from listener.errors import BadData, DatabaseUnavailable, RuleBroken
+from listener.worker.lookup import Lookup, NotToSend, ToSend
+from listener.worker.row_budget import MAX_ROW_BYTES, MAX_ROWS
+from tests.support.events import event
+
+COLUMNS = ["key", "current", "email", "consent", "place"]
+ROW: dict[str, Any] = {
+    "key": "1",
+    "current": "VE",
+    "email": "jane@example.org",
+    "consent": True,
+    "place": "Caf\u00e9",
+}
+
+
+def lookup(**changes: Any) -> Lookup:
+    [(name, rule)] = default_rules().items()
+    made = Lookup(name, Rule.model_validate({**rule.model_dump(), **changes}))
+    made._columns, made._bounded = COLUMNS, "SELECT the row and its size"
+    return made
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"current": "AP"}, "reverted"),
+        ({"current": None}, "reverted"),
+        ({"current": "VE   "}, None),
+        ({"email": None}, "no_recipient"),
+        ({"email": "  "}, "no_recipient"),
+        ({"consent": False}, "no_consent"),
+        ({"consent": None}, "no_consent"),
+        ({"consent": "true"}, "no_consent"),
+        ({"consent": 1}, "no_consent"),
+        ({"place": None}, "incomplete"),
+        ({"place": ""}, None),
+    ],
+)
+def test_a_row_is_sent_only_with_consent_and_all_that_the_email_needs(
+    changes: dict[str, Any], reason: str | None
+) -> None:
+    """Only the boolean true is consent. Anything else that Python takes for true was not asked for as such."""
+    decision = lookup().decide(event(), [{**ROW, **changes}], 500)
+    if reason is None:
+        assert isinstance(decision, ToSend)
+        assert (str(decision.recipient), decision.octets) == ("jane@example.org", 500)
+    else:
+        assert isinstance(decision, NotToSend)
+        assert (decision.reason, decision.failed) == (reason, False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason", "failed"),
+    [
+        ([], "row_gone", False),
+        ([ROW, ROW], "ambiguous", True),
+        ([{**ROW, "email": "not an address"}], "bad_address", True),
+    ],
+)
+def test_a_row_that_is_missing_or_wrong(rows: list[dict[str, Any]], reason: str, failed: bool) -> None:
+    """Nobody can say which of two recipients is meant, so neither gets the email."""
+    decision = lookup().decide(event(), rows)
+    assert isinstance(decision, NotToSend)
+    assert (decision.reason, decision.failed) == (reason, failed)
+
+
+@pytest.mark.parametrize(
+    ("becomes", "current", "sent"),
+    [("true", True, True), ("true", False, False), ("5", 5, True), ("5.00", Decimal("5.00"), True), ("5", 50, False)],
+)
+def test_a_value_that_is_no_text_is_compared_as_the_server_spells_it(becomes: str, current: object, sent: bool) -> None:
+    decision = lookup(becomes=becomes).decide(event(), [{**ROW, "current": current}])
+    assert isinstance(decision, ToSend) is sent
+
+
+class FakePool:
+    """One connection whose query returns `rows` or raises `error`."""
+
+    def __init__(self, rows: list[tuple[Any, ...]] | None = None, error: Exception | None = None) -> None:
+        self.values: dict[str, Any] = {}
+        self.interval_style = "postgres"
+        self._rows = rows or []
+        self._error = error
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator["FakePool"]:
+        yield self
+
+    @asynccontextmanager
+    async def cursor(self, **_: Any) -> AsyncIterator["FakePool"]:
+        yield self
+
+    @property
+    def info(self) -> "FakePool":
+        return self
+
+    def parameter_status(self, name: str) -> str:
+        return self.interval_style
+
+    async def execute(self, query: str, values: dict[str, Any]) -> None:
+        self.values = values
+        if self._error is not None:
+            raise self._error
+
+    async def fetchall(self) -> list[tuple[Any, ...]]:
+        return self._rows
+
+
+def answer(key: object, octets: int = 100, *, given: bool = True) -> tuple[Any, ...]:
+    return (octets, given, key, "VE", "jane@example.org", True, "Caf\u00e9")
+
+
+@pytest.mark.parametrize(
+    ("key", "returned"),
+    [
+        ("7", 7),
+        ("7.50", Decimal("7.50")),
+        ("100", Decimal("1E+2")),
+        ("true", True),
+        ("ab", "ab  "),
+        ("{7,ab}", [7, "ab"]),
+    ],
+    ids=["integer", "numeric", "exponent", "boolean", "char(n)", "two columns"],
+)
+async def test_a_row_is_found_under_the_key_that_the_trigger_captured(key: str, returned: object) -> None:
+    """Otherwise its event is skipped as `row_gone`, and nobody gets the email."""
+    found = await lookup().rows(FakePool([answer(returned)]), [key])  # type: ignore[arg-type]
+    assert [row["email"] for row in found.rows[key]] == ["jane@example.org"]
+
+
+async def test_a_row_that_was_not_given_is_too_large_or_comes_later() -> None:
+    rows = [answer("1"), answer("2", MAX_ROW_BYTES + 1, given=False), answer("3", MAX_ROW_BYTES, given=False)]
+    pool = FakePool(rows)
+    found = await lookup().rows(pool, ["1", "2", "3", "4"], 5000)  # type: ignore[arg-type]
+    assert (pool.values["keys"], pool.values["budget"]) == (["1", "2", "3", "4"], 5000)
+    assert (found.too_large, found.later) == ({"2": MAX_ROW_BYTES + 1}, {"3"})
+    assert (len(found.rows["1"]), found.rows["4"], found.octets["1"]) == (1, [], 100)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "text"),
+    [
+        (errors.DivisionByZero("1 / 0 of jane"), BadData, "DivisionByZero (SQLSTATE 22012)"),
+        (errors.InvalidTextRepresentation("jane"), BadData, "InvalidTextRepresentation (SQLSTATE 22P02)"),
+        (errors.ProgramLimitExceeded("jane"), BadData, "ProgramLimitExceeded (SQLSTATE 54000)"),
+        (errors.DataCorrupted("jane"), BadData, "DataCorrupted (SQLSTATE XX001)"),
+        (UnicodeDecodeError("utf-8", b"jane", 0, 1, "bad"), BadData, "a value cannot be read (UnicodeDecodeError)"),
+        (NotImplementedError("jane"), BadData, "a value cannot be read (NotImplementedError)"),
+        (errors.UndefinedColumn("no column x"), RuleBroken, "no column x"),
+        (errors.InsufficientPrivilege("no right"), RuleBroken, "no right"),
+        (psycopg.OperationalError("gone"), DatabaseUnavailable, "gone"),
+        (errors.AdminShutdown("stops"), DatabaseUnavailable, "stops"),
+        (TimeoutError("no answer"), DatabaseUnavailable, "no answer"),
+        (OSError("unreachable"), DatabaseUnavailable, "unreachable"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+async def test_a_failing_query_has_one_culprit(error: Exception, raised: type[Exception], text: str) -> None:
+    """A row fails its event, a rule is suspended, and for the database every event waits. No message quotes the row."""
+    with pytest.raises(raised) as caught:
+        await lookup().rows(FakePool(error=error), ["1"])  # type: ignore[arg-type]
+    assert text in str(caught.value)
+    assert "jane" not in str(caught.value)
+
+
+async def test_intervals_of_another_style_are_the_rules_fault() -> None:
+    """Every row has such a value, so the rule is suspended and no event fails."""
+    pool = FakePool(error=NotImplementedError())
+    pool.interval_style = "iso_8601"
+    with pytest.raises(RuleBroken, match="cast it to text"):
+        await lookup().rows(pool, ["1"])  # type: ignore[arg-type]
+
+
+async def test_after_an_altered_table_the_columns_are_read_again() -> None:
+    broken = lookup()
+    with pytest.raises(RuleBroken):
+        await broken.rows(FakePool(error=errors.UndefinedColumn("x")), ["1"])  # type: ignore[arg-type]
+    assert broken._bounded is None
+
+
+@pytest.mark.parametrize("keys", [["1"], ["1", "2"]])
+async def test_a_lookup_that_multiplies_its_rows_is_cut(keys: list[str]) -> None:
+    """With two keys the batch is halved until the culprit is alone. Its own event then fails as ambiguous."""
+    pool: Any = FakePool([answer("1")] * (MAX_ROWS + 1))
+    if len(keys) > 1:
+        with pytest.raises(BadData, match=f"more than {MAX_ROWS} rows"):
+            await lookup().rows(pool, keys)
+    else:
+        decision = lookup().decide(event(), (await lookup().rows(pool, keys)).rows["1"])
+        assert isinstance(decision, NotToSend)
+        assert decision.reason == "ambiguous"
