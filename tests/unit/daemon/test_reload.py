@@ -12,6 +12,7 @@ import structlog
 from listener.config.settings import Settings
 from listener.daemon import reload as module
 from listener.daemon.reload import Reloader, warn_if_restricted
+from listener.db import schema
 from listener.db.schema_version import VERSION
 from listener.errors import ConfigError, PgheraldError, RuleBroken, SchemaError
 from listener.smtp.breaker import Breaker
@@ -19,7 +20,7 @@ from listener.worker.delivery import Delivery
 
 
 class FakeDatabase:
-    """What a reload asks of the database. Each of the errors is raised where the real one is."""
+    """The database as a reload sees it. Each error is raised where the real one is."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.unreachable: Exception | None = None
@@ -27,8 +28,8 @@ class FakeDatabase:
         self.rule_error: Exception | None = None
         self.version = SimpleNamespace(is_newer=False, number=VERSION)
         monkeypatch.setattr(module, "connect_async", self._connect)
-        monkeypatch.setattr(module.schema, "verify", self._verify)
-        monkeypatch.setattr(module.schema, "secret", self._secret)
+        monkeypatch.setattr(schema, "verify", self._verify)
+        monkeypatch.setattr(schema, "secret", self._secret)
         monkeypatch.setattr(Delivery, "check", self._check)
 
     async def __aenter__(self) -> "FakeDatabase":
