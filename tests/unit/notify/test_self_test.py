@@ -62,6 +62,16 @@ async def test_a_ring_that_was_sent_before_does_not_count() -> None:
 
 
 @jumping
+async def test_a_connection_that_stops_to_receive_fails_the_next_test() -> None:
+    channel = Channel(0.01)
+    assert await channel.test.run(silence)
+    passed_at = now()
+    channel.delay = math.inf
+    assert not await channel.test.run(silence)
+    assert channel.test.passed_at == passed_at
+
+
+@jumping
 async def test_a_ring_that_cannot_be_sent_is_an_outage_and_no_failed_test() -> None:
     async def notify(payload: str) -> None:
         raise DatabaseUnavailable("down")
