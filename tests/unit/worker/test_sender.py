@@ -1,4 +1,4 @@
-"""What nobody foresaw fails the event that it happens on; the carriers go on."""
+"""An internal error fails the event that it hits. The senders go on."""
 
 import asyncio
 from dataclasses import dataclass, field
