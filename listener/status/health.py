@@ -121,7 +121,7 @@ class Health:
                     with translate_errors():
                         async with await connect_async(self._url) as conn:
                             version = await schema.verify(conn, rules)
-                self._schema = Part(True, f"{version}, triggers of {len(rules)} rules installed")
+                self._schema = Part(True, f"{version}; triggers of {len(rules)} rules installed")
                 self._schema_checked_at = clock()
             except (PgheraldError, TimeoutError) as exc:
                 # The time is not set: the next request checks again and sees a repair at once.

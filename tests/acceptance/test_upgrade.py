@@ -352,7 +352,7 @@ def test_readiness_follows_the_schema(story: Database, pgherald: Pgherald, next_
             part: dict[str, object] = client.get("/readyz").json()["parts"]["schema"]
             return part
 
-        wait_until(lambda: schema_part()["detail"] == f"version {VERSION}; 1 rules watched")
+        wait_until(lambda: schema_part()["detail"] == f"version {VERSION}; triggers of 1 rules installed")
         next_version("install", check=True)
         wait_until(lambda: f"version {NEXT}, newer than version {VERSION}" in str(schema_part()["detail"]))
         assert schema_part()["ok"]
