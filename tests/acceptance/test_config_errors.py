@@ -29,7 +29,7 @@ def test_unknown_rule_is_a_matter_of_usage(pgherald: Pgherald) -> None:
         ({"lookup": LOOKUP.replace("u.email,", "")}, ("dateplan_verified", "'email'")),
         ({"lookup": LOOKUP.replace("p.place", "p.plaice")}, ("dateplan_verified", "plaice")),
         ({"lookup": LOOKUP.replace(", p.place", "")}, ("template dateplan_verified", "{{ place }}")),
-        ({"lookup": LOOKUP + "; -- the end"}, ("dateplan_verified", "one SELECT", ";")),
+        ({"lookup": LOOKUP + "; -- the end"}, ("dateplan_verified", "single SELECT", "semicolon")),
         ({"template": "no_such"}, ("no_such",)),
         ({"unsubscribe": "DELETE FROM nobody WHERE id = ANY (%(keys)s)"}, ("unsubscribe fails", "nobody")),
     ],
