@@ -45,6 +45,7 @@ REPLIES = Counter(
 SMTP_SEND = Histogram(
     "pgherald_smtp_send_seconds", "Time of one attempt to send, including the connection", registry=REGISTRY
 )
+UNWRITTEN = Gauge("pgherald_unwritten_outcomes", "Outcomes that wait to be written to the outbox", registry=REGISTRY)
 RECONNECTS = Counter("pgherald_listen_reconnects", "LISTEN connections opened after the first", registry=REGISTRY)
 Gauge("pgherald_build_info", "1", ["version", "python"], registry=REGISTRY).labels(__version__, python_version()).set(1)
 

@@ -74,10 +74,13 @@ def _problem(error: Any, key: str) -> str:
 
 
 def _shown(value: object) -> str:
-    """Return a value as TOML writes it, or the name of its type if it is a list or a section."""
+    """Return a number or a truth value as TOML writes it, or the name of another value's type.
+
+    Text is never repeated: it may be a secret that was set under the wrong name.
+    """
     if isinstance(value, bool):
         return str(value).lower()
-    return repr(value) if isinstance(value, int | float | str) else _TYPES.get(type(value), "another type")
+    return repr(value) if isinstance(value, int | float) else _TYPES.get(type(value), "another type")
 
 
 def _closest(key: str, known: list[str]) -> str | None:

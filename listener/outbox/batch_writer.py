@@ -2,6 +2,7 @@
 
 import asyncio
 
+from listener import metrics
 from listener.errors import PgheraldError
 from listener.outage import Outage
 from listener.outbox.event import OutgoingMessage, Settlement
@@ -24,6 +25,7 @@ class BatchWriter:
         self._settlements: list[tuple[Settlement, asyncio.Future[bool]]] = []
         self._marks: list[tuple[OutgoingMessage, asyncio.Future[bool]]] = []
         self._pending = asyncio.Event()
+        metrics.UNWRITTEN.set_function(lambda: len(self._settlements))
 
     def mark(self, message: OutgoingMessage) -> asyncio.Future[bool]:
         """Return a future: True once the mark is durable.

@@ -63,7 +63,7 @@ def test_odd_names_and_values(bare_database: Database, mail: MailServer, pgheral
     ):
         told = json.loads(pgherald("explain", rule, key, "--json", check=True).stdout)
         assert [event["state"] for event in told["events"]] == ["sent"], key
-    assert "written as in an array" in pgherald("explain", "odd", "a,b,1").stderr
+    assert "a value with a comma as in an array" in pgherald("explain", "odd", "a,b,1").stderr
 
     pgherald("purge", "--older-than", "0d", check=True)
     for rule in ("odd", "yes", "five"):

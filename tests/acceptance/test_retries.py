@@ -20,7 +20,7 @@ def test_a_refused_recipient_fails_and_a_busy_one_is_tried_again(
     database.verify(unknown, busy)
     done = pgherald("run", "--once")
     assert done.returncode == 0
-    assert "1 event left for a later try" in done.stderr
+    assert "1 event left for a later retry" in done.stderr
     failed, waiting = database.events()
     assert (failed["state"], failed["reason"], failed["attempt"]) == ("failed", "bad_address", 1)
     assert (waiting["state"], waiting["attempt"]) == ("available", 1)
@@ -77,6 +77,6 @@ def test_once_says_that_the_mail_server_is_away(
     last = done.stderr.splitlines()[-1]
     assert last.startswith("Error: the mail server ")
     assert "could not be reached" in last
-    assert "the events are kept" in last
+    assert "no event is lost" in last
     assert "[smtp] url" in last
     assert states(database) == {"available": events}

@@ -61,4 +61,4 @@ def test_says_what_it_waits_for_before_it_is_ready(pgherald: Pgherald, tmp_path:
         pgherald.daemon(env={**manager.settings, **nowhere}, ready=False),
     ):
         [said] = manager.told(15)
-        assert said.startswith("STATUS=waits for the database: ")
+        assert said.startswith("STATUS=waiting for the database: ")

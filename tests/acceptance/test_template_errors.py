@@ -13,7 +13,7 @@ from tests.support.mail import MailServer
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{{ plaice }}", ("'plaice'",)),
+        ("{{ plaice }}", ("{{ plaice }}",)),
         ("{% if %}", ("body.txt.j2", "line 1")),
         ("{{ place.__class__.__mro__ }}", ()),
     ],

@@ -103,13 +103,13 @@ class TestRefused:
     ("text", "said"),
     [
         ("[smtp]\nconnections = true", "[smtp] connections: must be a number, got true"),
-        ("[smtp]\nconnections = 'many'", "[smtp] connections: must be a number, got 'many'"),
+        ("[smtp]\nconnections = 'many'", "[smtp] connections: must be a number, got text"),
         ("[smtp]\nconnections = 201", "[smtp] connections: must be at most 200, got 201"),
         ("[smtp]\nrate = true", "[smtp] rate: must be a number, got true"),
         ("[delivery]\nmax_attempts = 0", "[delivery] max_attempts: must be at least 1, got 0"),
         ("[delivery]\nmax_attempts = 1.5", "[delivery] max_attempts: must be a whole number, got 1.5"),
         ("[delivery]\npoll = '1ms'", "[delivery] poll: must be at least 50ms"),
-        ("[delivery]\nin_doubt = 'maybe'", "[delivery] in_doubt: must be 'resend' or 'hold', got 'maybe'"),
+        ("[delivery]\nin_doubt = 'maybe'", "[delivery] in_doubt: must be 'resend' or 'hold', got text"),
         ("[http]\nadmin_token = 1234567890123456", "[http] admin_token: must be text in quotes, got a number"),
         (
             RULE.replace('"VE"', "true") + LOOKUP,

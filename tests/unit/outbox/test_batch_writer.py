@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from listener.address import parse_address
 from listener.errors import DatabaseUnavailable
+from listener.metrics import REGISTRY
 from listener.outbox.batch_writer import BatchWriter
 from listener.outbox.event import Event, OutgoingMessage, Settlement
 
@@ -61,3 +62,13 @@ async def test_after_a_mark_that_failed_nothing_is_left_to_write() -> None:
     assert await batch_writer.settle(Settlement(EVENT, "sent"))
     assert outbox.asked == [(0, 1), (0, 1), (1, 0)]
     running.cancel()
+
+
+async def test_what_waits_to_be_written_is_a_metric() -> None:
+    batch_writer = BatchWriter(OnlyTheNewClaim())  # type: ignore[arg-type]
+    waiting = [batch_writer.settle(Settlement(EVENT, "sent")) for _ in range(2)]
+    assert REGISTRY.get_sample_value("pgherald_unwritten_outcomes") == 2
+    running = asyncio.create_task(batch_writer.run())
+    await asyncio.gather(*waiting)
+    running.cancel()
+    assert REGISTRY.get_sample_value("pgherald_unwritten_outcomes") == 0
