@@ -201,9 +201,8 @@ class Delivery:
         # Not this message's fault, so no attempt is used. Retry after the server's delay plus jitter, behind other events
         # in case the message is the cause after all.
         jitter = random.uniform(1.0, 1.5)  # noqa: S311 - spreads load, guards nothing
-        return Settlement(
-            event, "available", "not_sent", verdict.reason, detail, delay=jitter * (verdict.delay or 2 / 3)
-        )
+        delay = jitter * (verdict.delay or 2 / 3)
+        return Settlement(event, "available", "not_sent", verdict.reason, detail, delay=delay)
 
     def _retry(self, event: Event, reason: str, detail: str, delay: float | None) -> Settlement:
         attempt = event.attempt + 1
