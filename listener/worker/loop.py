@@ -176,10 +176,8 @@ class Worker:
         """Claim until nothing is left to claim. Return how many events that were."""
         total = 0
         while not self._stopping and not self._breaker.is_open:
-            limit = await self._wait_for_capacity()
             # One runtime for the whole batch: a reload may remove the rule.
-            runtime = self.runtime
-            slots = await self._reserve_slots(limit, runtime.max_rate)
+            runtime, slots = await self._reserve_slots(await self._wait_for_capacity())
             rules = runtime.delivery.active_rules
             events = await self._claimer.claim(slots.number, rules) if rules and slots.number else []
             total += len(events)
@@ -208,13 +206,17 @@ class Worker:
             await self._listener.peers.ring()
         return 1 if self._breaker.is_probing else int(min(capacity - len(in_flight), self._claimer.rows_per_batch))
 
-    async def _reserve_slots(self, limit: int, max_rate: float | None) -> Slots:
-        """Wait for a sending slot, and return those that come now. No more events than these are claimed."""
+    async def _reserve_slots(self, limit: int) -> tuple[Runtime, Slots]:
+        """Wait for a sending slot. Return the runtime by whose rate it was reserved, and the slots that come now.
+
+        No more events than these are claimed. A reload takes effect while the worker still waits.
+        """
         while limit and not (self._stopping or self._breaker.is_open):
-            slots = await self._rate_limiter.reserve(limit, max_rate)
+            runtime = self.runtime
+            slots = await self._rate_limiter.reserve(limit, runtime.max_rate)
             if slots.number:
-                return slots
+                return runtime, slots
             self._tick()
             await self._listener.gate.open()
             await self._senders.in_flight.wait_for_slot(min(slots.wait, 1.0))
-        return Slots(0)
+        return self.runtime, Slots(0)
