@@ -96,3 +96,30 @@ async def test_the_rules_of_a_claim_share_what_may_be_read() -> None:
     await claimer.decide_and_queue(runtime(FakeDelivery(100)), events, Slots(8))
     assert await worker._wait_for_capacity() == MAX_EVENTS
     assert not math.isinf(claimer.rows_per_batch)
+
+
+class FakeRateLimiter:
+    """No slot at first. It notes the rate of each question."""
+
+    def __init__(self) -> None:
+        self.rates: list[float | None] = []
+
+    async def reserve(self, limit: int, ceiling: float | None) -> Slots:
+        self.rates.append(ceiling)
+        return Slots(0, wait=10.0) if len(self.rates) == 1 else Slots(limit)
+
+
+async def test_a_reload_takes_effect_while_the_worker_waits_for_a_slot() -> None:
+    """Else a daemon that was slow by mistake stays slow for as long as its next slot is away."""
+    worker, _ = parts(FakeSenders(0))
+    limiter = FakeRateLimiter()
+    slow, fast = (Runtime(None, None, None, rate) for rate in (0.1, 100.0))  # type: ignore[arg-type]
+    worker._rate_limiter, worker.runtime = limiter, slow  # type: ignore[assignment]
+
+    async def reload(_: float | None = None) -> None:
+        worker.runtime = fast
+
+    worker._senders.in_flight.wait_for_slot = reload  # type: ignore[method-assign]
+    runtime, slots = await worker._reserve_slots(5)
+    assert limiter.rates == [0.1, 100.0]
+    assert (runtime, slots) == (fast, Slots(5))
