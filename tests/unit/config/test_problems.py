@@ -13,6 +13,11 @@ class TestRefused:
             ("[smtp]\nconections = 3", "[smtp] conections", "connections"),
             ("[mail]\nform = 'a@b.example'", "[mail] form", "from"),
             (f"{RULE}{LOOKUP}lokup = ''", "[rules.plan_verified] lokup", "lookup"),
+            # The names of drafts.
+            ("[http]\nhosts = []", "[http] hosts", "allowed_hosts"),
+            ("[http]\ntoken = 'x'", "[http] token", "admin_token"),
+            ("[mail]\nallow = []", "[mail] allow", "allowed_recipients"),
+            ("[mail]\nkey_header = 'X'", "[mail] key_header", "idempotency_header"),
         ],
     )
     def test_an_unknown_key_with_its_place_and_the_one_that_was_meant(self, text: str, place: str, meant: str) -> None:
