@@ -130,7 +130,7 @@ def test_starts_when_ready_delivers_reloads_and_stops(service: Service, database
 def test_waits_for_the_database_and_says_so(service: Service, database: Database) -> None:
     service.write("database_url", f"postgresql://127.0.0.1:{free_port()}/nobody")
     service.systemctl("start --no-block")
-    wait_until(lambda: "waits for the database" in service.show("StatusText"), timeout=20)
+    wait_until(lambda: "waiting for the database" in service.show("StatusText"), timeout=20)
     assert service.show("ActiveState") == "activating"
     service.systemctl("stop")
     assert service.show("Result") == "success"
