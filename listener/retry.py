@@ -1,6 +1,8 @@
-"""How long to wait before the next try."""
+"""How long to wait before the next try, and a wait that an event ends early."""
 
+import asyncio
 import random
+from contextlib import suppress
 
 # The first retry of an event or a connection. A restart of a server takes about as long.
 FIRST_DELAY_S = 10.0
@@ -18,3 +20,10 @@ def backoff(attempt: int, first: float = FIRST_DELAY_S, longest: float = MAX_DEL
     """
     ceiling = min(longest, first * 2.0 ** min(attempt - 1, _MAX_DOUBLINGS))
     return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load and protects nothing
+
+
+async def wait(event: asyncio.Event, timeout: float | None) -> None:
+    """Wait until the event is set, for `timeout` seconds at most. None: without a limit."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            await event.wait()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
-from listener import __version__, metrics
+from listener import __version__, metrics, retry
 from listener.config.settings import Settings
 from listener.daemon.reload import Reloader, warn_if_restricted
 from listener.daemon.systemd import Systemd
@@ -59,7 +59,7 @@ class Daemon:
         self._registry = WorkerRegistry(pool, registration, hold=hold)
         self._breaker = Breaker()
         self._listener = Listener(settings.database.listen_url or url, self._outbox.ring)
-        self._lease = WorkerLease(self._registry, self._listener, self._breaker, settings.delivery.lease)
+        self._lease = WorkerLease(self._registry, self._listener, self._breaker)
         self._health = Health(settings, self._listener, self._breaker)
         self._http: HttpServer | None = None
         if settings.http.address is not None:
@@ -93,7 +93,7 @@ class Daemon:
         Return whether the mail server was reached, and how many events are left available, in doubt, and paused.
         """
         async with self._started(wait=False) as worker:
-            await _wait(self._lease.first_look_done, _FIRST_LOOK_TIMEOUT_S)
+            await retry.wait(self._lease.first_look_done, _FIRST_LOOK_TIMEOUT_S)
             draining = self._tasks.start(worker.drain_all(), "drain")
             draining.add_done_callback(lambda task: self._tasks.stopping.set())
             await self._tasks.stopping.wait()
@@ -115,7 +115,7 @@ class Daemon:
             self._tasks.start(self._lease.keep(), "lease")
             self._tasks.start(LockWatch(self._registry, self._listener).run(), "lock watch")
             self._tasks.start(batch_writer.run(), "batch writer")
-            await _wait(self._listener.ready, _LISTEN_TIMEOUT_S)
+            await retry.wait(self._listener.ready, _LISTEN_TIMEOUT_S)
             self._handle_reload(worker, reload_requested)
             warn_if_restricted(self._settings)
             log.info(
@@ -153,7 +153,7 @@ class Daemon:
                 if self._http:
                     self._http.log_address()
                 self._systemd.waiting(f"waiting for the database: {exc}")
-                await _wait(self._tasks.stopping, outage.failed(exc))
+                await retry.wait(self._tasks.stopping, outage.failed(exc))
                 if self._tasks.stopping.is_set():
                     raise SystemExit(0) from exc
             else:
@@ -218,10 +218,3 @@ class Daemon:
     @property
     def _status(self) -> str:
         return f"{self._registry.registration.name}, {'listening' if self._listener.listening else 'polling'}"
-
-
-async def _wait(event: asyncio.Event, timeout: float) -> None:
-    """Wait until the event is set, for `timeout` seconds at most."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(timeout):
-            await event.wait()

@@ -12,6 +12,8 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from listener.retry import wait
+
 Connection = psycopg.AsyncConnection[Any]
 
 # A database that moves to another host keeps its name. A connection that never ended would stay with the old host.
@@ -72,9 +74,7 @@ class Pool:
 
     async def pause(self, seconds: float) -> None:
         """Wait before the next try, no longer than until another caller's try has succeeded."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._available_again.wait()
+        await wait(self._available_again, seconds)
 
     async def close(self) -> None:
         """Close all idle connections now, and the others when they are put back."""

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Generator
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg
 
 from listener.db.pool import limited
 from listener.errors import DatabaseUnavailable
+from listener.retry import wait
 
 T = TypeVar("T")
 
@@ -91,9 +91,7 @@ class NotificationConnection:
 
     async def wait_until_lost(self, timeout: float) -> None:
         """Wait until the connection is lost, for `timeout` seconds at most."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._lost.wait()
+        await wait(self._lost, timeout)
 
     async def execute(self, query: str, values: Any = None) -> psycopg.AsyncCursor[Any]:
         """Run a query.

@@ -4,7 +4,8 @@ import asyncio
 import math
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+
+from listener.retry import wait
 
 # On loopback a ring arrives within a millisecond; a busy server may take a few hundred.
 _TIMEOUT_S = 1.0
@@ -53,9 +54,7 @@ class SelfTest:
         end = clock() + _TIMEOUT_S
         longest = end + _FLOODED_TIMEOUT_S
         while not self._arrived.is_set() and (left := end - clock()) > 0:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._arrived.wait()
+            await wait(self._arrived, left)
             if self.is_flooded:
                 end = min(last_received() + _TIMEOUT_S, longest)
         if not self._arrived.is_set():

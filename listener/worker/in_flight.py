@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 
 from listener.outbox.event import Event
+from listener.retry import wait
 
 # Consent is checked when an event is claimed, so no more are claimed than can be sent within this time.
 SEND_WITHIN_S = 0.5
@@ -81,9 +82,7 @@ class InFlight:
     async def wait_for_slot(self, timeout: float | None = None) -> None:
         """Wait until an event has come to its end, for `timeout` seconds at most."""
         self._changed.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._changed.wait()
+        await wait(self._changed, timeout)
 
     async def wait_until_empty(self, timeout: float | None = None) -> bool:
         """Wait until nothing is in flight, for `timeout` seconds at most. Return whether that is so."""

@@ -10,7 +10,6 @@ whenever the database could not be read.
 
 import asyncio
 import math
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,6 +17,7 @@ from listener.errors import PgheraldError
 from listener.logs import log
 from listener.notify.listener import Listener
 from listener.outage import Outage
+from listener.retry import wait
 from listener.smtp.breaker import Breaker
 from listener.worker.registry import Peer, WorkerRegistry
 
@@ -52,13 +52,13 @@ class WorkerLease:
         last_iteration_at: When the loop last ran, successfully or not, on the loop's clock.
     """
 
-    def __init__(self, registry: WorkerRegistry, listener: Listener, breaker: Breaker, seconds: float) -> None:
+    def __init__(self, registry: WorkerRegistry, listener: Listener, breaker: Breaker) -> None:
         self.first_look_done = asyncio.Event()
         self.last_iteration_at = -math.inf
         self._registry = registry
         self._listener = listener
         self._breaker = breaker
-        self._lease_s = seconds
+        self._lease_s = registry.registration.lease_s
         self._renewed_at = -math.inf
         self._last_state: tuple[object, ...] = ()
         self._watched: dict[int, _Watched] = {}
@@ -79,9 +79,7 @@ class WorkerLease:
                 self._watched.clear()
                 await self._registry.pause(outage.failed(exc))
             else:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_INTERVAL_S):
-                        await self._listener.changed.wait()
+                await wait(self._listener.changed, _LOOK_INTERVAL_S)
 
     async def _renew(self) -> None:
         """Renew the lease if it is due, or if something has changed that the other workers act on.

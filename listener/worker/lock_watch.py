@@ -1,4 +1,4 @@
-"""Looks for strangers who hold a lock that a daemon waits for, and says so."""
+"""Look for sessions that are not a worker's and hold a lock that a daemon waits for, and log them."""
 
 import asyncio
 
@@ -9,6 +9,7 @@ from listener.notify.listener import Listener
 from listener.printable import excerpt
 from listener.worker.registry import WorkerRegistry
 
+# The server's lock table is read only while a lock is refused, so once a second costs little.
 _LOOK_S = 1.0
 
 
@@ -29,13 +30,13 @@ class LockWatch:
                 try:
                     found = await self._registry.foreign_locks()
                 except PgheraldError:
-                    # Those who deliver say that the database is away.
+                    # The worker logs that the database is unavailable.
                     continue
                 # An installer holds its lock for as long as it takes.
                 self._note({holder for holder in found if holder.lock != "installer"})
 
     def _note(self, found: set[LockHolder]) -> None:
-        """Say what two looks have seen: a worker that has just come is no stranger at the next."""
+        """Log the holders that two looks have seen. By the second look a worker that has just started is registered."""
         self._listener.gate.held_by_stranger = any(holder.lock == "gate" for holder in found)
         both, self._seen = found & self._seen, found
         for holder in both - self._said:

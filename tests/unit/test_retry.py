@@ -1,8 +1,10 @@
 """The delays between tries."""
 
+import asyncio
+
 import pytest
 
-from listener.retry import FIRST_DELAY_S, MAX_DELAY_S, backoff
+from listener.retry import FIRST_DELAY_S, MAX_DELAY_S, backoff, wait
 
 
 @pytest.mark.parametrize(
@@ -18,3 +20,12 @@ def test_the_limits_can_be_chosen() -> None:
     assert 0.05 <= backoff(1, 0.1, 1.0) <= 0.1
     assert 0.5 <= backoff(9, 0.1, 1.0) <= 1.0
     assert FIRST_DELAY_S < MAX_DELAY_S
+
+
+async def test_a_wait_ends_with_the_event_or_with_its_time() -> None:
+    event = asyncio.Event()
+    await wait(event, 0.001)
+    assert not event.is_set()
+    asyncio.get_running_loop().call_soon(event.set)
+    await wait(event, None)
+    assert event.is_set()

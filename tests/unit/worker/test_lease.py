@@ -97,7 +97,7 @@ class FakeListener:
 
 def lease_of(registry: FakeRegistry, listener: FakeListener) -> WorkerLease:
     breaker: Any = SimpleNamespace(reason=None)
-    return WorkerLease(registry, listener, breaker, LEASE_S)  # type: ignore[arg-type]
+    return WorkerLease(registry, listener, breaker)  # type: ignore[arg-type]
 
 
 async def keep(registry: FakeRegistry, listener: FakeListener, seconds: float) -> WorkerLease:
