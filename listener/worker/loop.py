@@ -127,16 +127,13 @@ class Worker:
                     pause = min(1.5 * pause, _MAX_OPEN_TRANSACTION_S)
                     continue
                 pause = _OPEN_TRANSACTION_S
-                if (found := await self._drain_behind_gate()) or self._breaker.is_open:
+                # A row that became visible between the last drain and the lock did not ring. A new snapshot shows it.
+                if (found := await self._drain()) or self._breaker.is_open:
                     await gate.open()
                     if found:
                         metrics.woken("gate")
                     continue
             await self._sleep()
-
-    async def _drain_behind_gate(self) -> int:
-        """Drain with a new snapshot: a row that became visible between the last drain and the lock did not ring."""
-        return await self._drain()
 
     async def _let_senders_start(self) -> None:
         """Give the processor to the senders for a few milliseconds, so that claimed events reach the server first."""

@@ -48,14 +48,12 @@ class Rescue:
         freed: Number of their events that are available again.
         doubted: Number of their events that are now in doubt.
         due: Number of events in doubt that are now to be sent once more.
-        peers: Number of the other workers, the dead ones included.
     """
 
     names: list[str] | None
     freed: int
     doubted: int
     due: int
-    peers: int
 
 
 class WorkerRegistry:

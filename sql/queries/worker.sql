@@ -89,8 +89,7 @@ SELECT (SELECT array_agg(name) FROM dead) AS names,
        (SELECT count(*)
           FROM (SELECT FROM pgherald.outbox
                  WHERE state = 'in_doubt' AND scheduled_at <= now()
-                 ORDER BY scheduled_at) AS doubts) AS due,
-       (SELECT count(*) FROM pgherald.worker WHERE id <> %(worker)s) AS peers;
+                 ORDER BY scheduled_at) AS doubts) AS due;
 
 -- name: end_sessions
 -- Terminate the sessions that still hold the presence locks of dead workers.

@@ -46,7 +46,7 @@ def test_a_dead_workers_events(sandbox: Database, claimant: Register, by: str) -
     half_done(dead)
     die(dead, by)
     rescue = wait_until(lambda: (answer := alive.rescue())["names"] and answer)
-    assert rescue == {"names": ["dead"], "freed": 1, "doubted": 1, "due": 0, "peers": 1}
+    assert rescue == {"names": ["dead"], "freed": 1, "doubted": 1, "due": 0}
     assert state(sandbox) == [("1", "in_doubt"), ("2", "available"), ("3", "available"), ("4", "available")]
     doubted, freed, *_ = sandbox.events()
     assert (freed["claim"], freed["claimed_by"], freed["attempt"], freed["reason"]) == (None, None, 0, None)
@@ -55,7 +55,7 @@ def test_a_dead_workers_events(sandbox: Database, claimant: Register, by: str) -
     assert doubted["claim"] is not None, "the fence of who may still settle it"
     for event, what in ((freed, "released"), (doubted, "in_doubt")):
         assert (event["history"][-1]["what"], event["history"][-1]["detail"]) == (what, "the worker is gone: dead")
-    assert alive.rescue() == {"names": None, "freed": 0, "doubted": 0, "due": int(by == "lease"), "peers": 0}
+    assert alive.rescue() == {"names": None, "freed": 0, "doubted": 0, "due": int(by == "lease")}
 
 
 @pytest.mark.usefixtures("events")
@@ -122,7 +122,7 @@ def test_a_live_workers_events_are_its_own(sandbox: Database, claimant: Register
     worker, other = claimant("worker", locked=locked), claimant("other")
     taken = half_done(worker)
     before = sandbox.events()
-    assert other.rescue() == {"names": None, "freed": 0, "doubted": 0, "due": 0, "peers": 1}
+    assert other.rescue() == {"names": None, "freed": 0, "doubted": 0, "due": 0}
     assert sandbox.events() == before
     assert worker.renew(has_presence_lock=locked)
     assert worker.settle(taken[0], "sent")
@@ -146,7 +146,7 @@ def test_nobody_buries_itself(claimant: Register) -> None:
     other.unregister()
     half_done(worker)
     die(worker, "lease")
-    assert worker.rescue() == {"names": None, "freed": 0, "doubted": 0, "due": 0, "peers": 0}
+    assert worker.rescue() == {"names": None, "freed": 0, "doubted": 0, "due": 0}
     assert worker.rescue_from(other.peers())["names"] is None
     assert worker.renew(has_presence_lock=True)
 
@@ -157,7 +157,7 @@ def test_what_a_worker_left_behind_is_taken_over(sandbox: Database, claimant: Re
     gone, alive = claimant("gone"), claimant("alive")
     half_done(gone)
     gone.unregister()
-    assert alive.rescue(lease=0) == {"names": None, "freed": 1, "doubted": 1, "due": 0, "peers": 0}
+    assert alive.rescue(lease=0) == {"names": None, "freed": 1, "doubted": 1, "due": 0}
     assert sandbox.events()[0]["history"][-1]["detail"] == "the worker is gone:"
     assert alive.rescue()["due"] == alive.resend() == 1
 

@@ -63,8 +63,23 @@ class Sleeper(Worker):
 
 
 class WithoutSecondDrain(Sleeper):
-    async def _drain_behind_gate(self) -> int:
-        return 0
+    """A mutant: the drain that follows a gate just closed finds nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._just_closed = False
+        self._close = self._listener.gate.close
+        self._listener.gate.close = self._close_and_note  # type: ignore[method-assign]
+
+    async def _close_and_note(self) -> bool:
+        self._just_closed = await self._close()
+        return self._just_closed
+
+    async def _drain(self) -> int:
+        if self._just_closed:
+            self._just_closed = False
+            return 0
+        return await super()._drain()
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ from tests.support.events import CAPTURED_AT
 
 LEASE_S = 10.0
 PEER = Peer(2, CAPTURED_AT, lease=3.0, gone=False, leader=False, lock=20, pid=200)
-NOTHING = Rescue(None, freed=0, doubted=0, due=0, peers=1)
+NOTHING = Rescue(None, freed=0, doubted=0, due=0)
 
 Look = Callable[[float], list[Peer]]
 

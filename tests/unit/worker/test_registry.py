@@ -115,7 +115,7 @@ class Connection:
 
 @pytest.mark.parametrize(("due", "asked"), [(0, ["rescue"]), (2, ["rescue", "resend"])])
 async def test_events_in_doubt_that_are_due_are_sent_again(due: int, asked: list[str]) -> None:
-    conn = Connection(Rescue(None, 0, 0, due, 1))
+    conn = Connection(Rescue(None, 0, 0, due))
     registry = WorkerRegistry(conn, Registration(10.0), hold=True)  # type: ignore[arg-type]
     dead = Peer(2, CAPTURED_AT, lease=3.0, gone=True, leader=False, lock=20, pid=None)
     await registry.rescue([dead])
