@@ -34,10 +34,10 @@ demo-once: .venv/demo  ## run the demo once and exit
 	$(BIN)/python cli.py demo --once
 
 test: .venv/ready  ## run the tests in parallel, on a real PostgreSQL and a real SMTP server
-	$(BIN)/pytest --numprocesses $(JOBS) -m "not slow"
+	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal -m "not slow"
 
 test-slow: .venv/ready  ## run the tests that take long or need PgBouncer, faketime or Spin
-	$(BIN)/pytest --numprocesses 2 -m slow
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m slow
 
 .venv-matrix/ready: requirements/matrix.lock .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --requirement $< --target $(@D)

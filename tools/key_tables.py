@@ -1,7 +1,10 @@
 """Make the tables of keys in docs/configuration.md from the definitions of the settings: `make docs`."""
 
+import ast
+import inspect
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,23 @@ def _table(section: str) -> Iterator[str]:
     variable = "" if section == "rules" else " environment |"
     yield f"| key | default |{variable} is |"
     yield f"|---|---|{'---|' if variable else ''}---|"
+    descriptions = _descriptions(model)
     for name, field in model.model_fields.items():
         key = field.alias or name
         place = f" `PGHERALD_{section}_{key}`".upper() + " |" if variable else ""
-        yield f"| `{key}` | {_default(model, key, field)} |{place} {' '.join((field.description or '').split())} |"
+        yield f"| `{key}` | {_default(model, key, field)} |{place} {descriptions[name]} |"
+
+
+def _descriptions(model: type[BaseModel]) -> dict[str, str]:
+    """Return the string below each field. Pydantic would read them too, but at every start of a command."""
+    [definition] = ast.parse(inspect.getsource(model)).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for field, text in pairwise(definition.body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(description))):
+                found[name] = " ".join(description.split())
+    return found
 
 
 def _default(model: type[BaseModel], key: str, field: FieldInfo) -> str:

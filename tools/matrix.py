@@ -47,7 +47,7 @@ def _run(major: int, folder: Path, arguments: list[str]) -> tuple[bool, str]:
     print(f"PostgreSQL {number[0]}, in {binaries}", flush=True)
     begin = time.monotonic()
     with subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", *targets, *arguments],
+        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "--dist", "worksteal", *targets, *arguments],
         env={**outside, "PGHERALD_TEST_BINARIES": str(binaries.resolve())},
         stdout=subprocess.PIPE,
         text=True,

@@ -31,7 +31,7 @@ def _as_tuple(value: object) -> object:
 class Rule(BaseModel):
     """One `[rules.NAME]` section. The string below a key is its description in docs/configuration.md."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     # Checked here, because queries contain it as it is.
     table: str = Field(pattern=rf"^{SQL_NAME}\.{SQL_NAME}$")

@@ -34,15 +34,12 @@ MIN_ADMIN_TOKEN_CHARS = 16
 
 
 class Section(BaseModel):
-    """A section of the configuration file: frozen, with no unknown keys, and without values in its errors."""
+    """A section of the configuration file: frozen, with no unknown keys, and without values in its errors.
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
-        hide_input_in_errors=True,
-    )
+    The string below a key is its description in docs/configuration.md.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, hide_input_in_errors=True)
 
 
 class Database(Section):

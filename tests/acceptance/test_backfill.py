@@ -71,6 +71,7 @@ def test_rows_from_before_that_were_mailed_since_and_purged(
     assert "purged" in pgherald("explain", RULE, plan).stdout
 
 
+@pytest.mark.slow
 def test_purged_and_forgotten_rows_stay_handled(remembered: Database, mail: MailServer, pgherald: Pgherald) -> None:
     first, second = missed(remembered, 2)
     pgherald("backfill", RULE, check=True)
@@ -104,6 +105,7 @@ def test_two_at_once_and_the_daemon(remembered: Database, mail: MailServer, pghe
     assert set(Counter(mail.recipients).values()) == {1}
 
 
+@pytest.mark.slow
 def test_came_back_unseen(remembered: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path) -> None:
     remembered.execute("ALTER TABLE public.dateplan ADD COLUMN changed_at timestamptz NOT NULL DEFAULT now()")
     plan = remembered.add_plan("Café", "a@example.org")
@@ -121,6 +123,7 @@ def test_came_back_unseen(remembered: Database, mail: MailServer, pgherald: Pghe
     assert pgherald("--config", file, "backfill", RULE).stdout == "0 rows captured\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [None, "infinity", "-infinity"])
 def test_when_it_changed_is_not_known(
     remembered: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path, changed: str | None

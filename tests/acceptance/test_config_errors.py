@@ -26,10 +26,10 @@ def test_unknown_rule_is_a_matter_of_usage(pgherald: Pgherald) -> None:
     [
         ({"table": "public.dateplans"}, ("dateplan_verified", "public.dateplans", "no table")),
         ({"column": "state"}, ("dateplan_verified", "pgherald install")),
-        ({"lookup": LOOKUP.replace("u.email,", "")}, ("dateplan_verified", "'email'")),
+        repeats({"lookup": LOOKUP.replace("u.email,", "")}, ("dateplan_verified", "'email'")),
         ({"lookup": LOOKUP.replace("p.place", "p.plaice")}, ("dateplan_verified", "plaice")),
-        ({"lookup": LOOKUP.replace(", p.place", "")}, ("template dateplan_verified", "{{ place }}")),
-        ({"lookup": LOOKUP + "; -- the end"}, ("dateplan_verified", "single SELECT", "semicolon")),
+        repeats({"lookup": LOOKUP.replace(", p.place", "")}, ("template dateplan_verified", "{{ place }}")),
+        repeats({"lookup": LOOKUP + "; -- the end"}, ("dateplan_verified", "single SELECT", "semicolon")),
         ({"template": "no_such"}, ("no_such",)),
         ({"unsubscribe": "DELETE FROM nobody WHERE id = ANY (%(keys)s)"}, ("unsubscribe fails", "nobody")),
     ],

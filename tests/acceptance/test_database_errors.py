@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.support import repeats
 from tests.support.command import Pgherald
 from tests.support.configuration import refuses
 from tests.support.database import Database
@@ -13,7 +14,9 @@ def test_without_install(bare_database: Database, pgherald: Pgherald) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["run", "--once"], ["status"], ["install"], ["explain", "dateplan_verified", "1"]], ids=" ".join
+    "command",
+    [["run", "--once"], repeats(["status"]), ["install"], ["explain", "dateplan_verified", "1"]],
+    ids=" ".join,
 )
 def test_no_database(pgherald: Pgherald, command: list[str]) -> None:
     says = ("Connection refused", "start it, or correct [database] url (PGHERALD_DATABASE_URL)")

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from listener.demo.cluster import Cluster
-from tests.support import wait_until
+from tests.support import repeats, wait_until
 from tests.support.backlog import add_plans, doubted, most_lines_a_second, states, times_each, wait_sent
 from tests.support.command import Daemon, Pgherald
 from tests.support.database import OPTIONS, Database, chosen_binaries, fill_with_story
@@ -131,6 +131,7 @@ def test_it_waits_for_a_database_that_is_not_there_yet(
         assert_calm(daemon)
 
 
+@pytest.mark.slow
 def test_and_can_be_stopped_while_it_waits(cluster: Cluster, database: Database, pgherald: Pgherald) -> None:
     cluster.stop()
     with pgherald.daemon(ready=False) as daemon:
@@ -158,9 +159,7 @@ def test_sessions_ended_while_it_is_idle(database: Database, mail: MailServer, p
     assert doubted(database) == 0
 
 
-@pytest.mark.parametrize(
-    "how", [pytest.param("one", marks=pytest.mark.slow), "all", pytest.param("crash", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("how", [repeats("one"), "all", repeats("crash")])
 def test_sessions_ended_in_a_backlog(
     database: Database, mail: MailServer, pgherald: Pgherald, how: Literal["one", "all", "crash"]
 ) -> None:
@@ -201,7 +200,7 @@ def answers(database: Database) -> bool:
     return True
 
 
-@pytest.mark.parametrize("moment", ["claimed", "transmitting", "sent"])
+@pytest.mark.parametrize("moment", [repeats("claimed"), "transmitting", repeats("sent")])
 def test_an_answer_lost_on_its_way(
     database: Database, mail: MailServer, pgherald: Pgherald, moment: Literal["claimed", "transmitting", "sent"]
 ) -> None:
@@ -226,6 +225,7 @@ def test_an_answer_lost_on_its_way(
     assert doubted(database) == 0
 
 
+@pytest.mark.slow
 def test_stopped_before_it_knows_what_it_has_claimed(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     with Network(database.url) as network:
         env = {**NO_POLL, "PGHERALD_DATABASE_URL": network.url, "PGHERALD_DATABASE_LISTEN_URL": database.url}
@@ -268,6 +268,7 @@ def test_what_was_sent_while_it_was_away_is_settled_afterwards_and_not_sent_agai
     assert doubted(database) == 0
 
 
+@pytest.mark.slow
 def test_read_only_for_a_while(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     mail.script("dot", wait(0.01))
     plans = add_plans(database, 1000)
@@ -293,6 +294,7 @@ def test_read_only_for_a_while(database: Database, mail: MailServer, pgherald: P
     assert doubted(database) == 0
 
 
+@pytest.mark.slow
 def test_no_connection_is_to_be_had(mail: MailServer, tmp_path: Path) -> None:
     with Cluster(chosen_binaries(), {**OPTIONS, "max_connections": 20}) as cluster:
         fill_with_story(cluster.dsn())
@@ -364,6 +366,7 @@ def test_the_outbox_connections_hang(database: Database, mail: MailServer, pgher
     assert doubted(database) == 0
 
 
+@pytest.mark.slow
 def test_the_listen_connection_hangs(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     """It holds the gate and hears nothing. It finds out, polls, and listens again when it can."""
     with Network(database.url) as network:
@@ -468,6 +471,7 @@ def small_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     disk.rmdir()
 
 
+@pytest.mark.slow
 def test_the_disk_is_full_for_a_while(small_disk: Path, mail: MailServer, tmp_path: Path) -> None:
     mail.script("dot", wait(0.01))
     with Cluster(chosen_binaries(), OPTIONS) as cluster:

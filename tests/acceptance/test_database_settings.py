@@ -38,6 +38,7 @@ def test_settings_of_the_database(database: Database, mail: MailServer, pgherald
     pgherald("doctor", check=True)
 
 
+@pytest.mark.slow
 def test_an_encoding_of_the_environment(bare_database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     bare_database.execute(STORY)
     env = {"PGCLIENTENCODING": "SQL_ASCII"}
@@ -67,6 +68,7 @@ def test_a_database_that_is_not_in_utf8(latin1: Database, mail: MailServer, pghe
     assert "250 " in pgherald("explain", "dateplan_verified", plan, env=env, check=True).stdout
 
 
+@pytest.mark.slow
 def test_times_are_told_in_one_zone(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     """Sessions write the history in the zone of each."""
     plan = database.add_plan(PLACE, "a@example.org")

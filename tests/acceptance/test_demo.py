@@ -90,12 +90,13 @@ def test_it_shows_who_was_told_who_was_not_and_why(pgherald: Pgherald, folder: P
     assert [line.split()[2] for line in history] == ["captured", "claimed", "skipped"]
 
 
+@pytest.mark.slow
 def test_it_explains_a_mail_where_nobody_was_skipped(pgherald: Pgherald, folder: Path) -> None:
     said = pgherald("demo", "--once", "--count", 1, env={"TMPDIR": str(folder)}, check=True).stdout
     assert re.search(r"^\$ pgherald explain dateplan_verified 1\nevent \d+: sent, attempt 1\n", said, re.MULTILINE)
 
 
-@pytest.mark.parametrize("taken", [False, True], ids=["its port is free", "its port is taken"])
+@pytest.mark.parametrize("taken", [repeats(False), True], ids=["its port is free", "its port is taken"])
 def test_it_names_the_status_page(folder: Path, taken: bool) -> None:
     with ExitStack() as stack:
         if taken:
@@ -136,8 +137,8 @@ def test_it_needs_no_installed_package_and_no_folder_of_its_own(folder: Path, tm
         repeats(signal.SIGTERM, "triggers installed"),
         repeats(signal.SIGHUP, "triggers installed"),
         repeats(signal.SIGINT, "Press Ctrl-C to stop"),
-        (signal.SIGTERM, "Press Ctrl-C to stop"),
-        (signal.SIGHUP, "Press Ctrl-C to stop"),
+        repeats(signal.SIGTERM, "Press Ctrl-C to stop"),
+        repeats(signal.SIGHUP, "Press Ctrl-C to stop"),
     ],
     ids=lambda value: value.name if isinstance(value, signal.Signals) else value,
 )

@@ -57,6 +57,7 @@ def test_what_is_sent_stays_sent(database: Database, mail: MailServer, pgherald:
     assert state(database) == "sent"
 
 
+@pytest.mark.slow
 def test_retry_after_the_reason_is_gone(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     database.verify(database.add_plan("Café", "a@example.org", consent=False))
     pgherald("run", "--once")
@@ -70,6 +71,7 @@ def test_retry_after_the_reason_is_gone(database: Database, mail: MailServer, pg
     assert what == ["claimed", "skipped", "retry", "claimed", "transmitting", "sent"]
 
 
+@pytest.mark.slow
 def test_a_limit_counts_what_can_be_helped(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     database.verify(database.add_plan("Café", "a@example.org"))
     pgherald("run", "--once")

@@ -113,9 +113,8 @@ def test_the_leaders_lock(
         assert len(said) == 2
 
 
-@pytest.mark.parametrize(
-    "dies", [pytest.param(False, marks=pytest.mark.slow), True], ids=["its session is lost", "it is killed"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", [False, True], ids=["its session is lost", "it is killed"])
 def test_a_stranger_waits_for_the_leaders_lock_and_gets_it(
     database: Database, mail: MailServer, pgherald: Pgherald, stranger: Callable[[], Session], dies: bool
 ) -> None:
@@ -165,6 +164,7 @@ def test_the_gates_lock(
         mails(database, mail)
 
 
+@pytest.mark.slow
 def test_a_number_that_is_taken_is_not_used(
     database: Database, mail: MailServer, pgherald: Pgherald, stranger: Callable[[], Session]
 ) -> None:
@@ -278,6 +278,7 @@ def test_a_prepared_transaction_is_named_too(
         database.execute(sql.SQL("ROLLBACK PREPARED {}").format(gid))
 
 
+@pytest.mark.slow
 def test_a_table_of_locks_that_is_full(cluster: Cluster, mail: MailServer, pgherald: Pgherald) -> None:
     """The server has no memory for a lock and says so: nothing crashes, and when there is some again, all goes on."""
     fill_with_story(cluster.dsn())

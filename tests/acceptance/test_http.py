@@ -91,6 +91,7 @@ def test_a_mail_server_in_trouble(database: Database, mail: MailServer, pgherald
         assert client.get("/livez").status == 200
 
 
+@pytest.mark.slow
 def test_a_schema_that_does_not_fit_any_more(database: Database, pgherald: Pgherald) -> None:
     with pgherald.daemon(env=ANY_PORT) as daemon:
         client = Client(daemon)
@@ -213,6 +214,7 @@ def port_of(daemon: Daemon) -> int:
     return port
 
 
+@pytest.mark.slow
 def test_the_default_gives_way_to_who_starts_at_the_same_moment(database: Database, pgherald: Pgherald) -> None:
     for _ in range(3):
         with ExitStack() as stack:

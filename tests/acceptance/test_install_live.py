@@ -16,7 +16,7 @@ from listener.config import settings as config
 from listener.config.keys import parse_key
 from listener.db.install import INSTALL_TIMEOUT_S, LOCK_TIMEOUT_S, InstallStep, run
 from listener.resources import resource
-from tests.support import wait_until
+from tests.support import repeats, wait_until
 from tests.support.command import Pgherald
 from tests.support.database import STORY, Database, Databases, install_triggers
 from tests.support.mail import MailServer
@@ -195,6 +195,7 @@ lookup = '''
 ODD_KEYS = ["plain", "a,b", 'say "hi"', "back\\slash", "{brace}", "two words", "", "NULL", "ünï", "it's", "50%"]
 
 
+@pytest.mark.slow
 def test_names_that_need_quoting_and_keys_of_any_text(
     bare_database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:
@@ -244,7 +245,7 @@ def test_row_level_security(
     assert len(mail.messages) == len(changed)
 
 
-@pytest.mark.parametrize("way", ["--create-roles", "--grant-to"])
+@pytest.mark.parametrize("way", ["--create-roles", repeats("--grant-to")])
 def test_the_daemon_as_a_role_of_its_own(
     story: Database,
     mail: MailServer,

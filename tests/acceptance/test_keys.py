@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from tests.support.command import Pgherald
 from tests.support.configuration import refuses
@@ -37,6 +38,7 @@ def test_a_key_may_be_written_otherwise(database: Database, mail: MailServer, pg
     assert "0 events" in pgherald("forget", "dateplan_verified", "no number", check=True).stdout
 
 
+@pytest.mark.slow
 def test_a_key_longer_than_an_index_holds_up_nobody(
     bare_database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
 ) -> None:

@@ -98,6 +98,7 @@ def test_a_hostile_run_tells_nothing(pgherald: Pgherald, database: Database, mai
     assert_clean(daemon.lines, *people.values(), "luis@example.org")
 
 
+@pytest.mark.slow
 def test_no_password_of_a_url(pgherald: Pgherald, database: Database) -> None:
     database.verify(database.add_plan("Lisbon", "rui@example.org"))
     said = []

@@ -58,6 +58,7 @@ def test_row_security_on_the_outbox_is_refused_and_said(
         mail.wait_for(1, timeout=30)
 
 
+@pytest.mark.slow
 def test_who_else_can_read_is_named(database: Database, pgherald: Pgherald, mailer: str) -> None:
     database.execute("CREATE ROLE reporting; CREATE ROLE analyst LOGIN IN ROLE reporting; CREATE ROLE stranger LOGIN")
     line = found(pgherald, "readers")
@@ -99,6 +100,7 @@ def slow(*values: object) -> object:
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

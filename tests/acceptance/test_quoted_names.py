@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer
@@ -43,6 +45,7 @@ lookup = '''SELECT id AS key, value::text AS current, 'five@example.org' AS emai
 """
 
 
+@pytest.mark.slow
 def test_odd_names_and_values(bare_database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path) -> None:
     bare_database.execute(TABLES)
     (tmp_path / "pgherald.toml").write_text(RULES)

@@ -30,6 +30,7 @@ def most_in_a_second(mail: MailServer) -> int:
     return max(sum(start <= at < start + 1 for at in times) for start in times)
 
 
+@pytest.mark.slow
 def test_two_daemons_find_the_rate_of_a_server_that_throttles(
     database: Database, slow_mail: MailServer, pgherald: Pgherald
 ) -> None:

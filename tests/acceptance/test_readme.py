@@ -10,7 +10,7 @@ import pytest
 
 from tests.acceptance.test_init import DJANGO, STORY_ROWS, prepare
 from tests.fixtures.programs import Programs
-from tests.support import wait_until
+from tests.support import repeats, wait_until
 from tests.support.command import PROGRAM, Pgherald
 from tests.support.database import STORY, Database
 from tests.support.mail import MailServer
@@ -48,7 +48,7 @@ def test_init_comes_before_install_and_run() -> None:
 
 @pytest.mark.parametrize(
     ("tables", "table"),
-    [([STORY, STORY_ROWS], "dateplan"), ([DJANGO], "dates_dateplan")],
+    [repeats([STORY, STORY_ROWS], "dateplan"), ([DJANGO], "dates_dateplan")],
     ids=["the shipped names", "other names"],
 )
 def test_the_commands_do_as_they_say(

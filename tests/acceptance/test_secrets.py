@@ -10,6 +10,7 @@ import pytest
 from listener.cli.main import main
 from listener.config.settings import Settings, load
 from listener.errors import ConfigError
+from tests.support import repeats
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer
@@ -197,7 +198,7 @@ def test_a_reload(database: Database, pgherald: Pgherald, tmp_path: Path) -> Non
     assert SECRET not in "\n".join(daemon.lines)
 
 
-@pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "XOAUTH2"])
+@pytest.mark.parametrize("method", ["PLAIN", *map(repeats, ("LOGIN", "XOAUTH2"))])
 def test_a_server_that_repeats_what_it_refuses(database: Database, pgherald: Pgherald, method: str) -> None:
     forms = {
         "PLAIN": f"\0ana\0{SECRET}",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support import PATIENCE, wait_until
+from tests.support import PATIENCE, repeats, wait_until
 from tests.support.backlog import add_plans, doubted, states, times_each, wait_sent
 from tests.support.command import Daemon, Pgherald
 from tests.support.database import Database
@@ -193,7 +193,7 @@ def test_once_takes_over_from_one_that_was_killed(
     assert left["sent"] + left["in_doubt"] == 5
 
 
-@pytest.mark.parametrize("asleep", [pytest.param(False, marks=pytest.mark.slow), True], ids=["awake", "asleep"])
+@pytest.mark.parametrize("asleep", [repeats(False), True], ids=["awake", "asleep"])
 def test_a_cut_network(
     database: Database, mail: MailServer, other_mail: MailServer, pgherald: Pgherald, asleep: bool
 ) -> None:
@@ -244,7 +244,7 @@ def test_a_cut_network(
     assert times_each([mail, other_mail]) == {1: plans + 2}
 
 
-@pytest.mark.parametrize("first", ["the reply", "the lease"])
+@pytest.mark.parametrize("first", [repeats("the reply"), "the lease"])
 def test_stopped_for_longer_than_the_lease(
     database: Database, mail: MailServer, other_mail: MailServer, pgherald: Pgherald, first: str
 ) -> None:
@@ -279,6 +279,7 @@ def test_stopped_for_longer_than_the_lease(
     assert times_each([mail, other_mail]) == {1: 9}
 
 
+@pytest.mark.slow
 def test_stopped_in_a_backlog_and_what_was_sent_is_told_late(
     database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:
@@ -297,6 +298,7 @@ def test_stopped_in_a_backlog_and_what_was_sent_is_told_late(
     assert times_each([mail]) == {1: 400}
 
 
+@pytest.mark.slow
 def test_a_lost_listen_connection_is_no_death(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     """The lock by which the other would see it is gone for a moment; the daemon is not."""
     mail.script("dot", wait(0.03))
@@ -335,6 +337,7 @@ def test_the_others_are_rung_while_the_leader_has_its_hands_full(
         one.kill()
 
 
+@pytest.mark.slow
 def test_the_others_are_rung_while_the_leader_finds_no_mail_server(
     database: Database, mail: MailServer, other_mail: MailServer, pgherald: Pgherald
 ) -> None:

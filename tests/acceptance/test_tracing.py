@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.support.command import Pgherald
@@ -96,6 +97,7 @@ def test_a_span_is_linked_to_the_applications_transaction(
     assert not any(span.parent_span_id for span in spans)
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_away_holds_nothing_up(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     database.verify(database.add_plan("Café", "a@example.org"))
     done = pgherald("run", "--once", env={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})

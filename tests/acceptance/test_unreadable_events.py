@@ -70,6 +70,7 @@ def outcomes(database: Database) -> dict[str, tuple[str, str | None]]:
     return {key: (state, reason) for key, state, reason in rows}
 
 
+@pytest.mark.slow
 def test_a_key_that_is_not_utf8(
     encoded: tuple[Database, bytes, str], mail: MailServer, pgherald: Pgherald, file: Path
 ) -> None:
@@ -168,6 +169,7 @@ FLAWS = {
 }
 
 
+@pytest.mark.slow
 def test_events_that_somebody_has_edited(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     """Each between two others. Either it can be mailed all the same, or it fails alone."""
     plans = [database.add_plan("Café", f"u{n}@example.org") for n in range(2 * len(FLAWS) + 1)]

@@ -281,6 +281,7 @@ COMMANDS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("version", "usable_from", "problem"),
     [
@@ -342,6 +343,7 @@ def schema_check(pgherald: Pgherald) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_readiness_follows_the_schema(story: Database, pgherald: Pgherald, next_version: OtherRelease) -> None:
     """A running daemon stays ready on the next schema, and is not ready on one that it cannot use."""
     pgherald("install", check=True)

@@ -16,7 +16,7 @@ from listener.smtp.connection import SmtpConnection
 from listener.smtp.outcome import SendOutcome
 from listener.smtp.server import SmtpServer, Timeouts
 from listener.smtp.session import SessionError, tls_context
-from tests.support import PATIENCE
+from tests.support import PATIENCE, repeats
 from tests.support.smtpd import EXTENSIONS, Smtpd
 
 Security = Literal["off", "starttls", "tls"]
@@ -40,9 +40,9 @@ PIPELINED = pytest.mark.parametrize("extensions", [EXTENSIONS, PLAIN], ids=["pip
 
 
 def on_every_loop(story: Callable[..., Coroutine[Any, Any, None]]) -> Any:
-    """Run it on asyncio's loop, and on uvloop where that is installed."""
+    """Run it on asyncio's loop and, in the slow run, on uvloop where that is installed."""
 
-    @pytest.mark.parametrize("loop", LOOPS)
+    @pytest.mark.parametrize("loop", [loop if loop == "asyncio" else repeats(loop) for loop in LOOPS])
     @functools.wraps(story)
     def test(loop: str, **arguments: Any) -> None:
         with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:

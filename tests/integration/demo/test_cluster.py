@@ -14,7 +14,7 @@ from listener.demo import binaries
 from listener.demo.binaries import embedded_binaries
 from listener.demo.cluster import Cluster
 from listener.errors import PgheraldError
-from tests.support import PATIENCE, wait_until
+from tests.support import PATIENCE, repeats, wait_until
 
 KEEPING_ONE = """
 import sys
@@ -84,7 +84,9 @@ def test_a_killed_server_leaves_no_shared_memory() -> None:
     assert f" {segment} " not in shared_memory()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [repeats(signal.SIGINT), repeats(signal.SIGTERM), signal.SIGKILL], ids=lambda number: number.name
+)
 def test_it_ends_with_whoever_made_it(number: signal.Signals) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", KEEPING_ONE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -128,7 +130,7 @@ class TestAsRoot:
     def test_the_server_runs_as_somebody_else(self, cluster: Cluster) -> None:
         assert Path(f"/proc/{cluster.pid}").stat().st_uid != 0
 
-    @pytest.mark.parametrize("readable", [True, False])
+    @pytest.mark.parametrize("readable", [True, repeats(False)])
     def test_programs_in_a_closed_folder_are_copied(self, readable: bool, tmp_path: Path) -> None:
         """As in a virtual environment below /root: its mode is 0700."""
         closed = tmp_path / "closed" / "lib"
