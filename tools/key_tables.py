@@ -31,14 +31,14 @@ def _table(section: str) -> Iterator[str]:
     variable = "" if section == "rules" else " environment |"
     yield f"| key | default |{variable} is |"
     yield f"|---|---|{'---|' if variable else ''}---|"
-    descriptions = _descriptions(model)
+    described = descriptions(model)
     for name, field in model.model_fields.items():
         key = field.alias or name
         place = f" `PGHERALD_{section}_{key}`".upper() + " |" if variable else ""
-        yield f"| `{key}` | {_default(model, key, field)} |{place} {descriptions[name]} |"
+        yield f"| `{key}` | {_default(model, key, field)} |{place} {described[name]} |"
 
 
-def _descriptions(model: type[BaseModel]) -> dict[str, str]:
+def descriptions(model: type[BaseModel]) -> dict[str, str]:
     """Return the string below each field. Pydantic would read them too, but at every start of a command."""
     [definition] = ast.parse(inspect.getsource(model)).body
     assert isinstance(definition, ast.ClassDef)

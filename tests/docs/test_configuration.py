@@ -10,7 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from listener.config.rules import Rule
 from listener.config.settings import Settings
-from tools.key_tables import filled
+from tools.key_tables import descriptions, filled
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 SECTIONS = {name: field.annotation for name, field in Settings.model_fields.items() if name != "rules"}
@@ -64,4 +64,5 @@ def test_the_tables_are_those_that_make_docs_makes() -> None:
 
 def test_every_key_is_described() -> None:
     for model in (*SECTIONS.values(), Rule):
-        assert [name for name, field in model.model_fields.items() if not field.description] == []  # type: ignore[union-attr]
+        assert list(descriptions(model)) == list(model.model_fields)  # type: ignore[union-attr,arg-type]
+        assert all(descriptions(model).values())  # type: ignore[arg-type]
