@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 
 import psycopg
-from psycopg import OperationalError, sql
+from psycopg import IsolationLevel, OperationalError, sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
@@ -30,6 +30,9 @@ KEEPALIVES = (
     "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; "
     "SET tcp_user_timeout = 10000"
 )
+# The default of the database may be repeatable read or serializable. Transactions of ours would then fail with
+# serialization errors, and make those of the application fail that touch the same rows.
+READ_COMMITTED = "SET default_transaction_isolation = 'read committed'"
 # psycopg parses timestamps in this style only, whatever the database's own is. libpq takes it from this variable and
 # has no connection parameter for it.
 os.environ["PGDATESTYLE"] = "ISO"
@@ -81,6 +84,7 @@ def connect(url: str) -> psycopg.Connection[Any]:
         try:
             if conn.execute(_secure(conn)).fetchone() is None:
                 conn.cursor_factory = _SecuredCursor
+                conn.isolation_level = IsolationLevel.READ_COMMITTED
         except BaseException:
             conn.close()
             raise
@@ -116,7 +120,9 @@ async def connect_as(kind: type[C], url: str) -> C:
 
 
 async def secure(conn: psycopg.AsyncConnection[Any]) -> bool:
-    """Pin the search path, and make row security refuse instead of hide rows. Return True behind a pooler.
+    """Pin the search path and the isolation level, and make row security refuse instead of hide rows.
+
+    Return True behind a pooler.
 
     A pooler lends one server session to several clients in turn. A setting of the session would affect the others and
     be missing in our next transaction. There, each statement therefore brings its settings along, in a transaction.
@@ -125,16 +131,18 @@ async def secure(conn: psycopg.AsyncConnection[Any]) -> bool:
     if await cursor.fetchone() is not None:
         return False
     conn.cursor_factory = SecuredAsyncCursor
+    await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
     return True
 
 
 def _secure(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> sql.Composed:
-    """Return the query that sets both, unless a pooler is in between: it then returns no row.
+    """Return the query that sets these and the isolation level, unless a pooler is in between: it then returns no row.
 
     A pooler makes up the process id that it reports at connect, so that it differs from pg_backend_pid().
     """
     return sql.SQL(
-        "SELECT pg_catalog.set_config('search_path', {}, false), pg_catalog.set_config('row_security', 'off', false)"
+        "SELECT pg_catalog.set_config('search_path', {}, false), pg_catalog.set_config('row_security', 'off', false),"
+        " pg_catalog.set_config('default_transaction_isolation', 'read committed', false)"
         " WHERE pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {}"
     ).format(sql.Literal(PATH), sql.Literal(conn.info.backend_pid))
 

@@ -6,7 +6,15 @@ from typing import Any
 
 import psycopg
 
-from listener.db.connection import KEEPALIVES, SecuredAsyncCursor, is_pooled, parameters, refuse_standby, secure
+from listener.db.connection import (
+    KEEPALIVES,
+    READ_COMMITTED,
+    SecuredAsyncCursor,
+    is_pooled,
+    parameters,
+    refuse_standby,
+    secure,
+)
 from listener.db.moments import read_any_time
 from listener.db.pool import Pool
 
@@ -85,7 +93,8 @@ async def _lookup_session(conn: psycopg.AsyncConnection[Any]) -> None:
     else:
         # Planning the query again for each batch takes longer than looking up a single key.
         await conn.execute(
-            "SET default_transaction_read_only = on; SET plan_cache_mode = force_generic_plan", prepare=False
+            f"{READ_COMMITTED}; SET default_transaction_read_only = on; SET plan_cache_mode = force_generic_plan",
+            prepare=False,
         )
 
 

@@ -172,6 +172,11 @@ async def capture(context: Context, rule: str) -> Finding:
             f"{name} is owned by {row['owner']}, which may not INSERT into pgherald.outbox",
             f"ALTER FUNCTION {name} OWNER TO {row['outbox_owner']}",
         )
+    if not row["owner_may_use_schema"]:
+        return fault(
+            f"{name} is owned by {row['owner']}, which may not use schema pgherald, so the application's writes fail",
+            f"GRANT USAGE ON SCHEMA pgherald TO {row['owner']}",
+        )
     return ok(f"{name} is unchanged")
 
 

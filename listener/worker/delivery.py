@@ -76,7 +76,8 @@ class Delivery:
             log.error(
                 "rule_suspended",
                 rule=rule,
-                error=str(exc),
+                # The server's message may quote a row.
+                error=mask(str(exc)),
                 remedy=f"correct the rule; the daemon tries it again every {_SUSPENDED_S:g} s",
             )
         self._suspended_until[rule] = asyncio.get_running_loop().time() + _SUSPENDED_S

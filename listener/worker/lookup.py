@@ -1,5 +1,6 @@
 """A rule's lookup: one query for a batch returns the recipients, their consent, and the columns for the template."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -21,6 +22,12 @@ from listener.errors import BadData, DatabaseUnavailable, PgheraldError, RuleBro
 from listener.outbox.event import Event
 from listener.worker.decision import NotToSend, ToSend
 from listener.worker.row_budget import MAX_BATCH_BYTES, MAX_ROW_BYTES, MAX_ROWS, limit_rows
+
+# Classes of SQLSTATE that one row can cause: a subquery with two rows, a value, a constraint such as a domain's, an error
+# that a function raises, a limit, a damaged page (PostgreSQL manual, appendix A). The SQL standard leaves the classes
+# from 5 to 9 and from I to Z to implementations. PostgreSQL uses 53 to 58 of them and F0, HV, P0 and XX; a function can
+# raise any other.
+_BY_DATA = re.compile("2[1237F]|3[89]|54|[6-9I-Z]")
 
 
 @dataclass(slots=True)
@@ -126,19 +133,23 @@ class Lookup:
             DatabaseUnavailable: The database cannot be reached.
         """
         try:
-            async with pool.connection() as conn, conn.cursor(row_factory=tuple_row) as cursor:
-                if self._bounded is None:
-                    await self._learn_columns(conn)
-                assert self._bounded is not None
-                await self._execute(cursor, self._bounded, of, budget)
-                rows = await cursor.fetchall()
+            async with pool.connection() as conn:
+                try:
+                    rows = await self._fetch(conn, of, budget)
+                except (psycopg.ProgrammingError, psycopg.NotSupportedError) as exc:
+                    if self._bounded is None or _is_by_data(exc):
+                        raise
+                    # A column may have another type now than when the query was prepared. Read the columns again.
+                    await conn.execute("DEALLOCATE ALL", prepare=False)
+                    self._bounded = None
+                    rows = await self._fetch(conn, of, budget)
         except (psycopg.Error, OSError, TimeoutError) as exc:
-            if _is_by_data(exc):
+            if _is_by_data(exc) and of:
+                if len(of) == 1:
+                    # Without a key it fails only if the query itself is the cause.
+                    await self.rows(pool, [])
                 # The server's message may quote the row.
                 raise BadData("lookup_error", f"{type(exc).__name__} (SQLSTATE {exc.sqlstate})") from exc
-            if isinstance(exc, psycopg.ProgrammingError):
-                # A column's type may have changed. The next attempt reads the types again.
-                self._bounded = None
             raise self._failure(exc) from exc
         except PgheraldError:
             raise
@@ -152,6 +163,14 @@ class Lookup:
         if len(rows) > MAX_ROWS and len(of) > 1:
             raise BadData("lookup_error", f"more than {MAX_ROWS} rows")
         return self._found(of, rows)
+
+    async def _fetch(self, conn: psycopg.AsyncConnection[Any], of: Sequence[str], budget: int) -> list[tuple[Any, ...]]:
+        if self._bounded is None:
+            await self._learn_columns(conn)
+        assert self._bounded is not None
+        async with conn.cursor(row_factory=tuple_row) as cursor:
+            await self._execute(cursor, self._bounded, of, budget)
+            return await cursor.fetchall()
 
     def _found(self, of: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> LookupResult:
         position = len(self._columns) - 1 - self._columns[::-1].index("key")
@@ -194,7 +213,7 @@ class Lookup:
         return ToSend(event, recipient, row, octets)
 
     def _failure(self, exc: BaseException) -> RuleBroken | DatabaseUnavailable:
-        if is_unavailable(exc) and not (isinstance(exc, psycopg.Error) and _is_by_data(exc)):
+        if is_unavailable(exc) and not _is_by_data(exc):
             return DatabaseUnavailable(f"the lookup of rule {self.name} cannot run: {summary(exc)}")
         assert isinstance(exc, psycopg.Error)
         return lookup_failure(self.name, exc)
@@ -207,10 +226,8 @@ def too_large(event: Event, octets: int) -> NotToSend:
 
 
 def _is_by_data(exc: BaseException) -> TypeGuard[psycopg.Error]:
-    """Return whether one row may be the cause: a value, one that is too large for the server, or a damaged page."""
-    return isinstance(exc, psycopg.DataError) or (
-        isinstance(exc, psycopg.Error) and (exc.sqlstate or "").startswith(("54", "XX"))
-    )
+    """Return whether one row may be the cause. The other errors belong to the query or to the server."""
+    return isinstance(exc, psycopg.Error) and bool(_BY_DATA.match(exc.sqlstate or ""))
 
 
 def _reads_intervals(conn: psycopg.AsyncConnection[Any]) -> bool:

@@ -178,6 +178,7 @@ SELECT function.prosrc AS body,
        function.proowner::regrole::text AS owner,
        outbox.relowner::regrole::text AS outbox_owner,
        has_table_privilege(function.proowner, outbox.oid, 'INSERT') AS owner_may_insert,
+       has_schema_privilege(function.proowner, namespace.oid, 'USAGE') AS owner_may_use_schema,
        (SELECT bool_and(has_function_privilege(builder.oid, 'EXECUTE'))
           FROM pg_proc AS builder
          WHERE builder.pronamespace = namespace.oid

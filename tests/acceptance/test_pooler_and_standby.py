@@ -82,20 +82,22 @@ async def test_each_statement_brings_its_path_and_leaves_none_behind(
     name = database.value("SELECT current_database()")
     database.execute(
         f"""CREATE FUNCTION public.concat(integer, integer) RETURNS text LANGUAGE sql AS $$ SELECT 'planted' $$;
-            ALTER DATABASE {name} SET search_path = public, pg_catalog"""
+            ALTER DATABASE {name} SET search_path = public, pg_catalog;
+            ALTER DATABASE {name} SET default_transaction_isolation = serializable"""
     )
-    seen = "SELECT concat(4, 2), current_setting('search_path'), current_setting('row_security')"
-    pinned = ("42", "pg_catalog, pg_temp", "off")
+    seen = """SELECT concat(4, 2), current_setting('search_path'), current_setting('transaction_isolation'),
+                     current_setting('row_security')"""
+    pinned = ("42", "pg_catalog, pg_temp", "read committed", "off")
     with PgBouncer(database.url, mode=mode) as bouncer:
         with connect(bouncer.url) as conn:
             assert {conn.execute(seen).fetchone() for _ in range(10)} == {pinned}
             with conn.transaction():
-                assert (conn.execute(seen).fetchone() or ())[:2] == pinned[:2]
+                assert (conn.execute(seen).fetchone() or ())[:3] == pinned[:3]
         async with await connect_async(bouncer.url) as other:
             for _ in range(10):
                 assert await (await other.execute(seen)).fetchone() == pinned
         for stranger in bouncer.sessions():
-            assert stranger.execute(seen).fetchone() == ("planted", "public, pg_catalog", "on")
+            assert stranger.execute(seen).fetchone() == ("planted", "public, pg_catalog", "serializable", "on")
             stranger.close()
 
 

@@ -2,8 +2,10 @@
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from listener.db.connection import connect, connect_async, is_pooled, is_shared, parameters, refuse_standby
+from listener.db.pools import lookup_pool, opened, outbox_pool, overview_pool, unsubscribe_pool
 from listener.errors import ConfigError, DatabaseUnavailable
 from tests.support.database import Database
 
@@ -15,6 +17,24 @@ def test_the_path_and_row_security_are_pinned(database: Database) -> None:
     with connect(database.url) as conn:
         assert conn.execute(SETTINGS).fetchone() == ("pg_catalog, pg_temp", "off")
         assert (conn.autocommit, conn.prepare_threshold) == (True, None)
+
+
+@pytest.mark.parametrize("default", ["serializable", "repeatable read"])
+async def test_every_session_reads_what_is_committed(database: Database, default: str) -> None:
+    """Another level would make transactions fail that touch the same rows, those of the application too."""
+    name = sql.Identifier(database.value("SELECT current_database()"))
+    database.execute(
+        sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = {}").format(name, sql.Literal(default))
+    )
+    level = "SELECT current_setting('transaction_isolation')"
+    with connect(database.url) as conn:
+        assert conn.execute(level).fetchone() == ("read committed",)
+    async with await connect_async(database.url) as alone:
+        assert await (await alone.execute(level)).fetchone() == ("read committed",)
+    for make in (outbox_pool, lookup_pool, unsubscribe_pool, overview_pool):
+        pool = make(database.url)
+        async with opened(pool), pool.connection() as lent:
+            assert await (await lent.execute(level)).fetchone() == ("read committed",)
 
 
 async def test_a_direct_session_is_neither_pooled_nor_shared(database: Database) -> None:

@@ -1,0 +1,99 @@
+"""A lookup on a real server: its columns change under a running daemon, and one row makes it fail."""
+
+from types import SimpleNamespace
+from typing import Any, LiteralString
+
+import pytest
+import structlog
+from psycopg import sql
+
+from listener.config.rules import Rule, default_rules
+from listener.db.pools import lookup_pool, opened
+from listener.errors import RuleBroken
+from listener.outbox.event import Settlement
+from listener.worker.delivery import Delivery
+from listener.worker.lookup import Lookup
+from tests.sql.test_isolated_failures import worker
+from tests.support.claimant import RULE
+from tests.support.database import Database
+
+LOOKUP = default_rules()[RULE].lookup
+
+
+def rule(place: str) -> Rule:
+    """The shipped rule with another expression for the place."""
+    return default_rules()[RULE].model_copy(update={"lookup": LOOKUP.replace("p.place", f"{place} AS place")})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE public.plan ALTER COLUMN place TYPE varchar(200)",
+        "ALTER TABLE public.plan ALTER COLUMN place TYPE text",
+        "ALTER TABLE public.plan ALTER COLUMN place TYPE jsonb USING to_jsonb(place)",
+        "ALTER TABLE public.plan ADD COLUMN city text",
+        "ALTER TABLE public.plan ADD COLUMN city text; ALTER TABLE public.plan DROP COLUMN city",
+        "ALTER TABLE public.users RENAME email TO mail; ALTER TABLE public.users ADD COLUMN email text DEFAULT 'b@example.org'",
+    ],
+    ids=["wider", "text", "jsonb", "a column more", "and again less", "another column of that name"],
+)
+async def test_a_column_changes_under_a_running_daemon(database: Database, change: LiteralString) -> None:
+    """The session has the query prepared, and the server refuses the plan whose result has other columns."""
+    plan = database.add_plan("Café", "a@example.org")
+    database.execute("ALTER TABLE public.plan ALTER COLUMN place TYPE varchar(100)")
+    pool = lookup_pool(database.url)
+    lookup = Lookup(RULE, default_rules()[RULE].model_copy(update={"lookup": LOOKUP.replace("p.place", "p.*")}))
+    async with opened(pool):
+        for _ in range(8):
+            assert len((await lookup.rows(pool, [str(plan)])).rows[str(plan)]) == 1
+        for statement in change.split("; "):
+            database.execute(sql.SQL(statement))  # type: ignore[arg-type]
+        [row] = (await lookup.rows(pool, [str(plan)])).rows[str(plan)]
+        assert row["place"] == "Café"
+
+
+POISON: dict[str, LiteralString] = {
+    "two rows": "(SELECT u.email FROM public.users u WHERE p.place <> 'poison' AND u.id = d.user_id OR p.place = 'poison')",
+    "RAISE": "pg_temp_check(p.place, 'P0001')",
+    "RAISE with a code": "pg_temp_check(p.place, 'U0001')",
+    "no data found": "pg_temp_check(p.place, 'P0002')",
+    "a domain": "nullif(p.place, 'poison')::public.filled",
+    "a division": "1 / nullif(length(p.place) - 6, 0) + 1 / (length(p.place) - 6)",
+}
+
+
+@pytest.mark.parametrize("kind", POISON)
+async def test_one_row_fails_and_the_others_go_out(database: Database, kind: str) -> None:
+    database.execute("CREATE DOMAIN public.filled AS text NOT NULL")
+    database.execute("""CREATE FUNCTION public.pg_temp_check(place text, code text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN
+        IF place = 'poison' THEN RAISE EXCEPTION 'jane@example.org is not right' USING ERRCODE = code; END IF;
+        RETURN place; END $$""")
+    plans = [database.add_plan("poison" if i == 5 else "Café", "a@example.org") for i in range(15)]
+    database.execute("UPDATE public.dateplan SET status = 'VE'")
+    anything: Any = SimpleNamespace(recipients=SimpleNamespace(allows=lambda _: True))
+    delivery = Delivery({RULE: rule(POISON[kind])}, anything, b"", max_attempts=2, max_age=None)
+    pool = lookup_pool(database.url)
+    async with opened(pool), worker(database) as outbox:
+        decided = await delivery.triage(RULE, await outbox.claim(500, [RULE]), pool)
+    failed = [each for each in decided if isinstance(each, Settlement)]
+    assert [(each.event.key, each.state, each.reason) for each in failed] == [
+        (str(plans[5]), "available", "lookup_error")
+    ]
+    assert "jane" not in (failed[0].detail or "")
+    assert len(decided) == 15
+
+
+async def test_a_query_that_fails_for_no_row_suspends_and_shows_no_address(database: Database) -> None:
+    plan = database.add_plan("Café", "a@example.org")
+    pool = lookup_pool(database.url)
+    lookup = Lookup(RULE, rule("p.place"))
+    delivery = Delivery({RULE: rule("p.place")}, SimpleNamespace(), b"", max_attempts=1, max_age=None)  # type: ignore[arg-type]
+    async with opened(pool):
+        await lookup.rows(pool, [str(plan)])
+        database.execute('ALTER TABLE public.plan RENAME place TO "jane@example.org"')
+        with pytest.raises(RuleBroken) as caught:
+            await lookup.rows(pool, [str(plan)])
+    with structlog.testing.capture_logs() as logs:
+        delivery.suspend(RULE, RuleBroken(f"{caught.value}: jane@example.org"))
+    assert "jane@" not in str(logs)
+    assert "***@example.org" in str(logs)
