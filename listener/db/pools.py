@@ -35,6 +35,9 @@ _TIMEOUT_S = 5.0
 _LOOKUP_TIMEOUT_S = 30.0
 # The loop, the batch writer, the lease and a ring can each use a connection at the same moment.
 _MAX_OUTBOX_CONNECTIONS = 4
+# A connection that is cut leaves its backend behind until the lock that it waits for is free. The server therefore ends
+# such a wait a little earlier than the pool would.
+_LOCK_MARGIN_S = 1.0
 # One lookup runs for the loop; the second serves a check during a reload.
 _MAX_LOOKUP_CONNECTIONS = 2
 
@@ -75,6 +78,10 @@ class _UnsubscribeCursor(SecuredAsyncCursor):
     policies = "on"
 
 
+def _lock_timeout(patience: float) -> str:
+    return f"SET lock_timeout = {1000 * (patience - _LOCK_MARGIN_S):.0f}"
+
+
 async def _outbox_session(conn: psycopg.AsyncConnection[Any]) -> None:
     pooled = await secure(conn)
     await refuse_standby(conn)
@@ -83,7 +90,7 @@ async def _outbox_session(conn: psycopg.AsyncConnection[Any]) -> None:
         conn.prepare_threshold = None
     else:
         conn.prepare_threshold = 0
-        await conn.execute(f"{PINNED_PLANS}; {KEEPALIVES}", prepare=False)
+        await conn.execute(f"{_lock_timeout(_TIMEOUT_S)}; {PINNED_PLANS}; {KEEPALIVES}", prepare=False)
 
 
 async def _lookup_session(conn: psycopg.AsyncConnection[Any]) -> None:
@@ -93,7 +100,8 @@ async def _lookup_session(conn: psycopg.AsyncConnection[Any]) -> None:
     else:
         # Planning the query again for each batch takes longer than looking up a single key.
         await conn.execute(
-            f"{READ_COMMITTED}; SET default_transaction_read_only = on; SET plan_cache_mode = force_generic_plan",
+            f"{_lock_timeout(_LOOKUP_TIMEOUT_S)}; {READ_COMMITTED}; SET default_transaction_read_only = on; "
+            "SET plan_cache_mode = force_generic_plan",
             prepare=False,
         )
 
@@ -102,7 +110,7 @@ async def _unsubscribe_session(conn: psycopg.AsyncConnection[Any]) -> None:
     if await secure(conn):
         conn.cursor_factory = _UnsubscribeCursor
     else:
-        await conn.execute("RESET row_security", prepare=False)
+        await conn.execute(f"{_lock_timeout(_TIMEOUT_S)}; RESET row_security", prepare=False)
     await refuse_standby(conn)
     # A few statements a day gain nothing from being prepared, and a pooler could lose them.
     conn.prepare_threshold = None
@@ -114,4 +122,4 @@ async def _overview_session(conn: psycopg.AsyncConnection[Any]) -> None:
         conn.prepare_threshold = None
     else:
         # As for the outbox's pool: no query for the overview reads the whole outbox, whatever the statistics say.
-        await conn.execute(f"{OVERVIEW_PLANS}; {KEEPALIVES}", prepare=False)
+        await conn.execute(f"{_lock_timeout(_TIMEOUT_S)}; {OVERVIEW_PLANS}; {KEEPALIVES}", prepare=False)

@@ -23,10 +23,9 @@ from listener.outbox.event import Event
 from listener.worker.decision import NotToSend, ToSend
 from listener.worker.row_budget import MAX_BATCH_BYTES, MAX_ROW_BYTES, MAX_ROWS, limit_rows
 
-# Classes of SQLSTATE that one row can cause: a subquery with two rows, a value, a constraint such as a domain's, an error
-# that a function raises, a limit, a damaged page (PostgreSQL manual, appendix A). The SQL standard leaves the classes
-# from 5 to 9 and from I to Z to implementations. PostgreSQL uses 53 to 58 of them and F0, HV, P0 and XX; a function can
-# raise any other.
+# Classes of SQLSTATE that one row can cause: a subquery with two rows, a value, a constraint, a limit, a damaged page
+# (PostgreSQL manual, appendix A). A function can raise others with a code of its own. The SQL standard leaves the classes
+# from 5 to 9 and from I to Z to implementations.
 _BY_DATA = re.compile("2[1237F]|3[89]|54|[6-9I-Z]")
 
 
