@@ -23,9 +23,9 @@ from listener.outbox.event import Event
 from listener.worker.decision import NotToSend, ToSend
 from listener.worker.row_budget import MAX_BATCH_BYTES, MAX_ROW_BYTES, MAX_ROWS, limit_rows
 
-# Classes of SQLSTATE that one row can cause: a subquery with two rows, a value, a constraint, a limit, a damaged page
-# (PostgreSQL manual, appendix A). A function can raise others with a code of its own. The SQL standard leaves the classes
-# from 5 to 9 and from I to Z to implementations.
+# Classes of SQLSTATE (PostgreSQL manual, appendix A) that one row can cause. Examples are a subquery with two rows, a
+# constraint, a limit and a bad page. A function can raise others with a code of its own. The SQL standard leaves the
+# classes from 5 to 9 and from I to Z to implementations.
 _BY_DATA = re.compile("2[1237F]|3[89]|54|[6-9I-Z]")
 
 
