@@ -76,8 +76,7 @@ class Delivery:
             log.error(
                 "rule_suspended",
                 rule=rule,
-                # The server's message may quote a row.
-                error=mask(str(exc)),
+                error=mask(str(exc)),  # may quote a row
                 remedy=f"correct the rule; the daemon tries it again every {_SUSPENDED_S:g} s",
             )
         self._suspended_until[rule] = asyncio.get_running_loop().time() + _SUSPENDED_S
