@@ -226,7 +226,10 @@ def too_large(event: Event, octets: int) -> NotToSend:
 
 def _is_by_data(exc: BaseException) -> TypeGuard[psycopg.Error]:
     """Return whether one row may be the cause. The other errors belong to the query or to the server."""
-    return isinstance(exc, psycopg.Error) and bool(_BY_DATA.match(exc.sqlstate or ""))
+    # The driver raises DataError too, without a SQLSTATE, for a value that Python cannot hold.
+    return isinstance(exc, psycopg.DataError) or (
+        isinstance(exc, psycopg.Error) and bool(_BY_DATA.match(exc.sqlstate or ""))
+    )
 
 
 def _reads_intervals(conn: psycopg.AsyncConnection[Any]) -> bool:

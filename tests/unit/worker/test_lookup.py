@@ -173,6 +173,7 @@ async def test_a_row_that_was_not_given_is_too_large_or_comes_later() -> None:
         (errors.InvalidTextRepresentation("jane"), BadData, "InvalidTextRepresentation (SQLSTATE 22P02)"),
         (errors.ProgramLimitExceeded("jane"), BadData, "ProgramLimitExceeded (SQLSTATE 54000)"),
         (errors.DataCorrupted("jane"), BadData, "DataCorrupted (SQLSTATE XX001)"),
+        (psycopg.DataError("timestamp too large: jane"), BadData, "DataError (SQLSTATE None)"),
         (errors.CardinalityViolation("jane"), BadData, "CardinalityViolation (SQLSTATE 21000)"),
         (errors.CheckViolation("jane"), BadData, "CheckViolation (SQLSTATE 23514)"),
         (errors.RaiseException("jane"), BadData, "RaiseException (SQLSTATE P0001)"),
