@@ -32,7 +32,7 @@ KEEPALIVES = (
 )
 # The default of the database may be repeatable read or serializable. Transactions of ours would then fail with
 # serialization errors, and make those of the application fail that touch the same rows.
-READ_COMMITTED = "SET default_transaction_isolation = 'read committed'"
+READ_COMMITTED = "read committed"
 # psycopg parses timestamps in this style only, whatever the database's own is. libpq takes it from this variable and
 # has no connection parameter for it.
 os.environ["PGDATESTYLE"] = "ISO"
@@ -142,9 +142,9 @@ def _secure(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> sql
     """
     return sql.SQL(
         "SELECT pg_catalog.set_config('search_path', {}, false), pg_catalog.set_config('row_security', 'off', false),"
-        " pg_catalog.set_config('default_transaction_isolation', 'read committed', false)"
+        " pg_catalog.set_config('default_transaction_isolation', {}, false)"
         " WHERE pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {}"
-    ).format(sql.Literal(PATH), sql.Literal(conn.info.backend_pid))
+    ).format(sql.Literal(PATH), sql.Literal(READ_COMMITTED), sql.Literal(conn.info.backend_pid))
 
 
 class _SecuredCursor(psycopg.Cursor[Any]):

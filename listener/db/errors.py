@@ -1,7 +1,9 @@
 """Translation of psycopg's exceptions into this program's, with messages that an operator can act on."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeGuard
 
 import psycopg
 from psycopg import InterfaceError, InternalError, OperationalError, errors
@@ -12,6 +14,10 @@ from listener.errors import DatabaseUnavailable, RuleBroken, SchemaError
 OWNER_REMEDY = "this is for the schema's owner: connect as a member of pgherald_owner that may read the watched table"
 # These exceptions say that the server or the network failed, not the statement.
 _UNAVAILABLE = (OperationalError, InterfaceError, InternalError, OSError)
+# Classes of SQLSTATE (PostgreSQL manual, appendix A) that one row can cause. Examples are a subquery with two rows, a
+# constraint, a limit and a bad page. A function can raise others with a code of its own. The SQL standard leaves the
+# classes from 5 to 9 and from I to Z to implementations.
+_BY_DATA = re.compile("2[1237F]|3[89]|54|[6-9I-Z]")
 
 
 @contextmanager
@@ -41,6 +47,14 @@ def translate_errors(right: str = "grant it (see sql/roles.sql)") -> Iterator[No
 def is_unavailable(exc: BaseException) -> bool:
     """Return whether the server or the network failed, as opposed to the statement."""
     return isinstance(exc, _UNAVAILABLE)
+
+
+def is_by_data(exc: BaseException) -> TypeGuard[psycopg.Error]:
+    """Return whether one row may be the cause. The other errors belong to the query or to the server."""
+    # The driver raises DataError too, without a SQLSTATE, for a value that Python cannot hold.
+    return isinstance(exc, psycopg.DataError) or (
+        isinstance(exc, psycopg.Error) and bool(_BY_DATA.match(exc.sqlstate or ""))
+    )
 
 
 def lookup_failure(rule: str, exc: psycopg.Error) -> RuleBroken:

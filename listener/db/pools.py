@@ -100,8 +100,8 @@ async def _lookup_session(conn: psycopg.AsyncConnection[Any]) -> None:
     else:
         # Planning the query again for each batch takes longer than looking up a single key.
         await conn.execute(
-            f"{_lock_timeout(_LOOKUP_TIMEOUT_S)}; {READ_COMMITTED}; SET default_transaction_read_only = on; "
-            "SET plan_cache_mode = force_generic_plan",
+            f"{_lock_timeout(_LOOKUP_TIMEOUT_S)}; SET default_transaction_isolation = '{READ_COMMITTED}'; "
+            "SET default_transaction_read_only = on; SET plan_cache_mode = force_generic_plan",
             prepare=False,
         )
 

@@ -1,10 +1,9 @@
 """A rule's lookup: one query for a batch returns the recipients, their consent, and the columns for the template."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, TypeGuard
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -15,18 +14,13 @@ from listener.address import parse_address
 from listener.config.keys import array_literal
 from listener.config.rules import OWN_COLUMNS, Rule
 from listener.db import keys
-from listener.db.errors import is_unavailable, lookup_failure, summary
+from listener.db.errors import is_by_data, is_unavailable, lookup_failure, summary
 from listener.db.owner import execute_as_owner
 from listener.db.pool import Pool
 from listener.errors import BadData, DatabaseUnavailable, PgheraldError, RuleBroken
 from listener.outbox.event import Event
 from listener.worker.decision import NotToSend, ToSend
 from listener.worker.row_budget import MAX_BATCH_BYTES, MAX_ROW_BYTES, MAX_ROWS, limit_rows
-
-# Classes of SQLSTATE (PostgreSQL manual, appendix A) that one row can cause. Examples are a subquery with two rows, a
-# constraint, a limit and a bad page. A function can raise others with a code of its own. The SQL standard leaves the
-# classes from 5 to 9 and from I to Z to implementations.
-_BY_DATA = re.compile("2[1237F]|3[89]|54|[6-9I-Z]")
 
 
 @dataclass(slots=True)
@@ -136,14 +130,14 @@ class Lookup:
                 try:
                     rows = await self._fetch(conn, of, budget)
                 except (psycopg.ProgrammingError, psycopg.NotSupportedError) as exc:
-                    if self._bounded is None or _is_by_data(exc):
+                    if self._bounded is None or is_by_data(exc):
                         raise
                     # A column may have another type now than when the query was prepared. Read the columns again.
                     await conn.execute("DEALLOCATE ALL", prepare=False)
                     self._bounded = None
                     rows = await self._fetch(conn, of, budget)
         except (psycopg.Error, OSError, TimeoutError) as exc:
-            if _is_by_data(exc) and of:
+            if is_by_data(exc) and of:
                 if len(of) == 1:
                     # Without a key it fails only if the query itself is the cause.
                     await self.rows(pool, [])
@@ -212,7 +206,7 @@ class Lookup:
         return ToSend(event, recipient, row, octets)
 
     def _failure(self, exc: BaseException) -> RuleBroken | DatabaseUnavailable:
-        if is_unavailable(exc) and not _is_by_data(exc):
+        if is_unavailable(exc) and not is_by_data(exc):
             return DatabaseUnavailable(f"the lookup of rule {self.name} cannot run: {summary(exc)}")
         assert isinstance(exc, psycopg.Error)
         return lookup_failure(self.name, exc)
@@ -222,14 +216,6 @@ def too_large(event: Event, octets: int) -> NotToSend:
     """Return the decision for an event whose row exceeds the limit."""
     detail = f"the lookup's row has {octets} octets; at most {MAX_ROW_BYTES} are read"
     return NotToSend(event, "too_large", detail, failed=True)
-
-
-def _is_by_data(exc: BaseException) -> TypeGuard[psycopg.Error]:
-    """Return whether one row may be the cause. The other errors belong to the query or to the server."""
-    # The driver raises DataError too, without a SQLSTATE, for a value that Python cannot hold.
-    return isinstance(exc, psycopg.DataError) or (
-        isinstance(exc, psycopg.Error) and bool(_BY_DATA.match(exc.sqlstate or ""))
-    )
 
 
 def _reads_intervals(conn: psycopg.AsyncConnection[Any]) -> bool:

@@ -54,9 +54,9 @@ async def test_a_column_changes_under_a_running_daemon(database: Database, chang
 
 POISON: dict[str, LiteralString] = {
     "two rows": "(SELECT u.email FROM public.users u WHERE p.place <> 'poison' AND u.id = d.user_id OR p.place = 'poison')",
-    "RAISE": "pg_temp_check(p.place, 'P0001')",
-    "RAISE with a code": "pg_temp_check(p.place, 'U0001')",
-    "no data found": "pg_temp_check(p.place, 'P0002')",
+    "RAISE": "public.checked(p.place, 'P0001')",
+    "RAISE with a code": "public.checked(p.place, 'U0001')",
+    "no data found": "public.checked(p.place, 'P0002')",
     "a domain": "nullif(p.place, 'poison')::public.filled",
     "a division": "1 / nullif(length(p.place) - 6, 0) + 1 / (length(p.place) - 6)",
 }
@@ -65,7 +65,7 @@ POISON: dict[str, LiteralString] = {
 @pytest.mark.parametrize("kind", POISON)
 async def test_one_row_fails_and_the_others_go_out(database: Database, kind: str) -> None:
     database.execute("CREATE DOMAIN public.filled AS text NOT NULL")
-    database.execute("""CREATE FUNCTION public.pg_temp_check(place text, code text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN
+    database.execute("""CREATE FUNCTION public.checked(place text, code text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN
         IF place = 'poison' THEN RAISE EXCEPTION 'jane@example.org is not right' USING ERRCODE = code; END IF;
         RETURN place; END $$""")
     plans = [database.add_plan("poison" if i == 5 else "Café", "a@example.org") for i in range(15)]
