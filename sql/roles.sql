@@ -72,7 +72,8 @@ GRANT EXECUTE ON FUNCTION pgherald.capture_body(text, regclass, text[], text[]),
                           pgherald.key_expression(regclass, text[], text), pgherald.base_type(oid),
                           pgherald.gate_snippet() TO pgherald_daemon;
 -- For `pgherald backfill --dry-run`.
-GRANT EXECUTE ON FUNCTION pgherald.page_query(text, text), pgherald.page_reader(text, text) TO pgherald_daemon;
+GRANT EXECUTE ON FUNCTION pgherald.page_query(text, text), pgherald.page_reader(text, text), pgherald.equality(oid),
+                          pgherald.in_value(regclass, text, text, text) TO pgherald_daemon;
 
 DO $$
 BEGIN

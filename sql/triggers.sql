@@ -341,6 +341,47 @@ CREATE OR REPLACE FUNCTION pgherald.base_type(type oid) RETURNS oid
     SELECT oid FROM chain WHERE typtype <> 'd'
 $$;
 
+-- Return the operator by which a type compares its values, or NULL if it has none. A type of an extension has its own:
+-- for citext, the = of pg_catalog would compare as text. An operator class can be created by superusers only.
+CREATE OR REPLACE FUNCTION pgherald.equality(type oid) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('OPERATOR(%I.%s)', namespace.nspname, operator.oprname)
+      FROM pg_type AS type
+      JOIN pg_opclass AS class ON class.opcdefault
+       AND class.opcintype = CASE
+               WHEN type.typtype = 'e' THEN 'anyenum'::regtype
+               WHEN type.typtype = 'r' THEN 'anyrange'::regtype
+               WHEN type.typtype = 'm' THEN 'anymultirange'::regtype
+               WHEN type.typtype = 'c' THEN 'record'::regtype
+               WHEN type.typcategory = 'A' THEN 'anyarray'::regtype
+               WHEN type.oid = 'varchar'::regtype THEN 'text'::regtype
+               WHEN type.oid = 'cidr'::regtype THEN 'inet'::regtype
+               ELSE type.oid
+           END
+      JOIN pg_am AS method ON method.oid = class.opcmethod
+      JOIN pg_amop AS member
+        ON member.amopfamily = class.opcfamily
+       AND member.amoplefttype = class.opcintype
+       AND member.amoprighttype = class.opcintype
+       AND (method.amname, member.amopstrategy) IN (('btree', 3), ('hash', 1))
+      JOIN pg_operator AS operator ON operator.oid = member.amopopr
+      JOIN pg_namespace AS namespace ON namespace.oid = operator.oprnamespace
+     WHERE type.oid = equality.type
+     ORDER BY method.amname
+     LIMIT 1
+$$;
+
+-- Return the condition that a row's column has the value. The server compares, by the column's own type and collation.
+-- The type has no length, so that the comparison does not cut the value. For a domain it is the base type, because the
+-- domain's constraint would be checked and could fail the application's write.
+CREATE OR REPLACE FUNCTION pgherald.in_value("table" regclass, "column" text, value text, record text) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
+    SELECT format('%s.%I::%s %s %L::%3$s',
+                  record, "column", format_type(base, -1), pgherald.equality(base), in_value.value)
+      FROM pg_attribute CROSS JOIN pgherald.base_type(atttypid) AS base
+     WHERE attrelid = "table" AND attname = "column"
+$$;
+
 -- Return the end of every capture function.
 CREATE OR REPLACE FUNCTION pgherald.gate_snippet() RETURNS text
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $gate$ SELECT
@@ -358,40 +399,94 @@ $text$ $gate$;
 -- Return the body of a rule's capture function. It runs with its owner's rights and the caller's search_path, so every
 -- function, type and operator in it is qualified. A SET search_path clause would do too, but costs two microseconds a
 -- row.
+--
+-- The key is computed in a block of its own. A session keeps the plan of NEW.id, which fails once the column has another
+-- type. The exception handler then computes the key by a new plan, because the application's write must not fail. If a
+-- key column no longer exists, the change is not captured. The daemon and `pgherald doctor` report that.
 CREATE OR REPLACE FUNCTION pgherald.capture_body(rule text, "table" regclass, key text[], moving_key text[])
     RETURNS text
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $body$
 DECLARE
-    key_of_new text := pgherald.key_expression("table", capture_body.key, 'NEW');
-    moved      text := $$pg_catalog.concat_ws('/', pg_catalog.statement_timestamp(), %s)$$;
-    guard      text := '';
+    key_of_new  text := pgherald.key_expression("table", capture_body.key, 'NEW');
+    key_of_row  text := pgherald.key_expression("table", capture_body.key, '($1)');
+    move_of_row text := pgherald.key_expression("table", moving_key, '($1)');
 BEGIN
+    IF moving_key IS NULL THEN
+        RETURN format($capture$
+DECLARE
+    row_key pg_catalog.text;
+BEGIN
+    BEGIN
+        row_key := %1$s;
+    EXCEPTION WHEN OTHERS THEN
+        BEGIN
+            EXECUTE %2$L INTO row_key USING NEW;
+        EXCEPTION WHEN undefined_column THEN
+            RETURN NULL;
+        END;
+    END;
+    INSERT INTO pgherald.outbox (rule, key) VALUES (%3$L, row_key);
+%4$s    RETURN NULL;
+END $capture$, key_of_new, 'SELECT ' || key_of_row, rule, pgherald.gate_snippet());
+    END IF;
+
     -- An UPDATE that moves a row to another partition fires DELETE and INSERT triggers, in that order, and no UPDATE
-    -- trigger. A row that already had the value must get no event. Its DELETE leaves a note, and its INSERT in the same
-    -- statement finds the note. The note names the row without the partition key, which has changed. The end of the
-    -- statement removes the note. Otherwise a function that deletes the row and inserts it again would leave no event:
-    -- for the server, the whole function is one statement.
-    IF capture_body.moving_key IS NOT NULL THEN
-        guard := format($guard$
+    -- trigger. A row that already had the value must get no event. Its DELETE leaves a note, and its INSERT finds the
+    -- note. The note names the row without the partition key, which has changed. It also names the command that deleted
+    -- the row, because the INSERT of another command is no move. OLD.cmax is that command, unless this transaction has
+    -- also written the old row. Such a note has '-' for it, and the end of the statement removes the note. Otherwise a function that deletes
+    -- the row and inserts it again would leave no event: for the server, the whole function is one statement. A trigger
+    -- of the application may write to the table meanwhile. Its statements have a note of their own, by their depth.
+    RETURN format($capture$
+DECLARE
+    note    CONSTANT pg_catalog.text := pg_catalog.concat('pgherald.moved_%1$s_', pg_catalog.pg_trigger_depth());
+    row_key pg_catalog.text;
+    moved   pg_catalog.text;
+BEGIN
     IF TG_LEVEL OPERATOR(pg_catalog.=) 'STATEMENT' THEN
-        PERFORM pg_catalog.set_config('pgherald.moved_%1$s', '', true);
+        PERFORM pg_catalog.set_config(note, '', true);
         RETURN NULL;
-    ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
-        PERFORM pg_catalog.set_config('pgherald.moved_%1$s', %2$s, true);
+    END IF;
+    BEGIN
+        IF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
+            moved := %2$s;
+        ELSE
+            row_key := %3$s;
+            moved := %4$s;
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        BEGIN
+            IF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
+                EXECUTE %5$L INTO moved USING OLD;
+            ELSE
+                EXECUTE %6$L INTO row_key, moved USING NEW;
+            END IF;
+        EXCEPTION WHEN undefined_column THEN
+            RETURN NULL;
+        END;
+    END;
+    IF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
+        PERFORM pg_catalog.set_config(
+            note, pg_catalog.concat_ws(
+                '/', pg_catalog.statement_timestamp(),
+                CASE WHEN pg_catalog.age(OLD.xmin)
+                              OPERATOR(pg_catalog.>) pg_catalog.age(pg_catalog.xid(pg_catalog.pg_current_xact_id()))
+                     THEN pg_catalog.concat(OLD.cmax) ELSE '-' END,
+                moved), true);
         RETURN NULL;
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'INSERT'
-          AND pg_catalog.current_setting('pgherald.moved_%1$s', true) OPERATOR(pg_catalog.=) %3$s THEN
-        PERFORM pg_catalog.set_config('pgherald.moved_%1$s', '', true);
+          AND pg_catalog.current_setting(note, true) OPERATOR(pg_catalog.=) ANY (ARRAY[
+                  pg_catalog.concat_ws('/', pg_catalog.statement_timestamp(), NEW.cmin, moved),
+                  pg_catalog.concat_ws('/', pg_catalog.statement_timestamp(), '-', moved)]) THEN
+        PERFORM pg_catalog.set_config(note, '', true);
         RETURN NULL;
-    END IF;$guard$,
-            rule, format(moved, pgherald.key_expression("table", moving_key, 'OLD')),
-            format(moved, pgherald.key_expression("table", moving_key, 'NEW')));
     END IF;
-    RETURN format($capture$
-BEGIN%1$s
-    INSERT INTO pgherald.outbox (rule, key) VALUES (%2$L, %3$s);
-%4$s    RETURN NULL;
-END $capture$, guard, rule, key_of_new, pgherald.gate_snippet());
+    INSERT INTO pgherald.outbox (rule, key) VALUES (%7$L, row_key);
+%8$s    RETURN NULL;
+END $capture$,
+        rule, pgherald.key_expression("table", moving_key, 'OLD'), key_of_new,
+        pgherald.key_expression("table", moving_key, 'NEW'), 'SELECT ' || move_of_row,
+        'SELECT ' || key_of_row || ', ' || move_of_row, rule, pgherald.gate_snippet());
 END $body$;
 
 -- Return the body for capture per statement: one function call and one INSERT, however many rows.
@@ -417,6 +512,12 @@ BEGIN
        INTO shown;
     RETURN format($capture$
 BEGIN
+    -- If a column no longer exists, nothing is captured, and the application's write does not fail.
+    BEGIN
+        PERFORM %8$s FROM new_rows LIMIT 0;
+    EXCEPTION WHEN undefined_column THEN
+        RETURN NULL;
+    END;
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
         INSERT INTO pgherald.outbox (rule, key, traceparent) SELECT %1$L, %2$s, %7$s FROM new_rows WHERE %3$s;
     ELSIF NOT EXISTS (SELECT FROM old_rows WHERE %5$s) THEN
@@ -439,7 +540,8 @@ END $capture$, rule,
         format(in_value, 'old_rows', "column", pgherald.key_expression("table", ARRAY["column"], 'old_rows'), shown),
         pgherald.gate_snippet(),
         -- As a subquery it is computed once a statement. The column's default would be computed for each row.
-        format('(SELECT %s)', pgherald.traceparent()));
+        format('(SELECT %s)', pgherald.traceparent()),
+        (SELECT string_agg(format('new_rows.%I', name), ', ') FROM unnest(key || "column") AS name));
 END $body$;
 
 -- Return an expression for a row's key as text: the column, or, for several columns, an array literal. The text is that
@@ -503,6 +605,10 @@ BEGIN
         IF NOT FOUND THEN
             RAISE EXCEPTION 'rule "%": table % has no column "%"', rule, "table", name
                 USING ERRCODE = 'undefined_column';
+        ELSIF name = "column" AND pgherald.equality(attribute.base) IS NULL THEN
+            RAISE EXCEPTION 'rule "%": column "%" of % is of type %, whose values cannot be compared',
+                rule, name, "table", attribute.type::regtype
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Watch a column of another type.';
         ELSIF name <> ALL (key) THEN
             CONTINUE;
         ELSIF NOT attribute.attnotnull THEN
@@ -527,7 +633,8 @@ CREATE OR REPLACE FUNCTION pgherald.check_capture(rule text, "table" regclass, "
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     hint CONSTANT text := 'Watch it per row.';
-    type oid;
+    type   oid;
+    exact  boolean;
 BEGIN
     IF capture IS NULL OR capture NOT IN ('row', 'statement') THEN
         RAISE EXCEPTION 'rule "%": capture is per "row" or per "statement", not per "%"', rule, capture
@@ -540,11 +647,18 @@ BEGIN
                         'a statement on another table of the tree would not fire its triggers',
             rule, "table" USING ERRCODE = 'wrong_object_type', HINT = hint;
     END IF;
-    SELECT pgherald.base_type(atttypid) INTO type FROM pg_attribute WHERE attrelid = "table" AND attname = "column";
-    IF (SELECT typcategory NOT IN ('N', 'S', 'E', 'B') FROM pg_type WHERE oid = type) AND type <> 'uuid'::regtype
+    SELECT pgherald.base_type(atttypid),
+           NOT EXISTS (SELECT FROM pg_collation WHERE oid = attcollation AND NOT collisdeterministic)
+      INTO type, exact
+      FROM pg_attribute WHERE attrelid = "table" AND attname = "column";
+    IF NOT exact
+       OR (SELECT typcategory NOT IN ('N', 'S', 'E', 'B')
+                  OR typtype <> 'e' AND typnamespace <> 'pg_catalog'::regnamespace
+             FROM pg_type WHERE oid = type) AND type <> 'uuid'::regtype
        OR type IN ('float4'::regtype, 'float8'::regtype, 'money'::regtype, 'numeric'::regtype) THEN
         RAISE EXCEPTION 'rule "%": column "%" of % is of type %, which has several texts for one value',
-            rule, "column", "table", type::regtype USING ERRCODE = 'invalid_parameter_value', HINT = hint;
+            rule, "column", "table",
+            type::regtype || CASE WHEN exact THEN '' ELSE ' with a nondeterministic collation' END USING ERRCODE = 'invalid_parameter_value', HINT = hint;
     END IF;
 END $$;
 
@@ -558,8 +672,7 @@ DECLARE
     partitioned boolean := EXISTS (SELECT FROM pg_class WHERE oid = "table" AND relkind = 'p');
     moving_key  text[];
     body        text;
-    type        text;
-    in_value    text;
+    owner       regrole;
     descendant  regclass;
     present     text[];
     paused      timestamptz;
@@ -568,13 +681,6 @@ BEGIN
     PERFORM pg_advisory_xact_lock(726354, 3);
     PERFORM pgherald.check_watch(rule, "table", key, "column");
     PERFORM pgherald.check_capture(rule, "table", "column", capture);
-    -- With typmod -1, so that the comparison does not cut the value to the column's length. A domain's base type,
-    -- because the domain's constraint would be checked and could fail the application's write. A domain over an enum
-    -- also has no operators.
-    SELECT format_type(pgherald.base_type(atttypid), -1) INTO type
-      FROM pg_attribute
-     WHERE attrelid = "table" AND attname = "column";
-    in_value := format('%I::%s = %L::%2$s', "column", type, value);
 
     IF partitioned THEN
         SELECT array_agg(name ORDER BY i) INTO moving_key
@@ -606,6 +712,12 @@ BEGIN
         EXECUTE format('ALTER FUNCTION %s() OWNER TO %s', capture_function,
                        (SELECT relowner::regrole FROM pg_class WHERE oid = 'pgherald.outbox'::regclass));
     END IF;
+    -- A new partition gets the table's triggers, for which its owner needs this privilege. The owner cannot use the
+    -- function in a trigger on another table, because that needs a privilege on the schema.
+    owner := (SELECT relowner FROM pg_class WHERE oid = "table");
+    IF NOT has_function_privilege(owner, to_regproc(capture_function), 'EXECUTE') THEN
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s() TO %s', capture_function, owner);
+    END IF;
 
     FOR descendant IN SELECT pgherald.inheritance_tree("table") LOOP
         -- CREATE TRIGGER waits for the table's writers, and makes others wait, so skip it if the triggers exist.
@@ -627,17 +739,20 @@ BEGIN
             ELSE
                 -- Without OF, because a BEFORE trigger can set the column although the UPDATE does not name it.
                 EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW '
-                               'WHEN (NEW.%s AND OLD.%I::%s IS DISTINCT FROM NEW.%4$I::%5$s) EXECUTE FUNCTION %s()',
+                               'WHEN (%s AND (%s) IS NOT TRUE) EXECUTE FUNCTION %s()',
                                'pgherald_' || rule || '_update', descendant,
-                               in_value, "column", type, capture_function);
+                               pgherald.in_value("table", "column", value, 'NEW'),
+                               pgherald.in_value("table", "column", value, 'OLD'), capture_function);
                 EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW '
-                               'WHEN (NEW.%s) EXECUTE FUNCTION %s()',
-                               'pgherald_' || rule || '_insert', descendant, in_value, capture_function);
+                               'WHEN (%s) EXECUTE FUNCTION %s()',
+                               'pgherald_' || rule || '_insert', descendant,
+                               pgherald.in_value("table", "column", value, 'NEW'), capture_function);
             END IF;
             IF partitioned THEN
                 EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER DELETE ON %s FOR EACH ROW '
-                               'WHEN (OLD.%s) EXECUTE FUNCTION %s()',
-                               'pgherald_' || rule || '_delete', descendant, in_value, capture_function);
+                               'WHEN (%s) EXECUTE FUNCTION %s()',
+                               'pgherald_' || rule || '_delete', descendant,
+                               pgherald.in_value("table", "column", value, 'OLD'), capture_function);
                 EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE OR DELETE ON %s '
                                'FOR EACH STATEMENT EXECUTE FUNCTION %s()',
                                'pgherald_' || rule || '_end', descendant, capture_function);
@@ -651,26 +766,47 @@ BEGIN
         DO UPDATE SET capture = excluded.capture WHERE r.capture <> excluded.capture;
 END $watch$;
 
+-- Drop a rule's triggers. The server refuses to change the watched column while they exist.
+CREATE OR REPLACE FUNCTION pgherald.drop_triggers(rule text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    trigger record;
+BEGIN
+    PERFORM pg_advisory_xact_lock(726354, 3);
+    FOR trigger IN
+        SELECT tgname, tgrelid::regclass AS "table"
+          FROM pg_trigger
+         WHERE tgfoid = to_regproc(format('pgherald.%I', 'capture_' || rule)) AND tgparentid = 0
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', trigger.tgname, trigger."table");
+    END LOOP;
+END $$;
+
 -- unwatch(): removes a rule's triggers and its function. Its events stay.
 CREATE OR REPLACE FUNCTION pgherald.unwatch(rule text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
-DECLARE
-    capture regproc;
-    trigger record;
 BEGIN
-    PERFORM pg_advisory_xact_lock(726354, 3);
-    capture := to_regproc(format('pgherald.%I', 'capture_' || rule));
-    FOR trigger IN
-        SELECT tgname, tgrelid::regclass AS "table" FROM pg_trigger WHERE tgfoid = capture AND tgparentid = 0
-    LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', trigger.tgname, trigger."table");
-    END LOOP;
-    IF capture IS NOT NULL THEN
-        EXECUTE format('DROP FUNCTION %s()', capture);
-    END IF;
+    PERFORM pgherald.drop_triggers(rule);
+    EXECUTE format('DROP FUNCTION IF EXISTS pgherald.%I()', 'capture_' || rule);
     DELETE FROM pgherald.rule AS r WHERE r.rule = unwatch.rule;
     DELETE FROM pgherald.handled AS h WHERE h.rule = unwatch.rule;
+END $$;
+
+-- rewatch(): creates a rule's triggers again, perhaps for another table, key, column or value. Unlike watch(), it keeps
+-- what is known of the rule: that it is paused, and the rows that need no event. It is for a table that was replaced by
+-- another, and for a column or value that was changed or renamed. Rows missed meanwhile are found by backfill.
+CREATE OR REPLACE FUNCTION pgherald.rewatch(
+        rule text, "table" regclass, key text[] DEFAULT '{id}', "column" text DEFAULT 'status', value text DEFAULT 'VE',
+        capture text DEFAULT 'row')
+    RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+BEGIN
+    PERFORM pgherald.drop_triggers(rule);
+    UPDATE pgherald.rule AS r
+       SET "table" = rewatch."table", key = rewatch.key, "column" = rewatch."column", value = rewatch.value
+     WHERE r.rule = rewatch.rule;
+    PERFORM pgherald.watch(rule, "table", key, "column", value, capture);
 END $$;
 
 
@@ -697,25 +833,28 @@ DECLARE
                     END;
 BEGIN
     SELECT * INTO STRICT watched FROM pgherald.rule AS r WHERE r.rule = page_query.rule;
-    SELECT string_agg(format('t.%I::%s', name, type), ', ' ORDER BY i),
-           string_agg(format('convert_from(($1::pg_catalog.bytea[])[%s], getdatabaseencoding())::%s', i, type),
+    -- A type of an extension is ordered by its text: its own operators are not in the search_path.
+    SELECT string_agg(format(CASE WHEN own THEN 'concat(t.%I) COLLATE "C"' ELSE 't.%I::%s' END, name, type),
+                      ', ' ORDER BY i),
+           string_agg(format('convert_from(($1::pg_catalog.bytea[])[%s], getdatabaseencoding())::%s', i,
+                             CASE WHEN own THEN 'text' ELSE type END),
                       ', ' ORDER BY i),
            string_agg(format('convert_to(concat(t.%I), getdatabaseencoding())', name), ', ' ORDER BY i)
       INTO columns, bound, texts
       FROM unnest(watched.key) WITH ORDINALITY AS key_column (name, i)
       JOIN pg_attribute ON attrelid = watched."table" AND attname = name
-     CROSS JOIN format_type(pgherald.base_type(atttypid), -1) AS type;
+     CROSS JOIN pgherald.base_type(atttypid) AS base
+     CROSS JOIN format_type(base, -1) AS type
+     CROSS JOIN LATERAL (
+               SELECT typtype <> 'e' AND typnamespace <> 'pg_catalog'::regnamespace FROM pg_type WHERE oid = base
+           ) AS kind (own);
     RETURN format($query$SELECT %1$s AS key, ARRAY[%2$s] AS at, (%3$s)::pg_catalog.text AS changed
   FROM %4$s AS t
- WHERE t.%5$I::%7$s = %6$L::%7$s AND ($1::pg_catalog.bytea[] IS NULL OR (%8$s) > (%9$s))
+ WHERE %5$s AND ($1::pg_catalog.bytea[] IS NULL OR (%6$s) > (%7$s))
    AND ($3::pg_catalog.timestamptz IS NULL OR %3$s >= $3) AND ($4::pg_catalog.timestamptz IS NULL OR %3$s < $4)
- ORDER BY %8$s LIMIT $2::pg_catalog.int4$query$,
-        pgherald.key_expression(watched."table", watched.key, 't'), texts, changed,
-        watched."table", watched."column", watched.value,
-        (SELECT format_type(pgherald.base_type(atttypid), -1)
-           FROM pg_attribute
-          WHERE attrelid = watched."table" AND attname = watched."column"),
-        columns, bound);
+ ORDER BY %6$s LIMIT $2::pg_catalog.int4$query$,
+        pgherald.key_expression(watched."table", watched.key, 't'), texts, changed, watched."table",
+        pgherald.in_value(watched."table", watched."column", watched.value, 't'), columns, bound);
 END $page$;
 
 -- Return the statement that reads a page. Reading a table can run functions of its owner, in an index's predicate or in

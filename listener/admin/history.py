@@ -85,8 +85,8 @@ def _written(conn: psycopg.Connection[Any], rule: Rule, key: str) -> str:
     return key if written is None else str(written)
 
 
-def _types(conn: psycopg.Connection[Any], rule: Rule) -> dict[str, str]:
-    return dict(conn.execute(keys.COLUMN_TYPES, keys.of(rule)).fetchall())
+def _types(conn: psycopg.Connection[Any], rule: Rule) -> keys.Types:
+    return keys.read_types(conn.execute(keys.COLUMN_TYPES, keys.of(rule)).fetchall())
 
 
 def _parts(conn: psycopg.Connection[Any], rule: Rule, key: str) -> list[str] | None:
@@ -123,12 +123,11 @@ def _row(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> _Row
         if parts is None:
             return None
         query = sql.SQL(
-            "SELECT {key}, {current}, {column} IS NOT DISTINCT FROM {value} FROM {table} AS t WHERE {match}"
+            "SELECT {key}, {current}, ({in_value}) IS TRUE FROM {table} AS t WHERE {match}"
         ).format(
             key=keys.key_text(rule, types),
             current=keys.value_text(rule.column, types),
-            column=keys.typed(rule.column, types),
-            value=keys.literal(rule.becomes, rule.column, types),
+            in_value=keys.equals(rule.column, rule.becomes, types),
             table=sql.SQL(rule.table),
             match=keys.match(rule, types, parts),
         )

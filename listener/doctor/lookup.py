@@ -95,7 +95,7 @@ async def _rows(pool: Pool, query: Lookup, newest: list[str]) -> LookupResult | 
 async def _newest_keys(context: Context, rule: Rule) -> list[str]:
     """Return the keys of the newest rows in the outbox's form. The order by key uses the index of the primary key."""
     async with context.lookup_transaction() as conn, conn.cursor() as cursor:
-        types = dict(await (await conn.execute(keys.COLUMN_TYPES, keys.of(rule))).fetchall())
+        types = keys.read_types(await (await conn.execute(keys.COLUMN_TYPES, keys.of(rule))).fetchall())
         query = sql.SQL("SELECT convert_to({}, getdatabaseencoding()) FROM {} AS t ORDER BY {} LIMIT {}").format(
             keys.key_text(rule, types),
             sql.SQL(rule.table),

@@ -48,7 +48,14 @@ async def definitions(context: Context, rule: str) -> Finding:
         how = "disabled" if any(row["enabled"] == "D" for row in disabled) else "enabled for replication only"
         remedy = "; ".join(f"ALTER TABLE {row['table']} ENABLE TRIGGER {row['name']}" for row in disabled)
         return fault(f"{which} {'is' if len(disabled) == 1 else 'are'} {how}", remedy + backfill)
-    conditions = await _conditions(context, configured.becomes, watched)
+    try:
+        conditions = await _conditions(context, configured.becomes, watched)
+    except psycopg.DataError:
+        return fault(
+            f"{configured.becomes!r} is no value of type {watched['type']}, the type of {configured.table}."
+            f"{configured.column}",
+            f"set `becomes` in [rules.{rule}] to the value's present name, then run `pgherald rewatch {rule}`{backfill}",
+        )
     for row in own.values():
         kind = row["name"].removeprefix(f"pgherald_{rule}_")
         if kind not in wanted:
@@ -109,15 +116,13 @@ def _recreate(rule: str, configured: Rule, row: dict[str, Any]) -> str:
 async def _conditions(context: Context, value: str, watched: dict[str, Any]) -> dict[str, set[str]]:
     """Return the conditions that each kind of trigger may have, as `_bare` writes them.
 
-    The server shows the constant with or without quotes, depending on its type.
+    The server shows the constant with or without quotes, depending on its type. Raises psycopg.DataError if the value
+    is not one of the type.
     """
-    try:
-        types = {_VALUE: watched["type"] or "text"}
-        row = sql.SQL("SELECT {} AS {}").format(keys.literal(value, _VALUE, types), sql.Identifier(_VALUE))
-        query = sql.SQL("SELECT {} AS value FROM ({}) AS t").format(keys.value_text(_VALUE, types), row)
-        value = (await context.row(query))["value"]
-    except psycopg.DataError:
-        pass
+    types = {_VALUE: keys.ColumnType(watched["type"] or "text")}
+    row = sql.SQL("SELECT {} AS {}").format(keys.literal(value, _VALUE, types), sql.Identifier(_VALUE))
+    query = sql.SQL("SELECT {} AS value FROM ({}) AS t").format(keys.value_text(_VALUE, types), row)
+    value = (await context.row(query))["value"]
     if watched["capture"] == "statement":
         return {kind: {""} for kind in _STATEMENT_TRIGGERS}
     column = watched["column"]
@@ -127,7 +132,7 @@ async def _conditions(context: Context, value: str, watched: dict[str, Any]) -> 
     for constant in (quoted, value):
         conditions["insert"].add(_bare(f"new.{column} = {constant}"))
         conditions["delete"].add(_bare(f"old.{column} = {constant}"))
-        conditions["update"].add(_bare(f"new.{column} = {constant} AND old.{column} IS DISTINCT FROM new.{column}"))
+        conditions["update"].add(_bare(f"new.{column} = {constant} AND old.{column} = {constant} IS NOT TRUE"))
     return conditions
 
 

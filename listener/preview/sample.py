@@ -115,18 +115,17 @@ async def make(
 
 async def _key_types(conn: AsyncConnection[Any], rule: Rule) -> str:
     """Return the columns of the rule's key with their types, such as ``id bigint``."""
-    types = dict(await (await conn.execute(keys.COLUMN_TYPES, keys.of(rule))).fetchall())
-    return ", ".join(f"{column} {types.get(column, 'of a type of its own')}" for column in rule.key)
+    types = keys.read_types(await (await conn.execute(keys.COLUMN_TYPES, keys.of(rule))).fetchall())
+    return ", ".join(f"{column} {types[column].name if column in types else '(missing)'}" for column in rule.key)
 
 
 async def _greatest_key(conn: AsyncConnection[Any], rule: Rule) -> str:
     """Return the greatest key among the rows that match the rule, in the form of the outbox."""
-    types = dict(await (await conn.execute(keys.COLUMN_TYPES, keys.of(rule))).fetchall())
-    query = sql.SQL("SELECT {} FROM {} AS t WHERE {} = {} ORDER BY {} LIMIT 1").format(
+    types = keys.read_types(await (await conn.execute(keys.COLUMN_TYPES, keys.of(rule))).fetchall())
+    query = sql.SQL("SELECT {} FROM {} AS t WHERE {} ORDER BY {} LIMIT 1").format(
         keys.key_text(rule, types),
         sql.SQL(rule.table),
-        keys.typed(rule.column, types),
-        keys.literal(rule.becomes, rule.column, types),
+        keys.equals(rule.column, rule.becomes, types),
         sql.SQL(", ").join(sql.SQL("t.{} DESC").format(sql.Identifier(column)) for column in rule.key),
     )
     async with conn.cursor() as cursor:

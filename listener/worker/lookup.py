@@ -17,6 +17,7 @@ from listener.db import keys
 from listener.db.errors import is_by_data, is_unavailable, lookup_failure, summary
 from listener.db.owner import execute_as_owner
 from listener.db.pool import Pool
+from listener.db.queries import load
 from listener.errors import BadData, DatabaseUnavailable, PgheraldError, RuleBroken
 from listener.outbox.event import Event
 from listener.worker.decision import NotToSend, ToSend
@@ -96,13 +97,13 @@ class Lookup:
     async def _learn_spelling(self, conn: psycopg.AsyncConnection[Any]) -> None:
         column = self.rule.column
         try:
-            types = dict(await (await conn.execute(keys.COLUMN_TYPES, keys.of(self.rule))).fetchall())
+            types = keys.read_types(await (await conn.execute(keys.COLUMN_TYPES, keys.of(self.rule))).fetchall())
             place = {"table": self.rule.table, "column": column}
-            exact = await (await conn.execute(keys.EXACT_TYPE, place)).fetchone()
+            exact = await (await conn.execute(load("admin")["exact_type"], place)).fetchone()
             if exact is None:
                 return
             row = sql.SQL("SELECT {} AS {}").format(
-                keys.literal(self.rule.becomes, column, {column: exact[0]}), sql.Identifier(column)
+                keys.literal(self.rule.becomes, column, {column: keys.ColumnType(exact[0])}), sql.Identifier(column)
             )
             query = sql.SQL("SELECT {} FROM ({}) AS t").format(keys.value_text(column, types), row)
             found = await (await conn.execute(query.as_string(conn))).fetchone()

@@ -288,15 +288,34 @@ SELECT pg_notify('pgherald', '');
 SELECT snapshot_done FROM pgherald.rule WHERE rule = %(rule)s;
 
 -- name: column_types
--- Return the types of a table's columns without length or scale; for a domain, its base type.
+-- Return for each of a table's columns the type without length or scale, the type's operator =, and the column's
+-- collation. For a domain, it is the base type. The operator is found as `pgherald.equality` finds it.
 SELECT attribute.attname::text,
-       (WITH RECURSIVE chain AS (
-            SELECT oid, typtype, typbasetype FROM pg_type WHERE oid = attribute.atttypid
-             UNION ALL
-            SELECT type.oid, type.typtype, type.typbasetype
-              FROM chain JOIN pg_type AS type ON type.oid = chain.typbasetype)
-        SELECT format_type(oid, -1) FROM chain WHERE typtype <> 'd')
+       format_type(base.oid, -1),
+       (SELECT format('OPERATOR(%%I.%%s)', namespace.nspname, operator.oprname)
+          FROM pg_opclass AS class
+          JOIN pg_am AS method ON method.oid = class.opcmethod
+          JOIN pg_amop AS member
+            ON member.amopfamily = class.opcfamily
+           AND member.amoplefttype = class.opcintype
+           AND member.amoprighttype = class.opcintype
+           AND (method.amname, member.amopstrategy) IN (('btree', 3), ('hash', 1))
+          JOIN pg_operator AS operator ON operator.oid = member.amopopr
+          JOIN pg_namespace AS namespace ON namespace.oid = operator.oprnamespace
+         WHERE class.opcdefault AND class.opcintype = base.oid AND namespace.nspname <> 'pg_catalog'
+         ORDER BY method.amname
+         LIMIT 1),
+       (SELECT format('COLLATE %%I.%%I', namespace.nspname, pg_collation.collname)
+          FROM pg_collation JOIN pg_namespace AS namespace ON namespace.oid = collnamespace
+         WHERE pg_collation.oid = attribute.attcollation)
   FROM pg_attribute AS attribute
+ CROSS JOIN LATERAL (
+           WITH RECURSIVE chain AS (
+               SELECT oid, typtype, typbasetype FROM pg_type WHERE oid = attribute.atttypid
+                UNION ALL
+               SELECT type.oid, type.typtype, type.typbasetype
+                 FROM chain JOIN pg_type AS type ON type.oid = chain.typbasetype)
+           SELECT oid FROM chain WHERE typtype <> 'd') AS base
  WHERE attribute.attrelid = to_regclass(%(table)s)
    AND attribute.attname = ANY (%(columns)s)
    AND NOT attribute.attisdropped;

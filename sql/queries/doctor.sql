@@ -68,6 +68,8 @@ WITH wanted (kind, name, privileges) AS (VALUES
         ('function', 'gate_snippet',            '{EXECUTE}'),
         ('function', 'key_expression',          '{EXECUTE}'),
         ('function', 'base_type',               '{EXECUTE}'),
+        ('function', 'equality',                '{EXECUTE}'),
+        ('function', 'in_value',                '{EXECUTE}'),
         ('function', 'page_query',              '{EXECUTE}'),
         ('function', 'page_reader',             '{EXECUTE}')),
 checked AS (

@@ -164,6 +164,51 @@ def test_a_partition_named_itself_leaves_its_note_to_the_clients_next_statement(
     assert captured(sandbox) == ["{2,south,1}"]
 
 
+MEDDLING = """
+    CREATE FUNCTION app.meddle() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN UPDATE app.plans SET note = 'x' WHERE id = 1; RETURN NULL; END $$;
+    CREATE TRIGGER {name} AFTER DELETE ON app.plans FOR EACH ROW EXECUTE FUNCTION app.meddle()
+"""
+
+
+@pytest.mark.parametrize("name", ["a_first", "z_last"])
+def test_a_trigger_of_the_applications_writes_to_the_table_meanwhile(sandbox: Database, name: str) -> None:
+    """Before, the end of that statement took the note of the move away, and a row that only moved had an event."""
+    sandbox.execute(PLANS)
+    sandbox.execute(MEDDLING.replace("{name}", name))  # type: ignore[arg-type]
+    sandbox.execute("UPDATE app.plans SET region = CASE region WHEN 'north' THEN 'south' ELSE 'north' END")
+    assert captured(sandbox) == []
+
+
+@pytest.mark.parametrize("before", ["", "UPDATE app.plans SET note = 'x';"], ids=["committed", "written before"])
+def test_deleted_from_a_partition_and_inserted_again_in_one_message(sandbox: Database, before: str) -> None:
+    """One message has one statement_timestamp(). No trigger of the whole table takes the note away."""
+    sandbox.execute(PLANS)
+    sandbox.execute(
+        f"{before} DELETE FROM app.plans WHERE id = 2; INSERT INTO app.plans VALUES (2, 'south', 1, 'VE')"  # type: ignore[arg-type]
+    )
+    assert captured(sandbox) == ["{2,south,1}"]
+    sandbox.execute("DELETE FROM pgherald.outbox")
+    sandbox.execute("DELETE FROM app.south_1 WHERE id = 2; INSERT INTO app.plans VALUES (2, 'north', 1, 'VE')")
+    assert captured(sandbox) == ["{2,north,1}"]
+
+
+def test_a_row_written_and_then_moved_in_one_transaction(sandbox: Database) -> None:
+    """The number of the deleting command is not in a row that its own transaction wrote."""
+    sandbox.execute(PLANS)
+    sandbox.execute(
+        """UPDATE app.plans SET note = 'x' WHERE id = 2; UPDATE app.plans SET region = 'south' WHERE id = 2;
+           UPDATE app.plans SET note = 'y'; UPDATE app.plans SET year = 2 WHERE id = 2"""
+    )
+    conn = sandbox.connect()
+    with conn.transaction(), conn.transaction():
+        conn.execute("UPDATE app.plans SET note = 'z'")
+        conn.execute("UPDATE app.plans SET region = 'north' WHERE id = 2")
+        with conn.transaction():
+            conn.execute("UPDATE app.plans SET region = 'south', year = 1 WHERE id = 2")
+    assert captured(sandbox) == []
+
+
 def test_two_rules_on_one_table(sandbox: Database) -> None:
     """A move that leaves one rule's value for the other's is news to the other."""
     sandbox.execute(PLANS)

@@ -3,7 +3,7 @@
 import pytest
 
 from listener.config.rules import default_rules
-from listener.db.keys import key_text, literal, match, of, typed, value_text
+from listener.db.keys import ColumnType, equals, key_text, literal, match, of, read_types, value_text
 
 [RULE] = default_rules().values()
 
@@ -17,24 +17,33 @@ from listener.db.keys import key_text, literal, match, of, typed, value_text
     ],
 )
 def test_the_text_of_a_column_is_that_of_the_types_output_function(type_: str, expected: str) -> None:
-    text = value_text("id", {"id": type_}).as_string(None)
+    text = value_text("id", {"id": ColumnType(type_)}).as_string(None)
     assert expected.replace('t."id"::integer', 't."id"') in text
     assert "::text" not in text
 
 
 def test_a_key_of_several_columns_is_an_array() -> None:
-    types = {"a": "integer", "b": "text"}
+    types = {"a": ColumnType("integer"), "b": ColumnType("text")}
     assert key_text(RULE.model_copy(update={"key": ("a", "b")}), types).as_string(None).startswith("ARRAY[CASE WHEN")
     assert not key_text(RULE.model_copy(update={"key": ("a",)}), types).as_string(None).startswith("ARRAY")
 
 
 def test_a_row_is_found_by_literals_of_the_columns_types() -> None:
     rule = RULE.model_copy(update={"key": ("a", "b")})
-    condition = match(rule, {"a": "integer", "b": "text"}, ["7", "it's"]).as_string(None)
+    condition = match(rule, {"a": ColumnType("integer"), "b": ColumnType("text")}, ["7", "it's"]).as_string(None)
     assert condition == (
         "t.\"a\"::integer OPERATOR(pg_catalog.=) '7'::integer AND t.\"b\"::text OPERATOR(pg_catalog.=) 'it''s'::text"
     )
-    assert (typed("c", {}).as_string(None), literal("x", "c", {}).as_string(None)) == ('t."c"', "'x'")
+    assert (equals("c", "x", {}).as_string(None), literal("x", "c", {}).as_string(None)) == (
+        "t.\"c\" OPERATOR(pg_catalog.=) 'x'",
+        "'x'",
+    )
+
+
+def test_a_type_of_an_extension_compares_by_its_own_operator() -> None:
+    types = read_types([("c", "app.citext", "OPERATOR(app.=)", 'COLLATE pg_catalog."default"'), ("d", "int", None, None)])
+    assert equals("c", "x", types).as_string(None) == "t.\"c\"::app.citext OPERATOR(app.=) 'x'::app.citext"
+    assert types["d"] == ColumnType("int")
 
 
 def test_the_types_that_are_asked_for_are_those_of_the_key_and_the_watched_column() -> None:
