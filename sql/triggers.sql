@@ -434,9 +434,10 @@ END $capture$, key_of_new, 'SELECT ' || key_of_row, rule, pgherald.gate_snippet(
     -- trigger. A row that already had the value must get no event. Its DELETE leaves a note, and its INSERT finds the
     -- note. The note names the row without the partition key, which has changed. It also names the command that deleted
     -- the row, because the INSERT of another command is no move. OLD.cmax is that command, unless this transaction has
-    -- also written the old row. Such a note has '-' for it, and the end of the statement removes the note. Otherwise a function that deletes
-    -- the row and inserts it again would leave no event: for the server, the whole function is one statement. A trigger
-    -- of the application may write to the table meanwhile. Its statements have a note of their own, by their depth.
+    -- also written the old row. Such a note has '-' for it, and the end of the statement removes the note. Otherwise a
+    -- function that deletes the row and inserts it again would leave no event: for the server, the whole function is
+    -- one statement. A trigger of the application may write to the table meanwhile. Its statements have a note of their
+    -- own, by their depth.
     RETURN format($capture$
 DECLARE
     note    CONSTANT pg_catalog.text := pg_catalog.concat('pgherald.moved_%1$s_', pg_catalog.pg_trigger_depth());

@@ -75,7 +75,7 @@ def _written(conn: psycopg.Connection[Any], rule: Rule, key: str) -> str:
         if not types or parts is None:
             return key
         columns = sql.SQL(", ").join(
-            sql.SQL("{} AS {}").format(keys.literal(part, column, types), sql.Identifier(column))
+            sql.SQL("{} AS {}").format(keys.literal(part, types.get(column)), sql.Identifier(column))
             for column, part in zip(rule.key, parts, strict=True)
         )
         query = sql.SQL("SELECT {} FROM (SELECT {}) AS t").format(keys.key_text(rule, types), columns)
@@ -122,9 +122,7 @@ def _row(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> _Row
         types, parts = _types(conn, rule), _parts(conn, rule, key)
         if parts is None:
             return None
-        query = sql.SQL(
-            "SELECT {key}, {current}, ({in_value}) IS TRUE FROM {table} AS t WHERE {match}"
-        ).format(
+        query = sql.SQL("SELECT {key}, {current}, ({in_value}) IS TRUE FROM {table} AS t WHERE {match}").format(
             key=keys.key_text(rule, types),
             current=keys.value_text(rule.column, types),
             in_value=keys.equals(rule.column, rule.becomes, types),

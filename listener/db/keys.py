@@ -15,22 +15,29 @@ from listener.db.queries import load
 
 # Parameters `table` and `columns`. Returns a row for each column, for `read_types`.
 COLUMN_TYPES = load("admin")["column_types"]
-_EQUALITY = "OPERATOR(pg_catalog.=)"
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnType:
-    """How the server compares the values of a column.
+    """How the server compares the values of a column. For a domain, it is the base type.
 
     Attributes:
-        name: The type without length or scale; for a domain, its base type.
-        equality: The type's operator =, if it is not one of the server's own.
-        collation: A COLLATE clause with the column's collation, or an empty text.
+        oid: The type.
+        name: The type without length or scale.
+        qualified: The same with its schema.
+        exact: The type with its length or scale, if it has one: a numeric(6,2) shows 5 as 5.00.
+        equality: The type's operator =.
+        collation: A COLLATE clause with the column's collation, if the type has collations.
+        kind: ``pg_type.typtype``: e for an enum.
     """
 
+    oid: int
     name: str
-    equality: str = _EQUALITY
-    collation: str = ""
+    qualified: str
+    exact: str | None = None
+    equality: str = "OPERATOR(pg_catalog.=)"
+    collation: str | None = None
+    kind: str = "b"
 
 
 Types = Mapping[str, ColumnType]
@@ -41,12 +48,9 @@ def of(rule: Rule) -> dict[str, Any]:
     return {"table": rule.table, "columns": [*rule.key, rule.column]}
 
 
-def read_types(rows: Iterable[tuple[str, str, str | None, str | None]]) -> dict[str, ColumnType]:
+def read_types(rows: Iterable[tuple[Any, ...]]) -> dict[str, ColumnType]:
     """Return the types in the answer to `COLUMN_TYPES`, by column."""
-    return {
-        column: ColumnType(name, equality or _EQUALITY, collation or "")
-        for column, name, equality, collation in rows
-    }
+    return {column: ColumnType(*rest) for column, *rest in rows}
 
 
 def key_text(rule: Rule, types: Types) -> sql.Composed:
@@ -58,36 +62,42 @@ def key_text(rule: Rule, types: Types) -> sql.Composed:
 
 
 def value_text(name: str, types: Types) -> sql.Composed:
-    """Return a column of row `t` as text, by the type's output function.
+    """Return a column of row `t` as text."""
+    return as_text(sql.SQL("t.{}").format(sql.Identifier(name)), types.get(name))
+
+
+def as_text(value: sql.Composable, type_: ColumnType | None) -> sql.Composed:
+    """Return a value of the type as text, by the type's output function.
 
     A cast to text could be a function that the type's owner has created. It would run with the reader's rights.
     """
-    column = sql.SQL("t.{}").format(sql.Identifier(name))
-    match types[name].name if name in types else None:
-        case "character" | "bpchar":
-            return sql.SQL("pg_catalog.rtrim(pg_catalog.concat({}), ' ')").format(column)
-        case "boolean":
-            return sql.SQL("CASE WHEN {0} THEN 'true' WHEN NOT {0} THEN 'false' END").format(
-                sql.SQL("t.{}{}").format(sql.Identifier(name), _cast(name, types))
-            )
+    match type_ and type_.qualified:
+        case "pg_catalog.bpchar":
+            return sql.SQL("pg_catalog.rtrim(pg_catalog.concat({}), ' ')").format(value)
+        case "pg_catalog.bool":
+            value = sql.SQL("({}{})").format(value, _cast(type_))
+            return sql.SQL("CASE WHEN {0} THEN 'true' WHEN NOT {0} THEN 'false' END").format(value)
         case _:
-            return sql.SQL("CASE WHEN {0} IS NOT NULL THEN pg_catalog.concat({0}) END").format(column)
+            return sql.SQL("CASE WHEN {0} IS NOT NULL THEN pg_catalog.concat({0}) END").format(value)
 
 
-def literal(value: str, name: str, types: Types) -> sql.Composed:
-    """Return a constant of the column's type.
+def literal(value: str, type_: ColumnType | None) -> sql.Composed:
+    """Return a constant of the type.
 
     It is an untyped literal, which the type's input function reads. A text value could be converted by a cast function
     of the type's owner.
     """
-    return sql.SQL("{}{}").format(sql.Literal(value), _cast(name, types))
+    return sql.SQL("{}{}").format(sql.Literal(value), _cast(type_))
 
 
 def equals(name: str, value: str, types: Types) -> sql.Composed:
     """Return the condition that a column of row `t` has a value. For a domain, its base type compares."""
-    operator = types[name].equality if name in types else _EQUALITY
+    type_ = types.get(name)
     return sql.SQL("t.{}{} {} {}").format(
-        sql.Identifier(name), _cast(name, types), sql.SQL(operator), literal(value, name, types)
+        sql.Identifier(name),
+        _cast(type_),
+        sql.SQL(type_.equality if type_ else "OPERATOR(pg_catalog.=)"),
+        literal(value, type_),
     )
 
 
@@ -96,5 +106,5 @@ def match(rule: Rule, types: Types, parts: Sequence[str]) -> sql.Composed:
     return sql.SQL(" AND ").join(equals(name, part, types) for name, part in zip(rule.key, parts, strict=True))
 
 
-def _cast(name: str, types: Types) -> sql.SQL:
-    return sql.SQL(f"::{types[name].name}" if name in types else "")
+def _cast(type_: ColumnType | None) -> sql.SQL:
+    return sql.SQL(f"::{type_.qualified}" if type_ else "")

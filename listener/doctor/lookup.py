@@ -41,8 +41,8 @@ async def lookup(context: Context, rule: str) -> Finding:
     query = Lookup(rule, configured, as_owner=True)
     try:
         async with opened(pool := lookup_pool(context.settings.database.lookups)):
-            async with context.read_transaction() as conn:
-                columns = await query.check(conn, pool)
+            async with context.read_transaction():
+                columns = await query.check(pool)
             newest = await _newest_keys(context, configured)
             plan = await _plan(pool, configured, newest[:1])
             hidden = await _check_row_security(context, configured, plan)

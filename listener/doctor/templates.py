@@ -19,7 +19,7 @@ from listener.mail.templates import Templates
 from listener.mail.unsubscribe import check
 from listener.outbox.event import Event
 from listener.worker.decision import ToSend
-from listener.worker.lookup import Lookup
+from listener.worker.lookup import Lookup, LookupResult
 
 # A text that a user of the application could have entered: markup, template syntax, line ends, invisible characters.
 HOSTILE = (
@@ -170,7 +170,7 @@ def _sendable(rule: Rule, name: str, sample: RowSample) -> Iterator[tuple[str, A
     decide = Lookup(name, rule).decide
     for key, rows in sample.rows.items():
         event = Event(0, name, key, 0, 0, datetime.now(UTC), 0.0, 0, False, None)
-        decision = decide(event, [{**row, "current": rule.becomes, "consent": True} for row in rows])
+        decision = decide(event, LookupResult({key: [{**row, "consent": True} for row in rows]}))
         if isinstance(decision, ToSend):
             yield key, parse_address(str(rows[0]["email"])), rows[0]
 

@@ -21,7 +21,6 @@ _STATEMENT_TRIGGERS = {"update": _UPDATE, "insert": _INSERT}
 _TRANSITION_TABLES = {"update": ("old_rows", "new_rows"), "insert": (None, "new_rows")}
 _PARTITIONED = {"delete": _ROW | _DELETE, "end": _UPDATE | _DELETE}
 _INSTALL = "run `pgherald install`"
-_VALUE = "value"
 
 
 async def definitions(context: Context, rule: str) -> Finding:
@@ -49,7 +48,7 @@ async def definitions(context: Context, rule: str) -> Finding:
         remedy = "; ".join(f"ALTER TABLE {row['table']} ENABLE TRIGGER {row['name']}" for row in disabled)
         return fault(f"{which} {'is' if len(disabled) == 1 else 'are'} {how}", remedy + backfill)
     try:
-        conditions = await _conditions(context, configured.becomes, watched)
+        conditions = await _conditions(context, configured, watched)
     except psycopg.DataError:
         return fault(
             f"{configured.becomes!r} is no value of type {watched['type']}, the type of {configured.table}."
@@ -113,16 +112,18 @@ def _recreate(rule: str, configured: Rule, row: dict[str, Any]) -> str:
     return f"BEGIN; DROP TRIGGER {row['name']} ON {row['table']}; {watch_call(rule, configured)}; COMMIT"
 
 
-async def _conditions(context: Context, value: str, watched: dict[str, Any]) -> dict[str, set[str]]:
+async def _conditions(context: Context, configured: Rule, watched: dict[str, Any]) -> dict[str, set[str]]:
     """Return the conditions that each kind of trigger may have, as `_bare` writes them.
 
     The server shows the constant with or without quotes, depending on its type. Raises psycopg.DataError if the value
     is not one of the type.
     """
-    types = {_VALUE: keys.ColumnType(watched["type"] or "text")}
-    row = sql.SQL("SELECT {} AS {}").format(keys.literal(value, _VALUE, types), sql.Identifier(_VALUE))
-    query = sql.SQL("SELECT {} AS value FROM ({}) AS t").format(keys.value_text(_VALUE, types), row)
-    value = (await context.row(query))["value"]
+    [type_] = keys.read_types(
+        tuple(row.values())
+        for row in await context.rows(keys.COLUMN_TYPES, {"table": configured.table, "columns": [configured.column]})
+    ).values()
+    text = keys.as_text(keys.literal(configured.becomes, type_), type_)
+    value = (await context.row(sql.SQL("SELECT {} AS value").format(text)))["value"]
     if watched["capture"] == "statement":
         return {kind: {""} for kind in _STATEMENT_TRIGGERS}
     column = watched["column"]

@@ -63,7 +63,7 @@ async def make(
         async with await connect_async(settings.database.lookups) as conn, opened(pool):
             # A secret of its own, so that the link to unsubscribe works nowhere.
             composer = Composer(settings, templates, token_bytes(32))
-            composer.check(name, await lookup.check(conn, pool))
+            composer.check(name, await lookup.check(pool))
             if key is None:
                 try:
                     key = await _greatest_key(conn, rule)
@@ -88,7 +88,7 @@ async def make(
         raise PgheraldError(f"the lookup of rule {name} finds no row for key {key}; name another row with --key")
     now = datetime.now(UTC)
     event = Event(0, name, key, 0, 0, now, 0.0, 0, False, None)
-    decision = lookup.decide(event, rows)
+    decision = lookup.decide(event, found)
     recipient, note = parse_address(_PLACEHOLDER_RECIPIENT), None
     if not isinstance(decision, ToSend):
         note = f"{_NOT_SENT}: {decision.reason}" + (f" ({decision.detail})" if decision.detail else "")

@@ -60,7 +60,7 @@ class Delivery:
             RuleBroken: A lookup or a statement to unsubscribe fails, or a template uses a column that its lookup lacks.
         """
         for name, lookup in self._lookups.items():
-            self._composer.check(name, await lookup.check(conn, lookups))
+            self._composer.check(name, await lookup.check(lookups))
             await unsubscribe.check(conn, name, lookup.rule)
 
     @property
@@ -139,7 +139,7 @@ class Delivery:
         if event.key in found.later:
             return Settlement(event, "available")
         try:
-            verdict = lookup.decide(event, found.rows[event.key], found.octets.get(event.key, 0))
+            verdict = lookup.decide(event, found)
         except Exception as exc:
             return settle_internal_error(event, exc)
         verdict = self._check_recipient(verdict)

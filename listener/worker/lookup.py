@@ -6,22 +6,20 @@ from decimal import Decimal
 from typing import Any
 
 import psycopg
-from psycopg import sql
 from psycopg.rows import tuple_row
 from psycopg.types.numeric import Int8
 
 from listener.address import parse_address
 from listener.config.keys import array_literal
 from listener.config.rules import OWN_COLUMNS, Rule
-from listener.db import keys
 from listener.db.errors import ON_STANDBY, is_by_data, is_unavailable, lookup_failure, summary
 from listener.db.owner import execute_as_owner
 from listener.db.pool import Pool
-from listener.db.queries import load
 from listener.errors import BadData, DatabaseUnavailable, PgheraldError, RuleBroken
 from listener.outbox.event import Event
 from listener.worker.decision import NotToSend, ToSend
 from listener.worker.row_budget import MAX_BATCH_BYTES, MAX_ROW_BYTES, MAX_ROWS, limit_rows
+from listener.worker.watched_value import WatchedValue, broken
 
 Cursor = psycopg.AsyncCursor[Any]
 _STANDBY = "it reached a standby, which may not have the row yet; point [database] lookup_url, or url, at the primary"
@@ -36,12 +34,14 @@ class LookupResult:
         octets: The size of a key's rows, by key.
         too_large: The size of a row that exceeds the limit, by key. Such a row is not read.
         later: Keys whose rows were not read, because the others took all that may be read at once.
+        reverted: Keys whose row does not have the rule's value.
     """
 
     rows: dict[str, list[dict[str, Any]]]
     octets: dict[str, int] = field(default_factory=dict)
     too_large: dict[str, int] = field(default_factory=dict)
     later: set[str] = field(default_factory=set)
+    reverted: set[str] = field(default_factory=set)
 
 
 class Lookup:
@@ -55,14 +55,13 @@ class Lookup:
         self.name = name
         self.rule = rule
         self._as_owner = as_owner
-        # The watched value, as the configuration spells it and as the database does: t is true, 5 may be 5.00.
-        self._spellings = {rule.becomes.rstrip(" ")}
         self._query = f"-- name: lookup {name}\n{rule.lookup.strip().rstrip(';')}"
         self._columns: list[str] = []
         self._bounded: str | None = None
+        self._value: WatchedValue | None = None
 
-    async def check(self, conn: psycopg.AsyncConnection[Any], lookups: Pool) -> frozenset[str]:
-        """Return the lookup's columns. `conn` reads the catalog.
+    async def check(self, lookups: Pool) -> frozenset[str]:
+        """Return the lookup's columns.
 
         Raises:
             RuleBroken: The query fails, or does not return a column that is needed.
@@ -70,11 +69,9 @@ class Lookup:
         """
         try:
             async with lookups.connection() as session:
-                columns = await self._learn_columns(session)
+                return await self._learn_columns(session)
         except (psycopg.Error, OSError, TimeoutError) as exc:
             raise self._failure(exc) from exc
-        await self._learn_spelling(conn)
-        return columns
 
     async def _learn_columns(self, conn: psycopg.AsyncConnection[Any]) -> frozenset[str]:
         """Run the query without a key, and build the bounded query from the columns and types that it returns."""
@@ -86,7 +83,8 @@ class Lookup:
             if column not in columns:
                 raise RuleBroken(f"the lookup of rule {self.name} returns no column {column!r}; add it to the SELECT")
         comment, _, lookup = self._query.partition("\n")
-        query = f"{comment}\n{limit_rows(lookup, described)}"
+        self._value = await WatchedValue.read(conn, self.name, self.rule)
+        query = f"{comment}\n{limit_rows(lookup, described, self._value)}"
         try:
             await self._run_bounded(cursor, query, [], 0)
         except psycopg.errors.SyntaxError as exc:
@@ -96,24 +94,6 @@ class Lookup:
             ) from exc
         self._columns, self._bounded = [column.name for column in described], query
         return columns
-
-    async def _learn_spelling(self, conn: psycopg.AsyncConnection[Any]) -> None:
-        column = self.rule.column
-        try:
-            types = keys.read_types(await (await conn.execute(keys.COLUMN_TYPES, keys.of(self.rule))).fetchall())
-            place = {"table": self.rule.table, "column": column}
-            exact = await (await conn.execute(load("admin")["exact_type"], place)).fetchone()
-            if exact is None:
-                return
-            row = sql.SQL("SELECT {} AS {}").format(
-                keys.literal(self.rule.becomes, column, {column: keys.ColumnType(exact[0])}), sql.Identifier(column)
-            )
-            query = sql.SQL("SELECT {} FROM ({}) AS t").format(keys.value_text(column, types), row)
-            found = await (await conn.execute(query.as_string(conn))).fetchone()
-        except psycopg.Error as exc:
-            raise self._failure(exc) from exc
-        if found is not None:
-            self._spellings.add(found[0].rstrip(" "))
 
     async def _execute(self, cursor: Cursor, query: str, of: Sequence[str], budget: int) -> None:
         if self._as_owner:
@@ -172,36 +152,41 @@ class Lookup:
         """Return the bounded query's rows. On a standby, close the session: the next one may lead to the primary."""
         await self._execute(cursor, query, of, budget)
         rows = await cursor.fetchall()
-        if any(standby for standby, *_ in rows):
+        standby, value_exists, *_ = rows[0]
+        if standby:
             await cursor.connection.close()
             raise psycopg.OperationalError(ON_STANDBY)
-        return [tuple(rest) for _, *rest in rows if rest[0] is not None]
+        if not value_exists:
+            raise broken(self.name, self.rule, self._value.type if self._value else None)
+        return [tuple(rest) for _, _, *rest in rows if rest[0] is not None]
 
     def _found(self, of: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> LookupResult:
         position = len(self._columns) - 1 - self._columns[::-1].index("key")
         found = LookupResult({key: [] for key in of})
-        for octets, given, *values in rows:
+        for octets, given, in_value, *values in rows:
             key = _key_text(values[position])
             # A char(n) key is captured without its trailing blanks, and the lookup returns it with them.
             key = key if key in found.rows else key.rstrip(" ")
             found.octets[key] = found.octets.get(key, 0) + octets
             if given:
                 found.rows.setdefault(key, []).append(dict(zip(self._columns, values, strict=True)))
+                if not in_value:
+                    found.reverted.add(key)
             elif octets > MAX_ROW_BYTES:
                 found.too_large[key] = octets
             else:
                 found.later.add(key)
         return found
 
-    def decide(self, event: Event, rows: Sequence[dict[str, Any]], octets: int = 0) -> ToSend | NotToSend:
-        """Decide whether to send, and to whom, by the row as it is now. `octets` is the size of the row."""
+    def decide(self, event: Event, found: LookupResult) -> ToSend | NotToSend:
+        """Decide whether to send, and to whom, by the row as it is now."""
+        rows = found.rows.get(event.key, [])
         if not rows:
             return NotToSend(event, "row_gone")
         if len(rows) > 1:
             return NotToSend(event, "ambiguous", f"the lookup returns {len(rows)} rows for this key", failed=True)
         row = rows[0]
-        # The trailing blanks of a char(n) have no meaning.
-        if _value_text(row["current"]).rstrip(" ") not in self._spellings:
+        if event.key in found.reverted:
             return NotToSend(event, "reverted", f"{self.rule.column} is now {_shown(row['current'])}")
         email = row["email"]
         if email is None or not str(email).strip():
@@ -215,7 +200,7 @@ class Lookup:
             recipient = parse_address(str(email))
         except BadData as exc:
             return NotToSend(event, exc.reason, str(exc), failed=True)
-        return ToSend(event, recipient, row, octets)
+        return ToSend(event, recipient, row, found.octets.get(event.key, 0))
 
     def _failure(self, exc: BaseException) -> RuleBroken | DatabaseUnavailable:
         if is_unavailable(exc) and not is_by_data(exc):

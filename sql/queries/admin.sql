@@ -288,50 +288,49 @@ SELECT pg_notify('pgherald', '');
 SELECT snapshot_done FROM pgherald.rule WHERE rule = %(rule)s;
 
 -- name: column_types
--- Return for each of a table's columns the type without length or scale, the type's operator =, and the column's
--- collation. For a domain, it is the base type. The operator is found as `pgherald.equality` finds it.
-SELECT attribute.attname::text,
-       format_type(base.oid, -1),
-       (SELECT format('OPERATOR(%%I.%%s)', namespace.nspname, operator.oprname)
-          FROM pg_opclass AS class
-          JOIN pg_am AS method ON method.oid = class.opcmethod
-          JOIN pg_amop AS member
-            ON member.amopfamily = class.opcfamily
-           AND member.amoplefttype = class.opcintype
-           AND member.amoprighttype = class.opcintype
-           AND (method.amname, member.amopstrategy) IN (('btree', 3), ('hash', 1))
-          JOIN pg_operator AS operator ON operator.oid = member.amopopr
-          JOIN pg_namespace AS namespace ON namespace.oid = operator.oprnamespace
-         WHERE class.opcdefault AND class.opcintype = base.oid AND namespace.nspname <> 'pg_catalog'
-         ORDER BY method.amname
-         LIMIT 1),
+-- Return how a table's columns compare: a row for each, as `listener.db.keys.ColumnType` has it. For a domain, it is
+-- the base type. The operator = is found as `pgherald.equality` finds it.
+SELECT attribute.attname::text AS column,
+       base.oid,
+       format_type(base.oid, -1) AS name,
+       format('%%I.%%I', type_schema.nspname, type.typname) AS qualified,
+       CASE WHEN base.modifier >= 0 THEN format_type(base.oid, base.modifier) END AS exact,
+       coalesce(
+           (SELECT format('OPERATOR(%%I.%%s)', namespace.nspname, operator.oprname)
+              FROM pg_opclass AS class
+              JOIN pg_am AS method ON method.oid = class.opcmethod
+              JOIN pg_amop AS member
+                ON member.amopfamily = class.opcfamily
+               AND member.amoplefttype = class.opcintype
+               AND member.amoprighttype = class.opcintype
+               AND (method.amname, member.amopstrategy) IN (('btree', 3), ('hash', 1))
+              JOIN pg_operator AS operator ON operator.oid = member.amopopr
+              JOIN pg_namespace AS namespace ON namespace.oid = operator.oprnamespace
+             WHERE class.opcdefault AND class.opcintype = base.oid
+             ORDER BY method.amname
+             LIMIT 1),
+           'OPERATOR(pg_catalog.=)') AS equality,
        (SELECT format('COLLATE %%I.%%I', namespace.nspname, pg_collation.collname)
           FROM pg_collation JOIN pg_namespace AS namespace ON namespace.oid = collnamespace
-         WHERE pg_collation.oid = attribute.attcollation)
+         WHERE pg_collation.oid = attribute.attcollation) AS collation,
+       type.typtype::text AS kind
   FROM pg_attribute AS attribute
  CROSS JOIN LATERAL (
            WITH RECURSIVE chain AS (
-               SELECT oid, typtype, typbasetype FROM pg_type WHERE oid = attribute.atttypid
+               SELECT oid, attribute.atttypmod AS modifier, typtype, typbasetype, typtypmod
+                 FROM pg_type WHERE oid = attribute.atttypid
                 UNION ALL
-               SELECT type.oid, type.typtype, type.typbasetype
+               SELECT type.oid, chain.typtypmod, type.typtype, type.typbasetype, type.typtypmod
                  FROM chain JOIN pg_type AS type ON type.oid = chain.typbasetype)
-           SELECT oid FROM chain WHERE typtype <> 'd') AS base
- WHERE attribute.attrelid = to_regclass(%(table)s)
+           SELECT oid, modifier FROM chain WHERE typtype <> 'd') AS base
+  JOIN pg_type AS type ON type.oid = base.oid
+  JOIN pg_namespace AS type_schema ON type_schema.oid = type.typnamespace
+  JOIN pg_class AS relation ON relation.oid = attribute.attrelid
+  JOIN pg_namespace AS schema ON schema.oid = relation.relnamespace
+       -- Unlike to_regclass(), this needs no privilege on the schema.
+ WHERE ARRAY[schema.nspname, relation.relname]::text[] = parse_ident(%(table)s)
    AND attribute.attname = ANY (%(columns)s)
    AND NOT attribute.attisdropped;
-
--- name: exact_type
--- Return the type of one column with its length or scale: a numeric(6,2) shows 5 as 5.00.
-WITH RECURSIVE chain AS (
-    SELECT type.oid, attribute.atttypmod AS modifier, type.typtype, type.typbasetype, type.typtypmod
-      FROM pg_attribute AS attribute JOIN pg_type AS type ON type.oid = attribute.atttypid
-     WHERE attribute.attrelid = to_regclass(%(table)s)
-       AND attribute.attname = %(column)s
-       AND NOT attribute.attisdropped
-     UNION ALL
-    SELECT type.oid, chain.typtypmod, type.typtype, type.typbasetype, type.typtypmod
-      FROM chain JOIN pg_type AS type ON type.oid = chain.typbasetype)
-SELECT format_type(oid, modifier) FROM chain WHERE typtype <> 'd';
 
 -- name: lock_backfill
 -- Try to take the lock of a rule's backfill. Return also its number.

@@ -11,7 +11,7 @@ from psycopg import errors
 
 from listener.config.rules import Rule, default_rules
 from listener.errors import BadData, DatabaseUnavailable, RuleBroken
-from listener.worker.lookup import Lookup, NotToSend, ToSend
+from listener.worker.lookup import Lookup, LookupResult, NotToSend, ToSend
 from listener.worker.row_budget import MAX_ROW_BYTES, MAX_ROWS
 from tests.support.events import event
 
@@ -32,13 +32,15 @@ def lookup(**changes: Any) -> Lookup:
     return made
 
 
+def found(rows: list[dict[str, Any]], *, octets: int = 0, reverted: bool = False) -> LookupResult:
+    key = event().key
+    return LookupResult({key: rows}, {key: octets}, reverted={key} if reverted else set())
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({}, None),
-        ({"current": "AP"}, "reverted"),
-        ({"current": None}, "reverted"),
-        ({"current": "VE   "}, None),
         ({"email": None}, "no_recipient"),
         ({"email": "  "}, "no_recipient"),
         ({"consent": False}, "no_consent"),
@@ -53,7 +55,7 @@ def test_a_row_is_sent_only_with_consent_and_all_that_the_email_needs(
     changes: dict[str, Any], reason: str | None
 ) -> None:
     """Only the boolean true is consent. Anything else that Python takes for true was not asked for as such."""
-    decision = lookup().decide(event(), [{**ROW, **changes}], 500)
+    decision = lookup().decide(event(), found([{**ROW, **changes}], octets=500))
     if reason is None:
         assert isinstance(decision, ToSend)
         assert (str(decision.recipient), decision.octets) == ("jane@example.org", 500)
@@ -72,18 +74,17 @@ def test_a_row_is_sent_only_with_consent_and_all_that_the_email_needs(
 )
 def test_a_row_that_is_missing_or_wrong(rows: list[dict[str, Any]], reason: str, failed: bool) -> None:
     """Nobody can say which of two recipients is meant, so neither gets the email."""
-    decision = lookup().decide(event(), rows)
+    decision = lookup().decide(event(), found(rows))
     assert isinstance(decision, NotToSend)
     assert (decision.reason, decision.failed) == (reason, failed)
 
 
-@pytest.mark.parametrize(
-    ("becomes", "current", "sent"),
-    [("true", True, True), ("true", False, False), ("5", 5, True), ("5.00", Decimal("5.00"), True), ("5", 50, False)],
-)
-def test_a_value_that_is_no_text_is_compared_as_the_server_spells_it(becomes: str, current: object, sent: bool) -> None:
-    decision = lookup(becomes=becomes).decide(event(), [{**ROW, "current": current}])
-    assert isinstance(decision, ToSend) is sent
+@pytest.mark.parametrize(("current", "shown"), [("AP", "AP"), (None, "NULL"), (True, "true"), (Decimal("1E+2"), "100")])
+def test_a_row_that_has_left_the_value_is_not_sent(current: object, shown: str) -> None:
+    """The server has compared, by the column's own type. The detail shows what it is now."""
+    decision = lookup().decide(event(), found([{**ROW, "current": current}], reverted=True))
+    assert isinstance(decision, NotToSend)
+    assert (decision.reason, decision.detail) == ("reverted", f"status is now {shown}")
 
 
 class Custom(psycopg.DatabaseError):
@@ -100,7 +101,7 @@ class FakePool:
     ) -> None:
         self.values: dict[str, Any] = {}
         self.interval_style = "postgres"
-        self._rows = rows or []
+        self._rows = rows or [(False, *NOTHING)]
         self._error = error
         self._constant = constant
 
@@ -136,10 +137,11 @@ class FakePool:
 
 
 def answer(key: object, octets: int = 100, *, given: bool = True) -> tuple[Any, ...]:
-    return (False, octets, given, key, "VE", "jane@example.org", True, "Caf\u00e9")
+    return (False, True, octets, given, True, key, "VE", "jane@example.org", True, "Caf\u00e9")
 
 
-NOTHING = (None,) * 6
+# The rest of the only row if the lookup finds none.
+NOTHING = (True, *[None] * 8)
 
 
 class StandbySession(FakePool):
@@ -189,17 +191,17 @@ async def test_a_lookup_without_a_row_on_the_primary_finds_nothing() -> None:
 )
 async def test_a_row_is_found_under_the_key_that_the_trigger_captured(key: str, returned: object) -> None:
     """Otherwise its event is skipped as `row_gone`, and nobody gets the email."""
-    found = await lookup().rows(FakePool([answer(returned)]), [key])  # type: ignore[arg-type]
-    assert [row["email"] for row in found.rows[key]] == ["jane@example.org"]
+    rows = (await lookup().rows(FakePool([answer(returned)]), [key])).rows  # type: ignore[arg-type]
+    assert [row["email"] for row in rows[key]] == ["jane@example.org"]
 
 
 async def test_a_row_that_was_not_given_is_too_large_or_comes_later() -> None:
     rows = [answer("1"), answer("2", MAX_ROW_BYTES + 1, given=False), answer("3", MAX_ROW_BYTES, given=False)]
     pool = FakePool(rows)
-    found = await lookup().rows(pool, ["1", "2", "3", "4"], 5000)  # type: ignore[arg-type]
+    result = await lookup().rows(pool, ["1", "2", "3", "4"], 5000)  # type: ignore[arg-type]
     assert (pool.values["keys"], pool.values["budget"]) == (["1", "2", "3", "4"], 5000)
-    assert (found.too_large, found.later) == ({"2": MAX_ROW_BYTES + 1}, {"3"})
-    assert (len(found.rows["1"]), found.rows["4"], found.octets["1"]) == (1, [], 100)
+    assert (result.too_large, result.later) == ({"2": MAX_ROW_BYTES + 1}, {"3"})
+    assert (len(result.rows["1"]), result.rows["4"], result.octets["1"]) == (1, [], 100)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +261,15 @@ async def test_a_lookup_that_multiplies_its_rows_is_cut(keys: list[str]) -> None
         with pytest.raises(BadData, match=f"more than {MAX_ROWS} rows"):
             await lookup().rows(pool, keys)
     else:
-        decision = lookup().decide(event(), (await lookup().rows(pool, keys)).rows["1"])
+        decision = lookup().decide(event(key="1"), await lookup().rows(pool, keys))
         assert isinstance(decision, NotToSend)
         assert decision.reason == "ambiguous"
+
+
+async def test_a_value_that_its_type_no_longer_has_suspends_the_rule() -> None:
+    """An enum's value was renamed. Every row would count as reverted, and its email would be lost."""
+    pool: Any = FakePool([(False, False, *[None] * 8)])
+    with pytest.raises(
+        RuleBroken, match=r"'VE' is no value of .*; set `becomes` .* `pgherald rewatch dateplan_verified`"
+    ):
+        await lookup().rows(pool, ["1"])

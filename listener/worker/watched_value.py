@@ -1,0 +1,86 @@
+"""The SQL that tells whether a row still has the rule's value. The server compares, as it did at the capture.
+
+A comparison in Python would not know that a collation takes 've' for 'VE', or that a numeric(6,2) shows 5 as 5.00.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import psycopg
+from psycopg import sql
+
+from listener.config.rules import Rule
+from listener.db import keys
+from listener.db.connection import PATH
+from listener.errors import RuleBroken
+
+_BOOL_OID = 16
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedValue:
+    """A rule's value, and the type of its column. `spellings` are the value's texts: 5 may be 5.00, t is true."""
+
+    value: str
+    type: keys.ColumnType | None
+    spellings: tuple[str, ...]
+
+    @classmethod
+    async def read(cls, conn: psycopg.AsyncConnection[Any], name: str, rule: Rule) -> Self:
+        """Read the column's type. The session may have any search path.
+
+        Raises:
+            RuleBroken: The value is no value of the type. An enum's value may have been renamed.
+        """
+        async with conn.transaction():
+            await conn.execute(f"SET LOCAL search_path = {PATH}", prepare=False)
+            found = await conn.execute(
+                keys.COLUMN_TYPES, {"table": rule.table, "columns": [rule.column]}, prepare=False
+            )
+            type_ = keys.read_types(await found.fetchall()).get(rule.column)
+            if type_ is None:
+                return cls(rule.becomes, None, (rule.becomes,))
+            exact = sql.SQL(f"{{}}::{type_.exact or type_.qualified}").format(sql.Literal(rule.becomes))
+            text = keys.as_text(exact, type_)
+            try:
+                shown = await (await conn.execute(sql.SQL("SELECT {}").format(text), prepare=False)).fetchone()
+            except psycopg.DataError as exc:
+                raise broken(name, rule, type_) from exc
+        return cls(rule.becomes, type_, tuple({rule.becomes.rstrip(" "), str(shown[0]).rstrip(" ") if shown else ""}))
+
+    def exists(self) -> str:
+        """Return the SQL of whether the type still has the value. A plan that names an enum's value outlives its name."""
+        if self.type is None or self.type.kind != "e":
+            return "true"
+        return (
+            sql.SQL(
+                "EXISTS (SELECT FROM pg_catalog.pg_enum WHERE enumtypid OPERATOR(pg_catalog.=) {}::pg_catalog.oid "
+                "AND enumlabel OPERATOR(pg_catalog.=) {}::pg_catalog.name)"
+            )
+            .format(self.type.oid, sql.Literal(self.value))
+            .as_string(None)
+        )
+
+    def is_in(self, column: str, oid: int) -> str:
+        """Return the SQL of whether a column of the lookup has the value. `oid` is its type."""
+        type_ = self.type
+        # An extension's type has more spellings for a value than its text. Only a superuser creates such a type and casts.
+        if type_ and (oid == type_.oid or (type_.kind == "b" and not type_.qualified.startswith("pg_catalog."))):
+            literal = keys.literal(self.value, type_).as_string(None)
+            return f"{column}::{type_.qualified} {type_.equality} {literal} {type_.collation or ''}"
+        text = (
+            f"CASE WHEN {column} THEN 'true' ELSE 'false' END" if oid == _BOOL_OID else f"pg_catalog.concat({column})"
+        )
+        spellings = ", ".join(sql.Literal(each).as_string(None) for each in self.spellings)
+        return (
+            f"pg_catalog.rtrim({text}, ' ') {type_.collation or '' if type_ else ''} "
+            f"OPERATOR(pg_catalog.=) ANY (ARRAY[{spellings}]::pg_catalog.text[]) AND {column} IS NOT NULL"
+        )
+
+
+def broken(name: str, rule: Rule, type_: keys.ColumnType | None) -> RuleBroken:
+    """Return the error of a rule whose value does not exist."""
+    return RuleBroken(
+        f"rule {name}: {rule.becomes!r} is no value of {type_.qualified if type_ else 'the type'}, the type of "
+        f"{rule.table}.{rule.column}; set `becomes` to the value's present name, then run `pgherald rewatch {name}`"
+    )
