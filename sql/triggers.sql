@@ -260,6 +260,7 @@ CREATE TABLE IF NOT EXISTS pgherald.worker (
 CREATE TABLE IF NOT EXISTS pgherald.rule (
     rule              text        NOT NULL CONSTRAINT rule_pkey PRIMARY KEY,
     "table"           regclass    NOT NULL,
+    table_name        text        NOT NULL, -- its name when it was watched: another table of this name has replaced it
     key               text[]      NOT NULL,
     "column"          text        NOT NULL,
     value             text        NOT NULL,
@@ -676,7 +677,7 @@ DECLARE
     owner       regrole;
     descendant  regclass;
     present     text[];
-    paused      timestamptz;
+    before      pgherald.rule;
 BEGIN
     -- Serialize installers: concurrent CREATE OR REPLACE FUNCTION fails with "tuple concurrently updated".
     PERFORM pg_advisory_xact_lock(726354, 3);
@@ -695,11 +696,13 @@ BEGIN
     END IF;
 
     -- A rule that now watches another table, column or value starts from the beginning. It stays paused if it was.
-    SELECT paused_at INTO paused FROM pgherald.rule AS r WHERE r.rule = watch.rule;
-    IF EXISTS (SELECT FROM pgherald.rule AS r WHERE r.rule = watch.rule
-                AND (r."table", r.key, r."column", r.value)
-                    IS DISTINCT FROM (watch."table", watch.key, watch."column", watch.value)) THEN
+    -- If a table was replaced by another of its name, the rule goes on with that one. Backfill finds the missed rows.
+    SELECT * INTO before FROM pgherald.rule AS r WHERE r.rule = watch.rule;
+    IF (before.key, before."column", before.value) <> (key, "column", value)
+       OR before."table" <> "table" AND before.table_name <> "table"::text THEN
         PERFORM pgherald.unwatch(rule);
+    ELSIF before."table" <> "table" THEN
+        PERFORM pgherald.drop_triggers(rule);
     END IF;
 
     body := CASE capture WHEN 'row' THEN pgherald.capture_body(rule, "table", key, moving_key)
@@ -761,10 +764,12 @@ BEGIN
         END IF;
     END LOOP;
 
-    INSERT INTO pgherald.rule AS r (rule, "table", key, "column", value, capture, paused_at)
-    VALUES (rule, "table", key, "column", value, capture, paused)
+    INSERT INTO pgherald.rule AS r (rule, "table", table_name, key, "column", value, capture, paused_at)
+    VALUES (rule, "table", "table"::text, key, "column", value, capture, before.paused_at)
         ON CONFLICT ON CONSTRAINT rule_pkey
-        DO UPDATE SET capture = excluded.capture WHERE r.capture <> excluded.capture;
+        DO UPDATE SET "table" = excluded."table", table_name = excluded.table_name, capture = excluded.capture
+         WHERE (r."table", r.table_name, r.capture)
+               IS DISTINCT FROM (excluded."table", excluded.table_name, excluded.capture);
 END $watch$;
 
 -- Drop a rule's triggers. The server refuses to change the watched column while they exist.
@@ -789,14 +794,16 @@ CREATE OR REPLACE FUNCTION pgherald.unwatch(rule text) RETURNS void
 #variable_conflict use_variable
 BEGIN
     PERFORM pgherald.drop_triggers(rule);
-    EXECUTE format('DROP FUNCTION IF EXISTS pgherald.%I()', 'capture_' || rule);
+    IF to_regproc(format('pgherald.%I', 'capture_' || rule)) IS NOT NULL THEN
+        EXECUTE format('DROP FUNCTION pgherald.%I()', 'capture_' || rule);
+    END IF;
     DELETE FROM pgherald.rule AS r WHERE r.rule = unwatch.rule;
     DELETE FROM pgherald.handled AS h WHERE h.rule = unwatch.rule;
 END $$;
 
 -- rewatch(): creates a rule's triggers again, perhaps for another table, key, column or value. Unlike watch(), it keeps
--- what is known of the rule: that it is paused, and the rows that need no event. It is for a table that was replaced by
--- another, and for a column or value that was changed or renamed. Rows missed meanwhile are found by backfill.
+-- what is known of the rule: that it is paused, and the rows that need no event. It is for a column that gets another
+-- type, and for a column or value that was renamed. Backfill finds the rows missed meanwhile.
 CREATE OR REPLACE FUNCTION pgherald.rewatch(
         rule text, "table" regclass, key text[] DEFAULT '{id}', "column" text DEFAULT 'status', value text DEFAULT 'VE',
         capture text DEFAULT 'row')
@@ -805,7 +812,11 @@ CREATE OR REPLACE FUNCTION pgherald.rewatch(
 BEGIN
     PERFORM pgherald.drop_triggers(rule);
     UPDATE pgherald.rule AS r
-       SET "table" = rewatch."table", key = rewatch.key, "column" = rewatch."column", value = rewatch.value
+       SET "table" = rewatch."table",
+           table_name = rewatch."table"::text,
+           key = rewatch.key,
+           "column" = rewatch."column",
+           value = rewatch.value
      WHERE r.rule = rewatch.rule;
     PERFORM pgherald.watch(rule, "table", key, "column", value, capture);
 END $$;

@@ -18,6 +18,7 @@ _COMMANDS = {
     "demo": "demo",
     "init": "init",
     "install": "install",
+    "rewatch": "rewatch",
     "uninstall": "install",
     "doctor": "doctor",
     "run": "run",

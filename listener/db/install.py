@@ -72,6 +72,20 @@ def install_steps(
         )
 
 
+def rewatch_step(rules: Mapping[str, Rule], alter: str | None = None) -> InstallStep:
+    """Return the step of `rewatch`: without the triggers of these rules, run `alter`; then create the triggers again.
+
+    All of it is one transaction. Others wait for the table from its first lock to its end.
+    """
+    parts = [_SECURED.rstrip()]
+    parts += (f"SELECT pgherald.drop_triggers('{name}');" for name in rules)
+    if alter is not None:
+        parts.append(f"{alter.strip().rstrip(';')};")
+    parts += (f"{watch_call(name, rule, function='rewatch')};" for name, rule in rules.items())
+    title = f"rewatch {', '.join(rules)}"
+    return InstallStep(title, "\n".join(parts), table=next(iter(rules.values())).table)
+
+
 def uninstall_steps(rules: Mapping[str, Rule]) -> Iterator[InstallStep]:
     """Yield the one step of `uninstall`."""
     yield InstallStep(
@@ -85,11 +99,12 @@ def daemon_grants() -> str:
     return grant + rest.partition("\nDO $$")[0]
 
 
-def watch_call(name: str, rule: Rule) -> str:
-    """Return the statement that creates the rule's triggers."""
+def watch_call(name: str, rule: Rule, *, function: str = "watch") -> str:
+    """Return the statement that creates the rule's triggers, by `watch` or `rewatch`."""
     return _as_text(
-        sql.SQL("SELECT pgherald.watch({}, {}, {}, {}, {}, {})").format(
-            *map(sql.Literal, (name, rule.table, list(rule.key), rule.column, rule.becomes, rule.capture))
+        sql.SQL("SELECT pgherald.{}({}, {}, {}, {}, {}, {})").format(
+            sql.SQL(function),
+            *map(sql.Literal, (name, rule.table, list(rule.key), rule.column, rule.becomes, rule.capture)),
         )
     )
 

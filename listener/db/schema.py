@@ -59,7 +59,7 @@ async def verify(conn: psycopg.AsyncConnection[Any], rules: Mapping[str, Rule]) 
             raise SchemaError(f"rule {name} is not watched in this database; run `pgherald install`")
         if not as_configured:
             raise SchemaError(
-                f"rule {name}: the database watches {watches}, not what is configured; run `pgherald install`"
+                f"rule {name}: the database watches {watches}, not what is configured; {rewatch_remedy(name)}"
             )
         if triggers < MIN_TRIGGERS:
             raise SchemaError(
@@ -75,14 +75,27 @@ def table_remedy(name: str, rule: Rule) -> str:
     return f"correct [rules.{name}]"
 
 
+def rewatch_remedy(name: str) -> str:
+    """Return what to do about a rule that the database watches otherwise than configured."""
+    return (
+        f"run `pgherald rewatch {name}` if the column or value was renamed, "
+        "or `pgherald install` if the rule is to start from the beginning"
+    )
+
+
 def watch_values(name: str, rule: Rule) -> dict[str, Any]:
     """Return the parameters of the query `watched`."""
     return {"rule": name, "table": rule.table, "key": list(rule.key), "column": rule.column, "value": rule.becomes}
 
 
+def installed(conn: psycopg.Connection[Any]) -> list[str]:
+    """Return the rules that this database watches."""
+    return [name for (name,) in conn.execute(_QUERIES["rules"])]
+
+
 def unconfigured(conn: psycopg.Connection[Any], rules: Mapping[str, Rule]) -> list[str]:
     """Return the rules that this database watches and the configuration does not have: nobody delivers their events."""
-    return [name for (name,) in conn.execute(_QUERIES["rules"]) if name not in rules]
+    return [name for name in installed(conn) if name not in rules]
 
 
 def unsettled(conn: psycopg.Connection[Any]) -> int | None:

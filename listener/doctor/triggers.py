@@ -9,7 +9,7 @@ from psycopg import sql
 from listener.config.rules import Rule
 from listener.db import keys
 from listener.db.install import watch_call
-from listener.db.schema import table_remedy, watch_values
+from listener.db.schema import rewatch_remedy, table_remedy, watch_values
 from listener.doctor.context import QUERIES, Context
 from listener.doctor.result import Finding, NotChecked, fault, ok, warn
 
@@ -98,7 +98,7 @@ async def _watched(context: Context, rule: str) -> Finding | dict[str, Any]:
     if not row["as_configured"]:
         return fault(
             f"the database watches {row['watches']}, which differs from [rules.{rule}]",
-            f"{_INSTALL}, or correct [rules.{rule}]",
+            f"{rewatch_remedy(rule)}; or correct [rules.{rule}]",
         )
     return row
 

@@ -64,8 +64,10 @@ class WatchedValue:
     def is_in(self, column: str, oid: int) -> str:
         """Return the SQL of whether a column of the lookup has the value. `oid` is its type."""
         type_ = self.type
-        # An extension's type has more spellings for a value than its text. Only a superuser creates such a type and casts.
-        if type_ and (oid == type_.oid or (type_.kind == "b" and not type_.qualified.startswith("pg_catalog."))):
+        # An enum's value has one text, and as a literal it would fail the query once it is renamed. An extension's type
+        # may have several texts for a value. Its casts are safe, because only a superuser can create them.
+        own = type_ is not None and type_.kind == "b" and not type_.qualified.startswith("pg_catalog.")
+        if type_ and type_.kind != "e" and (oid == type_.oid or own):
             literal = keys.literal(self.value, type_).as_string(None)
             return f"{column}::{type_.qualified} {type_.equality} {literal} {type_.collation or ''}"
         text = (

@@ -74,8 +74,8 @@ def world(database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Pa
                 """CREATE TABLE public.{} (key text PRIMARY KEY, status text, email text, consent boolean, place text);
                    INSERT INTO pgherald.worker (name, version, lease, has_presence_lock, breaker_reason)
                    VALUES ({}, '1', '1 day', false, {});
-                   INSERT INTO pgherald.rule (rule, "table", key, "column", value)
-                   VALUES ({}, 'public.dateplan', '{{id}}', 'status', 'VE')"""
+                   INSERT INTO pgherald.rule (rule, "table", table_name, key, "column", value)
+                   VALUES ({}, 'public.dateplan', 'public.dateplan', '{{id}}', 'status', 'VE')"""
             ).format(sql.Identifier(quoted), f"host{EVIL}", f"550 {EVIL}", f"other{EVIL}")
         )
     (tmp_path / "pgherald.toml").write_text(
@@ -269,6 +269,13 @@ def _resume(world: World) -> None:
     assert world.run("resume", EVIL).returncode == 2
 
 
+@case("rewatch")
+def _rewatch(world: World) -> None:
+    world.run("rewatch", RULE, check=True)
+    assert world.run("rewatch", EVIL).returncode == 2
+    assert world.run("rewatch", RULE, "--alter", f'SELECT "{EVIL}"').returncode == 1
+
+
 @case("backfill")
 def _backfill(world: World) -> None:
     said = world.run("backfill", RULE, "--dry-run", "--include-existing", check=True).stdout
@@ -352,7 +359,7 @@ def test_a_hostile_option_and_a_hostile_configuration(
         f"[rules.\"{toml(EVIL)}\"]\ntable = \"{toml(EVIL)}\"\n[delivery]\npoll = \"{toml(EVIL)}\"\n[mail]\ntemplates = \"{toml(EVIL)}\"\n\"{toml(EVIL)}\" = 1\n"
     )  # fmt: skip
     needed = {
-        "explain": ["a", "b"], "pause": ["a"], "resume": ["a"], "backfill": ["a"], "forget": ["a", "b"],
+        "explain": ["a", "b"], "pause": ["a"], "resume": ["a"], "rewatch": ["a"], "backfill": ["a"], "forget": ["a", "b"],
         "purge": ["--older-than", "1d"], "preview": ["a"], "send-test": ["--to", "a@example.org"], "resolve": ["1", "--as", "sent"],
         "init": ["--out", "-"],
     }  # fmt: skip
