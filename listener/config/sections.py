@@ -47,12 +47,12 @@ class Database(Section):
 
     url: Conninfo = Field("", repr=False)
     """a libpq connection string. If empty, libpq's own variables apply: `PGHOST`, `PGSERVICE`, … Several hosts:
-    `postgresql://a,b/app?target_session_attrs=read-write`"""
+    `postgresql://a,b/app`; the daemon takes the primary, see [dba.md](dba.md#replication-failover-copies)"""
     listen_url: Conninfo = Field("", repr=False)
     """a direct connection for LISTEN and the gate. Needed if `url` goes through a connection pooler"""
     lookup_url: Conninfo = ""
     """a login for lookups, without rights on the schema `pgherald`. Functions behind the tables that a lookup reads run
-    with the rights of this login. See [dba.md](dba.md#a-login-for-lookups)"""
+    with the rights of this login. It must lead to the primary. See [dba.md](dba.md#a-login-for-lookups)"""
 
     @property
     def lookups(self) -> str:

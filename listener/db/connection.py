@@ -10,7 +10,7 @@ from psycopg import IsolationLevel, OperationalError, sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
-from listener.db.errors import translate_errors
+from listener.db.errors import ON_STANDBY, is_on_standby, translate_errors
 from listener.db.moments import read_any_time
 from listener.db.pool import limited
 from listener.errors import ConfigError
@@ -47,6 +47,7 @@ def parameters(url: str, **defaults: Any) -> dict[str, Any]:
     """Return libpq's parameters for `url`, with time limits that detect a silent server or network.
 
     With an empty `url`, libpq uses its own ``PG*`` variables. `defaults` apply where the URL does not set a parameter.
+    A standby is refused unless the URL asks for one, because a name or a pooler may lead to several servers.
 
     Raises:
         ConfigError: `url` is not a connection string.
@@ -62,6 +63,7 @@ def parameters(url: str, **defaults: Any) -> dict[str, Any]:
         "keepalives_interval": 2,
         "keepalives_count": 3,
         "tcp_user_timeout": 10_000,
+        "target_session_attrs": os.environ.get("PGTARGETSESSIONATTRS", "primary"),
         **defaults,
         **given,
         # Otherwise the database or PGCLIENTENCODING chooses, and a name or a query may not be encodable in the result.
@@ -106,9 +108,22 @@ async def connect_async(url: str) -> psycopg.AsyncConnection[Any]:
     return await connect_as(psycopg.AsyncConnection, url)
 
 
-async def connect_as(kind: type[C], url: str) -> C:
-    """Return a secured connection of class `kind`, in autocommit. Raises what psycopg raises, and `TimeoutError`."""
-    conn: C = await kind.connect(**parameters(url), autocommit=True)
+async def connect_anywhere(url: str) -> psycopg.AsyncConnection[Any]:
+    """Do the same, but connect to a standby if `url` leads to no primary, so that a check can say so."""
+    try:
+        return await connect_async(url)
+    except OperationalError as exc:
+        if not is_on_standby(exc):
+            raise
+        return await connect_as(psycopg.AsyncConnection, url, target_session_attrs="any")
+
+
+async def connect_as(kind: type[C], url: str, **defaults: Any) -> C:
+    """Return a secured connection of class `kind`, in autocommit. `defaults` are those of `parameters`.
+
+    Raises what psycopg raises, and `TimeoutError`.
+    """
+    conn: C = await kind.connect(**parameters(url, **defaults), autocommit=True)
     conn.prepare_threshold = None
     try:
         with limited(conn, _SETTINGS_TIMEOUT_S):
@@ -218,4 +233,4 @@ async def refuse_standby(conn: psycopg.AsyncConnection[Any]) -> None:
     """Raise `OperationalError` on a standby, as libpq does for ``target_session_attrs=primary``."""
     cursor = await conn.execute("SELECT pg_catalog.pg_is_in_recovery()", prepare=False)
     if await cursor.fetchone() == (True,):
-        raise OperationalError("connected to a standby; waiting for it to be promoted, or for a primary in its place")
+        raise OperationalError(ON_STANDBY)

@@ -10,6 +10,10 @@ from psycopg import InterfaceError, InternalError, OperationalError, errors
 
 from listener.errors import DatabaseUnavailable, RuleBroken, SchemaError
 
+# A standby has not replayed what the primary has just committed, and takes no writes.
+ON_STANDBY = "connected to a standby; waiting for it to be promoted, or for a primary in its place"
+# libpq's words when `target_session_attrs` refuses a standby. It has no code for that.
+_LIBPQ_ON_STANDBY = "server is in hot standby mode"
 # The remedy for commands that write more than the daemon's role may.
 OWNER_REMEDY = "this is for the schema's owner: connect as a member of pgherald_owner that may read the watched table"
 # These exceptions say that the server or the network failed, not the statement.
@@ -62,8 +66,15 @@ def lookup_failure(rule: str, exc: psycopg.Error) -> RuleBroken:
     return RuleBroken(f"the lookup of rule {rule} fails: {summary(exc)}")
 
 
+def is_on_standby(exc: BaseException) -> bool:
+    """Return whether libpq found no primary, but a standby."""
+    return isinstance(exc, OperationalError) and _LIBPQ_ON_STANDBY in str(exc)
+
+
 def summary(exc: BaseException) -> str:
     """Return the error on one line, without the excerpt of the query that the driver appends."""
+    if is_on_standby(exc):
+        return ON_STANDBY
     if isinstance(exc, psycopg.Error) and exc.diag.message_primary:
         return exc.diag.message_primary
     return " ".join(str(exc).split()) or type(exc).__name__

@@ -21,6 +21,7 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 
 from listener.db.connection import POLICIES_APPLY
+from listener.db.errors import ON_STANDBY
 
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b", re.IGNORECASE)
 _KEYS = re.compile(r"%(?:%|\(keys\)[sbt])")
@@ -45,11 +46,14 @@ async def execute_as_owner(
 ) -> None:
     """Run a query on `cursor`; if this role is a superuser, with the rights of the owner of `table`.
 
-    `keys` is the query's only parameter, if it has one. Raises what psycopg raises.
+    `keys` is the query's only parameter, if it has one. Raises what psycopg raises, and `OperationalError` on a standby.
     """
     conn = cursor.connection
     owner = await (await conn.execute(_OWNER, (table,), prepare=False)).fetchone()
     async with conn.transaction(force_rollback=True):
+        # SHOW takes no snapshot, after which the transaction could not become READ WRITE.
+        if await (await conn.execute("SHOW in_hot_standby", prepare=False)).fetchone() == ("on",):
+            raise psycopg.OperationalError(ON_STANDBY)
         await conn.execute(f"SET TRANSACTION READ {'WRITE' if owner else 'ONLY'}", prepare=False)
         await conn.execute(POLICIES_APPLY, prepare=False)
         if owner is None:

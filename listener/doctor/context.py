@@ -10,7 +10,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from listener.config.settings import Settings
-from listener.db.connection import connect_async
+from listener.db.connection import connect_anywhere
 from listener.db.queries import load
 from listener.db.schema_version import SchemaVersion
 from listener.doctor.result import NotChecked
@@ -34,6 +34,8 @@ class Context:
     conn: psycopg.AsyncConnection[Any] | None = None
     """None if the database cannot be reached."""
     standby: bool = False
+    lookup_standby: bool = False
+    """True if `[database] lookup_url` leads to a standby."""
     installed: bool = True
     version: SchemaVersion | None = None
     """The schema's version; None if it is not known."""
@@ -59,7 +61,7 @@ class Context:
         if self.conn is None:
             raise NotChecked("there is no connection to the database")
         lookup_url = self.settings.database.lookup_url
-        conn = await connect_async(lookup_url) if lookup_url else self.conn
+        conn = await connect_anywhere(lookup_url) if lookup_url else self.conn
         try:
             async with conn.transaction(force_rollback=True):
                 await conn.execute(_SESSION, prepare=False)

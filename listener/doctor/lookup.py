@@ -15,8 +15,8 @@ from listener.db.owner import execute_as_owner
 from listener.db.pool import Pool
 from listener.db.pools import lookup_pool, opened
 from listener.doctor.context import QUERIES, Context, RowSample
-from listener.doctor.result import Finding, fault, ok, warn
-from listener.errors import BadData, RuleBroken
+from listener.doctor.result import Finding, NotChecked, fault, ok, warn
+from listener.errors import BadData, DatabaseUnavailable, RuleBroken
 from listener.worker.lookup import Lookup, LookupResult
 from listener.worker.row_budget import MAX_ROW_BYTES
 
@@ -36,6 +36,8 @@ async def lookup(context: Context, rule: str) -> Finding:
     """
     configured = context.settings.rules[rule]
     context.samples[rule] = None
+    if context.standby or context.lookup_standby:
+        raise NotChecked("lookups do not read a standby")
     query = Lookup(rule, configured, as_owner=True)
     try:
         async with opened(pool := lookup_pool(context.settings.database.lookups)):
@@ -51,6 +53,8 @@ async def lookup(context: Context, rule: str) -> Finding:
         return fault(
             str(exc), "GRANT SELECT on that table to the daemon's role" if denied else f"correct [rules.{rule}] lookup"
         )
+    except DatabaseUnavailable as exc:
+        return fault(str(exc), "start that server, or correct [database] lookup_url or url")
     except BadData as exc:
         return fault(
             f"the lookup fails for the data of the newest rows: {exc}", f"correct [rules.{rule}] lookup, or the rows"

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from listener.db.connection import connect_async, is_pooled
+from listener.db.connection import connect_anywhere, connect_async, is_pooled
 from listener.db.errors import translate_errors
 from listener.db.foreign_locks import LockHolder, holders, strangers
 from listener.db.pool import limited
@@ -43,7 +43,7 @@ async def listen(context: Context) -> Finding:
 
 async def _listen(listen_url: str, url: str, place: str) -> Finding:
     with translate_errors():
-        async with await connect_async(listen_url) as listening:
+        async with await connect_anywhere(listen_url) as listening:
             row = await (await listening.execute("SELECT pg_is_in_recovery(), current_database()")).fetchone()
             if row is None or row[0]:
                 return fault(f"{place} leads to a standby, which cannot LISTEN", f"point {place} at the primary")

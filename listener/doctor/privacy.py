@@ -2,7 +2,7 @@
 
 from psycopg.rows import dict_row
 
-from listener.db.connection import connect_async
+from listener.db.connection import connect_anywhere
 from listener.doctor.context import QUERIES, Context
 from listener.doctor.result import Finding, fault, ok, warn
 
@@ -86,7 +86,7 @@ async def lookup_login(context: Context) -> Finding:
                 f"run the daemon as a role that is not a superuser, and set [database] lookup_url; {_LOGIN}",
             )
         return ok(f"lookups run as {row['role']}, like everything else; [database] lookup_url would separate them")
-    async with await connect_async(database.lookup_url) as lookups, lookups.cursor(row_factory=dict_row) as cursor:
+    async with await connect_anywhere(database.lookup_url) as lookups, lookups.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(QUERIES["lookup_login"], {"other": conn.info.user})
         [row] = await cursor.fetchall()
     role = row["role"]

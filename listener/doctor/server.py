@@ -1,8 +1,11 @@
 """The PostgreSQL server: reachable, of a supported release, a primary, with the right time and no old transaction."""
 
 import time
+from contextlib import suppress
 
-from listener.db.connection import connect_async, is_pooled
+import psycopg
+
+from listener.db.connection import connect_anywhere, is_pooled
 from listener.db.errors import translate_errors
 from listener.doctor.context import QUERIES, Context
 from listener.doctor.result import Finding, fault, ok, warn
@@ -23,7 +26,7 @@ async def database(context: Context) -> Finding:
     """Connect to `[database] url`. The other checks use this connection."""
     try:
         with translate_errors():
-            conn = await connect_async(context.settings.database.url)
+            conn = await connect_anywhere(context.settings.database.url)
             pooled = await is_pooled(conn)
     except DatabaseUnavailable as exc:
         return fault(str(exc), "start PostgreSQL, or correct [database] url (PGHERALD_DATABASE_URL)")
@@ -49,7 +52,7 @@ async def release(context: Context) -> Finding:
 
 
 async def standby(context: Context) -> Finding:
-    """Check that the server accepts writes."""
+    """Check that the server accepts writes, and that lookups do not read a standby."""
     row = await context.row(
         "SELECT pg_is_in_recovery() AS standby, current_setting('default_transaction_read_only')::boolean AS read_only"
     )
@@ -57,7 +60,7 @@ async def standby(context: Context) -> Finding:
     if context.standby:
         return fault(
             "this server is a standby, where neither writes nor LISTEN are possible",
-            "point [database] url at the primary; if it lists several hosts, add target_session_attrs=read-write",
+            "point [database] url at the primary; if it lists several hosts, add the primary",
         )
     if row["read_only"]:
         return fault(
@@ -65,6 +68,17 @@ async def standby(context: Context) -> Finding:
             "find out who set it and why (hosting providers do when the disk is full): "
             "SELECT source, sourcefile FROM pg_settings WHERE name = 'default_transaction_read_only'",
         )
+    if context.settings.database.lookup_url:
+        # The checks of the lookups say why they cannot connect.
+        with suppress(psycopg.OperationalError):
+            async with await connect_anywhere(context.settings.database.lookup_url) as lookups:
+                found = await (await lookups.execute("SELECT pg_is_in_recovery()")).fetchone()
+                context.lookup_standby = found == (True,)
+        if context.lookup_standby:
+            return fault(
+                "[database] lookup_url leads to a standby, which may not have the row of a new event yet",
+                "point [database] lookup_url at the primary; if it lists several hosts, add the primary",
+            )
     return ok("primary, accepts writes")
 
 

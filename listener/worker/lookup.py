@@ -14,13 +14,16 @@ from listener.address import parse_address
 from listener.config.keys import array_literal
 from listener.config.rules import OWN_COLUMNS, Rule
 from listener.db import keys
-from listener.db.errors import is_by_data, is_unavailable, lookup_failure, summary
+from listener.db.errors import ON_STANDBY, is_by_data, is_unavailable, lookup_failure, summary
 from listener.db.owner import execute_as_owner
 from listener.db.pool import Pool
 from listener.errors import BadData, DatabaseUnavailable, PgheraldError, RuleBroken
 from listener.outbox.event import Event
 from listener.worker.decision import NotToSend, ToSend
 from listener.worker.row_budget import MAX_BATCH_BYTES, MAX_ROW_BYTES, MAX_ROWS, limit_rows
+
+Cursor = psycopg.AsyncCursor[Any]
+_STANDBY = "it reached a standby, which may not have the row yet; point [database] lookup_url, or url, at the primary"
 
 
 @dataclass(slots=True)
@@ -84,7 +87,7 @@ class Lookup:
         comment, _, lookup = self._query.partition("\n")
         query = f"{comment}\n{limit_rows(lookup, described)}"
         try:
-            await self._execute(cursor, query, [], 0)
+            await self._run_bounded(cursor, query, [], 0)
         except psycopg.errors.SyntaxError as exc:
             raise RuleBroken(
                 f"the lookup of rule {self.name} cannot be used as a subquery ({summary(exc)}); "
@@ -111,7 +114,7 @@ class Lookup:
         if found is not None:
             self._spellings.add(found[0].rstrip(" "))
 
-    async def _execute(self, cursor: psycopg.AsyncCursor[Any], query: str, of: Sequence[str], budget: int) -> None:
+    async def _execute(self, cursor: Cursor, query: str, of: Sequence[str], budget: int) -> None:
         if self._as_owner:
             await execute_as_owner(cursor, self.rule.table, query.replace("%(budget)s", str(budget)), of)
         else:
@@ -162,8 +165,16 @@ class Lookup:
             await self._learn_columns(conn)
         assert self._bounded is not None
         async with conn.cursor(row_factory=tuple_row) as cursor:
-            await self._execute(cursor, self._bounded, of, budget)
-            return await cursor.fetchall()
+            return await self._run_bounded(cursor, self._bounded, of, budget)
+
+    async def _run_bounded(self, cursor: Cursor, query: str, of: Sequence[str], budget: int) -> list[tuple[Any, ...]]:
+        """Return the bounded query's rows. On a standby, close the session: the next one may lead to the primary."""
+        await self._execute(cursor, query, of, budget)
+        rows = await cursor.fetchall()
+        if any(standby for standby, *_ in rows):
+            await cursor.connection.close()
+            raise psycopg.OperationalError(ON_STANDBY)
+        return [tuple(rest) for _, *rest in rows if rest[0] is not None]
 
     def _found(self, of: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> LookupResult:
         position = len(self._columns) - 1 - self._columns[::-1].index("key")
@@ -207,7 +218,8 @@ class Lookup:
 
     def _failure(self, exc: BaseException) -> RuleBroken | DatabaseUnavailable:
         if is_unavailable(exc) and not is_by_data(exc):
-            return DatabaseUnavailable(f"the lookup of rule {self.name} cannot run: {summary(exc)}")
+            reason = summary(exc).replace(ON_STANDBY, _STANDBY)
+            return DatabaseUnavailable(f"the lookup of rule {self.name} cannot run: {reason}")
         assert isinstance(exc, psycopg.Error)
         return lookup_failure(self.name, exc)
 

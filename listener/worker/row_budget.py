@@ -2,6 +2,9 @@
 
 The operator's query becomes a subquery of another one, which computes each row's size first. Every added name is
 qualified, because the session has the role's own search_path.
+
+The same statement says whether it ran on a standby, which may not have the event's row yet. A question of its own would
+not do: a pooler can send each statement to another server.
 """
 
 from collections.abc import Sequence
@@ -23,7 +26,10 @@ _STRUCTURED_FACTOR = 4
 _TEXT_OIDS = (25, 1042, 1043)
 
 # OFFSET 0 keeps the planner from merging a level with the next, which would compute a column twice.
-_QUERY = """SELECT octets, given, {values}
+# The outer join returns a row even if the lookup finds none. On a standby the lookup is planned, but not run.
+_QUERY = """SELECT standby, octets, given, {columns}
+  FROM (SELECT pg_catalog.pg_is_in_recovery() AS standby) AS server LEFT JOIN LATERAL (
+SELECT octets, given, {values}
   FROM (SELECT {columns}, octets, octets OPERATOR(pg_catalog.<=) {most} AND (
                upto OPERATOR(pg_catalog.<=) %(budget)s::pg_catalog.int8 OR upto OPERATOR(pg_catalog.=) octets) AS given
           FROM (SELECT {columns}, octets,
@@ -34,15 +40,16 @@ _QUERY = """SELECT octets, given, {values}
                                   FROM (
 {lookup}
                                        ) AS found ({columns}) OFFSET 0) AS found OFFSET 0) AS sized) AS summed OFFSET 0) AS judged
- LIMIT {rows}"""
+ WHERE NOT server.standby
+ LIMIT {rows}) AS answer (octets, given, {columns}) ON true"""
 
 
 def limit_rows(lookup: str, columns: Sequence[Column]) -> str:
-    """Return the query that adds to each row of `lookup` its size and whether it is given.
+    """Return the query that adds to each row of `lookup` whether the server is a standby, its size, and whether it is given.
 
     Its parameter `budget` is the number of octets to give. The first row of at most `MAX_ROW_BYTES` is given in any case.
     In a row that is not given, all columns but the key are NULL. A key that is too long is NULL as well. One row more
-    than `MAX_ROWS` says that there are more.
+    than `MAX_ROWS` says that there are more. If the lookup finds no row or is not run, a single row has no size.
     """
     key = max(i for i, column in enumerate(columns) if column.name == "key")
     names = [f"c{i}" for i in range(len(columns))]

@@ -3,17 +3,21 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from typing import Literal
+from contextlib import ExitStack, suppress
+from typing import Any, Literal
 
+import psycopg
 import pytest
 
 from listener.db.connection import connect, connect_async, is_shared
 from listener.demo.cluster import Cluster
-from tests.support import wait_until
+from listener.errors import DatabaseUnavailable
+from tests.support import repeats, wait_until
 from tests.support.backlog import add_plans, doubted, most_lines_a_second, times_each, wait_sent
 from tests.support.command import Pgherald
 from tests.support.database import Database, fill_with_story
 from tests.support.mail import MailServer
+from tests.support.network import Network
 from tests.support.pgbouncer import PgBouncer
 from tests.support.smtpd import wait
 from tests.support.standby import Standby
@@ -251,3 +255,86 @@ def test_where_listen_leads_to_a_standby_it_polls_the_primary(
             wait_sent(primary, 2)
             assert most_lines_a_second(daemon) <= 2
     primary.close()
+
+
+@pytest.fixture
+def lagging(cluster: Cluster) -> Iterator[tuple[Database, Standby]]:
+    """A primary with the story, and a standby that has not replayed what happens from now on."""
+    fill_with_story(cluster.dsn())
+    primary = Database(cluster.dsn())
+    with Standby(cluster) as standby:
+        with connect_any(standby.dsn()) as conn:
+            conn.execute("SELECT pg_wal_replay_pause()")
+        yield primary, standby
+    primary.close()
+
+
+def connect_any(url: str) -> psycopg.Connection[Any]:
+    return psycopg.connect(url, autocommit=True)
+
+
+@pytest.mark.parametrize("way", ["a pooler", repeats("any server"), repeats("a name")])
+def test_lookups_that_reach_a_lagging_standby_skip_nothing(
+    lagging: tuple[Database, Standby], mail: MailServer, pgherald: Pgherald, way: str
+) -> None:
+    """The standby does not have the event's row yet, or has its old value. The event would be skipped for ever."""
+    primary, standby = lagging
+    with ExitStack() as stack:
+        network = stack.enter_context(Network(primary.url))
+        network.spread(standby.dsn())
+        url = network.url
+        if way == "a pooler":
+            # The session's own check is of no use: each transaction may run on the other server.
+            url = stack.enter_context(PgBouncer(network.url, size=1)).url
+        elif way == "any server":
+            url += "?target_session_attrs=any"
+        env = {"PGHERALD_DATABASE_URL": primary.url, "PGHERALD_DATABASE_LOOKUP_URL": url}
+        daemon = stack.enter_context(pgherald.daemon(env=env))
+        waits = 0
+        for turn in range(1, 9):
+            primary.verify(primary.add_plan("Café", f"a{turn}@example.org"))
+            while len(mail.messages) < turn:
+                waits += 1
+                assert waits < 100, f"{turn} messages were expected, came: {mail.recipients}"
+                # The next session leads to the other server.
+                network.reset()
+                with suppress(AssertionError):
+                    mail.wait_for(turn, timeout=0.5)
+        wait_sent(primary, 8)
+        said = [event["error"] for event in daemon.events if event["event"] == "database_unavailable"]
+        assert any("standby" in error for error in said)
+        if way != "a name":
+            assert any("point [database] lookup_url, or url, at the primary" in error for error in said)
+        assert most_lines_a_second(daemon) <= 2
+    assert times_each([mail]) == {1: 8}
+    assert {event["attempt"] for event in primary.events()} == {1}
+
+
+def test_a_command_that_reads_as_the_owner_refuses_a_standby(
+    lagging: tuple[Database, Standby], pgherald: Pgherald
+) -> None:
+    primary, standby = lagging
+    key = primary.add_plan("Café", "a@example.org", status="VE")
+    primary.execute("CREATE ROLE owner; ALTER TABLE public.dateplan OWNER TO owner")
+    with connect_any(standby.dsn()) as conn:
+        conn.execute("SELECT pg_wal_replay_resume()")
+        wait_until(lambda: conn.execute("SELECT FROM pg_tables WHERE tableowner = 'owner'").fetchone() is not None)
+    env = {"PGHERALD_DATABASE_URL": primary.url}
+    for url in (standby.dsn(), f"{standby.dsn()}?target_session_attrs=any"):
+        done = pgherald("preview", "dateplan_verified", "--key", key, env={**env, "PGHERALD_DATABASE_LOOKUP_URL": url})
+        assert done.returncode == 1
+        assert "standby" in done.stderr.splitlines()[-1]
+
+
+async def test_of_several_hosts_the_primary_is_taken(lagging: tuple[Database, Standby]) -> None:
+    primary, standby = lagging
+    login, _, place = primary.url.rpartition("@")
+    hosts = f"{login}@127.0.0.1:{standby.port},{place}"
+    with connect(hosts) as conn:
+        assert conn.execute("SELECT pg_is_in_recovery()").fetchone() == (False,)
+    async with await connect_async(hosts) as other:
+        assert await (await other.execute("SELECT pg_is_in_recovery()")).fetchone() == (False,)
+    with pytest.raises(DatabaseUnavailable, match="connected to a standby; waiting for it to be promoted"):
+        connect(standby.dsn())
+    with connect(f"{standby.dsn()}?target_session_attrs=any") as conn:
+        assert conn.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)

@@ -37,6 +37,12 @@ class Network:
         """How long everything takes from now on, in each direction."""
         self._proxy.delay = seconds
 
+    def spread(self, url: str) -> None:
+        """Lead every second new connection to another server, as round-robin DNS or a pooler does."""
+        parts = urlsplit(url)
+        assert parts.port is not None, "the database's URL names no port"
+        self._proxy.targets.append((parts.hostname or "127.0.0.1", parts.port))
+
     def reset(self) -> None:
         """End all connections, and lose what is on its way."""
         self._do(self._proxy.reset)

@@ -19,7 +19,8 @@ class Proxy:
         self.port = 0
         self.delay = 0.0
         self.spared: set[int] = set()
-        self._target = (host, port)
+        # Each new connection leads to the next of these.
+        self.targets = [(host, port)]
         self._open = asyncio.Event()
         self._open.set()
         self._links: set[_Link] = set()
@@ -78,7 +79,9 @@ class Proxy:
         self._links.add(link)
         try:
             await self._open.wait()
-            incoming, link.target = await asyncio.open_connection(*self._target)
+            target = self.targets.pop(0)
+            self.targets.append(target)
+            incoming, link.target = await asyncio.open_connection(*target)
             link.port = link.target.get_extra_info("sockname")[1]
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._forward(reader, link.target, link.port))

@@ -35,9 +35,14 @@ def test_a_standby(doctor: Examine, cluster: Cluster) -> None:
     fill_with_story(url)
     with Standby(cluster) as standby:
         other = f"{standby.dsn().rpartition('/')[0]}/story"
-        names(doctor(PGHERALD_DATABASE_URL=other), "standby", "fault", "target_session_attrs=read-write")
+        names(doctor(PGHERALD_DATABASE_URL=other), "standby", "fault", "point [database] url at the primary")
         findings = doctor(PGHERALD_DATABASE_URL=url, PGHERALD_DATABASE_LISTEN_URL=other)
         names(findings, "listen", "fault", "listen_url leads to a standby")
+        for attrs in ("", "?target_session_attrs=any"):
+            findings = doctor(PGHERALD_DATABASE_URL=url, PGHERALD_DATABASE_LOOKUP_URL=f"{other}{attrs}")
+            login = findings.pop("lookup login")
+            assert "superuser" in login.seen
+            names(findings, "standby", "fault", "lookup_url leads to a standby", "at the primary")
 
 
 def test_a_database_set_to_read_only(plan: int, database: Database, doctor: Examine) -> None:

@@ -136,7 +136,43 @@ class FakePool:
 
 
 def answer(key: object, octets: int = 100, *, given: bool = True) -> tuple[Any, ...]:
-    return (octets, given, key, "VE", "jane@example.org", True, "Caf\u00e9")
+    return (False, octets, given, key, "VE", "jane@example.org", True, "Caf\u00e9")
+
+
+NOTHING = (None,) * 6
+
+
+class StandbySession(FakePool):
+    """A session that leads to a standby, and its cursor at the same time."""
+
+    closed = False
+
+    @property
+    def connection(self) -> Any:
+        """For the pool, a function that lends a session; for the cursor, its session."""
+        session = self
+
+        class Lent:
+            def __call__(self) -> Any:
+                return session
+
+            async def close(self) -> None:
+                session.closed = True
+
+        return Lent()
+
+
+async def test_on_a_standby_nothing_is_decided_and_the_session_ends() -> None:
+    """The standby may not have the row yet. The next session may lead to the primary."""
+    pool: Any = StandbySession([(True, *NOTHING)])
+    with pytest.raises(DatabaseUnavailable, match="standby, which may not have the row yet"):
+        await lookup().rows(pool, ["1"])
+    assert pool.closed
+
+
+async def test_a_lookup_without_a_row_on_the_primary_finds_nothing() -> None:
+    pool: Any = FakePool([(False, *NOTHING)])
+    assert (await lookup().rows(pool, ["1"])).rows == {"1": []}
 
 
 @pytest.mark.parametrize(
