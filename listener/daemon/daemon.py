@@ -115,6 +115,7 @@ class Daemon:
             self._tasks.start(self._lease.keep(), "lease")
             self._tasks.start(LockWatch(self._registry, self._listener).run(), "lock watch")
             self._tasks.start(batch_writer.run(), "batch writer")
+            self._tasks.start(self._health.capture.run(), "capture watch")
             await retry.wait(self._listener.ready, _LISTEN_TIMEOUT_S)
             self._handle_reload(worker, reload_requested)
             warn_if_restricted(self._settings)
