@@ -159,8 +159,7 @@ def _why(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str, row: _R
             "purged": "the row's events were purged, some time after they were settled",
             "forgotten": "the row's events were erased, by `pgherald forget`",
         }[handled[0]]
-    *_, triggers = watched
-    if triggers < MIN_TRIGGERS:
+    if watched[4] < MIN_TRIGGERS:
         return f"the triggers on {rule.table} are missing or disabled; run `pgherald install`"
     return (
         "the row reached the value unseen: triggers were off, or it was restored or replicated; "

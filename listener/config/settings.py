@@ -20,6 +20,14 @@ from listener.config.sections import Database, DeliverySettings, Http, Log, Mail
 from listener.errors import ConfigError
 
 DEFAULT_FILE = Path("pgherald.toml")
+# Tasks, pools and sockets are made by these at the start. All other keys are applied by SIGHUP.
+NEEDS_RESTART: Mapping[str, tuple[str, ...]] = {
+    "database": ("url", "listen_url", "lookup_url"),
+    "smtp": ("connections",),
+    "delivery": ("poll", "lease"),
+    "http": ("listen",),
+    "log": ("format", "level"),
+}
 
 
 class Settings(BaseSettings):
@@ -82,6 +90,20 @@ def load(file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | 
             section: getattr(settings, section).model_copy(update=keys) for section, keys in (overrides or {}).items()
         }
     )
+
+
+def reloaded(used: Settings, read: Settings) -> tuple[Settings, list[str]]:
+    """Return what a running daemon can apply of `read`, and the changed keys that need a restart.
+
+    These keys keep the values that are `used`. Otherwise a part of the daemon would follow one value and a part the other.
+    """
+    kept: dict[str, Any] = {}
+    changed: list[str] = []
+    for section, keys in NEEDS_RESTART.items():
+        before, after = getattr(used, section), getattr(read, section)
+        kept[section] = after.model_copy(update={key: getattr(before, key) for key in keys})
+        changed += [f"{section}.{key}" for key in keys if getattr(before, key) != getattr(after, key)]
+    return read.model_copy(update=kept), changed
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

@@ -54,10 +54,11 @@ class Daemon:
         # A connection that hangs must be noticed before the lease is over.
         pool = outbox_pool(url, patience=max(1.0, settings.delivery.lease / 2))
         self._pools = (pool, lookup_pool(settings.database.lookups))
-        registration, hold = Registration(settings.delivery.lease), settings.delivery.in_doubt == "hold"
-        self._outbox = Outbox(pool, registration, hold=hold)
-        self._registry = WorkerRegistry(pool, registration, hold=hold)
         self._breaker = Breaker()
+        self._reloader = Reloader(settings, read, self._breaker, self._pools[1])
+        registration = Registration(settings.delivery.lease)
+        self._outbox = Outbox(pool, registration, self._holds_doubts)
+        self._registry = WorkerRegistry(pool, registration, self._holds_doubts)
         self._listener = Listener(settings.database.listen_url or url, self._outbox.ring)
         self._lease = WorkerLease(self._registry, self._listener, self._breaker)
         self._health = Health(settings, self._listener, self._breaker)
@@ -66,8 +67,9 @@ class Daemon:
             # Imported here: aiohttp takes a sixth of a command's start-up time, and no command needs it.
             from listener.web import server
 
-            self._http = server.HttpServer(settings, self._health, self._listener, self._breaker)
-        self._reloader = Reloader(settings, read, self._breaker, self._pools[1])
+            self._http = server.HttpServer(
+                settings, lambda: self._reloader.settings.http, self._health, self._listener, self._breaker
+            )
         self._systemd = Systemd()
         self._tasks = Tasks()
 
@@ -84,7 +86,7 @@ class Daemon:
             log.info("stopping")
             self._systemd.stopping()
             self._health.stopping = True
-            await worker.stop(self._settings.delivery.grace)
+            await worker.stop(self._reloader.settings.delivery.grace)
         log.info("stopped")
 
     async def run_once(self) -> tuple[bool, int, int, int]:
@@ -97,9 +99,9 @@ class Daemon:
             draining = self._tasks.start(worker.drain_all(), "drain")
             draining.add_done_callback(lambda task: self._tasks.stopping.set())
             await self._tasks.stopping.wait()
-            await worker.stop(self._settings.delivery.grace)
+            await worker.stop(self._reloader.settings.delivery.grace)
             self._tasks.raise_error()
-            return await draining, *await self._outbox.waiting(list(self._settings.rules))
+            return await draining, *await self._outbox.waiting(list(self._reloader.settings.rules))
 
     @asynccontextmanager
     async def _started(self, *, wait: bool) -> AsyncIterator[Worker]:
@@ -115,6 +117,7 @@ class Daemon:
             self._tasks.start(self._lease.keep(), "lease")
             self._tasks.start(LockWatch(self._registry, self._listener).run(), "lock watch")
             self._tasks.start(batch_writer.run(), "batch writer")
+            self._tasks.start(self._health.capture.run(), "capture watch")
             await retry.wait(self._listener.ready, _LISTEN_TIMEOUT_S)
             self._handle_reload(worker, reload_requested)
             warn_if_restricted(self._settings)
@@ -209,6 +212,10 @@ class Daemon:
             await self._reloader.reload(worker)
         finally:
             self._systemd.ready(self._status)
+
+    def _holds_doubts(self) -> bool:
+        """Return whether an event that comes into doubt waits for a person now."""
+        return self._reloader.settings.delivery.in_doubt == "hold"
 
     def _loops_alive(self, worker: Worker, seconds: float) -> bool:
         """Return whether worker and lease loop are making iterations. A database outage does not stop them."""

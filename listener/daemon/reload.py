@@ -1,11 +1,13 @@
 """Make a runtime of the configuration, at the start and again on SIGHUP."""
 
+import asyncio
+import traceback
 from collections.abc import Callable
 
 from psycopg import AsyncConnection
 
 from listener import metrics
-from listener.config.settings import Settings
+from listener.config.settings import Settings, reloaded
 from listener.db import schema
 from listener.db.connection import connect_async
 from listener.db.errors import translate_errors
@@ -25,7 +27,8 @@ from listener.worker.runtime import Runtime
 class Reloader:
     """Read the configuration and the templates, and swap the worker's runtime as a whole.
 
-    The database's address and the settings of the daemon itself take a restart. `secret` is known after `first`.
+    `settings` are those in use. They change together with the runtime, and everything that is not part of the runtime
+    reads them from here. The keys of `NEEDS_RESTART` never change. `secret` is known after `first`.
 
     Raises:
         ConfigError: a template is missing or cannot be compiled.
@@ -35,8 +38,9 @@ class Reloader:
         self, settings: Settings, read: Callable[[], Settings] | None, breaker: Breaker, lookups: Pool
     ) -> None:
         self.secret = b""
-        self._settings = settings
+        self.settings = settings
         self._read = read or (lambda: settings)
+        self._reloading = asyncio.Lock()
         self._breaker = breaker
         self._lookups = lookups
         self._templates = templates(settings)
@@ -49,32 +53,46 @@ class Reloader:
             SchemaError, RuleBroken, ConfigError: waiting does not help.
         """
         with translate_errors():
-            async with await connect_async(self._settings.database.url) as conn:
-                version = await schema.verify(conn, self._settings.rules)
+            async with await connect_async(self.settings.database.url) as conn:
+                version = await schema.verify(conn, self.settings.rules)
                 self.secret = await schema.secret(conn)
-                runtime = await self._checked(conn, self._settings, self._templates)
+                runtime = await self._checked(conn, self.settings, self._templates)
         if version.is_newer:
             log.info("schema_newer", schema_version=version.number, made_for=VERSION)
         return runtime
 
     async def reload(self, worker: Worker) -> None:
         """Replace the worker's runtime by that of the present configuration, or keep it and log why."""
-        try:
-            settings = self._read()
-            with translate_errors():
-                async with await connect_async(self._settings.database.url) as conn:
-                    await schema.verify(conn, settings.rules)
-                    runtime = await self._checked(conn, settings, templates(settings))
-        except PgheraldError as exc:
-            remedy = "correct it and send SIGHUP again; the previous configuration stays in use"
-            log.error("reload_refused", error=str(exc), remedy=remedy)
-            return
-        previous, worker.runtime = worker.runtime, runtime
-        await previous.transport.close()
+        # Of two signals, the later one must not be overtaken.
+        async with self._reloading:
+            try:
+                settings, needs_restart, runtime = await self._read_again()
+            except PgheraldError as exc:
+                remedy = "correct it and send SIGHUP again; the previous configuration stays in use"
+                log.error("reload_refused", error=str(exc), remedy=remedy)
+                return
+            except Exception as exc:
+                # Delivery goes on by the previous configuration. The error's text is left out, because it may quote a secret.
+                where = "".join(traceback.format_tb(exc.__traceback__))
+                remedy = "please report it; the previous configuration stays in use"
+                log.error(
+                    "reload_refused", error=f"an internal error: {type(exc).__name__}", where=where, remedy=remedy
+                )
+                return
+            # Nothing is awaited between these, so that nobody sees the one without the other.
+            previous, worker.runtime, self.settings = worker.runtime, runtime, settings
+            await previous.transport.close()
         for rule in settings.rules:
             metrics.known(rule)
-        log.info("reloaded", rules=list(settings.rules))
+        log.info("reloaded", rules=list(settings.rules), **({"needs_restart": needs_restart} if needs_restart else {}))
         warn_if_restricted(settings)
+
+    async def _read_again(self) -> tuple[Settings, list[str], Runtime]:
+        settings, needs_restart = reloaded(self.settings, self._read())
+        with translate_errors():
+            async with await connect_async(settings.database.url) as conn:
+                await schema.verify(conn, settings.rules)
+                return settings, needs_restart, await self._checked(conn, settings, templates(settings))
 
     async def _checked(self, conn: AsyncConnection[object], settings: Settings, compiled: Templates) -> Runtime:
         delivery = Delivery(

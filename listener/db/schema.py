@@ -15,6 +15,7 @@ from listener.errors import SchemaError
 _QUERIES = load("admin")
 # `watch()` creates one trigger for UPDATE and one for INSERT. A partitioned table has two more, which `doctor` checks.
 MIN_TRIGGERS = 2
+_INSTALL = "run `pgherald install`"
 
 
 def check_tables(conn: psycopg.Connection[Any], rules: Mapping[str, Rule]) -> None:
@@ -46,26 +47,45 @@ async def verify(conn: psycopg.AsyncConnection[Any], rules: Mapping[str, Rule]) 
     """Return the schema's version if this pgherald can use it and the database watches every rule as configured.
 
     Raises:
-        SchemaError: Either is not the case. The message says what to run.
+        SchemaError: Either is not the case. The message names each such rule and says what to run.
     """
     version = await usable_version(conn)
-    for name, rule in rules.items():
-        watched = await (await conn.execute(_QUERIES["watched"], watch_values(name, rule))).fetchone()
-        assert watched is not None
-        as_configured, table_exists, watches, _, triggers = watched
-        if not table_exists:
-            raise SchemaError(f"rule {name}: there is no table {rule.table}; {table_remedy(name, rule)}")
-        if watches is None:
-            raise SchemaError(f"rule {name} is not watched in this database; run `pgherald install`")
-        if not as_configured:
-            raise SchemaError(
-                f"rule {name}: the database watches {watches}, not what is configured; {rewatch_remedy(name)}"
-            )
-        if triggers < MIN_TRIGGERS:
-            raise SchemaError(
-                f"rule {name}: its triggers on {rule.table} are missing or disabled; run `pgherald install`"
-            )
+    if problems := await capture_problems(conn, rules):
+        raise SchemaError("; ".join(problems.values()))
     return version
+
+
+async def capture_problems(conn: psycopg.AsyncConnection[Any], rules: Mapping[str, Rule]) -> dict[str, str]:
+    """Return by rule what keeps the database from capturing its events, and the remedy. Rules without a problem are left out.
+
+    The start, a reload, the readiness probe, the log and the metrics all judge by this function.
+    """
+    try:
+        problems = {name: await _capture_problem(conn, name, rule) for name, rule in rules.items()}
+    except (errors.InvalidSchemaName, errors.UndefinedTable):
+        return {name: f"rule {name}: pgherald is not installed in this database; {_INSTALL}" for name in rules}
+    return {name: problem for name, problem in problems.items() if problem is not None}
+
+
+async def _capture_problem(conn: psycopg.AsyncConnection[Any], name: str, rule: Rule) -> str | None:
+    watched = await (await conn.execute(_QUERIES["watched"], watch_values(name, rule))).fetchone()
+    assert watched is not None
+    as_configured, table_exists, watches, _, triggers, gone, disabled, lacks = watched
+    if not table_exists:
+        return f"rule {name}: there is no table {rule.table}; {table_remedy(name, rule)}"
+    if watches is None:
+        return f"rule {name} is not watched in this database; {_INSTALL}"
+    if not as_configured:
+        return f"rule {name}: the database watches {watches}, not what is configured; {rewatch_remedy(name)}"
+    if triggers < MIN_TRIGGERS:
+        return f"rule {name}: its triggers on {rule.table} are missing or disabled; {_INSTALL}"
+    if gone is not None:
+        return f"rule {name}: {rule.table} no longer has column {gone}; correct [rules.{name}], then {_INSTALL}"
+    if disabled is not None:
+        return f"rule {name}: its triggers on {disabled} are disabled; ALTER TABLE {disabled} ENABLE TRIGGER …"
+    if lacks is not None:
+        return f"rule {name}: the owner of its capture function has lost a right; GRANT {lacks}"
+    return None
 
 
 def table_remedy(name: str, rule: Rule) -> str:
@@ -78,7 +98,7 @@ def table_remedy(name: str, rule: Rule) -> str:
 def rewatch_remedy(name: str) -> str:
     """Return what to do about a rule that the database watches otherwise than configured."""
     return (
-        f"run `pgherald rewatch {name}` if the column or value was renamed, "
+        f"run `pgherald rewatch {name}` if the table, column or value was renamed or replaced, "
         "or `pgherald install` if the rule is to start from the beginning"
     )
 

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,10 +34,11 @@ _DATA_ERRORS = (psycopg.DataError, psycopg.IntegrityError, UnicodeError)
 class Outbox:
     """Queries about the events of one worker. Every method raises `DatabaseUnavailable` or `SchemaError`.
 
-    `hold`: events that come into doubt wait for a person, instead of being sent once more.
+    `hold` is called for each write, since a reload may change it. If it returns True, events in doubt wait for a person,
+    instead of being sent once more.
     """
 
-    def __init__(self, pool: Pool, registration: Registration, *, hold: bool) -> None:
+    def __init__(self, pool: Pool, registration: Registration, hold: Callable[[], bool]) -> None:
         self._pool = pool
         self._registration = registration
         self._hold = hold
@@ -181,7 +182,7 @@ class Outbox:
         # As JSON. With an array for each column, psycopg would inspect every element in Python: three times as slow.
         values: dict[str, object] = {}
         if settlements:
-            values |= {"settled": _json(self._written(each) for each in settlements), "hold": self._hold}
+            values |= {"settled": _json(self._written(each) for each in settlements), "hold": self._hold()}
         if marks:
             marked = _json({"id": m.event.id, "claim": m.event.claim, "recipient": str(m.recipient)} for m in marks)
             values |= {"marked": marked, "messages": [compress(mark.raw) for mark in marks]}

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 
 from listener.config.rules import Rule
 from listener.config.settings import Settings
-from listener.db import schema
-from listener.db.connection import connect_async
-from listener.db.errors import translate_errors
-from listener.errors import PgheraldError
 from listener.notify.listener import Listener
 from listener.smtp.breaker import Breaker
+from listener.status.capture import CaptureWatch
 from listener.worker.loop import Worker
 
 # The listener tests itself every 5 s. Three missed tests in a row mean that notifications do not arrive.
@@ -20,10 +17,6 @@ _MAX_SELF_TEST_AGE_S = 15.0
 # The worker claims at every poll. It may miss two polls, or 15 s if it polls more often than every 5 s.
 _MAX_POLLS = 3
 _MAX_CLAIM_AGE_S = 15.0
-# Readiness is asked for every 5 s (deploy/kubernetes). The check of the schema reads the catalog, so it runs less often.
-_SCHEMA_INTERVAL_S = 10.0
-# Shorter than the time-out of a probe, which is 5 s in deploy/kubernetes.
-_SCHEMA_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +30,18 @@ class Part:
 class Health:
     """Judge the parts of a daemon.
 
-    The daemon calls `started` when it begins to deliver, and sets `stopping` when it has received SIGTERM.
+    The daemon calls `started` when it begins to deliver, and sets `stopping` when it has received SIGTERM. `capture` says
+    whether the database captures the events.
     """
 
     def __init__(self, settings: Settings, listener: Listener, breaker: Breaker) -> None:
         self.stopping = False
         self._worker: Worker | None = None
-        self._url = settings.database.url
         self._poll = settings.delivery.poll
         self._configured_rules = settings.rules
         self._listener = listener
         self._breaker = breaker
-        self._schema = Part(False, "not checked yet")
-        self._schema_checked_at = -math.inf
-        self._schema_check = asyncio.Lock()
+        self.capture = CaptureWatch(settings.database.url, lambda: self.rules)
 
     def started(self, worker: Worker) -> None:
         """Record that the daemon delivers now, with this worker."""
@@ -77,7 +68,7 @@ class Health:
             "daemon": self._daemon(),
             "listen": self._listen(),
             "claims": self._claims(),
-            "schema": await self._check_schema(self.rules),
+            "schema": Part(*await self.capture.state()),
             "smtp": self._smtp(),
         }
 
@@ -109,21 +100,3 @@ class Health:
         if self._breaker.is_open:
             return Part(False, f"breaker open: {self._breaker.reason}")
         return Part(True, "breaker half-open: trying one message" if self._breaker.is_probing else "breaker closed")
-
-    async def _check_schema(self, rules: Mapping[str, Rule]) -> Part:
-        """Return the result of the last check, or check again if it is older than `_SCHEMA_INTERVAL_S`."""
-        clock = asyncio.get_running_loop().time
-        if self._schema_check.locked() or clock() - self._schema_checked_at < _SCHEMA_INTERVAL_S:
-            return self._schema
-        async with self._schema_check:
-            try:
-                async with asyncio.timeout(_SCHEMA_TIMEOUT_S):
-                    with translate_errors():
-                        async with await connect_async(self._url) as conn:
-                            version = await schema.verify(conn, rules)
-                self._schema = Part(True, f"{version}; triggers of {len(rules)} rules installed")
-                self._schema_checked_at = clock()
-            except (PgheraldError, TimeoutError) as exc:
-                # The time is not set: the next request checks again and sees a repair at once.
-                self._schema = Part(False, str(exc) or f"the database did not answer within {_SCHEMA_TIMEOUT_S:g} s")
-        return self._schema

@@ -8,6 +8,7 @@ from another origin is refused.
 import hmac
 import secrets
 import time
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -26,24 +27,28 @@ _MAX_ATTEMPTS = 10
 
 
 class AdminAuth:
-    """Check the admin token and keep the sessions of those who logged in with it. Sessions end with the process."""
+    """Check the admin token and keep the sessions of those who logged in with it.
 
-    def __init__(self, token: str | None) -> None:
+    `token` returns the token in use, which a reload may replace. Sessions end with their token and with the process.
+    """
+
+    def __init__(self, token: Callable[[], str | None]) -> None:
         self._token = token
-        self._sessions: dict[str, float] = {}
+        self._sessions: dict[str, tuple[float, str | None]] = {}
         self._attempts = TokenBucket(_ATTEMPTS_PER_S, _MAX_ATTEMPTS)
 
     @property
     def enabled(self) -> bool:
         """Return whether a token is configured; without one the page is read-only."""
-        return self._token is not None
+        return self._token() is not None
 
     def is_authorized(self, request: web.Request) -> bool:
         """Return whether the request carries the token or the cookie of a session."""
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self._matches(given.strip())
-        return self._sessions.get(request.cookies.get(_COOKIE, ""), 0.0) > time.monotonic()
+        end, token = self._sessions.get(request.cookies.get(_COOKIE, ""), (0.0, None))
+        return end > time.monotonic() and token == self._token()
 
     def check(self, request: web.Request) -> None:
         """Refuse an action that is not authorized, or that a page of another site has sent.
@@ -65,8 +70,8 @@ class AdminAuth:
         session = secrets.token_urlsafe(32)
         now = time.monotonic()
         newest = list(self._sessions.items())[-_MAX_SESSIONS:]
-        self._sessions = {name: end for name, end in newest if end > now}
-        self._sessions[session] = now + _SESSION_S
+        self._sessions = {name: (end, token) for name, (end, token) in newest if end > now}
+        self._sessions[session] = now + _SESSION_S, self._token()
         response.set_cookie(
             _COOKIE, session, max_age=_SESSION_S, httponly=True, samesite="Strict", secure=request.secure
         )
@@ -79,9 +84,10 @@ class AdminAuth:
 
     def _matches(self, given: str) -> bool:
         """Compare in constant time. After too many wrong tokens, nothing matches until the bucket refills."""
-        if self._token is None or self._attempts.empty:
+        token = self._token()
+        if token is None or self._attempts.empty:
             return False
-        if hmac.compare_digest(given.encode("utf-8", "replace"), self._token.encode()):
+        if hmac.compare_digest(given.encode("utf-8", "replace"), token.encode()):
             return True
         self._attempts.take()
         return False

@@ -11,6 +11,7 @@ from aiohttp import web
 from listener.admin import events, history
 from listener.config.keys import parse_key, show_key
 from listener.config.rules import Rule
+from listener.config.sections import Http
 from listener.config.settings import Settings
 from listener.db.connection import connect, tables_of
 from listener.errors import DatabaseUnavailable, PgheraldError
@@ -32,12 +33,14 @@ _MAX_COMMANDS = 2
 class Page:
     """The handlers of the status page. `stream` sends its live updates."""
 
-    def __init__(self, settings: Settings, health: Health, overview_cache: OverviewCache) -> None:
+    def __init__(
+        self, settings: Settings, http: Callable[[], Http], health: Health, overview_cache: OverviewCache
+    ) -> None:
         self._settings = settings
         self._health = health
         self._overview_cache = overview_cache
         self._renderer = Renderer()
-        self._auth = AdminAuth(settings.http.admin_token)
+        self._auth = AdminAuth(lambda: http().admin_token)
         self.stream = OverviewStream(overview_cache, self._renderer, self._auth)
         self._commands = asyncio.Semaphore(_MAX_COMMANDS)
 

@@ -83,6 +83,12 @@ class _Gauges(Collector):
             self._health.in_flight_count,
         )
         yield _gauge("database_up", "1: the database answers", self._overview is not None)
+        capturing = GaugeMetricFamily(
+            "pgherald_capturing", "1: the database captures the rule's events; 0: it does not", labels=["rule"]
+        )
+        for name, problem in self._health.capture.problems.items():
+            capturing.add_metric([name], problem is None)
+        yield capturing
         if self._overview is None:
             return
         oldest = GaugeMetricFamily(

@@ -1,12 +1,13 @@
 """Middleware for every request: the check of the Host header, security headers, and uncaught exceptions."""
 
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from listener.config.sections import Http
 from listener.logs import log
 
 HEADERS = {
@@ -26,19 +27,17 @@ HEADERS = {
 PUBLIC = "/unsubscribe/"
 
 
-def check_request(hosts: Collection[str], public: str | None) -> Middleware:
+def check_request(http: Callable[[], Http]) -> Middleware:
     """Return the middleware that checks the Host header and turns uncaught exceptions into responses.
 
-    Accepted are IP addresses, localhost and `hosts`; for the path `PUBLIC` also the host name `public`. Without this
-    check, a foreign web page could point a name of its own at this address (DNS rebinding). Its script would then read
+    Accepted are IP addresses, localhost, and the names of `allowed_hosts` and `listen`. For the path `PUBLIC` the name in
+    `public_url` is accepted too. `http` returns the settings in use, which a reload may replace. Without this check, a foreign web page could point a name of its own at this address (DNS rebinding). Its script would then read
     what the visitor's browser gets from here. It cannot do so with an IP address.
     """
-    names = {"localhost", *(host.lower() for host in hosts)}
-    public_names = {*names, public} if public else names
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        accepted = public_names if request.path.startswith(PUBLIC) else names
+        accepted = _accepted_names(http(), public=request.path.startswith(PUBLIC))
         if not _is_accepted(request.headers.get("Host", ""), accepted):
             response: web.StreamResponse = web.Response(
                 status=421, text="This host name is not allowed; add it to [http] allowed_hosts.\n"
@@ -66,6 +65,15 @@ async def set_security_headers(_: web.Request, response: web.StreamResponse) -> 
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers["Server"] = "pgherald"
+
+
+def _accepted_names(http: Http, *, public: bool) -> set[str]:
+    names = {"localhost", *(host.lower() for host in http.allowed_hosts)}
+    if http.address:
+        names.add(http.address[0].lower())
+    if public and (name := urlsplit(http.public_url).hostname):
+        names.add(name)
+    return names
 
 
 def _is_accepted(host: str, names: Collection[str]) -> bool:

@@ -7,10 +7,10 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from listener.config.sections import Http
 from listener.config.settings import Settings
 from listener.db.pools import opened, overview_pool, unsubscribe_pool
 from listener.errors import ConfigError
@@ -35,20 +35,20 @@ _KEEP_ALIVE_S = 30
 class HttpServer:
     """Serve the probes, the metrics, the status page and the unsubscribe page.
 
-    The server has pools of its own with one connection each. A slow page never takes a connection from delivery.
+    The server has pools of its own with one connection each. A slow page never takes a connection from delivery. `http`
+    returns the settings in use, which a reload may replace.
     """
 
-    def __init__(self, settings: Settings, health: Health, listener: Listener, breaker: Breaker) -> None:
+    def __init__(
+        self, settings: Settings, http: Callable[[], Http], health: Health, listener: Listener, breaker: Breaker
+    ) -> None:
         self._http = settings.http
         self._overview_pool = overview_pool(settings.database.url)
         self._unsubscribe_pool = unsubscribe_pool(settings.database.url)
         self._overview_cache = OverviewCache(self._overview_pool)
-        self._page = Page(settings, health, self._overview_cache)
+        self._page = Page(settings, http, health, self._overview_cache)
         self._unsubscribe = UnsubscribePage(health, self._unsubscribe_pool)
-        app = web.Application(
-            middlewares=[check_request(self._hosts(), urlsplit(settings.http.public_url).hostname)],
-            client_max_size=_MAX_BODY_BYTES,
-        )
+        app = web.Application(middlewares=[check_request(http)], client_max_size=_MAX_BODY_BYTES)
         app.on_response_prepare.append(set_security_headers)
         for part in (Probes(health, self._overview_cache, listener, breaker), self._page, self._unsubscribe):
             app.add_routes(part.routes())
@@ -85,10 +85,6 @@ class HttpServer:
         if self._pending_log is not None:
             self._pending_log()
             self._pending_log = None
-
-    def _hosts(self) -> tuple[str, ...]:
-        address = self._http.address
-        return (*self._http.allowed_hosts, *((address[0],) if address else ()))
 
     async def _open(self) -> None:
         if self._http.address is None:

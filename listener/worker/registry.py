@@ -1,6 +1,6 @@
 """The registry of workers in ``pgherald.worker``: this worker's own row, and those of the others."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -59,10 +59,11 @@ class Rescue:
 class WorkerRegistry:
     """Queries about workers. Every method raises `DatabaseUnavailable` or `SchemaError`.
 
-    `hold`: events that come into doubt wait for a person, instead of being sent once more.
+    `hold` is called for each write, since a reload may change it. If it returns True, events in doubt wait for a person,
+    instead of being sent once more.
     """
 
-    def __init__(self, pool: Pool, registration: Registration, *, hold: bool) -> None:
+    def __init__(self, pool: Pool, registration: Registration, hold: Callable[[], bool]) -> None:
         self.registration = registration
         self._pool = pool
         self._hold = hold
@@ -118,7 +119,7 @@ class WorkerRegistry:
         values = {
             "worker": self.registration.worker,
             "lease": self.registration.lease_s,
-            "hold": self._hold,
+            "hold": self._hold(),
             "dead": [peer.id for peer in dead],
             "seen": [peer.seen_at for peer in dead],
         }

@@ -6,6 +6,8 @@ SELECT pgherald.version(), pgherald.usable_from();
 
 -- name: watched
 -- Return one row: how the database watches this rule, and how many of its two triggers exist and are enabled.
+-- `gone` is a column that the capture function names and the table no longer has. `disabled` is a table or partition on
+-- which a trigger is disabled. `lacks` is a right that the function's owner has lost.
 SELECT rule."table"::oid = to_regclass(%(table)s)::oid
            AND rule.key = %(key)s
            AND rule."column" = %(column)s
@@ -18,9 +20,26 @@ SELECT rule."table"::oid = to_regclass(%(table)s)::oid
        (SELECT count(*)
           FROM pg_trigger AS trigger
          WHERE trigger.tgrelid = rule."table" AND NOT trigger.tgisinternal AND trigger.tgenabled IN ('O', 'A')
+           AND trigger.tgfoid = function.oid
            AND trigger.tgname = ANY (
-                   ARRAY['pgherald_' || rule.rule || '_update', 'pgherald_' || rule.rule || '_insert'])) AS triggers
-  FROM (SELECT) AS one_row LEFT JOIN pgherald.rule ON rule.rule = %(rule)s;
+                   ARRAY['pgherald_' || rule.rule || '_update', 'pgherald_' || rule.rule || '_insert'])) AS triggers,
+       (SELECT min(quote_ident(name))
+          FROM unnest(rule.key || CASE rule.capture WHEN 'statement' THEN ARRAY[rule."column"] ELSE '{}' END) AS name
+         WHERE NOT EXISTS (
+                   SELECT FROM pg_attribute
+                    WHERE attrelid = rule."table" AND attname = name AND NOT attisdropped)) AS gone,
+       (SELECT min(trigger.tgrelid::regclass::text)
+          FROM pg_trigger AS trigger
+         WHERE trigger.tgfoid = function.oid AND trigger.tgenabled NOT IN ('O', 'A')) AS disabled,
+       CASE WHEN NOT has_schema_privilege(function.proowner, function.pronamespace, 'USAGE')
+            THEN 'USAGE ON SCHEMA pgherald TO ' || function.proowner::regrole
+            WHEN NOT has_table_privilege(function.proowner, 'pgherald.outbox', 'INSERT')
+            THEN 'INSERT ON pgherald.outbox TO ' || function.proowner::regrole
+       END AS lacks
+  FROM (SELECT) AS one_row
+  LEFT JOIN pgherald.rule ON rule.rule = %(rule)s
+  LEFT JOIN pg_proc AS function
+       ON function.pronamespace = 'pgherald'::regnamespace AND function.proname = 'capture_' || rule.rule;
 
 -- name: missing_columns
 -- Return whether a table exists, and which of these columns it lacks, in their order.

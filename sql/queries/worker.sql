@@ -86,10 +86,13 @@ doubted AS (
 SELECT (SELECT array_agg(name) FROM dead) AS names,
        (SELECT count(*) FROM freed) AS freed,
        (SELECT count(*) FROM doubted) AS doubted,
-       (SELECT count(*)
-          FROM (SELECT FROM pgherald.outbox
-                 WHERE state = 'in_doubt' AND scheduled_at <= now()
-                 ORDER BY scheduled_at) AS doubts) AS due;
+       -- Events that came into doubt under another configuration are held too.
+       CASE WHEN %(hold)s THEN 0
+            ELSE (SELECT count(*)
+                    FROM (SELECT FROM pgherald.outbox
+                           WHERE state = 'in_doubt' AND scheduled_at <= now()
+                           ORDER BY scheduled_at) AS doubts)
+       END AS due;
 
 -- name: end_sessions
 -- Terminate the sessions that still hold the presence locks of dead workers.

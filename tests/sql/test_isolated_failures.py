@@ -29,8 +29,8 @@ async def worker(database: Database) -> AsyncIterator[Outbox]:
     pool = outbox_pool(database.url)
     async with opened(pool):
         registration = Registration(lease_s=10)
-        await WorkerRegistry(pool, registration, hold=False).register()
-        yield Outbox(pool, registration, hold=False)
+        await WorkerRegistry(pool, registration, lambda: False).register()
+        yield Outbox(pool, registration, lambda: False)
 
 
 def capture(database: Database, *keys: str) -> None:
@@ -136,7 +136,7 @@ async def test_letters_that_the_database_has_not(databases: Databases) -> None:
         install_triggers(database.connect())
         pool = outbox_pool(database.url)
         async with opened(pool):
-            registry = WorkerRegistry(pool, Registration(lease_s=10), hold=False)
+            registry = WorkerRegistry(pool, Registration(lease_s=10), lambda: False)
             await registry.register()
             assert await registry.renew(
                 has_presence_lock=False, listening=False, leader=False, pid=None, breaker_reason="554 你好 é"

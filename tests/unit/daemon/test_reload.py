@@ -169,3 +169,13 @@ def test_a_daemon_that_does_not_write_to_everybody_says_so(mail: dict[str, Any],
     with structlog.testing.capture_logs() as logs:
         warn_if_restricted(made.model_copy(update={"mail": made.mail.model_copy(update=mail)}))
     assert [entry["event"] for entry in logs] == (["mail_restricted"] if warns else [])
+
+
+async def test_an_unforeseen_error_keeps_the_runtime_and_quotes_nothing(database: FakeDatabase) -> None:
+    database.rule_error = ZeroDivisionError("secret")
+    worker: Any = FakeWorker()
+    [entry] = await reloaded(reloader(settings), worker)
+    assert entry["event"] == "reload_refused"
+    assert "ZeroDivisionError" in entry["error"]
+    assert "secret" not in str(entry)
+    assert worker.runtime is worker.first

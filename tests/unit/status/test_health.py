@@ -9,7 +9,7 @@ import pytest
 
 from listener.config.settings import Settings
 from listener.errors import DatabaseUnavailable
-from listener.status import health as module
+from listener.status import capture as module
 from listener.status.health import Health
 
 
@@ -85,7 +85,7 @@ async def test_a_silent_database_blocks_no_probe(daemon: Daemon, monkeypatch: py
         await asyncio.sleep(60)
 
     monkeypatch.setattr(module, "connect_async", hang)
-    monkeypatch.setattr(module, "_SCHEMA_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(module, "_TIMEOUT_S", 0.05)
     first, second = await asyncio.gather(daemon.health.parts(), daemon.health.parts())
     assert first["schema"].detail == "the database did not answer within 0.05 s"
     assert second["schema"].detail == "not checked yet", "the second request does not wait for the first one's check"

@@ -35,11 +35,11 @@ def cookie(response: web.Response) -> str:
     ],
 )
 async def test_only_the_token_authorizes(headers: dict[str, str], allowed: bool) -> None:
-    assert AdminAuth(TOKEN).is_authorized(request(**headers)) is allowed
+    assert AdminAuth(lambda: TOKEN).is_authorized(request(**headers)) is allowed
 
 
 async def test_without_a_token_nothing_authorizes() -> None:
-    read_only = AdminAuth(None)
+    read_only = AdminAuth(lambda: None)
     assert not read_only.enabled
     for given in ("", "None"):
         assert not read_only.log_in(request(), given, web.Response())
@@ -49,7 +49,7 @@ async def test_without_a_token_nothing_authorizes() -> None:
 
 
 async def test_a_session_lasts_until_the_logout() -> None:
-    admin, response = AdminAuth(TOKEN), web.Response()
+    admin, response = AdminAuth(lambda: TOKEN), web.Response()
     assert admin.log_in(request(), TOKEN, response)
     session = request(Cookie=cookie(response))
     admin.check(session)
@@ -59,7 +59,7 @@ async def test_a_session_lasts_until_the_logout() -> None:
 
 
 async def test_a_session_expires(monkeypatch: pytest.MonkeyPatch) -> None:
-    admin, response = AdminAuth(TOKEN), web.Response()
+    admin, response = AdminAuth(lambda: TOKEN), web.Response()
     admin.log_in(request(), TOKEN, response)
     later = time.monotonic() + auth._SESSION_S
     monkeypatch.setattr(auth.time, "monotonic", lambda: later)
@@ -68,7 +68,7 @@ async def test_a_session_expires(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_the_oldest_sessions_end_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "_MAX_SESSIONS", 2)
-    admin, responses = AdminAuth(TOKEN), [web.Response() for _ in range(4)]
+    admin, responses = AdminAuth(lambda: TOKEN), [web.Response() for _ in range(4)]
     for response in responses:
         admin.log_in(request(), TOKEN, response)
     assert [admin.is_authorized(request(Cookie=cookie(response))) for response in responses] == [
@@ -77,7 +77,7 @@ async def test_the_oldest_sessions_end_first(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_another_sites_page_cannot_act_with_the_token() -> None:
-    admin = AdminAuth(TOKEN)
+    admin = AdminAuth(lambda: TOKEN)
     with pytest.raises(web.HTTPForbidden):
         admin.check(request(Authorization=f"Bearer {TOKEN}", Sec_Fetch_Site="cross-site"))
     assert not admin.log_in(request(Origin="https://evil.example"), TOKEN, web.Response())
@@ -85,7 +85,7 @@ async def test_another_sites_page_cannot_act_with_the_token() -> None:
 
 async def test_after_too_many_guesses_even_the_token_must_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "_ATTEMPTS_PER_S", 0.0)
-    admin = AdminAuth(TOKEN)
+    admin = AdminAuth(lambda: TOKEN)
     for _ in range(auth._MAX_ATTEMPTS):
         assert admin.log_in(request(), TOKEN, web.Response()), "right tokens cost nothing"
         assert not admin.log_in(request(), "wrong", web.Response())

@@ -26,7 +26,7 @@ def overviews() -> FixedOverviews:
 async def client(overviews: FixedOverviews, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Client]:
     monkeypatch.setenv("PGHERALD_HTTP_ADMIN_TOKEN", TOKEN)
     settings = Settings()
-    page = Page(settings, SimpleNamespace(rules=settings.rules), overviews)  # type: ignore[arg-type]
+    page = Page(settings, lambda: settings.http, SimpleNamespace(rules=settings.rules), overviews)  # type: ignore[arg-type]
     app = web.Application()
     app.add_routes(page.routes())
     async with TestClient(TestServer(app)) as client:

@@ -23,6 +23,7 @@ class Daemon:
     listening = True
     gate = SimpleNamespace(is_leader=False)
     is_open = True
+    capture = SimpleNamespace(problems={})
 
     def __init__(self) -> None:
         self.answers = {"daemon": Part(True, "running"), "smtp": Part(False, "breaker open: 421")}
@@ -75,6 +76,13 @@ async def test_metrics_of_process_and_outbox(client: Client, daemon: Daemon) -> 
     assert found["pgherald_oldest_available_age_seconds"] == 12.0
     daemon.in_flight_count = 2
     assert (await values(client))["pgherald_in_flight_events"] == 2
+
+
+async def test_each_rule_says_whether_it_is_captured(client: Client, daemon: Any) -> None:
+    daemon.capture = SimpleNamespace(problems={"paid": None, "verified": "its triggers are missing"})
+    text = await (await client.get("/metrics")).text()
+    assert 'pgherald_capturing{rule="paid"} 1.0' in text
+    assert 'pgherald_capturing{rule="verified"} 0.0' in text
 
 
 async def test_without_the_database_its_gauges_disappear(client: Client, overviews: FixedOverviews) -> None:

@@ -4,14 +4,15 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
+from listener.config.sections import Http
 from listener.web.security import HEADERS, PUBLIC, check_request, same_origin, set_security_headers
 
 
-async def answer(path: str, host: str, *, public: str | None = "mail.example.org") -> int:
+async def answer(path: str, host: str, *, public: str = "https://mail.example.org") -> int:
     async def handler(_: web.Request) -> web.Response:
         return web.Response()
 
-    middleware = check_request(["Herald.internal"], public)
+    middleware = check_request(lambda: Http(allowed_hosts=("Herald.internal",), public_url=public))
     response = await middleware(make_mocked_request("GET", path, {"Host": host}), handler)
     return response.status
 
@@ -36,7 +37,7 @@ async def test_hosts(path: str, host: str, status: int) -> None:
 
 
 async def test_without_a_public_url_no_more_names_are_accepted() -> None:
-    assert await answer(f"{PUBLIC}token", "mail.example.org", public=None) == 421
+    assert await answer(f"{PUBLIC}token", "mail.example.org", public="") == 421
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ async def test_an_exception_becomes_a_response_without_its_words(raised: Excepti
     async def handler(_: web.Request) -> web.Response:
         raise raised
 
-    response = await check_request([], None)(make_mocked_request("GET", "/", {"Host": "localhost"}), handler)
+    response = await check_request(Http)(make_mocked_request("GET", "/", {"Host": "localhost"}), handler)
     assert isinstance(response, web.Response)
     assert response.status == status
     assert "secret" not in str(response.text)
@@ -59,7 +60,7 @@ async def test_http_errors_pass() -> None:
         raise web.HTTPNotFound
 
     with pytest.raises(web.HTTPNotFound):
-        await check_request([], None)(make_mocked_request("GET", "/", {"Host": "localhost"}), handler)
+        await check_request(Http)(make_mocked_request("GET", "/", {"Host": "localhost"}), handler)
 
 
 async def test_a_handlers_own_header_stays() -> None:

@@ -25,7 +25,7 @@ def overviews() -> FixedOverviews:
 @pytest.fixture
 async def streams(overviews: FixedOverviews, monkeypatch: pytest.MonkeyPatch) -> OverviewStream:
     monkeypatch.setattr(stream, "REFRESH_INTERVAL_S", 0.01)
-    return OverviewStream(overviews, Renderer(), AdminAuth(None))  # type: ignore[arg-type]
+    return OverviewStream(overviews, Renderer(), AdminAuth(lambda: None))  # type: ignore[arg-type]
 
 
 @pytest.fixture
