@@ -59,8 +59,8 @@ test-deploy: .venv-deploy/ready  ## check the files in deploy/; needs systemd-an
 chaos: .venv/ready  ## break everything at random, for SECONDS; POLICY, DAEMONS; SEED repeats a schedule
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --daemons $(DAEMONS) --policy $(POLICY) $(if $(SEED),--seed $(SEED))
 
-soak: .venv/ready  ## change the application's database at random, for SECONDS; SEED repeats a schedule
-	$(BIN)/python -m tests.chaos.soak --seconds $(SECONDS) --verbose $(if $(SEED),--seed $(SEED))
+soak: .venv/ready  ## change the application's database at random, for SECONDS; SEED repeats a schedule; SWITCHOVER=1 moves it in the end
+	$(BIN)/python -m tests.chaos.soak --seconds $(SECONDS) --verbose $(if $(SEED),--seed $(SEED)) $(if $(SWITCHOVER),--switchover)
 
 fuzz: .venv/ready  ## check every property with new seeds, for SECONDS
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)

@@ -18,9 +18,10 @@ from tests.chaos.soak.schedule import CHANGES
 @click.option("--seconds", default=60.0, help="How long changes are made; settling comes after.")
 @click.option("--seed", type=int, help="Gives the same schedule again.  [default: a new one]")
 @click.option("--changes", default=",".join(CHANGES), help="Only these schema changes.")
+@click.option("--switchover", is_flag=True, help="Move to another server at the end, by logical replication.")
 @click.option("--keep", is_flag=True, help="Keep the logs also when all is well.")
 @click.option("--verbose", is_flag=True, help="Say each change as it comes.")
-def main(seconds: float, seed: int | None, changes: str, keep: bool, verbose: bool) -> None:
+def main(seconds: float, seed: int | None, changes: str, switchover: bool, keep: bool, verbose: bool) -> None:
     """Change the application's database at random beside its writers, and compare what was promised with what came."""
     seed = secrets.randbelow(10**6) if seed is None else seed
     names = changes.split(",")
@@ -33,7 +34,7 @@ def main(seconds: float, seed: int | None, changes: str, keep: bool, verbose: bo
             click.echo(line, err=True)
 
     try:
-        outcome = asyncio.run(run(seed, seconds, names, folder, say))
+        outcome = asyncio.run(run(seed, seconds, names, folder, say, switchover=switchover))
     except BaseException:
         click.echo(f"seed {seed}: the run broke off; logs: {folder}", err=True)
         raise

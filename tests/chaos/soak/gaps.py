@@ -83,7 +83,7 @@ class Gaps:
     def __init__(self, logs: DaemonLogs, ports: list[int]) -> None:
         self.stops: list[Stop] = []
         self._logs = logs
-        self._ports = ports
+        self.ports = ports
 
     def touched(self, rule: str, begun: float) -> bool:
         """Return whether capture was stopped at any time since `begun`."""
@@ -140,7 +140,7 @@ class Gaps:
         wanted = re.compile(rf'^pgherald_capturing{{rule="{rule}"}} {value}(\.0)?$', re.MULTILINE)
         end = time.monotonic() + TOLD_S
         while time.monotonic() < end:
-            found = [bool(wanted.search(await asyncio.to_thread(_metrics, port))) for port in self._ports]
+            found = [bool(wanted.search(await asyncio.to_thread(_metrics, port))) for port in self.ports]
             if all(found) if everywhere else any(found):
                 return True
             await asyncio.sleep(_STEP_S)

@@ -3,26 +3,32 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 from psycopg.rows import class_row
 
 from listener.db import schema
+from listener.demo.cluster import Cluster
 from listener.mail.message import make_message_id
 from tests.chaos.judge import Event, Findings, judge
 from tests.chaos.soak.failures import Failure, ours
 from tests.chaos.soak.gaps import Stop
 from tests.chaos.soak.schedule import CHANGES, schedule
-from tests.chaos.soak.sessions import Record
-from tests.chaos.soak.stage import SoakStage, staged
+from tests.chaos.soak.sessions import Record, Session
+from tests.chaos.soak.stage import SoakStage, new_cluster, staged
+from tests.chaos.soak.switchover import replicate, switch
 from tests.chaos.soak.tables import Table
 from tests.chaos.storm import ended, settled
 
 _LONG_LIVED, _SHORT_LIVED = 4, 2
 _PAUSE_S = (0.2, 1.5)
+_AFTER_SWITCH_S = 5.0
+T = TypeVar("T")
 
 
 @dataclass
@@ -40,18 +46,26 @@ class Outcome:
     findings: list[Findings] = field(default_factory=list)
 
 
-async def run(seed: int, seconds: float, names: Sequence[str], folder: Path, say: Callable[[str], None]) -> Outcome:
-    """Run with these changes, and judge."""
-    async with staged(seed, seconds, folder, say) as stage:
-        done = await _change(stage, seed, seconds, names)
-        record = stage.record
-        outcome = Outcome(
-            seed, seconds, record, done, stage.refused, stage.gaps.stops, ours(record.failures, record.twin)
-        )
-        wrong = outcome.wrong
+async def run(
+    seed: int, seconds: float, names: Sequence[str], folder: Path, say: Callable[[str], None], *, switchover: bool
+) -> Outcome:
+    """Run with these changes, move to another server if `switchover`, and judge."""
+    async with AsyncExitStack() as stack:
+        stage = await stack.enter_async_context(staged(seed, seconds, folder, say))
+        sessions = [stage.session(number, long=number < _LONG_LIVED) for number in range(_LONG_LIVED + _SHORT_LIVED)]
+        done = await _beside_writers(stage, sessions, _change(stage, seed, seconds, names))
+        wrong: list[tuple[str, str]] = []
+        if switchover:
+            target = new_cluster()
+            stack.callback(target.close)
+            wrong += await _move(stage, sessions, target)
+            done["switchover"] += 1
         wrong += await settled(stage.base)
         wrong += await ended(stage.base)
-        wrong += [("failed write", f"{failure.change}: {failure.text}") for failure in outcome.ours]
+        record = stage.record
+        found = ours(record.failures, record.twin)
+        outcome = Outcome(seed, seconds, record, done, stage.refused, stage.gaps.stops, found, wrong)
+        wrong += [("failed write", f"{failure.change}: {failure.text}") for failure in found]
         wrong += [("refused", what) for what in stage.refused]
         wrong += [("untold", str(stop)) for stop in stage.gaps.stops if not stop.seen]
         wrong += [("false alarm", str(line)) for line in stage.gaps.false_alarms()]
@@ -59,26 +73,44 @@ async def run(seed: int, seconds: float, names: Sequence[str], folder: Path, say
         return outcome
 
 
-async def _change(stage: SoakStage, seed: int, seconds: float, names: Sequence[str]) -> Counter[str]:
-    """Make one change after the other, and let the writers end then."""
-    done: Counter[str] = Counter()
+async def _beside_writers(stage: SoakStage, sessions: Sequence[Session], work: Coroutine[Any, Any, T]) -> T:
+    """Let the application write until the work is done."""
     stop = asyncio.Event()
     tables = list(stage.application.tables.values())
-    end = time.monotonic() + seconds
     async with asyncio.TaskGroup() as group:
-        for number in range(_LONG_LIVED + _SHORT_LIVED):
-            session = stage.session(number, long=number < _LONG_LIVED)
+        for session in sessions:
             group.create_task(session.write(tables, stop))
-        for name in schedule(seed, names):
-            await asyncio.sleep(stage.chance.uniform(*_PAUSE_S))
-            if time.monotonic() > end:
-                break
-            stage.say(f"{seconds - end + time.monotonic():7.2f} s  {name}")
-            stage.record.change = name
-            await CHANGES[name](stage)
-            done[name] += 1
+        result = await work
         stop.set()
+    return result
+
+
+async def _change(stage: SoakStage, seed: int, seconds: float, names: Sequence[str]) -> Counter[str]:
+    """Make one change after the other."""
+    done: Counter[str] = Counter()
+    end = time.monotonic() + seconds
+    for name in schedule(seed, names):
+        await asyncio.sleep(stage.chance.uniform(*_PAUSE_S))
+        if time.monotonic() > end:
+            break
+        stage.say(f"{seconds - end + time.monotonic():7.2f} s  {name}")
+        stage.record.change = name
+        await CHANGES[name](stage)
+        done[name] += 1
     return done
+
+
+async def _move(stage: SoakStage, sessions: Sequence[Session], target: Cluster) -> list[tuple[str, str]]:
+    """Move to the other server: the application writes while it is copied, pauses for the switch, and writes there."""
+    stage.say("switchover")
+    stage.record.change = "switchover"
+    await asyncio.to_thread(target.start)
+    await _beside_writers(stage, sessions, replicate(stage, target))
+    wrong = await ended(stage.base)
+    await switch(stage, target)
+    await stage.start_daemons()
+    await _beside_writers(stage, sessions, asyncio.sleep(_AFTER_SWITCH_S))
+    return wrong
 
 
 async def _judge(stage: SoakStage, outcome: Outcome) -> None:

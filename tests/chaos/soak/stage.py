@@ -40,6 +40,7 @@ class SoakStage:
     """Everything that a schema change may use. `refused`: changes and commands that failed because of pgherald."""
 
     base: Stage
+    twin: Cluster
     application: Application
     record: Record
     gaps: Gaps
@@ -48,6 +49,7 @@ class SoakStage:
     chance: random.Random
     say: Callable[[str], None]
     refused: list[str] = field(default_factory=list)
+    daemons: list[Daemon] = field(default_factory=list)
     other_label: str = "XX"
     labels_made: int = 0
     regions_made: int = 0
@@ -61,7 +63,10 @@ class SoakStage:
         return self.application.tables[self.chance.choice(names or list(self.application.tables))]
 
     def dsn(self, role: str, database: str = WATCHED) -> str:
-        return make_conninfo(self.cluster.dsn(database), user=role, password=role, application_name=role)
+        return make_conninfo(self.superuser_dsn(database), user=role, password=role, application_name=role)
+
+    def superuser_dsn(self, database: str = WATCHED) -> str:
+        return (self.twin if database == TWIN else self.cluster).dsn(database)
 
     def session(self, number: int, *, long: bool) -> Session:
         async def connect(database: str) -> psycopg.AsyncConnection[Any]:
@@ -113,7 +118,7 @@ class SoakStage:
 
     async def execute(self, statement: str, *, role: str | None = None, database: str = WATCHED) -> None:
         """Run a statement in one database only: as this role, or as a superuser."""
-        dsn = self.dsn(role, database) if role else self.cluster.dsn(database)
+        dsn = self.dsn(role, database) if role else self.superuser_dsn(database)
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
             await conn.execute(statement)
 
@@ -139,6 +144,23 @@ class SoakStage:
             await self.pgherald("install")
         return done
 
+    async def start_daemons(self) -> None:
+        """Start two new daemons at the watched database, and wait until they are ready."""
+        first = len(self.daemons)
+        for number, port in enumerate(self.gaps.ports, first):
+            environment = _environment(self.dsn("herald"), self.base.catcher, self.folder) | {
+                "PGHERALD_HTTP_LISTEN": f"127.0.0.1:{port}"
+            }
+            daemon = Daemon(number, environment, self.folder, None)
+            self.daemons.append(daemon)
+            await daemon.start()
+        self.base.daemons[:] = self.daemons[first:]
+        await wait_until_async(lambda: all(daemon.is_ready for daemon in self.base.daemons), _START_S)
+
+    async def kill_daemons(self) -> None:
+        for daemon in self.daemons:
+            await daemon.kill()
+
     def refuse(self, what: str) -> None:
         lines = " ".join(what.split())
         self.refused.append(f"{self.record.change}: {lines}")
@@ -162,7 +184,7 @@ async def _execute(conn: psycopg.AsyncConnection[Any], statements: tuple[str, ..
 async def staged(seed: int, seconds: float, folder: Path, say: Callable[[str], None]) -> AsyncIterator[SoakStage]:
     """Yield the stage with its daemons ready. Their logs are in `folder`."""
     async with AsyncExitStack() as stack:
-        cluster = Cluster(chosen_binaries(), OPTIONS)
+        cluster = new_cluster()
         stack.callback(cluster.close)
         await asyncio.to_thread(cluster.start)
         application = Application(icu=await _has_icu(cluster))
@@ -175,19 +197,17 @@ async def staged(seed: int, seconds: float, folder: Path, say: Callable[[str], N
         options = Options(seed, seconds, _DAEMONS)
         base = Stage(options, cluster, cluster.dsn(WATCHED), catcher, [], [], Ledger())
         soak = SoakStage(
-            base, application, Record(ledgers, gaps), gaps, logs, folder, random.Random(f"{seed} changes"), say
+            base, cluster, application, Record(ledgers, gaps), gaps, logs, folder, random.Random(f"{seed} changes"), say
         )
         await _furnish(soak)
-        for number, port in enumerate(ports):
-            environment = _environment(soak.dsn("herald"), catcher, folder) | {
-                "PGHERALD_HTTP_LISTEN": f"127.0.0.1:{port}"
-            }
-            daemon = Daemon(number, environment, folder, None)
-            base.daemons.append(daemon)
-            await daemon.start()
-            stack.push_async_callback(daemon.kill)
-        await wait_until_async(lambda: all(daemon.is_ready for daemon in base.daemons), _START_S)
+        stack.push_async_callback(soak.kill_daemons)
+        await soak.start_daemons()
         yield soak
+
+
+def new_cluster() -> Cluster:
+    """Return a server that can be the source or the target of logical replication."""
+    return Cluster(chosen_binaries(), {**OPTIONS, "wal_level": "logical"})
 
 
 async def _has_icu(cluster: Cluster) -> bool:
