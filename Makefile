@@ -10,7 +10,7 @@ CANIEMAIL ?= 1.0.5
 PINNED = --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-once test test-slow test-matrix test-deploy check lint types imports lock wheel image clean chaos reply-table clients pictures fuzz docs bench prose
+.PHONY: help demo demo-once test test-slow test-matrix test-deploy check lint types imports lock wheel image clean chaos soak reply-table clients pictures fuzz docs bench prose
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ test-deploy: .venv-deploy/ready  ## check the files in deploy/; needs systemd-an
 
 chaos: .venv/ready  ## break everything at random, for SECONDS; POLICY, DAEMONS; SEED repeats a schedule
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --daemons $(DAEMONS) --policy $(POLICY) $(if $(SEED),--seed $(SEED))
+
+soak: .venv/ready  ## change the application's database at random, for SECONDS; SEED repeats a schedule; SWITCHOVER=1 moves it in the end
+	$(BIN)/python -m tests.chaos.soak --seconds $(SECONDS) --verbose $(if $(SEED),--seed $(SEED)) $(if $(SWITCHOVER),--switchover)
 
 fuzz: .venv/ready  ## check every property with new seeds, for SECONDS
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)

@@ -93,12 +93,14 @@ def judge(
 
 
 def _row(ledger: Ledger, key: int, events: Sequence[Event], status: str | None) -> list[tuple[str, str]]:
-    """Require as many events as changes, and an email of the last change."""
+    """Require as many events as changes that capture could see, and an email of the last change."""
     expected = ledger.became[key]
-    if len(events) < expected:
+    if len(events) < expected - ledger.missed[key] or (status == "VE" and not events):
         return [("lost", f"row {key} reached the value {expected} times and has {len(events)} events")]
     if len(events) > expected:
         return [("invented", f"row {key} reached the value {expected} times and has {len(events)} events")]
+    if not events:
+        return []
     last = events[-1]
     if status != "VE" or last.state != "skipped" or key not in ledger.left:
         return []
@@ -149,6 +151,7 @@ def _unexplained(event: Event, ledger: Ledger) -> str | None:
             good = {("skipped", "no_consent")}
         case _:
             good = {("skipped", "superseded"), ("skipped", "reverted")} if key in ledger.left else set()
+            good |= {("skipped", "row_gone")} if key in ledger.gone else set()
     if (event.state, event.reason) in good:
         return None
     return f"event {event.id} of row {key} ({email}) was {event.state}: {event.reason}"

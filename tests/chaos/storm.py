@@ -52,10 +52,10 @@ async def run(options: Options, folder: Path, say: Callable[[str], None]) -> Out
         over = time.time()
         say("healed")
         calm: list[float] = []
-        if not (wrong := await _settled(stage)):
+        if not (wrong := await settled(stage)):
             calm, wrong = await listen(stage)
-            wrong += await _settled(stage)
-        wrong += await _ended(stage)
+            wrong += await settled(stage)
+        wrong += await ended(stage)
         findings = await _judged(stage)
         findings.wrong += wrong
         return Outcome(options, findings, stage.ledger, faults.done, stage.catcher.arrivals, (begun, over), calm)
@@ -75,7 +75,7 @@ async def _rage(stage: Stage, faults: Faults) -> None:
         await daemon.start_again()
 
 
-async def _settled(stage: Stage) -> list[tuple[str, str]]:
+async def settled(stage: Stage) -> list[tuple[str, str]]:
     """Wait until nothing is left to do, but what a person must decide; and until only the living are registered."""
     end = time.monotonic() + _SETTLE
     async with await stage.connect() as conn:
@@ -108,7 +108,7 @@ async def _registered(conn: psycopg.AsyncConnection[Any]) -> Any:
     return await cursor.fetchone()
 
 
-async def _ended(stage: Stage) -> list[tuple[str, str]]:
+async def ended(stage: Stage) -> list[tuple[str, str]]:
     """SIGTERM to all: nobody leaves anything behind, and nothing was said that should not have been."""
     await asyncio.gather(*(daemon.stop() for daemon in stage.daemons))
     await stage.catcher.until(lambda: not stage.catcher.sessions)

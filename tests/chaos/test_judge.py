@@ -41,9 +41,12 @@ def judged(
     left: bool = False,
     status: str = "VE",
     hold: bool = False,
+    missed: int = 0,
+    gone: bool = False,
 ) -> Findings:
-    ledger = Ledger(emails={7: email}, left={7} if left else set())
+    ledger = Ledger(emails={7: email}, left={7} if left else set(), gone={7} if gone else set())
     ledger.became[7] = became
+    ledger.missed[7] = missed
     ledger.undone.add(7)
     of_event = {make_message_id(_SECRET, SENT.rule, 1, SENT.captured_at): list(copies)} if copies else {}
     return judge(ledger, events, of_event, {7: status}, _SECRET, hold=hold)
@@ -123,3 +126,19 @@ def test_a_seed_gives_the_same_schedule_with_every_kind() -> None:
     assert schedule != plan(8, 60, 3, 3.0)
     assert {fault.kind for fault in schedule} == set(KINDS)
     assert [fault.at for fault in schedule] == sorted(fault.at for fault in schedule)
+
+
+def test_changes_while_capture_was_stopped_may_share_an_event() -> None:
+    assert words(judged(SENT, became=2)) == {"lost"}
+    assert words(judged(SENT, became=2, missed=1)) == set()
+
+
+def test_a_row_in_the_value_needs_an_event_even_if_its_change_was_missed() -> None:
+    assert words(judged(copies=(), missed=1)) == {"lost"}
+    assert words(judged(copies=(), missed=1, status="PE")) == set()
+
+
+def test_only_a_removed_row_may_be_gone() -> None:
+    skipped = replace(SENT, state="skipped", reason="row_gone")
+    assert words(judged(skipped, copies=())) == {"lost"}
+    assert words(judged(skipped, copies=(), gone=True)) == set()

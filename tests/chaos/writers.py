@@ -38,13 +38,16 @@ class Ledger:
     """The application's own record of its changes. A key is a row's id.
 
     `became`: how many committed changes took the row into the value. `left`: rows that were taken out of it.
-    `undone`: rows that were taken there and rolled back. `emails`: each row's own.
+    `undone`: rows that were taken there and rolled back. `emails`: each row's own. `missed`: how many of the changes came
+    while capture was stopped, so that one event may stand for several. `gone`: rows that were removed.
     """
 
     became: Counter[int] = field(default_factory=Counter)
     left: set[int] = field(default_factory=set)
     undone: set[int] = field(default_factory=set)
     emails: dict[int, str] = field(default_factory=dict)
+    missed: Counter[int] = field(default_factory=Counter)
+    gone: set[int] = field(default_factory=set)
     committed: int = 0
     rolled_back: int = 0
     unknown: int = 0
@@ -55,6 +58,10 @@ class Ledger:
     def silent(self) -> set[int]:
         """Rows whose every change was rolled back."""
         return {key for key in self.undone if not self.became[key]}
+
+    def start_keys(self, first: int) -> None:
+        """Let the keys begin with this one."""
+        self._keys = itertools.count(first)
 
     def new_keys(self, number: int, chance: random.Random) -> list[int]:
         keys = list(itertools.islice(self._keys, number))
