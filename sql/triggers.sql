@@ -114,16 +114,19 @@ BEGIN
     END IF;
 END $$;
 
--- CREATE INDEX IF NOT EXISTS would wait for every transaction that has captured an event before it finds the index. All
--- further captures would wait behind it.
-DO $$
+-- Return the statements that create the outbox's indexes, as far as they are missing. One that failed or was interrupted
+-- leaves an index that is not valid. It is dropped first, unless another session is building it now.
+CREATE OR REPLACE FUNCTION pgherald.missing_indexes() RETURNS SETOF text
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $missing$
 DECLARE
     name       text;
     definition text;
+    valid      boolean;
 BEGIN
     FOR name, definition IN VALUES
-        -- Captures maintain only this index and the primary key. Its order is the order of sending.
-        ('outbox_available_idx', $index$ (scheduled_at, id) WHERE state = 'available' $index$),
+        -- Captures maintain only this index and the primary key. Its order is each rule's order of sending, so that a
+        -- claim reads no event of a rule that is paused, suspended or unknown.
+        ('outbox_available_idx', $index$ (rule, scheduled_at, id) WHERE state = 'available' $index$),
         -- The others contain only rows that the daemon has written, so that they cost a capture nothing.
         ('outbox_claimed_idx', $index$ (claimed_by) WHERE state IN ('claimed', 'transmitting') $index$),
         ('outbox_in_doubt_idx', $index$ (scheduled_at) WHERE state = 'in_doubt' $index$),
@@ -131,10 +134,35 @@ BEGIN
         -- A hash index, because a key may be longer than a btree's entry, and every claim of such an event would fail.
         ('outbox_key_idx', $index$ USING hash (key) WHERE state <> 'available' $index$)
     LOOP
-        IF to_regclass('pgherald.' || name) IS NULL THEN
-            EXECUTE format('CREATE INDEX %I ON pgherald.outbox %s', name, definition);
+        SELECT indisvalid OR EXISTS (SELECT FROM pg_stat_progress_create_index AS progress
+                                      WHERE progress.datname = current_database()
+                                        AND progress.index_relid = indexrelid)
+          INTO valid
+          FROM pg_index
+         WHERE indexrelid = to_regclass('pgherald.' || name);
+        IF NOT valid THEN
+            RETURN NEXT format('DROP INDEX CONCURRENTLY IF EXISTS pgherald.%I', name);
+        END IF;
+        IF valid IS NOT true THEN
+            RETURN NEXT format('CREATE INDEX CONCURRENTLY IF NOT EXISTS %I ON pgherald.outbox %s', name, definition);
         END IF;
     END LOOP;
+END $missing$;
+
+-- An empty outbox gets them here. In one with events, CREATE INDEX would keep the application from writing until it is
+-- done. There `pgherald install` runs the statements afterwards, each on its own. An index that is there is not touched:
+-- CREATE INDEX IF NOT EXISTS would wait for every transaction that has captured an event before it finds the index. All
+-- further captures would wait behind it. A partitioned table cannot have an index built concurrently.
+DO $$
+DECLARE
+    statement text;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pgherald.outbox)
+       OR EXISTS (SELECT FROM pg_class WHERE oid = 'pgherald.outbox'::regclass AND relkind = 'p') THEN
+        FOR statement IN SELECT missing FROM pgherald.missing_indexes() AS missing LOOP
+            EXECUTE replace(statement, ' CONCURRENTLY', '');
+        END LOOP;
+    END IF;
 END $$;
 
 -- Constraints of an event, as UPDATE triggers and not as CHECKs. The server parses a CHECK's text again for every

@@ -32,14 +32,20 @@ _SECURED = f"SET LOCAL search_path = {PATH};\n"
 
 @dataclass(frozen=True, slots=True)
 class InstallStep:
-    """SQL that runs as one transaction, or outside any if it commits on its own. `table` is what it has to lock."""
+    """SQL that runs as one transaction, or outside any if it commits on its own. `table` is what it has to lock.
+
+    `generates`: the SQL is a query that returns statements, and each of these runs outside a transaction.
+    """
 
     title: str
     text: str
     table: str | None = None
     transaction: bool = True
+    generates: bool = False
 
     def __str__(self) -> str:
+        if self.generates:
+            return f"-- {self.title}\n{self.text} \\gexec\n"
         if not self.transaction:
             return f"-- {self.title}\n{self.text}\n"
         return f"-- {self.title}\nBEGIN;\nSET LOCAL lock_timeout = '{LOCK_TIMEOUT_S:g}s';\n{self.text}\nCOMMIT;\n"
@@ -53,6 +59,13 @@ def install_steps(
     `roles` adds the roles of roles.sql. `daemon_role` is a role of your own that gets the daemon's rights.
     """
     yield InstallStep("triggers.sql", _file("triggers.sql"), table="pgherald.outbox")
+    yield InstallStep(
+        "indexes that an outbox with events lacks; built beside the writers, after the transactions open now",
+        "SELECT pgherald.missing_indexes()",
+        table="pgherald.outbox",
+        transaction=False,
+        generates=True,
+    )
     if roles:
         yield InstallStep("roles.sql", _file("roles.sql"))
     if daemon_role is not None:
@@ -126,8 +139,7 @@ def run(
     attempt = 0
     while True:
         try:
-            # A plain cursor, because the step begins and ends its own transaction.
-            psycopg.Cursor(conn).execute(str(step))
+            _execute(conn, step, tell)
         except errors.LockNotAvailable as exc:
             conn.rollback()
             attempt += 1
@@ -146,6 +158,16 @@ def run(
             raise _failure(step, exc) from exc
         else:
             return
+
+
+def _execute(conn: psycopg.Connection[Any], step: InstallStep, tell: Callable[[str], None]) -> None:
+    # A plain cursor, because the step begins and ends its own transaction.
+    if not step.generates:
+        psycopg.Cursor(conn).execute(str(step))
+        return
+    for (statement,) in conn.execute(step.text).fetchall():
+        tell(f"{statement.partition(' ON ')[0]}: waits for open transactions; writers do not wait")
+        psycopg.Cursor(conn).execute(statement)
 
 
 def _blocker(conn: psycopg.Connection[Any], table: str | None) -> str:

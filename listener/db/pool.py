@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import psycopg
+from psycopg import capabilities
 from psycopg.pq import TransactionStatus
 
 from listener.retry import wait
@@ -20,6 +21,8 @@ Connection = psycopg.AsyncConnection[Any]
 _MAX_AGE_S = 3600.0
 # A server that is only slow gets up to this much time for an answer.
 _MAX_PATIENCE_S = 60.0
+# A server that is up cancels a statement within milliseconds. A silent one gets no more time than this.
+_CANCEL_TIMEOUT_S = 1.0
 
 
 class Pool:
@@ -119,33 +122,64 @@ class Pool:
 def limited(conn: Connection, seconds: float, until: Callable[[], float] | None = None) -> Iterator[None]:
     """Close the connection's socket if the block takes longer than `seconds`. Raise `TimeoutError` then.
 
-    `until` is called when the time is over. It may return a later end, on the loop's clock.
+    The statement is cancelled first. A backend that waits for a lock does not notice that its client is gone, and each
+    such connection would leave one behind. `until` is called when the time is over. It may return a later end, on the
+    loop's clock.
 
     Cancelling the task would not do: psycopg then asks the server to cancel the query, and waits for its answer.
     """
-    silent = False
     loop = asyncio.get_running_loop()
+    cuts: list[_Cut] = []
     timer: asyncio.TimerHandle
 
     def cut() -> None:
-        nonlocal silent, timer
+        nonlocal timer
         if until is not None and (end := until()) > loop.time():
             timer = loop.call_at(end, cut)
-            return
-        silent = True
-        if not conn.closed:
-            with socket.socket(fileno=os.dup(conn.fileno())) as sock, suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+        elif not conn.closed:
+            cuts.append(_Cut(conn))
 
     timer = loop.call_later(seconds, cut)
     try:
         yield
     except psycopg.Error as exc:
-        if silent:
+        if cuts:
             raise TimeoutError(f"no answer within {seconds:g} s") from exc
         raise
     finally:
         timer.cancel()
+        for each in cuts:
+            each.finish()
+
+
+class _Cut:
+    """Ask the server to cancel the statement, for a moment, then shut the connection's socket down."""
+
+    def __init__(self, conn: Connection) -> None:
+        # A file descriptor of its own, because psycopg closes the connection's once it has failed.
+        self._socket = socket.socket(fileno=os.dup(conn.fileno()))
+        self._task = asyncio.create_task(self._cancel(conn), name="cancel a statement")
+
+    async def _cancel(self, conn: Connection) -> None:
+        try:
+            # Without libpq 17, psycopg would ask in a thread that has no time limit.
+            if capabilities.has_cancel_safe():
+                await conn.cancel_safe(timeout=_CANCEL_TIMEOUT_S)
+        except (psycopg.Error, OSError):
+            # The server is silent or gone, and finds out by itself that its client is.
+            pass
+        finally:
+            self._shut_down()
+
+    def finish(self) -> None:
+        """Cut now. A late request could cancel the next statement of the connection."""
+        self._task.cancel()
+        self._shut_down()
+        self._socket.close()
+
+    def _shut_down(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 def _is_readable(conn: Connection) -> bool:

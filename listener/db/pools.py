@@ -1,10 +1,11 @@
 """The daemon's connection pools: for the outbox, for lookups, for unsubscribing and for the overview."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import psycopg
+from psycopg import errors
 
 from listener.db.connection import (
     KEEPALIVES,
@@ -40,6 +41,10 @@ _MAX_OUTBOX_CONNECTIONS = 4
 _LOCK_MARGIN_S = 1.0
 # One lookup runs for the loop; the second serves a check during a reload.
 _MAX_LOOKUP_CONNECTIONS = 2
+# The most sessions of one daemon without `http.listen`: the LISTEN session and the two pools. docs/dba.md, Connections.
+MAX_SESSIONS = 1 + _MAX_OUTBOX_CONNECTIONS + _MAX_LOOKUP_CONNECTIONS
+# A backend that runs or waits notices within this time that its client is gone.
+_NOTICE_LOST_CLIENT = "SET client_connection_check_interval = '1s'"
 
 
 def outbox_pool(url: str, patience: float = _TIMEOUT_S) -> Pool:
@@ -82,6 +87,13 @@ def _lock_timeout(patience: float) -> str:
     return f"SET lock_timeout = {1000 * (patience - _LOCK_MARGIN_S):.0f}"
 
 
+async def _notice_lost_client(conn: psycopg.AsyncConnection[Any]) -> None:
+    """Make the backend end a statement whose client is gone. Some systems cannot do that, and the server refuses."""
+    # A statement of its own: a refusal would undo the settings that come in the same one.
+    with suppress(errors.InvalidParameterValue):
+        await conn.execute(_NOTICE_LOST_CLIENT, prepare=False)
+
+
 async def _outbox_session(conn: psycopg.AsyncConnection[Any]) -> None:
     pooled = await secure(conn)
     await refuse_standby(conn)
@@ -91,6 +103,7 @@ async def _outbox_session(conn: psycopg.AsyncConnection[Any]) -> None:
     else:
         conn.prepare_threshold = 0
         await conn.execute(f"{_lock_timeout(_TIMEOUT_S)}; {PINNED_PLANS}; {KEEPALIVES}", prepare=False)
+        await _notice_lost_client(conn)
 
 
 async def _lookup_session(conn: psycopg.AsyncConnection[Any]) -> None:
@@ -101,16 +114,18 @@ async def _lookup_session(conn: psycopg.AsyncConnection[Any]) -> None:
         # Planning the query again for each batch takes longer than looking up a single key.
         await conn.execute(
             f"{_lock_timeout(_LOOKUP_TIMEOUT_S)}; SET default_transaction_isolation = '{READ_COMMITTED}'; "
-            "SET default_transaction_read_only = on; SET plan_cache_mode = force_generic_plan",
+            f"SET default_transaction_read_only = on; SET plan_cache_mode = force_generic_plan; {KEEPALIVES}",
             prepare=False,
         )
+        await _notice_lost_client(conn)
 
 
 async def _unsubscribe_session(conn: psycopg.AsyncConnection[Any]) -> None:
     if await secure(conn):
         conn.cursor_factory = _UnsubscribeCursor
     else:
-        await conn.execute(f"{_lock_timeout(_TIMEOUT_S)}; RESET row_security", prepare=False)
+        await conn.execute(f"{_lock_timeout(_TIMEOUT_S)}; RESET row_security; {KEEPALIVES}", prepare=False)
+        await _notice_lost_client(conn)
     await refuse_standby(conn)
     # A few statements a day gain nothing from being prepared, and a pooler could lose them.
     conn.prepare_threshold = None
@@ -123,3 +138,4 @@ async def _overview_session(conn: psycopg.AsyncConnection[Any]) -> None:
     else:
         # As for the outbox's pool: no query for the overview reads the whole outbox, whatever the statistics say.
         await conn.execute(f"{_lock_timeout(_TIMEOUT_S)}; {OVERVIEW_PLANS}; {KEEPALIVES}", prepare=False)
+        await _notice_lost_client(conn)

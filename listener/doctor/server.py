@@ -20,6 +20,8 @@ FIXED_MINOR = {15: 15, 16: 11, 17: 7, 18: 1}
 MAX_CLOCK_SKEW_S = 5.0
 # Captured events become visible when their transaction commits. Ordinary transactions of an application last less.
 MAX_TRANSACTION_AGE_S = 60.0
+# Autovacuum removes the outbox's dead rows from 10,000 on. Several times as many mean that it cannot.
+MIN_DEAD_ROWS = 50_000
 
 
 async def database(context: Context) -> Finding:
@@ -102,12 +104,16 @@ async def clock(context: Context) -> Finding:
 
 async def transactions(context: Context) -> Finding:
     """Look for a transaction that holds back vacuum, and with it the removal of old outbox rows."""
-    row = await context.row(QUERIES["transactions"], {"seconds": MAX_TRANSACTION_AGE_S})
+    row = await context.row(QUERIES["transactions"], {"seconds": MAX_TRANSACTION_AGE_S, "dead": MIN_DEAD_ROWS})
     if row["what"] is not None:
-        return warn(
-            f"{row['what']} has had a transaction open for {_age(row['age'])}, which holds back vacuum",
-            row["remedy"],
+        holds = "holds an old snapshot" if row["age"] is None else f"has had a transaction open for {_age(row['age'])}"
+        price = (
+            f": the outbox keeps {row['dead']:,} dead rows, and a claim that looks for old events reads all their "
+            "index entries"
+            if row["dead"] >= MIN_DEAD_ROWS
+            else ""
         )
+        return warn(f"{row['what']} {holds}, which holds back vacuum{price}", row["remedy"])
     if not row["sees_all"]:
         return warn(
             "not checked: this role cannot see the sessions of other roles",

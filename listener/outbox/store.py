@@ -57,8 +57,10 @@ class Outbox:
         """Wait before the next try, no longer than until another query has succeeded."""
         await self._pool.pause(seconds)
 
-    async def claim(self, limit: int, rules: Sequence[str]) -> list[Event]:
+    async def claim(self, limit: int, rules: Sequence[str], window: float | None = None) -> list[Event]:
         """Claim up to `limit` due events. No other worker can claim them until they are settled or this worker is dead.
+
+        With a `window`, only events are claimed that were scheduled within so many seconds.
 
         An event that cannot be read fails the statement for all. They are then claimed one by one, and that event is
         returned with its `flaw`.
@@ -66,21 +68,23 @@ class Outbox:
         number = next(self._claims)
         with translate_errors():
             try:
-                return await self._claim(number, limit, rules)
+                return await self._claim(number, limit, rules, window=window)
             except _DATA_ERRORS:
                 # If only the answer could not be read, the events are claimed already.
                 await self._run("unclaim", worker=self.worker, number=number)
                 due = await self._run("due", limit=limit, rules=array_literal(rules))
-                return [event for (number,) in due for event in await self._claim_one(number, rules)]
+                return [event for event_id, rule in due for event in await self._claim_one(event_id, rule)]
 
-    async def _claim_one(self, event_id: int, rules: Sequence[str]) -> list[Event]:
+    async def _claim_one(self, event_id: int, rule: str) -> list[Event]:
         number = next(self._claims)
         try:
-            return await self._claim(number, 1, rules, only=event_id)
+            return await self._claim(number, 1, [rule], only=event_id)
         except _DATA_ERRORS as exc:
             return await self._claim_unreadable(event_id, number, _error_kind(exc))
 
-    async def _claim(self, number: int, limit: int, rules: Sequence[str], *, only: int | None = None) -> list[Event]:
+    async def _claim(
+        self, number: int, limit: int, rules: Sequence[str], *, window: float | None = None, only: int | None = None
+    ) -> list[Event]:
         values = {
             "worker": self.worker,
             "number": number,
@@ -88,6 +92,7 @@ class Outbox:
             # psycopg would inspect a list element by element, in Python.
             "rules": array_literal(rules),
             "limit": limit,
+            "window": window,
             "only": only,
         }
         async with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Event)) as cursor:

@@ -16,6 +16,7 @@ from listener.worker.decision import ToSend
 from listener.worker.delivery import queued_bytes
 from listener.worker.row_budget import MAX_BATCH_BYTES
 from listener.worker.runtime import Runtime
+from listener.worker.scan_pace import ScanPace
 from listener.worker.sender import Senders
 
 # Lost claims are rare, and looking for them is one statement.
@@ -26,20 +27,21 @@ class Claimer:
     """Turn available events into queued ones.
 
     `claimed_at`: when a claim was last answered, on the loop's clock. `rows_per_batch`: how many rows as large as the
-    last ones fit into the memory that a batch may take.
+    last ones fit into the memory that a batch may take. `pace`: how far back a claim reads.
     """
 
     def __init__(self, outbox: Outbox, lookups: Pool, senders: Senders) -> None:
         self.claimed_at = -math.inf
         self.rows_per_batch = math.inf
+        self.pace = ScanPace()
         self._outbox = outbox
         self._lookups = lookups
         self._senders = senders
         self._claim_unacknowledged = False
         self._swept_at = 0.0
 
-    async def claim(self, limit: int, rules: list[str]) -> list[Event]:
-        """Claim up to `limit` events of these rules.
+    async def claim(self, limit: int, rules: list[str], *, thorough: bool = True) -> list[Event]:
+        """Claim up to `limit` events of these rules. `thorough`: see `ScanPace.window`.
 
         Raises:
             DatabaseUnavailable, SchemaError: the claim may have been made all the same. The next call releases it.
@@ -51,13 +53,17 @@ class Claimer:
             if lost := await self._outbox.release_lost_claims(self._senders.in_flight.fences):
                 log.warning("lost_claims_released", events=lost)
             self._claim_unacknowledged, self._swept_at = False, now
+            now = asyncio.get_running_loop().time()
         holds_lease = partial(self._outbox.is_leased, self._outbox.worker)
+        window = self.pace.window(now, rules, thorough=thorough)
         try:
-            events = await self._outbox.claim(limit, rules)
+            events = await self._outbox.claim(limit, rules, window)
         except PgheraldError:
             self._claim_unacknowledged = True
             raise
         self.claimed_at = asyncio.get_running_loop().time()
+        if window is None:
+            self.pace.read_all(now, self.claimed_at, rules, found_end=len(events) < limit)
         metrics.claimed(len(events))
         self._senders.in_flight.add(events, holds_lease, now)
         return events

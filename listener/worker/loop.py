@@ -83,7 +83,7 @@ class Worker:
     async def drain_all(self) -> bool:
         """Deliver everything that is due. Return False if the mail server could not be reached."""
         while True:
-            claimed = await self._drain()
+            claimed = await self._drain(thorough=True)
             await self._senders.in_flight.wait_until_empty()
             if self._breaker.is_open or not claimed:
                 return self._senders.server_reached and not self._breaker.is_open
@@ -98,13 +98,14 @@ class Worker:
         self.last_iteration_at = asyncio.get_running_loop().time()
 
     async def _run_until_error(self) -> None:
-        gate, doorbell = self._listener.gate, self._listener.doorbell
+        gate, doorbell, pace = self._listener.gate, self._listener.doorbell, self._claimer.pace
         pause = _OPEN_TRANSACTION_S
         while not self._stopping:
+            pace.is_urgent |= doorbell.is_rung or not self._listener.is_rung
             # The bell is cleared before the drain, so that a ring during the drain is not lost.
             doorbell.clear()
             self._tick()
-            claimed = await self._drain()
+            claimed = await self._drain(thorough=False)
             self._outage.recovered()
             if self._breaker.is_open or self._stopping:
                 await self._wait_for_breaker_or_stop()
@@ -112,28 +113,35 @@ class Worker:
             if gate.is_leader:
                 # At capacity we do not close the gate: every commit would then send a NOTIFY that nobody can act on.
                 await self._wait_for_capacity()
-                if claimed:
+            if claimed:
+                if gate.is_leader:
                     # The gate stays closed until these events are on their way. Once it is open, commits need not ring.
                     await self._let_senders_start()
-                    await gate.open()
-                    continue
-                if not await gate.close():
-                    if gate.held_by_stranger:
-                        # A stranger keeps the gate closed, so every commit rings.
-                        await self._sleep()
-                        continue
-                    # A transaction that skipped NOTIFY is still open. Retry shortly.
-                    await asyncio.sleep(pause)
-                    pause = min(1.5 * pause, _MAX_OPEN_TRANSACTION_S)
-                    continue
-                pause = _OPEN_TRANSACTION_S
+                await self._open_gate()
+                # Another worker's claim at the same moment may have left an event to this one.
+                continue
+            if gate.is_leader and not await gate.close() and not gate.held_by_stranger:
+                # A transaction that skipped NOTIFY is still open. Retry shortly.
+                await asyncio.sleep(pause)
+                pause = min(1.5 * pause, _MAX_OPEN_TRANSACTION_S)
+                continue
+            # If a stranger keeps the gate closed, every commit rings.
+            pause = _OPEN_TRANSACTION_S
+            if gate.closed or pace.is_expensive:
+                began = asyncio.get_running_loop().time()
                 # A row that became visible between the last drain and the lock did not ring. A new snapshot shows it.
-                if (found := await self._drain()) or self._breaker.is_open:
-                    await gate.open()
-                    if found:
+                if (found := await self._drain(thorough=True)) or self._breaker.is_open:
+                    if found and gate.closed:
                         metrics.woken("gate")
+                    await self._open_gate()
                     continue
+                pace.is_urgent &= pace.read_all_at < began
             await self._sleep()
+
+    async def _open_gate(self) -> None:
+        """Open the gate. From now on an event can become available without a ring."""
+        self._claimer.pace.is_urgent = True
+        await self._listener.gate.open()
 
     async def _let_senders_start(self) -> None:
         """Give the processor to the senders for a few milliseconds, so that claimed events reach the server first."""
@@ -145,6 +153,10 @@ class Worker:
 
     async def _sleep(self) -> None:
         limit = self._poll_s if self._listener.is_rung else min(self._poll_s, _UNRUNG_POLL_S)
+        pace = self._claimer.pace
+        if pace.is_urgent and pace.is_expensive:
+            # The last drain read only recent events. The next one must not wait for a ring.
+            limit = min(limit, pace.wait(asyncio.get_running_loop().time()))
         try:
             async with asyncio.timeout(limit):
                 await self._listener.doorbell.wait()
@@ -153,7 +165,7 @@ class Worker:
             log.debug("poll")
 
     async def _wait_for_breaker_or_stop(self) -> None:
-        await self._listener.gate.open()
+        await self._open_gate()
         waits = [
             asyncio.create_task(self._breaker.wait(), name="wait for the breaker"),
             asyncio.create_task(self._stopped.wait(), name="wait for the stop"),
@@ -169,14 +181,17 @@ class Worker:
             for task in waits:
                 task.cancel()
 
-    async def _drain(self) -> int:
-        """Claim until nothing is left to claim. Return how many events that were."""
+    async def _drain(self, *, thorough: bool) -> int:
+        """Claim until nothing is left to claim. Return how many events that were.
+
+        `thorough`: also old events, if they were not looked for lately.
+        """
         total = 0
         while not self._stopping and not self._breaker.is_open:
             # One runtime for the whole batch: a reload may remove the rule.
             runtime, slots = await self._reserve_slots(await self._wait_for_capacity())
             rules = runtime.delivery.active_rules
-            events = await self._claimer.claim(slots.number, rules) if rules and slots.number else []
+            events = await self._claimer.claim(slots.number, rules, thorough=thorough) if rules and slots.number else []
             total += len(events)
             queued = await self._claimer.decide_and_queue(runtime, events, slots)
             await self._rate_limiter.refund(slots, queued)
@@ -197,7 +212,7 @@ class Worker:
             if self._stopping or self._breaker.is_open:
                 return 0
             self._tick()
-            await self._listener.gate.open()
+            await self._open_gate()
             await in_flight.wait_for_slot(_CAPACITY_CHECK_S)
             # At capacity this worker is of no use to new events, so it wakes the others.
             await self._listener.peers.ring()
@@ -214,6 +229,6 @@ class Worker:
             if slots.number:
                 return runtime, slots
             self._tick()
-            await self._listener.gate.open()
+            await self._open_gate()
             await self._senders.in_flight.wait_for_slot(min(slots.wait, 1.0))
         return self.runtime, Slots(0)

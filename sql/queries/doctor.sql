@@ -266,19 +266,30 @@ SELECT pg_notification_queue_usage() AS used,
          LIMIT 1) AS pid;
 
 -- name: transactions
--- Return the oldest transaction that keeps vacuum from removing dead rows. Those in other databases do not.
+-- Return what keeps vacuum from removing dead rows: the holder of the oldest snapshot, and the outbox's dead rows.
+-- A session of another database does not keep them. A standby and a slot count only if there are many dead rows.
+WITH outbox AS (
+    -- pg_partition_tree returns nothing for a table without partitions.
+    SELECT coalesce(sum(pg_stat_get_dead_tuples(coalesce(part.relid, class.oid))), 0) AS dead
+      FROM pg_class AS class
+      JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+      LEFT JOIN LATERAL pg_partition_tree(class.oid) AS part ON true
+     WHERE namespace.nspname = 'pgherald' AND class.relname = 'outbox')
 SELECT held.what,
        held.age,
        held.remedy,
+       outbox.dead,
        quote_ident(current_user) AS role,
        pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all
-  FROM (SELECT) AS one_row
+  FROM outbox
   LEFT JOIN (
       SELECT format(
                  'pid %%s (%%s, %%s, %%s)',
                  pid, usename, coalesce(nullif(application_name, ''), 'unnamed'), state) AS what,
              extract(epoch FROM clock_timestamp() - xact_start)::float8 AS age,
-             format('end it: SELECT pg_terminate_backend(%%s)', pid) AS remedy
+             format('end it: SELECT pg_terminate_backend(%%s)', pid) AS remedy,
+             greatest(age(backend_xmin), age(backend_xid)) AS transactions,
+             0 AS least
         FROM pg_stat_activity
        WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
          AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
@@ -286,11 +297,32 @@ SELECT held.what,
        UNION ALL
       SELECT format('the prepared transaction %%L of %%s', gid, owner),
              extract(epoch FROM clock_timestamp() - prepared)::float8,
-             format('COMMIT PREPARED %%1$L, or ROLLBACK PREPARED %%1$L', gid)
+             format('COMMIT PREPARED %%1$L, or ROLLBACK PREPARED %%1$L', gid),
+             age(transaction),
+             0
         FROM pg_prepared_xacts
        WHERE database = current_database()
-         AND prepared < clock_timestamp() - make_interval(secs => %(seconds)s)) AS held ON true
- ORDER BY held.age DESC
+         AND prepared < clock_timestamp() - make_interval(secs => %(seconds)s)
+       UNION ALL
+      SELECT format('the replication slot %%L', slot_name),
+             NULL,
+             format(
+                 'end the old transaction on its standby; if nothing uses the slot: '
+                 'SELECT pg_drop_replication_slot(%%L)',
+                 slot_name),
+             age(xmin),
+             %(dead)s
+        FROM pg_replication_slots
+       WHERE xmin IS NOT NULL
+       UNION ALL
+      SELECT format('the standby %%L (pid %%s, %%s)', application_name, pid, usename),
+             NULL,
+             'end the old transaction on the standby, or turn its hot_standby_feedback off',
+             age(backend_xmin),
+             %(dead)s
+        FROM pg_stat_replication
+       WHERE backend_xmin IS NOT NULL) AS held ON outbox.dead >= held.least
+ ORDER BY held.transactions DESC NULLS LAST, held.age DESC
  LIMIT 1;
 
 -- name: rls_tables

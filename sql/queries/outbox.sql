@@ -12,6 +12,45 @@
 -- Claim due events. Nobody waits for its flush. If a crash of the server undoes a claim, nothing was sent yet, and the
 -- mark finds no claim. The claim's number must therefore not come from the database: after a crash it could give the
 -- same number out again.
+--
+-- `present` finds the rules that have a due event. `oldest` says how many of each are among the oldest of all. Of many
+-- rules it looks only at the first events of each, so that its cost does not grow with the number of rules. It takes no
+-- lock, because it looks at more events than the claim takes. Then so many events of each rule are locked. Two claims at
+-- one moment choose the same numbers, but not the same events. Together they may leave an event that is due. A worker
+-- that has claimed any therefore claims again before it sleeps.
+WITH present AS MATERIALIZED (
+    SELECT asked.rule, count(*) OVER () AS rules
+      FROM unnest(%(rules)s::text[]) AS asked (rule)
+     CROSS JOIN LATERAL (
+         SELECT
+           FROM pgherald.outbox AS due
+          WHERE due.state = 'available' AND due.rule = asked.rule AND due.scheduled_at <= now()
+            AND due.scheduled_at >= coalesce(now() - make_interval(secs => %(window)s), '-infinity')
+          ORDER BY due.scheduled_at, due.id
+          LIMIT 1) AS first
+     WHERE asked.rule <> ALL (ARRAY (
+               SELECT paused.rule
+                 FROM pgherald.rule AS paused
+                WHERE paused.rule = ANY (%(rules)s) AND paused.paused_at IS NOT NULL))),
+oldest AS MATERIALIZED (
+    SELECT present.rule, %(limit)s::bigint AS events
+      FROM present
+     WHERE present.rules = 1
+     UNION ALL
+    SELECT first.rule, count(*) AS events
+      FROM (SELECT present.rule
+              FROM present
+             CROSS JOIN LATERAL (
+                 SELECT due.scheduled_at, due.id
+                   FROM pgherald.outbox AS due
+                  WHERE due.state = 'available' AND due.rule = present.rule AND due.scheduled_at <= now()
+                    AND due.scheduled_at >= coalesce(now() - make_interval(secs => %(window)s), '-infinity')
+                  ORDER BY due.scheduled_at, due.id
+                  LIMIT 1 + 4 * %(limit)s::bigint / present.rules) AS due
+             WHERE present.rules > 1
+             ORDER BY due.scheduled_at, due.id
+             LIMIT %(limit)s::bigint) AS first
+     GROUP BY first.rule)
 UPDATE pgherald.outbox AS event
    SET state = 'claimed',
        claim = (SELECT (%(worker)s::bigint << 32) + %(number)s FROM set_config('synchronous_commit', 'off', true)),
@@ -21,17 +60,16 @@ UPDATE pgherald.outbox AS event
        history = pgherald.append_history(event.history, 'claimed', %(name)s)
  WHERE event.id = ANY (ARRAY (
            SELECT due.id
-             FROM pgherald.outbox AS due
-            WHERE due.state = 'available' AND due.scheduled_at <= now() AND due.rule = ANY (%(rules)s)
-              AND (%(only)s::bigint IS NULL OR due.id = %(only)s)
-              -- An array, so that the paused rules are read once a claim and not once an event.
-              AND due.rule <> ALL (ARRAY (
-                      SELECT paused.rule
-                        FROM pgherald.rule AS paused
-                       WHERE paused.rule = ANY (%(rules)s) AND paused.paused_at IS NOT NULL))
-            ORDER BY due.scheduled_at, due.id
-            LIMIT %(limit)s
-              FOR UPDATE SKIP LOCKED))
+             FROM oldest
+            CROSS JOIN LATERAL (
+                SELECT due.id
+                  FROM pgherald.outbox AS due
+                 WHERE due.state = 'available' AND due.rule = oldest.rule AND due.scheduled_at <= now()
+                   AND due.scheduled_at >= coalesce(now() - make_interval(secs => %(window)s), '-infinity')
+                   AND (%(only)s::bigint IS NULL OR due.id = %(only)s)
+                 ORDER BY due.scheduled_at, due.id
+                 LIMIT oldest.events
+                   FOR UPDATE SKIP LOCKED) AS due))
 RETURNING event.id,
           event.rule,
           CASE WHEN octet_length(event.key) <= 16384 THEN event.key END AS key,
@@ -56,12 +94,19 @@ RETURNING event.id,
               AND other.claimed_at >= event.captured_at) AS superseded_by;
 
 -- name: due
--- Return the ids of the events that a claim would take.
-SELECT due.id
-  FROM pgherald.outbox AS due
- WHERE due.state = 'available' AND due.scheduled_at <= now() AND due.rule = ANY (%(rules)s)
- ORDER BY due.scheduled_at, due.id
- LIMIT %(limit)s;
+-- Return the ids and rules of the events that a claim would take, up to the limit of each rule.
+SELECT due.id, asked.rule
+  FROM unnest(%(rules)s::text[]) AS asked (rule)
+ CROSS JOIN LATERAL (
+     SELECT due.id
+       FROM pgherald.outbox AS due
+      WHERE due.state = 'available' AND due.rule = asked.rule AND due.scheduled_at <= now()
+      ORDER BY due.scheduled_at, due.id
+      LIMIT %(limit)s) AS due
+ WHERE asked.rule <> ALL (ARRAY (
+           SELECT paused.rule
+             FROM pgherald.rule AS paused
+            WHERE paused.rule = ANY (%(rules)s) AND paused.paused_at IS NOT NULL));
 
 -- name: unclaim
 -- Release the events of one claim whose answer could not be read.

@@ -4,19 +4,30 @@
 -- wait or were sent.
 
 -- name: overview_rules
--- Count the events of each rule. Of the available ones, only the first 10,000 in the order of sending are counted.
-WITH waiting AS MATERIALIZED (
-    SELECT rule, captured_at
-      FROM pgherald.outbox
-     WHERE state = 'available'
-     ORDER BY scheduled_at, id
-     LIMIT 10000),
-available AS (
-    SELECT rule,
-           count(*) AS events,
-           min(captured_at) FILTER (WHERE isfinite(captured_at)) AS oldest
+-- Count the events of each rule. Of the available ones, only the first 10,000 of each rule are counted.
+-- The index has no query for its rules, so each is found from the one before.
+WITH RECURSIVE waiting AS (
+    (SELECT rule FROM pgherald.outbox WHERE state = 'available' ORDER BY rule, scheduled_at, id LIMIT 1)
+     UNION ALL
+    SELECT next.rule
       FROM waiting
-     GROUP BY rule),
+     CROSS JOIN LATERAL (
+         SELECT rule
+           FROM pgherald.outbox
+          WHERE state = 'available' AND rule > waiting.rule
+          ORDER BY rule, scheduled_at, id
+          LIMIT 1) AS next),
+available AS (
+    SELECT waiting.rule, counted.events, counted.oldest
+      FROM waiting
+     CROSS JOIN LATERAL (
+         SELECT count(*) AS events,
+                min(captured_at) FILTER (WHERE isfinite(captured_at)) AS oldest
+           FROM (SELECT captured_at
+                   FROM pgherald.outbox
+                  WHERE state = 'available' AND rule = waiting.rule
+                  ORDER BY scheduled_at, id
+                  LIMIT 10000) AS first) AS counted),
 doubted AS (
     SELECT rule, count(*) AS events FROM pgherald.outbox WHERE state = 'in_doubt' GROUP BY rule)
 SELECT coalesce(rule.rule, available.rule, doubted.rule) AS name,
@@ -33,8 +44,23 @@ SELECT coalesce(rule.rule, available.rule, doubted.rule) AS name,
 -- Return the events that were settled last.
 -- An index on the time would have to be updated by every outcome. Instead this looks at the newest events. Behind a
 -- backlog it also looks at those before the next event to be sent.
-WITH next AS (
-    SELECT id FROM pgherald.outbox WHERE state = 'available' ORDER BY scheduled_at, id LIMIT 1),
+WITH RECURSIVE waiting AS (
+    (SELECT rule, scheduled_at, id
+       FROM pgherald.outbox
+      WHERE state = 'available'
+      ORDER BY rule, scheduled_at, id
+      LIMIT 1)
+     UNION ALL
+    SELECT next.rule, next.scheduled_at, next.id
+      FROM waiting
+     CROSS JOIN LATERAL (
+         SELECT rule, scheduled_at, id
+           FROM pgherald.outbox
+          WHERE state = 'available' AND rule > waiting.rule
+          ORDER BY rule, scheduled_at, id
+          LIMIT 1) AS next),
+next AS (
+    SELECT id FROM waiting ORDER BY scheduled_at, id LIMIT 1),
 near AS (
     (SELECT * FROM pgherald.outbox ORDER BY id DESC LIMIT 200)
      UNION ALL

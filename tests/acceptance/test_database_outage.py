@@ -500,22 +500,3 @@ def test_the_disk_is_full_for_a_while(small_disk: Path, mail: MailServer, tmp_pa
         assert times_each([mail]) == {1: 2000}
         assert doubted(database) == 0
         database.close()
-
-
-@pytest.mark.slow
-def test_a_lock_on_the_outbox_gathers_no_sessions(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
-    """As VACUUM FULL or a migration tool holds it. Each cut connection would leave a backend that waits for the lock."""
-    plan = database.add_plan("Café", "a@example.org")
-    with pgherald.daemon(env={**NO_POLL, "PGHERALD_DELIVERY_LEASE": "5s"}), database.connect() as migration:
-        migration.execute("BEGIN")
-        migration.execute("LOCK pgherald.outbox, pgherald.worker, pgherald.rule IN ACCESS EXCLUSIVE MODE")
-        most, end = 0, time.monotonic() + 40
-        while time.monotonic() < end:
-            most = max(most, database.value(f"SELECT count(*) {_DAEMONS}"))
-            time.sleep(0.2)
-        print(f"at most {most} sessions")
-        # docs/dba.md, Connections: seven, and one more for a moment.
-        assert most <= 8
-        migration.execute("ROLLBACK")
-        database.verify(plan)
-        mail.wait_for(1)

@@ -226,6 +226,8 @@ def test_the_installers_lock(
     monkeypatch.setattr(install, "LOCK_TIMEOUT_S", 0.2)
     said: list[str] = []
     for step in install.install_steps(default_rules(), roles=True):
+        if step.generates:
+            continue  # it waits for no installer
         with pytest.raises(SchemaError) as caught:
             install.run(database.connect(), step, said.append, time.monotonic() + 1)
         assert f"held by pid {pid} (user " in str(caught.value)

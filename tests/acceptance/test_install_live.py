@@ -34,13 +34,17 @@ def story(bare_database: Database) -> Database:
 
 
 class Writer:
-    """An application that changes its row, again and again, each time in a transaction of its own."""
+    """An application that changes its row, again and again, each time in a transaction of its own.
 
-    def __init__(self, database: Database, plan: int) -> None:
+    `captures`: each second change reaches the rule's value.
+    """
+
+    def __init__(self, database: Database, plan: int, *, captures: bool) -> None:
         self.longest = 0.0
         self.writes = 0
         self._conn = database.connect(application_name="writer")
         self._plan = plan
+        self._captures = captures
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._write)
         self._thread.start()
@@ -52,14 +56,15 @@ class Writer:
     def _write(self) -> None:
         while not self._over.wait(0.002):
             begin = time.monotonic()
-            self._conn.execute("UPDATE public.dateplan SET status = 'PE' WHERE id = %s", (self._plan,))
+            for status in ("PE", "VE") if self._captures else ("PE",):
+                self._conn.execute("UPDATE public.dateplan SET status = %s WHERE id = %s", (status, self._plan))
             self.longest = max(self.longest, time.monotonic() - begin)
             self.writes += 1
 
 
 @contextmanager
-def writing(database: Database, plan: int) -> Iterator[Writer]:
-    writer = Writer(database, plan)
+def writing(database: Database, plan: int, *, captures: bool = False) -> Iterator[Writer]:
+    writer = Writer(database, plan, captures=captures)
     try:
         yield writer
     finally:
@@ -121,6 +126,43 @@ def test_it_waits_for_a_transaction_and_names_it(
     assert story.events() == []
     story.verify(held)
     assert [event["key"] for event in story.events()] == [str(held)]
+
+
+@pytest.mark.parametrize("leftover", [False, True])
+def test_an_index_is_built_while_the_application_captures(story: Database, pgherald: Pgherald, leftover: bool) -> None:
+    """As an upgrade of a large outbox does. Without CONCURRENTLY, the captures queue behind the build."""
+    pgherald("install", check=True)
+    held, free = story.add_plan("Café", "a@example.org"), story.add_plan("Bar", "b@example.org")
+    story.verify(held)
+    if leftover:
+        story.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'pgherald.outbox_available_idx'::regclass")  # fmt: skip
+    else:
+        story.execute("DROP INDEX pgherald.outbox_available_idx")
+    holder = story.connect()
+    holder.execute("BEGIN")
+    holder.execute("UPDATE public.dateplan SET status = 'PE' WHERE id = %s", (held,))
+    holder.execute("UPDATE public.dateplan SET status = 'VE' WHERE id = %s", (held,))
+    done: list[Any] = []
+    with writing(story, free, captures=True) as writer:
+        install = threading.Thread(target=lambda: done.append(pgherald("install")))
+        install.start()
+        building = "SELECT pid FROM pg_stat_activity WHERE query LIKE %s AND wait_event = 'virtualxid' AND datname = current_database()"
+        try:
+            wait_until(lambda: story.execute(building, ("%INDEX CONCURRENTLY%",)))
+            written = writer.writes
+            wait_until(lambda: writer.writes > written + 200)
+        finally:
+            holder.execute("COMMIT")
+            install.join()
+    assert done[0].returncode == 0, done[0].stderr
+    assert "outbox_available_idx: waits for open transactions" in done[0].stderr
+    print(f"longest of {writer.writes} writes: {writer.longest:.3f} s")
+    assert writer.longest < LOCK_TIMEOUT_S / 2
+    valid = (
+        "SELECT indisvalid AND indisready FROM pg_index WHERE indexrelid = to_regclass('pgherald.outbox_available_idx')"
+    )
+    assert story.value(valid)
+    assert pgherald("install", check=True).stderr == ""
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """The upgrade, rehearsed with a made-up next version: daemons are replaced one by one, and nothing is lost or doubled.
 
 No version has been released, so no older one exists. The next version is this tree's package with a higher schema version
-and one more column in the outbox.
+and one more column and one more index in the outbox.
 """
 
 import json
@@ -82,6 +82,11 @@ def make_release(site: Path, version: int, usable_from: int) -> None:
     replaced(triggers, r"^    CONSTRAINT outbox_pkey PRIMARY KEY", r"    of_next_version text,\n\g<0>")
     replaced(
         triggers,
+        r"^        \('outbox_failed_idx', .*$",
+        r"\g<0>\n        ('outbox_next_idx', $index$ (of_next_version) WHERE state <> 'available' $index$),",
+    )
+    replaced(
+        triggers,
         r"^CREATE TABLE IF NOT EXISTS pgherald\.outbox \((?:.*\n)+?.*;\n",
         lambda found: found[0] + NEW_COLUMN,
     )
@@ -144,9 +149,11 @@ def test_every_event_is_kept_and_no_table_rewritten(
     events = story.events()
     assert [event.pop("of_next_version") for event in events] == [None] * len(ROWS)
     assert (events, *contents(story)) == before
-    assert set(story.execute(TABLES)) == files
+    upgraded = set(story.execute(TABLES))
+    assert files < upgraded
+    assert [name for name, _ in upgraded - files] == ["outbox_next_idx"]
     next_version("install", "--create-roles", check=True)
-    assert set(story.execute(TABLES)) == files
+    assert set(story.execute(TABLES)) == upgraded
     with databases.fresh() as other:
         other.execute(STORY)
         next_version("install", "--create-roles", env={"PGHERALD_DATABASE_URL": other.url}, check=True)

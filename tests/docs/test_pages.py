@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from listener.db.pools import MAX_SESSIONS
 from listener.smtp.replies import TABLE
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +30,11 @@ def test_architecture_names_modules_that_are_there() -> None:
     named = set(re.findall(r"`([\w/]+)\.py`", page("architecture.md")))
     assert len(named) > 10
     assert {name for name in named if not (ROOT / "listener" / f"{name}.py").exists()} == set()
+
+
+def test_the_dba_guide_has_the_number_of_sessions() -> None:
+    """No other page has it: the others refer to this one."""
+    assert f"| **{MAX_SESSIONS}** | **in all, without `http.listen`** |" in page("dba.md")
 
 
 def test_operations_lists_every_log_event() -> None:

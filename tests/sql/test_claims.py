@@ -78,6 +78,65 @@ def test_only_what_is_due_and_asked_for(sandbox: Database, claimant: Register) -
     assert [(event["rule"], event["key"]) for event in worker.claim(rules=[RULE, "held"])] == [("held", "2")]
 
 
+def test_the_oldest_of_all_rules_come_first(sandbox: Database, claimant: Register) -> None:
+    """As many of each as are among the oldest, whichever rule is asked for first."""
+    for number, rule in enumerate(["b", "a", "a", "b", "c", "a", "b", "b"]):
+        sandbox.execute(
+            "INSERT INTO pgherald.outbox (rule, key, scheduled_at) VALUES (%s, %s, now() + make_interval(secs => %s))",
+            (rule, str(number), number - 100),
+        )
+    worker = claimant()
+    assert keys(worker.claim(3, ["c", "b", "a"])) == ["0", "1", "2"]
+    assert keys(worker.claim(3, ["a", "b"])) == ["3", "5", "6"]
+    assert keys(worker.claim(3, ["a", "b", "c"])) == ["4", "7"]
+
+
+def test_of_many_rules_each_has_its_turn_and_nothing_is_left(sandbox: Database, claimant: Register) -> None:
+    """A claim looks at the first events of each rule only, so that it costs the same for any number of rules."""
+    rules = [f"rule{number}" for number in range(100)]
+    for rule in rules:
+        capture(sandbox, 20, rule)
+    worker, claimed = claimant(), []
+    while events := worker.claim(50, rules):
+        claimed.append(len(events))
+    assert sum(claimed) == 2000
+    assert len(claimed) <= 50
+
+
+def test_two_sessions_claim_disjoint_events_of_several_rules(sandbox: Database, claimant: Register) -> None:
+    for rule in ("a", "b"):
+        capture(sandbox, 10, rule)
+    one, other = claimant(), claimant()
+    other.conn.execute("SET lock_timeout = '1s'")
+    with one.conn.transaction():
+        mine = one.claim(5, ["a", "b"])
+        theirs = other.claim(5, ["a", "b"])
+    assert len(mine) == len(theirs) == 5
+    assert not {event["id"] for event in mine} & {event["id"] for event in theirs}
+
+
+def test_a_window_leaves_out_older_events(sandbox: Database, claimant: Register) -> None:
+    capture(sandbox, 2)
+    sandbox.execute("UPDATE pgherald.outbox SET scheduled_at = now() - interval '1 minute' WHERE key = '1'")
+    worker = claimant()
+    assert keys(worker.claim(window=30)) == ["2"]
+    assert keys(worker.claim(window=90)) == ["1"]
+
+
+@pytest.mark.parametrize("state", ["paused", "unknown"])
+def test_a_claim_reads_no_event_of_another_rule(database: Database, state: str) -> None:
+    """Walking past 300,000 of them, a claim took 45 ms and read 6,900 blocks."""
+    conn = database.connect()
+    conn.execute(PINNED_PLANS)
+    claim = prepared_claim(conn)
+    capture(database, 20_000, rule=RULE if state == "paused" else "unknown")
+    if state == "paused":
+        database.execute("UPDATE pgherald.rule SET paused_at = now()")
+    explain = sql.SQL("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {}").format(claim)
+    [(plan,)] = conn.execute(explain).fetchall()
+    assert plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] < 50
+
+
 def test_an_uncommitted_event_is_not_claimed_and_not_passed_over_for_good(
     sandbox: Database, claimant: Register
 ) -> None:
@@ -216,6 +275,7 @@ PARAMETERS = {
     "number": "bigint",
     "name": "text",
     "rules": "text[]",
+    "window": "float8",
     "only": "bigint",
     "limit": "bigint",
 }
@@ -227,7 +287,7 @@ def prepared_claim(conn: psycopg.Connection[Any]) -> sql.Composable:
     for number, name in enumerate(PARAMETERS, 1):
         text = re.sub(rf"%\({name}\)s", f"${number}", text)
     conn.execute(f"PREPARE claim ({', '.join(PARAMETERS.values())}) AS {text}")
-    return sql.SQL("EXECUTE claim (1, 1, 'x', ARRAY[{}], NULL, 500)").format(RULE)
+    return sql.SQL("EXECUTE claim (1, 1, 'x', ARRAY[{}], NULL, NULL, 500)").format(RULE)
 
 
 @pytest.mark.parametrize("statistics", ["none", "of an empty table", "fresh"])
@@ -248,11 +308,15 @@ def test_the_claims_plan_stays_when_the_table_grows(database: Database, statisti
     if statistics == "fresh":
         database.execute("ANALYZE pgherald.outbox")
     plan = "\n".join(line for (line,) in conn.execute(sql.SQL("EXPLAIN {}").format(claim)))
-    assert "using outbox_available_idx" in plan
+    scans = re.findall(r"using outbox_available_idx .*\n +Index Cond: \(.*\)", plan)
+    assert len(scans) == 3
+    assert all("rule = " in scan and "scheduled_at >= " in scan for scan in scans), plan
     assert "using outbox_pkey" in plan
     assert re.search(r"InitPlan [\s\S]*using rule_pkey", plan), plan
     assert re.search(r"using outbox_key_idx .*\n +Index Cond: \(key = event.key\)", plan), plan
-    assert not re.search("Seq Scan|Sort|Bitmap|Hash|Merge", plan), plan
+    assert not re.search("Seq Scan|Bitmap|Hash Join|Merge", plan), plan
+    # The first events of each rule are sorted, and nothing else.
+    assert plan.count("Sort  (") == 1, plan
     conn.execute("SET statement_timeout = '5s'")
     for _ in range(3):
         assert len(conn.execute(claim).fetchall()) == 500

@@ -37,9 +37,16 @@ class Claimant:
         }
         return bool(self._run("renew", worker=self.id, **values))
 
-    def claim(self, limit: int = 100, rules: Sequence[str] = (RULE,)) -> list[DictRow]:
+    def claim(self, limit: int = 100, rules: Sequence[str] = (RULE,), *, window: float | None = None) -> list[DictRow]:
         self.claims += 1
-        values = {"number": self.claims, "name": self.name, "rules": list(rules), "only": None, "limit": limit}
+        values = {
+            "number": self.claims,
+            "name": self.name,
+            "rules": list(rules),
+            "window": window,
+            "only": None,
+            "limit": limit,
+        }
         rows = self._run("claim", worker=self.id, **values)
         return sorted(rows, key=lambda row: row["id"])
 

@@ -8,7 +8,9 @@ import pytest
 
 from listener.db.connection import parameters
 from listener.db.pool import Connection, Pool
+from tests.support import wait_until
 from tests.support.database import Database
+from tests.support.network import Network
 
 PID = "SELECT pg_backend_pid()"
 
@@ -68,3 +70,34 @@ async def test_a_pause_ends_with_the_first_success(database: Database) -> None:
     async with asyncio.timeout(5):
         await waiting
     await pool.close()
+
+
+async def test_a_statement_is_cancelled_before_its_connection_is_cut(database: Database) -> None:
+    """A backend that waits for a lock does not notice that its client is gone."""
+    pool = Pool({**parameters(database.url), "application_name": "cut"}, nothing, 1, patience=0.3)
+    database.execute("SELECT 1")  # in a session that is not the locker's
+    locker = database.connect()
+    locker.execute("BEGIN")
+    locker.execute("LOCK public.plan")
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with pool.connection() as conn:
+                await conn.execute("SELECT FROM public.plan")
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cut'"
+    await asyncio.to_thread(wait_until, lambda: database.value(waiting) == 0, 10)
+    assert locker.execute("SELECT 1").fetchall() == [(1,)]
+    await pool.close()
+
+
+async def test_a_network_that_swallows_everything_delays_the_cut_for_a_moment_only(database: Database) -> None:
+    """The request to cancel is not answered either."""
+    with Network(database.url) as network:
+        pool = Pool(parameters(network.url), nothing, 1, patience=0.3)
+        await pid(pool)
+        network.cut()
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with pool.connection() as conn:
+                await conn.execute("SELECT 1")
+        assert time.monotonic() - begun < 5
+        await pool.close()

@@ -1,11 +1,17 @@
 """What each of the daemon's pools sets in its sessions."""
 
+import asyncio
+import os
+import socket
 from collections.abc import Callable
 
+import psycopg
 import pytest
 
-from listener.db.pool import Pool
+from listener.db import pools
+from listener.db.pool import Connection, Pool
 from listener.db.pools import lookup_pool, opened, outbox_pool, overview_pool, unsubscribe_pool
+from tests.support import wait_until
 from tests.support.database import Database
 
 Setting = tuple[str, str]
@@ -32,3 +38,35 @@ async def test_its_sessions(
             row = await (await conn.execute("SELECT current_setting(%s)", (name,))).fetchone()
             assert row == (value,), name
         assert (conn.prepare_threshold is not None) == prepares
+
+
+def shut_down(conn: Connection) -> None:
+    with socket.socket(fileno=os.dup(conn.fileno())) as sock:
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("make", [outbox_pool, lookup_pool, unsubscribe_pool, overview_pool])
+async def test_a_backend_whose_client_is_gone_ends_its_wait(database: Database, make: Callable[[str], Pool]) -> None:
+    """Neither a timeout nor a cancellation ends it: the client's host has failed."""
+    database.execute("SELECT 1")  # in a session that is not the locker's
+    locker = database.connect()
+    locker.execute("BEGIN")
+    locker.execute("LOCK public.plan")
+    async with opened(pool := make(database.url)), pool.connection() as conn:
+        await conn.execute("SET lock_timeout = 0")
+        gone = conn.info.backend_pid
+        asyncio.get_running_loop().call_later(0.2, shut_down, conn)
+        with pytest.raises(psycopg.OperationalError):
+            await conn.execute("SELECT FROM public.plan")
+    present = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+    await asyncio.to_thread(wait_until, lambda: database.value(present, (gone,)) == 0, 10)
+
+
+async def test_a_server_that_cannot_notice_a_lost_client_is_used_all_the_same(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses the setting, as this one refuses a negative interval. The others must be set even so."""
+    monkeypatch.setattr(pools, "_NOTICE_LOST_CLIENT", "SET client_connection_check_interval = -1")
+    async with opened(pool := outbox_pool(database.url)), pool.connection() as conn:
+        row = await (await conn.execute("SELECT current_setting('enable_seqscan')")).fetchone()
+        assert row == ("off",)

@@ -7,6 +7,7 @@ import pytest
 
 from listener.demo.cluster import Cluster
 from listener.doctor import server
+from tests.support import wait_until
 from tests.support.database import Database, fill_with_story
 from tests.support.doctor import Examine, names, set_for_all
 from tests.support.standby import Standby
@@ -61,3 +62,42 @@ def test_a_long_transaction(plan: int, database: Database, doctor: Examine, monk
             names(doctor(), "transactions", "warn", "prepared", "ROLLBACK PREPARED 'left behind'")
         finally:
             conn.execute("ROLLBACK PREPARED 'left behind'")
+
+
+def test_what_an_old_snapshot_costs(
+    plan: int, database: Database, doctor: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only when there are many dead rows. The transaction has read, and written nothing."""
+    monkeypatch.setattr(server, "MAX_TRANSACTION_AGE_S", 0.01)
+    monkeypatch.setattr(server, "MIN_DEAD_ROWS", 500)
+    with database.connect(application_name="report") as conn:
+        conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        conn.execute("SELECT FROM public.plan")
+        assert "dead rows" not in doctor()["transactions"].seen
+        database.execute(
+            "INSERT INTO pgherald.outbox (rule, key) SELECT 'r', g::text FROM generate_series(1, 1000) AS g"
+        )
+        database.execute("DELETE FROM pgherald.outbox WHERE rule = 'r'")
+        dead = "SELECT pg_stat_get_dead_tuples('pgherald.outbox'::regclass) >= 500"
+        wait_until(lambda: database.value(dead))
+        names(
+            doctor(), "transactions", "warn", f"pid {conn.info.backend_pid} (", "report", "dead rows", "index entries"
+        )
+
+
+def test_a_standby_that_holds_an_old_snapshot(
+    doctor: Examine, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MIN_DEAD_ROWS", 0)
+    fill_with_story(cluster.dsn())
+    with Standby(cluster) as standby:
+        for setting in ("hot_standby_feedback = on", "wal_receiver_status_interval = 1"):
+            with psycopg.connect(standby.dsn(), autocommit=True) as conn:
+                conn.execute(f"ALTER SYSTEM SET {setting}")  # type: ignore[arg-type]
+                conn.execute("SELECT pg_reload_conf()")
+        with psycopg.connect(cluster.dsn(), autocommit=True) as primary:
+            held = "SELECT FROM pg_stat_replication WHERE backend_xmin IS NOT NULL"
+            wait_until(lambda: primary.execute(held).rowcount == 1)
+        names(
+            doctor(PGHERALD_DATABASE_URL=cluster.dsn()), "transactions", "warn", "the standby", "hot_standby_feedback"
+        )

@@ -25,7 +25,7 @@ class FakeOutbox:
         self.worker = 7
         self._answers = iter(answers)
 
-    async def claim(self, limit: int, rules: list[str]) -> list[Event]:
+    async def claim(self, limit: int, rules: list[str], window: float | None) -> list[Event]:
         self.asked.append("claim")
         answer = next(self._answers)
         if isinstance(answer, PgheraldError):

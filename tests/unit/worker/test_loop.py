@@ -1,11 +1,13 @@
 """How much a worker claims."""
 
+import asyncio
 import math
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from listener.notify.doorbell import Doorbell
 from listener.outbox.event import Event, Settlement
 from listener.outbox.rate_limit import Slots
 from listener.worker.claimer import Claimer
@@ -14,6 +16,7 @@ from listener.worker.in_flight import MAX_EVENTS, InFlight
 from listener.worker.loop import Worker
 from listener.worker.row_budget import MAX_BATCH_BYTES
 from listener.worker.runtime import Runtime
+from tests.support.clock import jumping, now
 from tests.unit.worker.test_sender import JANE, event
 
 
@@ -123,3 +126,76 @@ async def test_a_reload_takes_effect_while_the_worker_waits_for_a_slot() -> None
     runtime, slots = await worker._reserve_slots(5)
     assert limiter.rates == [0.1, 100.0]
     assert (runtime, slots) == (fast, Slots(5))
+
+
+def sleeper(*, urgent: bool, poll: float) -> Worker:
+    """Return a worker whose last claim that read everything took 20 ms, and who may read everything 0.4 s later."""
+    worker, claimer = parts(FakeSenders(0))
+    now = asyncio.get_running_loop().time()
+    claimer.pace.read_all(now - 0.02, now, ["a"], found_end=True)
+    claimer.pace.is_urgent = urgent
+    worker._poll_s = poll
+    worker._listener = SimpleNamespace(is_rung=True, doorbell=Doorbell())  # type: ignore[assignment]
+    return worker
+
+
+@jumping
+async def test_it_does_not_sleep_before_old_events_were_looked_for() -> None:
+    """A transaction that began long ago may have rung. The claim after the ring reads only recent events."""
+    began = now()
+    await sleeper(urgent=True, poll=60)._sleep()
+    assert 0.3 < now() - began < 1
+
+
+@jumping
+async def test_once_they_were_looked_for_it_sleeps_until_the_poll() -> None:
+    began = now()
+    await sleeper(urgent=False, poll=60)._sleep()
+    assert now() - began == pytest.approx(60, abs=1)
+
+
+class FakeGate:
+    """The leader's gate."""
+
+    def __init__(self) -> None:
+        self.is_leader = True
+        self.closed = self.held_by_stranger = False
+
+    async def close(self) -> bool:
+        self.closed = True
+        return True
+
+    async def open(self) -> None:
+        self.closed = False
+
+
+async def test_what_became_available_while_the_gate_was_open_is_looked_for_behind_it() -> None:
+    """The claims of a turn: recent events first, and behind the closed gate all of them."""
+    worker, claimer = parts(FakeSenders(0))
+    gate, asked = FakeGate(), []
+    worker._listener.gate = gate  # type: ignore[assignment]
+    worker._listener.doorbell = Doorbell()
+    worker._listener.is_rung = True  # type: ignore[misc]
+
+    async def drain(*, thorough: bool) -> int:
+        asked.append((thorough, gate.closed))
+        if thorough and claimer.pace.window(clock(), ["a"], thorough=True) is None:
+            claimer.pace.read_all(clock(), clock() + 0.02, ["a"], found_end=True)
+        return 1 if len(asked) == 1 else 0
+
+    async def sleep() -> None:
+        slept.append(claimer.pace.is_urgent)
+        worker._stopped.set()
+
+    clock, slept = asyncio.get_running_loop().time, []
+    worker._drain, worker._sleep = drain, sleep  # type: ignore[method-assign]
+    await worker._run_until_error()
+    assert asked == [(False, False), (False, False), (True, True)]
+    assert slept == [False]
+    # Everything was read a moment ago, so this turn reads recent events only. The next sleep is a short one.
+    worker._stopped.clear()
+    gate.closed = False
+    asked.clear()
+    await worker._run_until_error()
+    assert asked[-1] == (True, True)
+    assert slept == [False, True]
