@@ -2,6 +2,7 @@
 --
 -- The role pgherald_owner owns the schema. The capture functions run with its rights.
 -- The role pgherald_daemon delivers the events. Grant it to the role that the daemon logs in with.
+-- The role pgherald_backup may read everything here. Grant it to roles that run pg_dump and are not superusers.
 -- The application gets no role: it needs no privilege here for its changes to be captured.
 --
 -- Grant the tables that a rule's lookup reads yourself:
@@ -24,7 +25,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{pgherald_owner,pgherald_daemon}'::text[] LOOP
+    FOREACH name IN ARRAY '{pgherald_owner,pgherald_daemon,pgherald_backup}'::text[] LOOP
         IF to_regrole(name) IS NULL THEN
             BEGIN
                 EXECUTE format('CREATE ROLE %I NOLOGIN', name);
@@ -74,6 +75,16 @@ GRANT EXECUTE ON FUNCTION pgherald.capture_body(text, regclass, text[], text[]),
 -- For `pgherald backfill --dry-run`.
 GRANT EXECUTE ON FUNCTION pgherald.page_query(text, text), pgherald.page_reader(text, text), pgherald.equality(oid),
                           pgherald.in_value(regclass, text, text, text) TO pgherald_daemon;
+-- With this, doctor can check as the daemon's role that no sequence is behind its table.
+GRANT SELECT ON ALL SEQUENCES IN SCHEMA pgherald TO pgherald_daemon;
+
+DO $$
+BEGIN
+    -- pg_dump locks every table and reads every sequence. It fails as a whole if it may not.
+    GRANT USAGE ON SCHEMA pgherald TO pgherald_backup;
+    GRANT SELECT ON ALL TABLES IN SCHEMA pgherald TO pgherald_backup;
+    GRANT SELECT ON ALL SEQUENCES IN SCHEMA pgherald TO pgherald_backup;
+END $$;
 
 DO $$
 BEGIN

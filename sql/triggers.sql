@@ -280,6 +280,31 @@ CREATE TABLE IF NOT EXISTS pgherald.worker (
     breaker_reason    text                                -- why its circuit breaker is open, if it is
 );
 
+-- Move a sequence that is behind its table. Logical replication copies rows and leaves the sequences as they were, so
+-- each capture would fail once for each copied event. No lock on a sequence would leave writers alone. But nextval() can
+-- only move it forward, whatever they do meanwhile. setval() crosses a large gap, and leaves the last 10,000 numbers to
+-- nextval(). Writers take one number in each failing write, so that they do not get there before setval() ends.
+DO $$
+DECLARE
+    name     text;
+    sequence regclass;
+    newest   bigint;
+    last     bigint;
+BEGIN
+    FOREACH name IN ARRAY '{pgherald.outbox,pgherald.worker}'::text[] LOOP
+        sequence := pg_get_serial_sequence(name, 'id');
+        CONTINUE WHEN sequence IS NULL;
+        EXECUTE format('SELECT max(id) FROM %s', name) INTO newest;
+        EXECUTE format('SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM %s', sequence) INTO last;
+        IF last < newest - 100000 THEN
+            last := setval(sequence, newest - 10000);
+        END IF;
+        WHILE last < newest LOOP
+            last := nextval(sequence);
+        END LOOP;
+    END LOOP;
+END $$;
+
 
 ---------------------------------------------------------------------------------------------------------------------
 -- The rules: the watched tables, and the rows that were handled without an event.
@@ -321,6 +346,30 @@ CREATE OR REPLACE FUNCTION pgherald.handled_key(key text) RETURNS text
                WHEN octet_length(key) <= 2000 THEN key
                ELSE 'sha256:' || encode(sha256(convert_to(key, getdatabaseencoding()::text)), 'hex')
            END;
+
+-- Remember the rows of deleted events, also of events that somebody deletes by hand. Otherwise `backfill` would take them
+-- for missed rows and send all their emails again. An event that is not settled leaves nothing: its email is still due.
+CREATE OR REPLACE FUNCTION pgherald.remember_deleted() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO pgherald.handled (rule, key, why, at)
+    SELECT rule, pgherald.handled_key(key), 'purged', max(captured_at)
+      FROM deleted
+     WHERE settled_at IS NOT NULL
+     GROUP BY rule, key
+        ON CONFLICT (rule, key) DO UPDATE SET why = 'purged', at = greatest(handled.at, excluded.at)
+     WHERE handled.why = 'existing' OR handled.at < excluded.at;
+    RETURN NULL;
+END $$;
+
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger
+                    WHERE tgrelid = 'pgherald.outbox'::regclass AND tgname = 'outbox_remember_deleted') THEN
+        CREATE TRIGGER outbox_remember_deleted AFTER DELETE ON pgherald.outbox
+            REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION pgherald.remember_deleted();
+    END IF;
+END $$;
 
 -- The secret from which the daemons derive Message-IDs and the signatures of unsubscribe links. Only hashes of it leave
 -- the database and the daemons.

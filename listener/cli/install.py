@@ -8,7 +8,7 @@ import click
 
 from listener.cli.options import config_option, load_settings, quantity
 from listener.cli.output import write_line, write_lines
-from listener.db import schema
+from listener.db import backup, schema
 from listener.db.connection import connect
 from listener.db.errors import translate_errors
 from listener.db.install import INSTALL_TIMEOUT_S, InstallStep, install_steps, run, uninstall_steps
@@ -21,7 +21,9 @@ _print_option = click.option("--print", "print_only", is_flag=True, help="Print 
 @click.command()
 @_print_option
 @click.option(
-    "--create-roles", is_flag=True, help="Also create the roles pgherald_owner and pgherald_daemon, with their rights."
+    "--create-roles",
+    is_flag=True,
+    help="Also create the roles pgherald_owner, pgherald_daemon and pgherald_backup, with their rights.",
 )
 @click.option("--grant-to", metavar="NAME", help="Grant the daemon's rights to this existing role.")
 @config_option
@@ -46,6 +48,14 @@ def install(print_only: bool, create_roles: bool, grant_to: str | None, config_f
             run(conn, step, lambda text: write_line(text, err=True), end)
         for name, rule in loaded.rules.items():
             write_line(f"{name}: watching {rule.table}.{rule.column} for {rule.becomes!r}")
+        for name in schema.publications(conn):
+            write_line(
+                f"publication {name}: it includes the tables of schema pgherald, and a subscriber without them stops; "
+                "run `pgherald install` there, see docs/migrations.md",
+                err=True,
+            )
+        if blocked := backup.blocked(conn):
+            write_line(f"backup: {blocked.seen}; {blocked.remedy}", err=True)
         for name in schema.unconfigured(conn, loaded.rules):
             write_line(
                 f"{name}: still watched, but not in the configuration; "

@@ -118,6 +118,11 @@ def unconfigured(conn: psycopg.Connection[Any], rules: Mapping[str, Rule]) -> li
     return [name for name in installed(conn) if name not in rules]
 
 
+def publications(conn: psycopg.Connection[Any]) -> list[str]:
+    """Return the publications that copy the outbox to subscribers."""
+    return [name for (name,) in conn.execute(_QUERIES["publications"])]
+
+
 def unsettled(conn: psycopg.Connection[Any]) -> int | None:
     """Return how many events `uninstall` would lose, or None if there is no schema."""
     try:

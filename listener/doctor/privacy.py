@@ -30,7 +30,7 @@ async def readers(context: Context) -> Finding:
     context.require_schema()
     rows = await context.rows(QUERIES["readers"])
     if not rows:
-        return ok("only the owner and the daemon can read the secret and the messages in transit")
+        return ok("only the owner, the daemon and pgherald_backup can read the secret and the messages in transit")
     shown = ", ".join(f"{row['role']} can read {row['tables']}" for row in rows[:_MAX_SHOWN])
     more = f", and {len(rows) - _MAX_SHOWN} more roles" if len(rows) > _MAX_SHOWN else ""
     first = rows[0]

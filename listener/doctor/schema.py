@@ -1,10 +1,11 @@
-"""The installed schema: complete, of the right version, unchanged, and accessible to this role."""
+"""The installed schema: complete, of the right version, unchanged, and accessible to this role and to a backup."""
 
 import re
 
+from listener.db.backup import CANNOT_DUMP, described
 from listener.db.schema_version import VERSION, SchemaVersion
 from listener.doctor.context import QUERIES, Context
-from listener.doctor.result import Finding, fault, ok, warn
+from listener.doctor.result import Finding, NotChecked, fault, ok, warn
 from listener.resources import resource
 
 _INSTALL = "run `pgherald install`"
@@ -67,3 +68,40 @@ async def grants(context: Context) -> Finding:
             f"run doctor as the daemon's role, or run `pgherald install --grant-to {row['role']}`",
         )
     return ok(f"role {row['role']} has all privileges that the daemon needs")
+
+
+async def sequences(context: Context) -> Finding:
+    """Check that no sequence will give an id that a row has already, as after a switchover by logical replication."""
+    context.require_schema()
+    row = await context.row(QUERIES["sequences"])
+    if behind := row["behind"]:
+        return fault(
+            f"{', '.join(behind)} {'is' if len(behind) == 1 else 'are'} behind the greatest id: writes of the"
+            " application that capture an event fail, or the daemon cannot start",
+            f"{_INSTALL}, which moves the sequence forward; see docs/migrations.md",
+        )
+    if unread := row["unread"]:
+        raise NotChecked(f"this role cannot read {', '.join(unread)}", "see the check grants")
+    return ok("ahead of every id")
+
+
+async def subscriptions(context: Context) -> Finding:
+    """Check that no subscription copies another database's events into this one, where a second daemon would send them."""
+    context.require_schema()
+    names = (await context.row(QUERIES["subscriptions"]))["names"]
+    if not names:
+        return ok("none copies events into this database")
+    drop = "; ".join(f"DROP SUBSCRIPTION {name}" for name in names)
+    return fault(
+        f"{', '.join(names)} copies another database's events into this one: a daemon here sends them a second time",
+        f"run no daemon here before the switchover; then {drop}; see docs/migrations.md",
+    )
+
+
+async def backup(context: Context) -> Finding:
+    """Check that the database's owner can still dump it, or that backups have a role of their own."""
+    context.require_schema()
+    rows = await context.rows(CANNOT_DUMP, {"database_only": True})
+    if blocked := described([(row["role"], row["backup_exists"], row["backup_reads"]) for row in rows]):
+        return warn(blocked.seen, blocked.remedy)
+    return ok("the database's owner or a member of pgherald_backup can dump the database")

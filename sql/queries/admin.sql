@@ -56,6 +56,43 @@ SELECT to_regclass(%(table)s) IS NOT NULL AS table_exists,
 -- Return the rules that this database watches.
 SELECT rule FROM pgherald.rule ORDER BY rule;
 
+-- name: cannot_dump
+-- Return the owners of the database and of the watched tables that cannot read all of the schema: pg_dump and vacuumdb
+-- fail for them. With `database_only`, look only at the database's owner. Return none if a login is a member of
+-- pgherald_backup. Return also whether this role exists, and whether it can read all itself.
+WITH objects AS (
+    SELECT oid, relnamespace FROM pg_class
+     WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'pgherald') AND relkind IN ('r', 'p', 'S')),
+unable AS (
+    SELECT oid, rolname
+      FROM pg_roles AS role
+     WHERE EXISTS (
+               SELECT FROM objects
+                WHERE NOT has_schema_privilege(role.oid, objects.relnamespace, 'USAGE')
+                   OR NOT has_table_privilege(role.oid, objects.oid, 'SELECT')))
+SELECT quote_ident(unable.rolname) AS role,
+       to_regrole('pgherald_backup') IS NOT NULL AS backup_exists,
+       to_regrole('pgherald_backup') IS NOT NULL
+           AND to_regrole('pgherald_backup') NOT IN (SELECT oid FROM unable) AS backup_reads
+  FROM unable
+ WHERE (unable.oid = (SELECT datdba FROM pg_database WHERE datname = current_database())
+        OR NOT %(database_only)s
+           AND unable.oid IN (
+                   SELECT relowner FROM pgherald.rule AS rule JOIN pg_class AS class ON class.oid = rule."table"))
+   AND NOT EXISTS (
+           SELECT FROM pg_roles AS login
+            WHERE login.rolcanlogin AND NOT login.rolsuper
+              AND pg_has_role(login.oid, to_regrole('pgherald_backup'), 'USAGE')
+              AND login.oid NOT IN (SELECT oid FROM unable))
+ ORDER BY 1;
+
+-- name: publications
+-- Return the publications that include the outbox.
+SELECT quote_ident(pubname)
+  FROM pg_publication_tables
+ WHERE schemaname = 'pgherald' AND tablename = 'outbox'
+ ORDER BY 1;
+
 -- name: secret
 -- Return the database's secret.
 SELECT value FROM pgherald.secret;
@@ -356,7 +393,7 @@ SELECT attribute.attname::text AS column,
 SELECT pg_try_advisory_lock(726356, hashtext(%(rule)s)), hashtext(%(rule)s);
 
 -- name: purge
--- Delete a batch of settled events, the oldest first. Their rows are remembered as handled.
+-- Delete a batch of settled events, the oldest first. A trigger remembers their rows as handled.
 WITH purged AS (
     DELETE FROM pgherald.outbox
      WHERE id = ANY (ARRAY (
@@ -366,11 +403,7 @@ WITH purged AS (
                 ORDER BY id
                 LIMIT %(batch)s
                   FOR UPDATE SKIP LOCKED))
-    RETURNING id, rule, key, captured_at),
-remembered AS (
-    INSERT INTO pgherald.handled (rule, key, why, at)
-    SELECT rule, pgherald.handled_key(key), 'purged', max(captured_at) FROM purged GROUP BY rule, key
-    ON CONFLICT (rule, key) DO UPDATE SET why = 'purged', at = greatest(handled.at, excluded.at))
+    RETURNING id)
 SELECT count(*), max(id) FROM purged;
 
 -- name: forget

@@ -57,6 +57,8 @@ WITH wanted (kind, name, privileges) AS (VALUES
         ('column',   'rate_limit.rate',         '{UPDATE}'),
         ('column',   'rate_limit.throttled_at', '{UPDATE}'),
         ('column',   'rate_limit.next_at',      '{UPDATE}'),
+        ('table',    'outbox_id_seq',           '{SELECT}'),
+        ('table',    'worker_id_seq',           '{SELECT}'),
         ('function', 'version',                 '{EXECUTE}'),
         ('function', 'usable_from',             '{EXECUTE}'),
         ('function', 'append_history',          '{EXECUTE}'),
@@ -102,6 +104,29 @@ SELECT quote_ident(current_user) AS role,
                WHERE NOT is_granted
                GROUP BY kind, name
                ORDER BY kind, name) AS missing;
+
+-- name: sequences
+-- Return the sequences that give numbers which their table has already. `unread`: this role may not read them.
+SELECT ARRAY_AGG(sequence) FILTER (WHERE NOT readable) AS unread,
+       ARRAY_AGG(sequence) FILTER (WHERE readable AND coalesce(last, 0) < newest) AS behind
+  FROM (SELECT owned.sequence,
+               owned.newest,
+               has_sequence_privilege(owned.sequence, 'SELECT') AS readable,
+               (SELECT last_value
+                  FROM pg_sequences
+                 WHERE format('%I.%I', schemaname, sequencename) = owned.sequence) AS last
+          FROM (SELECT pg_get_serial_sequence('pgherald.outbox', 'id'), (SELECT max(id) FROM pgherald.outbox)
+                 UNION ALL
+                SELECT pg_get_serial_sequence('pgherald.worker', 'id'), (SELECT max(id) FROM pgherald.worker)
+               ) AS owned (sequence, newest)
+         WHERE owned.sequence IS NOT NULL) AS sequences;
+
+-- name: subscriptions
+-- Return the enabled subscriptions that copy the outbox of another database into this one.
+SELECT ARRAY(SELECT quote_ident(subname)
+               FROM pg_subscription_rel JOIN pg_subscription AS subscription ON subscription.oid = srsubid
+              WHERE srrelid = 'pgherald.outbox'::regclass AND subenabled
+              ORDER BY 1) AS names;
 
 -- name: watched
 -- Return one row: the watched table with its child tables, what the rule watches, and which of its columns are gone.
@@ -374,8 +399,9 @@ SELECT ARRAY(
             ORDER BY 1) AS tables;
 
 -- name: readers
--- Return the roles that can read the secret or stored messages, besides superusers, the owner and the daemon.
--- A role counts as a daemon if it has exactly a daemon's rights. PUBLIC stands for all roles.
+-- Return the roles that can read the secret or stored messages, besides superusers, the owner, the daemon and the
+-- members of pgherald_backup. A role counts as a daemon if it has exactly a daemon's rights. PUBLIC stands for all
+-- roles.
 WITH private AS (
     SELECT class.oid, class.relname, class.relowner, class.relnamespace, class.relacl
       FROM pg_class AS class JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
@@ -389,6 +415,7 @@ readers AS (
        AND has_schema_privilege(reader.oid, private.relnamespace, 'USAGE')
        AND has_any_column_privilege(reader.oid, private.oid, 'SELECT')
        AND NOT pg_has_role(reader.oid, private.relowner, 'MEMBER')
+       AND NOT coalesce(pg_has_role(reader.oid, to_regrole('pgherald_backup'), 'MEMBER'), false)
        AND NOT (has_table_privilege(reader.oid, 'pgherald.outbox', 'UPDATE')
                 AND NOT has_table_privilege(reader.oid, 'pgherald.outbox', 'DELETE')
                 AND has_function_privilege(reader.oid, 'pgherald.append_history(jsonb, text, text)', 'EXECUTE'))

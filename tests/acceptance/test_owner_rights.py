@@ -128,7 +128,7 @@ def server() -> Iterator[Cluster]:
 def ground(server: Cluster) -> Iterator[Ground]:
     with psycopg.connect(server.dsn(), autocommit=True) as conn:
         conn.execute("DROP DATABASE IF EXISTS app WITH (FORCE)")
-        for role in ("evil", "mailer", "lookups", "keeper", "pgherald_owner", "pgherald_daemon"):
+        for role in ("evil", "mailer", "lookups", "keeper", "pgherald_owner", "pgherald_daemon", "pgherald_backup"):
             conn.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
         conn.execute("CREATE DATABASE app")
     ground = Ground(server)
