@@ -7,17 +7,21 @@
 --   * `event.state || ''` hides a state from the partial indexes.
 --   * Where a partial index is wanted, an ORDER BY that only this index provides keeps the planner from outbox_key_idx,
 --     which holds every settled event.
+--
+-- In `claim`, `present` finds the rules that have a due event. `oldest` says how many of each are among the oldest of
+-- all. Of many rules it looks only at the first events of each, so that its cost does not grow with their number. It
+-- takes no lock, because it looks at more events than the claim takes. Then so many events of each rule are locked. Two
+-- claims at one moment choose the same numbers, but not the same events. Together they may leave an event that is due.
+-- A worker that has claimed any therefore claims again before it sleeps.
+--
+-- `superseded_by` of `claim`: another event of the row covers this one if it was claimed after this one's transaction
+-- had ended. Its lookup saw the same change. The times are compared too, because a restored dump has transaction ids of
+-- another cluster.
 
 -- name: claim
 -- Claim due events. Nobody waits for its flush. If a crash of the server undoes a claim, nothing was sent yet, and the
 -- mark finds no claim. The claim's number must therefore not come from the database: after a crash it could give the
 -- same number out again.
---
--- `present` finds the rules that have a due event. `oldest` says how many of each are among the oldest of all. Of many
--- rules it looks only at the first events of each, so that its cost does not grow with the number of rules. It takes no
--- lock, because it looks at more events than the claim takes. Then so many events of each rule are locked. Two claims at
--- one moment choose the same numbers, but not the same events. Together they may leave an event that is due. A worker
--- that has claimed any therefore claims again before it sleeps.
 WITH present AS MATERIALIZED (
     SELECT asked.rule, count(*) OVER () AS rules
       FROM unnest(%(rules)s::text[]) AS asked (rule)
@@ -81,9 +85,6 @@ RETURNING event.id,
           -- The stored message can have a megabyte. It is read only when it is sent again.
           event.recipient IS NOT NULL AND event.message IS NOT NULL AS has_stored_message,
           CASE WHEN octet_length(event.traceparent) = 55 THEN event.traceparent END AS traceparent,
-          -- Another event of the row covers this one if it was claimed after this one's transaction had ended: its
-          -- lookup saw the same change. The times are compared too, because a restored dump has transaction ids of
-          -- another cluster.
           (SELECT min(other.state)
              FROM pgherald.outbox AS other
             WHERE other.rule = event.rule AND other.key = event.key AND other.id <> event.id
