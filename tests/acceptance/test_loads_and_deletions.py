@@ -44,6 +44,15 @@ def test_events_deleted_by_hand_are_not_sent_again(
     mail.wait_for(2)
 
 
+def test_a_row_from_before_the_rule_counts_as_sent(database: Database, pgherald: Pgherald, sent: int) -> None:
+    """Its event was captured by a transaction that was open while `install` recorded the existing rows."""
+    database.execute(
+        "INSERT INTO pgherald.handled VALUES (%s, %s, 'existing', now() + interval '1 s')", (RULE, str(sent))
+    )
+    database.execute("DELETE FROM pgherald.outbox")
+    assert captured(pgherald, "--include-existing", "--dry-run") == "0 rows would be captured"
+
+
 def test_an_event_that_waits_is_found_again_after_it_was_deleted(database: Database, pgherald: Pgherald) -> None:
     database.verify(database.add_plan("Café", "jane@example.org"))
     database.execute("DELETE FROM pgherald.outbox")
