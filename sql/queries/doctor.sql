@@ -305,7 +305,7 @@ SELECT held.what,
       SELECT format('the replication slot %%L', slot_name),
              NULL,
              format(
-                 'end the old transaction on its standby; if nothing uses the slot: '
+                 'end the old transaction on its standby, or if nothing uses the slot: '
                  'SELECT pg_drop_replication_slot(%%L)',
                  slot_name),
              age(xmin),
