@@ -32,7 +32,7 @@ _QUERIES = {**load("admin"), **load("overview")}
 class RuleState:
     """The events of one rule that are not settled.
 
-    `available` is counted up to 10000 over all rules. `oldest` is the age of the oldest of them in seconds, from its
+    `available` is counted up to 10000. `oldest` is the age of the oldest of them in seconds, from its
     capture. `paused_at` is set while an operator pauses the rule.
     """
 
@@ -118,7 +118,7 @@ class Overview:
 
     @property
     def available(self) -> int:
-        """Return the available events of all rules, counted up to 10000."""
+        """Return the available events of all rules, of each counted up to 10000."""
         return sum(rule.available for rule in self.rules)
 
     @property

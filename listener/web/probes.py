@@ -97,7 +97,7 @@ class _Gauges(Collector):
             labels=["rule"],
         )
         available = GaugeMetricFamily(
-            "pgherald_available_events", "Events that wait to be sent, counted up to 10000", labels=["rule"]
+            "pgherald_available_events", "Events that wait to be sent, counted up to 10000 a rule", labels=["rule"]
         )
         in_doubt = GaugeMetricFamily(
             "pgherald_in_doubt", "Events whose message was transmitted and got no reply", labels=["rule"]

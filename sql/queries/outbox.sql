@@ -8,15 +8,14 @@
 --   * Where a partial index is wanted, an ORDER BY that only this index provides keeps the planner from outbox_key_idx,
 --     which holds every settled event.
 --
--- In `claim`, `present` finds the rules that have a due event. `oldest` says how many of each are among the oldest of
--- all. Of many rules it looks only at the first events of each, so that its cost does not grow with their number. It
--- takes no lock, because it looks at more events than the claim takes. Then so many events of each rule are locked. Two
--- claims at one moment choose the same numbers, but not the same events. Together they may leave an event that is due.
--- A worker that has claimed any therefore claims again before it sleeps.
+-- How `claim` chooses events. It stands here because psycopg parses a longer text at each call.
 --
--- `superseded_by` of `claim`: another event of the row covers this one if it was claimed after this one's transaction
--- had ended. Its lookup saw the same change. The times are compared too, because a restored dump has transaction ids of
--- another cluster.
+--   * `present` finds the rules that have a due event.
+--   * `oldest` says how many events of each are among the oldest of all. Of many rules it looks only at the first events
+--     of each, so that its cost does not grow with their number. It takes no lock, because it looks at more events than
+--     the claim takes.
+--   * So many events of each rule are then locked. Two claims at one moment choose the same numbers, but not the same
+--     events. Together they may leave an event that is due. A worker that has claimed any claims again before it sleeps.
 
 -- name: claim
 -- Claim due events. Nobody waits for its flush. If a crash of the server undoes a claim, nothing was sent yet, and the
