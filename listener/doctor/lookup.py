@@ -1,7 +1,6 @@
 """The lookup of a rule: valid, fast enough, and not limited by row-level security."""
 
 import asyncio
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from listener.config.rules import SQL_NAME, Rule
+from listener.config.rules import Rule
 from listener.db import keys
 from listener.db.owner import execute_as_owner
 from listener.db.pool import Pool
@@ -19,12 +18,12 @@ from listener.doctor.result import Finding, NotChecked, fault, ok, warn
 from listener.errors import BadData, DatabaseUnavailable, RuleBroken
 from listener.worker.lookup import Lookup, LookupResult
 from listener.worker.row_budget import MAX_ROW_BYTES
+from listener.worker.row_security import RLS_TABLES, policy_remedy, tables_read
 
 # A sequential scan of fewer rows takes less than a millisecond.
 LARGE_TABLE_ROWS = 1000
 # The newest rows are the likeliest to be sent next. One query of the lookup covers them, as in the daemon.
 _MAX_SAMPLE_ROWS = 100
-_READ = re.compile(rf"\b(?:FROM|JOIN)\s+({SQL_NAME}(?:\.{SQL_NAME})?)", re.IGNORECASE)
 # A lookup that takes longer delays a whole batch. The daemon runs one for each batch.
 _LOOKUP_TIMEOUT_S = 20.0
 
@@ -126,19 +125,17 @@ async def _plan(pool: Pool, rule: Rule, of: list[str]) -> list[dict[str, Any]]:
 async def _check_row_security(context: Context, rule: Rule, plan: list[dict[str, Any]]) -> Finding | None:
     """Return a finding if row-level security hides rows. The daemon would settle their events as row_gone."""
     # The plan names the tables behind views. It omits a table of which the role sees no row; the query's text has that.
-    read = {_name(node) for node in plan if "Relation Name" in node} | set(_READ.findall(rule.lookup))
+    read = {_name(node) for node in plan if "Relation Name" in node} | tables_read(rule.lookup)
     async with context.lookup_transaction() as conn, conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(QUERIES["rls_tables"], {"tables": sorted({rule.table} | read)})
+        await cursor.execute(RLS_TABLES, {"tables": sorted({rule.table} | read)})
         rows = await cursor.fetchall()
     for row in rows:
         if row["whole"]:
             continue
         table, role = row["table"], row["role"]
-        remedy = f"CREATE POLICY pgherald ON {table} FOR SELECT TO {role} USING (true); or ALTER ROLE {role} BYPASSRLS"
+        remedy = policy_remedy(table, role)
         if not row["some"]:
-            return fault(
-                f"row-level security shows {role} no row of {table}: every event would be skipped as row_gone", remedy
-            )
+            return fault(f"row-level security shows {role} no row of {table}: its rules are suspended", remedy)
         return warn(
             f"row-level security may hide rows of {table} from {role}: their events would be skipped as row_gone",
             remedy,

@@ -19,6 +19,7 @@ from listener.errors import BadData, DatabaseUnavailable, PgheraldError, RuleBro
 from listener.outbox.event import Event
 from listener.worker.decision import NotToSend, ToSend
 from listener.worker.row_budget import MAX_BATCH_BYTES, MAX_ROW_BYTES, MAX_ROWS, limit_rows
+from listener.worker.row_security import require_visible_rows
 from listener.worker.watched_value import WatchedValue, broken
 
 Cursor = psycopg.AsyncCursor[Any]
@@ -120,6 +121,8 @@ class Lookup:
                     await conn.execute("DEALLOCATE ALL", prepare=False)
                     self._bounded = None
                     rows = await self._fetch(conn, of, budget)
+                if len(rows) < len(of):
+                    await require_visible_rows(conn, self.name, self.rule)
         except (psycopg.Error, OSError, TimeoutError) as exc:
             if is_by_data(exc) and of:
                 if len(of) == 1:

@@ -388,6 +388,27 @@ SELECT attribute.attname::text AS column,
    AND attribute.attname = ANY (%(columns)s)
    AND NOT attribute.attisdropped;
 
+-- name: rls_tables
+-- Return tables where row level security may hide rows from this role.
+-- `some`: a policy lets it see rows. `whole`: a policy lets it see all of them.
+SELECT class.oid::regclass::text AS "table",
+       quote_ident(current_user) AS role,
+       coalesce(bool_or(policy.polpermissive), false) AS some,
+       coalesce(
+           bool_or(policy.polpermissive AND pg_get_expr(policy.polqual, policy.polrelid) = 'true')
+           AND bool_and(policy.polpermissive),
+           false) AS whole
+  FROM (SELECT DISTINCT to_regclass(named) AS oid FROM unnest(%(tables)s::text[]) AS named) AS wanted
+  JOIN pg_class AS class USING (oid)
+  LEFT JOIN pg_policy AS policy
+       ON policy.polrelid = class.oid
+          AND policy.polcmd IN ('r', '*')
+          AND (0 = ANY (policy.polroles)
+               OR EXISTS (SELECT FROM unnest(policy.polroles) AS role WHERE role <> 0 AND pg_has_role(role, 'USAGE')))
+ WHERE row_security_active(class.oid)
+ GROUP BY class.oid
+ ORDER BY 1;
+
 -- name: lock_backfill
 -- Try to take the lock of a rule's backfill. Return also its number.
 SELECT pg_try_advisory_lock(726356, hashtext(%(rule)s)), hashtext(%(rule)s);

@@ -350,27 +350,6 @@ SELECT held.what,
  ORDER BY held.transactions DESC NULLS LAST, held.age DESC
  LIMIT 1;
 
--- name: rls_tables
--- Return tables where row level security may hide rows from this role.
--- `some`: a policy lets it see rows. `whole`: a policy lets it see all of them.
-SELECT class.oid::regclass::text AS "table",
-       quote_ident(current_user) AS role,
-       coalesce(bool_or(policy.polpermissive), false) AS some,
-       coalesce(
-           bool_or(policy.polpermissive AND pg_get_expr(policy.polqual, policy.polrelid) = 'true')
-           AND bool_and(policy.polpermissive),
-           false) AS whole
-  FROM (SELECT DISTINCT to_regclass(named) AS oid FROM unnest(%(tables)s::text[]) AS named) AS wanted
-  JOIN pg_class AS class USING (oid)
-  LEFT JOIN pg_policy AS policy
-       ON policy.polrelid = class.oid
-          AND policy.polcmd IN ('r', '*')
-          AND (0 = ANY (policy.polroles)
-               OR EXISTS (SELECT FROM unnest(policy.polroles) AS role WHERE role <> 0 AND pg_has_role(role, 'USAGE')))
- WHERE row_security_active(class.oid)
- GROUP BY class.oid
- ORDER BY 1;
-
 -- name: gate
 -- Return the worker that holds the gate closed, and how many events are overdue meanwhile.
 -- Another session that holds the gate is reported by the check `locks`.

@@ -11,11 +11,12 @@
 -- How `claim` chooses events. It stands here because psycopg parses a longer text at each call.
 --
 --   * `present` finds the rules that have a due event.
---   * `oldest` says how many events of each are among the oldest of all. Of many rules it looks only at the first events
---     of each, so that its cost does not grow with their number. It takes no lock, because it looks at more events than
---     the claim takes.
+--   * `oldest` says how many events of each are among the oldest of all. Of many rules it looks only at the first
+--     events of each, so that its cost does not grow with their number. It takes no lock, because it looks at more
+--     events than the claim takes.
 --   * So many events of each rule are then locked. Two claims at one moment choose the same numbers, but not the same
---     events. Together they may leave an event that is due. A worker that has claimed any claims again before it sleeps.
+--     events. Together they may leave an event that is due. A worker that has claimed any claims again before it
+--     sleeps.
 
 -- name: claim
 -- Claim due events. Nobody waits for its flush. If a crash of the server undoes a claim, nothing was sent yet, and the

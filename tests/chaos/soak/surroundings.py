@@ -76,8 +76,10 @@ async def change_owner_of_table(stage: SoakStage) -> None:
 
 
 async def change_owner_of_schema(stage: SoakStage) -> None:
-    """Give the schema pgherald to another role, as REASSIGN OWNED does, and back."""
-    await stage.execute("ALTER SCHEMA pgherald OWNER TO administrator")
+    """Give the schema pgherald to another role as docs/migrations.md says, and back."""
+    await stage.execute(
+        "ALTER SCHEMA pgherald OWNER TO administrator; GRANT USAGE ON SCHEMA pgherald TO pgherald_owner"
+    )
     await _hold(stage)
     await stage.execute("ALTER SCHEMA pgherald OWNER TO pgherald_owner")
 

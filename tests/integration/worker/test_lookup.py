@@ -6,6 +6,7 @@ from typing import Any, LiteralString
 import pytest
 import structlog
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from listener.config.rules import Rule, default_rules
 from listener.db.pools import lookup_pool, opened
@@ -97,3 +98,27 @@ async def test_a_query_that_fails_for_no_row_suspends_and_shows_no_address(datab
         delivery.suspend(RULE, RuleBroken(f"{caught.value}: jane@example.org"))
     assert "jane@" not in str(logs)
     assert "***@example.org" in str(logs)
+
+
+async def test_row_security_that_hides_every_row_suspends_the_rule(sandbox: Database, role: str) -> None:
+    """Before, the server showed no row, and each event was skipped as row_gone."""
+    sandbox.execute(
+        sql.SQL(
+            """CREATE TABLE app.plans (id int PRIMARY KEY, status text); INSERT INTO app.plans VALUES (1, 'VE');
+               GRANT USAGE ON SCHEMA app TO {0}; GRANT SELECT ON app.plans TO {0}"""
+        )
+        .format(sql.Identifier(role))
+        .as_string(None)  # type: ignore[arg-type]
+    )
+    text = "SELECT id AS key, status AS current, 'a@example.org' AS email, true AS consent FROM app.plans WHERE id = ANY (%(keys)s::int[])"
+    rule = Rule.model_validate(
+        {"table": "app.plans", "becomes": "VE", "lookup": text, "template": "dateplan_verified", "require": []}
+    )
+    lookup = Lookup("plans", rule)
+    async with opened(pool := lookup_pool(make_conninfo(sandbox.url, options=f"-c role={role}"))):
+        assert len((await lookup.rows(pool, ["1", "2"])).rows["1"]) == 1
+        sandbox.execute("ALTER TABLE app.plans ENABLE ROW LEVEL SECURITY")
+        with pytest.raises(RuleBroken, match=r"shows .* no row of app.plans; CREATE POLICY pgherald ON app.plans"):
+            await lookup.rows(pool, ["1"])
+        sandbox.execute("CREATE POLICY p ON app.plans USING (id > 1)")
+        assert (await lookup.rows(pool, ["1"])).rows == {"1": []}, "a policy may hide a row"
