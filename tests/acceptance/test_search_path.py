@@ -92,6 +92,7 @@ CALLS: dict[str, list[tuple[str, ...]]] = {
     "pause": [("pause", "booked")],
     "resume": [("resume", "booked")],
     "backfill": [("backfill", "booked", "--dry-run"), ("backfill", "booked", "--mark-only", "--limit", "1"), ("backfill", "booked")],
+    "rewatch": [("rewatch", "booked"), ("rewatch", "booked", "--alter", "ALTER TABLE app.booking ADD COLUMN added pg_catalog.int4")],
     "forget": [("forget", "dateplan_verified", "2")],
     "purge": [("purge", "--older-than", "1ms")],
     "preview": [("preview", "dateplan_verified"), ("preview", "booked")],
