@@ -60,6 +60,9 @@ async def test_patience_is_for_silence(bare_database: Database, monkeypatch: pyt
         # Behind the notifications that come meanwhile.
         assert await ear.direct.fetch("SELECT true FROM pg_sleep(1.5)") == (True,)
         coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+        # Read the last notification before the silence begins.
+        assert await ear.direct.fetch("SELECT true FROM pg_sleep(0.2)") == (True,)
         with pytest.raises(TimeoutError):
             await ear.direct.fetch("SELECT true FROM pg_sleep(3)")
         assert (ear.lost, ear.direct.is_flooded) == ([True], False)
