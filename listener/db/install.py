@@ -91,8 +91,8 @@ def rewatch_step(rules: Mapping[str, Rule], alter: str | None = None) -> Install
     All of it is one transaction. Others wait for the table from its first lock to its end.
     """
     parts = [_SECURED.rstrip()]
-    parts += (f"SELECT pgherald.drop_triggers('{name}');" for name in rules)
     if alter is not None:
+        parts += (f"SELECT pgherald.drop_triggers('{name}');" for name in rules)
         parts.append(f"{alter.strip().rstrip(';')};")
     parts += (f"{watch_call(name, rule, function='rewatch')};" for name, rule in rules.items())
     title = f"rewatch {', '.join(rules)}"

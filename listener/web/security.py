@@ -31,8 +31,9 @@ def check_request(http: Callable[[], Http]) -> Middleware:
     """Return the middleware that checks the Host header and turns uncaught exceptions into responses.
 
     Accepted are IP addresses, localhost, and the names of `allowed_hosts` and `listen`. For the path `PUBLIC` the name in
-    `public_url` is accepted too. `http` returns the settings in use, which a reload may replace. Without this check, a foreign web page could point a name of its own at this address (DNS rebinding). Its script would then read
-    what the visitor's browser gets from here. It cannot do so with an IP address.
+    `public_url` is accepted too. `http` returns the settings in use, which a reload may replace. Without this check, a
+    foreign web page could point a name of its own at this address (DNS rebinding). Its script would then read what the
+    visitor's browser gets from here. It cannot do so with an IP address.
     """
 
     @web.middleware

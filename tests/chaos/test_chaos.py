@@ -1,30 +1,17 @@
 """The promise is kept for some seconds of everything breaking; and a bug put in on purpose is found."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-_ROOT = Path(__file__).parents[2]
-
-
-def chaos(*arguments: object) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.chaos", *map(str, arguments)],
-        cwd=_ROOT, capture_output=True, text=True, encoding="utf-8", timeout=290, check=False,
-    )  # fmt: skip
-    sys.stdout.write(done.stdout)
-    sys.stderr.write(done.stderr)
-    return done
+from tests.chaos.program import run
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("policy", ["resend", "hold"])
 def test_the_promise_is_kept(policy: str) -> None:
-    done = chaos("--seconds", 30, "--policy", policy)
+    done = run("tests.chaos", "--seconds", 30, "--policy", policy)
     assert done.returncode == 0
     assert "lost 0" in done.stdout
     if policy == "hold":
@@ -40,7 +27,7 @@ MUTANTS = {"settle_without_fence": "doubled", "mark_after_dot": "doubled", "wake
 def test_a_bug_put_in_on_purpose_is_found(mutant: str, found: str) -> None:
     # Twenty seconds bring it to light as a rule, not always.
     for _ in range(3):
-        done = chaos("--seconds", 20, "--policy", "hold", "--mutant", mutant)
+        done = run("tests.chaos", "--seconds", 20, "--policy", "hold", "--mutant", mutant)
         if done.returncode == 1:
             break
     assert re.search(rf"^BROKEN: .*\d+ {found}", done.stdout, re.MULTILINE)
@@ -50,4 +37,4 @@ def test_a_bug_put_in_on_purpose_is_found(mutant: str, found: str) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_what_brings_it_to_light_breaks_nothing_by_itself(mutant: str) -> None:
-    assert chaos("--seconds", 20, "--policy", "hold", "--provoke", mutant).returncode == 0
+    assert run("tests.chaos", "--seconds", 20, "--policy", "hold", "--provoke", mutant).returncode == 0
