@@ -13,6 +13,8 @@ from listener.db.schema_version import SchemaVersion, usable_version
 from listener.errors import SchemaError
 
 _QUERIES = load("admin")
+# Its parameters are those of `watch_values`.
+WATCHED = _QUERIES["watched"]
 # `watch()` creates one trigger for UPDATE and one for INSERT. A partitioned table has two more, which `doctor` checks.
 MIN_TRIGGERS = 2
 _INSTALL = "run `pgherald install`"
@@ -68,7 +70,7 @@ async def capture_problems(conn: psycopg.AsyncConnection[Any], rules: Mapping[st
 
 
 async def _capture_problem(conn: psycopg.AsyncConnection[Any], name: str, rule: Rule) -> str | None:
-    watched = await (await conn.execute(_QUERIES["watched"], watch_values(name, rule))).fetchone()
+    watched = await (await conn.execute(WATCHED, watch_values(name, rule))).fetchone()
     assert watched is not None
     as_configured, table_exists, watches, _, triggers, gone, disabled, lacks = watched
     if not table_exists:
@@ -80,7 +82,7 @@ async def _capture_problem(conn: psycopg.AsyncConnection[Any], name: str, rule: 
     if triggers < MIN_TRIGGERS:
         return f"rule {name}: its triggers on {rule.table} are missing or disabled; {_INSTALL}"
     if gone is not None:
-        return f"rule {name}: {rule.table} no longer has column {gone}; correct [rules.{name}], then {_INSTALL}"
+        return f"rule {name}: {rule.table} no longer has column {gone}; correct [rules.{name}], then {_rewatch(name)}"
     if disabled is not None:
         return f"rule {name}: its triggers on {disabled} are disabled; ALTER TABLE {disabled} ENABLE TRIGGER …"
     if lacks is not None:
@@ -98,9 +100,13 @@ def table_remedy(name: str, rule: Rule) -> str:
 def rewatch_remedy(name: str) -> str:
     """Return what to do about a rule that the database watches otherwise than configured."""
     return (
-        f"run `pgherald rewatch {name}` if the table, column or value was renamed or replaced, "
+        f"{_rewatch(name)} if the table, column or value was renamed or replaced, "
         "or `pgherald install` if the rule is to start from the beginning"
     )
+
+
+def _rewatch(name: str) -> str:
+    return f"run `pgherald rewatch {name}`"
 
 
 def watch_values(name: str, rule: Rule) -> dict[str, Any]:

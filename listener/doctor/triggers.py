@@ -9,7 +9,7 @@ from psycopg import sql
 from listener.config.rules import Rule
 from listener.db import keys
 from listener.db.install import watch_call
-from listener.db.schema import rewatch_remedy, table_remedy, watch_values
+from listener.db.schema import WATCHED, rewatch_remedy, table_remedy, watch_values
 from listener.doctor.context import QUERIES, Context
 from listener.doctor.result import Finding, NotChecked, fault, ok, warn
 
@@ -47,11 +47,18 @@ async def definitions(context: Context, rule: str) -> Finding:
         how = "disabled" if any(row["enabled"] == "D" for row in disabled) else "enabled for replication only"
         remedy = "; ".join(f"ALTER TABLE {row['table']} ENABLE TRIGGER {row['name']}" for row in disabled)
         return fault(f"{which} {'is' if len(disabled) == 1 else 'are'} {how}", remedy + backfill)
+    place = {"table": configured.table, "columns": [configured.column]}
+    found = keys.read_types(tuple(row.values()) for row in await context.rows(keys.COLUMN_TYPES, place))
+    if (type_ := found.get(configured.column)) is None:
+        return fault(
+            f"{configured.column} of {configured.table} was renamed: the triggers follow the new name",
+            f"set `column` in [rules.{rule}] to the new name, then run `pgherald rewatch {rule}`",
+        )
     try:
-        conditions = await _conditions(context, configured, watched)
+        conditions = await _conditions(context, configured.becomes, type_, watched)
     except psycopg.DataError:
         return fault(
-            f"{configured.becomes!r} is no value of type {watched['type']}, the type of {configured.table}."
+            f"{configured.becomes!r} is no value of type {type_.name}, the type of {configured.table}."
             f"{configured.column}",
             f"set `becomes` in [rules.{rule}] to the value's present name, then run `pgherald rewatch {rule}`{backfill}",
         )
@@ -84,7 +91,8 @@ async def definitions(context: Context, rule: str) -> Finding:
 async def _watched(context: Context, rule: str) -> Finding | dict[str, Any]:
     context.require_schema()
     configured = context.settings.rules[rule]
-    row = await context.row(QUERIES["watched"], watch_values(rule, configured))
+    values = watch_values(rule, configured)
+    row = await context.row(WATCHED, values) | await context.row(QUERIES["watched_table"], values)
     if not row["table_exists"]:
         return fault(f"table {configured.table} does not exist", table_remedy(rule, configured))
     if row["watches"] is None:
@@ -92,8 +100,8 @@ async def _watched(context: Context, rule: str) -> Finding | dict[str, Any]:
     if row["gone"]:
         context.missing_column.add(rule)
         return fault(
-            f"{configured.table} no longer has column {row['gone']}, so every write that sets the rule's value fails",
-            f"correct [rules.{rule}], then {_INSTALL}; or rename the column back",
+            f"{configured.table} no longer has column {row['gone']}, so nothing is captured",
+            f"correct [rules.{rule}], then run `pgherald rewatch {rule}`; or rename the column back",
         )
     if not row["as_configured"]:
         return fault(
@@ -112,17 +120,15 @@ def _recreate(rule: str, configured: Rule, row: dict[str, Any]) -> str:
     return f"BEGIN; DROP TRIGGER {row['name']} ON {row['table']}; {watch_call(rule, configured)}; COMMIT"
 
 
-async def _conditions(context: Context, configured: Rule, watched: dict[str, Any]) -> dict[str, set[str]]:
+async def _conditions(
+    context: Context, value: str, type_: keys.ColumnType, watched: dict[str, Any]
+) -> dict[str, set[str]]:
     """Return the conditions that each kind of trigger may have, as `_bare` writes them.
 
     The server shows the constant with or without quotes, depending on its type. Raises psycopg.DataError if the value
     is not one of the type.
     """
-    [type_] = keys.read_types(
-        tuple(row.values())
-        for row in await context.rows(keys.COLUMN_TYPES, {"table": configured.table, "columns": [configured.column]})
-    ).values()
-    text = keys.as_text(keys.literal(configured.becomes, type_), type_)
+    text = keys.as_text(keys.literal(value, type_), type_)
     value = (await context.row(sql.SQL("SELECT {} AS value").format(text)))["value"]
     if watched["capture"] == "statement":
         return {kind: {""} for kind in _STATEMENT_TRIGGERS}

@@ -6,8 +6,9 @@ SELECT pgherald.version(), pgherald.usable_from();
 
 -- name: watched
 -- Return one row: how the database watches this rule, and how many of its two triggers exist and are enabled.
--- `gone` is a column that the capture function names and the table no longer has. `disabled` is a table or partition on
--- which a trigger is disabled. `lacks` is a right that the function's owner has lost.
+-- `gone` is a column that the capture function names and the table no longer has. A row trigger's WHEN follows a
+-- renamed column by itself, so the watched one counts only for capture per statement. `disabled` is a table or
+-- partition on which a trigger is disabled. `lacks` is a right that the function's owner has lost.
 SELECT rule."table"::oid = to_regclass(%(table)s)::oid
            AND rule.key = %(key)s
            AND rule."column" = %(column)s

@@ -128,11 +128,9 @@ SELECT ARRAY(SELECT quote_ident(subname)
               WHERE srrelid = 'pgherald.outbox'::regclass AND subenabled
               ORDER BY 1) AS names;
 
--- name: watched
--- Return one row: the watched table with its child tables, what the rule watches, and which of its columns are gone.
--- `type` is the watched column's, with typmod -1 and with a domain resolved, as watch() writes it.
-SELECT class.oid IS NOT NULL AS table_exists,
-       class.relkind = 'p' AS partitioned,
+-- name: watched_table
+-- Return one row: the watched table with its child tables, and how the rule captures.
+SELECT class.relkind = 'p' AS partitioned,
        ARRAY(WITH RECURSIVE inheritance_tree AS (
                  SELECT class.oid AS descendant
                   UNION
@@ -142,30 +140,8 @@ SELECT class.oid IS NOT NULL AS table_exists,
              SELECT format('%%s.%%I', relnamespace::regnamespace, relname)
                FROM inheritance_tree JOIN pg_class ON oid = descendant) AS tables,
        quote_ident(%(column)s) AS "column",
-       CASE WHEN rule.rule IS NOT NULL
-            THEN format('%%s.%%I = %%L', rule."table", rule."column", rule.value)
-       END AS watches,
-       rule."table"::oid = class.oid
-           AND rule.key = %(key)s
-           AND rule."column" = %(column)s
-           AND rule.value = %(value)s AS as_configured,
        rule.capture,
-       EXISTS (SELECT FROM pg_inherits WHERE rule."table" IN (inhrelid, inhparent)) AS related,
-       -- The watched column counts only if the function names it. A row trigger's WHEN follows a renamed column by
-       -- itself.
-       (SELECT min(quote_ident(name))
-          FROM unnest(rule.key || CASE rule.capture WHEN 'statement' THEN ARRAY[rule."column"] ELSE '{}' END) AS name
-         WHERE NOT EXISTS (
-                   SELECT FROM pg_attribute
-                    WHERE attrelid = rule."table" AND attname = name AND NOT attisdropped)) AS gone,
-       (WITH RECURSIVE chain AS (
-            SELECT type.oid, typtype, typbasetype
-              FROM pg_attribute JOIN pg_type AS type ON type.oid = atttypid
-             WHERE attrelid = class.oid AND attname = %(column)s
-             UNION ALL
-            SELECT type.oid, type.typtype, type.typbasetype
-              FROM chain JOIN pg_type AS type ON type.oid = chain.typbasetype)
-        SELECT format_type(oid, -1) FROM chain WHERE typtype <> 'd') AS type
+       EXISTS (SELECT FROM pg_inherits WHERE rule."table" IN (inhrelid, inhparent)) AS related
   FROM (SELECT) AS one_row
   LEFT JOIN pgherald.rule ON rule.rule = %(rule)s
   LEFT JOIN pg_class AS class ON class.oid = to_regclass(%(table)s);

@@ -132,16 +132,21 @@ def test_a_column_that_capture_names_is_renamed(plan: int, database: Database, d
     database.execute("ALTER TABLE public.dateplan RENAME id TO number")
     findings = doctor()
     assert ill(findings) == HEALTHY | {TRIGGERS, LOOKUP}
-    assert "public.dateplan no longer has column id, so every write" in findings[TRIGGERS].seen
+    assert "public.dateplan no longer has column id, so nothing is captured" in findings[TRIGGERS].seen
     assert findings[CAPTURE].seen == "not checked: the capture function uses a column that no longer exists"
     database.execute(
         "ALTER TABLE public.dateplan RENAME number TO id; ALTER TABLE public.dateplan RENAME status TO state"
     )
-    assert "has column status" not in doctor()[TRIGGERS].seen, "a row trigger's condition follows the new name"
+    findings = doctor()
+    assert "has column status" not in findings[TRIGGERS].seen, "a row trigger's condition follows the new name"
+    assert "status of public.dateplan was renamed" in findings[TRIGGERS].seen
+    assert "pgherald rewatch dateplan_verified" in findings[TRIGGERS].remedy
     database.execute("ALTER TABLE public.dateplan RENAME state TO status")
     database.execute(PER_STATEMENT)
     database.execute("ALTER TABLE public.dateplan RENAME status TO state")
-    assert "no longer has column status, so every write" in doctor(rule_with(capture="statement"))[TRIGGERS].seen
+    assert (
+        "no longer has column status, so nothing is captured" in doctor(rule_with(capture="statement"))[TRIGGERS].seen
+    )
 
 
 TYPES: list[tuple[LiteralString, str]] = [
