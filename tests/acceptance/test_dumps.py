@@ -16,6 +16,8 @@ from tests.support.command import Pgherald
 from tests.support.database import STORY, Database, chosen_binaries
 from tests.support.mail import MailServer
 
+# Each case starts a server and runs programs from outside.
+pytestmark = pytest.mark.slow
 RULE = "dateplan_verified"
 ROLES = """
     CREATE ROLE app LOGIN PASSWORD 'secret';

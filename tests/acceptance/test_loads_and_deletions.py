@@ -9,6 +9,7 @@ import pytest
 from psycopg import sql
 
 from tests.fixtures.programs import Programs
+from tests.support import repeats
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer
@@ -135,7 +136,7 @@ def test_a_reload_is_captured(
 
 @pytest.mark.parametrize(
     ("file", "options"),
-    [("rows.sql", ""), ("plain.sql", "-c session_replication_role=replica")],
+    [("rows.sql", ""), repeats("plain.sql", "-c session_replication_role=replica")],
     ids=["--disable-triggers", "session_replication_role"],
 )
 def test_a_reload_without_triggers(

@@ -17,6 +17,8 @@ from tests.support.command import Pgherald
 from tests.support.database import STORY, Database, chosen_binaries
 from tests.support.mail import MailServer
 
+# Each case starts two servers.
+pytestmark = pytest.mark.slow
 RULE = "dateplan_verified"
 OPTIONS = {"fsync": "off", "wal_level": "logical"}
 # The statements that set another server's sequences to the values of this one.

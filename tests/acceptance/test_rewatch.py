@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import repeats
 from tests.support.command import Pgherald
 from tests.support.configuration import configuration, refuses
 from tests.support.database import Database
@@ -107,7 +108,7 @@ SWAP = """
 """
 
 
-@pytest.mark.parametrize("remedy", ["install", "rewatch"])
+@pytest.mark.parametrize("remedy", ["install", repeats("rewatch")])
 def test_a_table_was_replaced_by_another_of_its_name(
     existing: int, database: Database, mail: MailServer, pgherald: Pgherald, remedy: str
 ) -> None:
