@@ -151,7 +151,7 @@ def _unexplained(event: Event, ledger: Ledger) -> str | None:
             good = {("skipped", "no_consent")}
         case _:
             good = {("skipped", "superseded"), ("skipped", "reverted")} if key in ledger.left else set()
-            good |= {("skipped", "row_gone")} if key in ledger.gone else set()
+    good |= {("skipped", "row_gone")} if key in ledger.gone else set()
     if (event.state, event.reason) in good:
         return None
     return f"event {event.id} of row {key} ({email}) was {event.state}: {event.reason}"

@@ -142,3 +142,6 @@ def test_only_a_removed_row_may_be_gone() -> None:
     skipped = replace(SENT, state="skipped", reason="row_gone")
     assert words(judged(skipped, copies=())) == {"lost"}
     assert words(judged(skipped, copies=(), gone=True)) == set()
+    for email in ("x7@example.org", "n7@example.org"):
+        assert words(judged(skipped, copies=(), email=email)) == {"lost"}
+        assert words(judged(skipped, copies=(), email=email, gone=True)) == set()
