@@ -1,12 +1,13 @@
 """Many events at once: one email per row, and a bound on how many are being transmitted."""
 
+import time
 from collections import Counter
 
 import psycopg
 import pytest
 
 from tests.support import wait_until
-from tests.support.backlog import add_plans, reasons, states
+from tests.support.backlog import RULE, add_plans, reasons, states
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer
@@ -51,3 +52,38 @@ def test_ten_thousand_in_one_statement_while_nobody_listens(
         wait_until(lambda: len(mail.messages) >= 10_000, 100)
         wait_until(lambda: states(database) == {"sent": 10_000})
     assert len(set(mail.recipients)) == len(mail.recipients) == 10_000
+
+
+@pytest.mark.slow
+def test_a_transaction_that_commits_late_is_found_beside_an_old_snapshot(
+    database: Database, mail: MailServer, pgherald: Pgherald
+) -> None:
+    """The snapshot keeps the dead entries of delivered events, so the daemon reads only the recent end of the index."""
+    plans = add_plans(database, 4)
+    old, late = database.connect(), database.connect()
+    old.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pgherald.outbox")
+    database.execute(
+        """INSERT INTO pgherald.outbox (rule, key, scheduled_at)
+           SELECT %s, n::text, now() - interval '1 day' FROM generate_series(1000001, 1200000) AS n""",
+        (RULE,),
+    )
+    database.execute(
+        """UPDATE pgherald.outbox SET state = 'skipped', scheduled_at = NULL, settled_at = now(), reason = 'row_gone'
+            WHERE key::bigint > 1000000"""
+    )
+    with pgherald.daemon(env={"PGHERALD_DELIVERY_POLL": "60s"}):
+        database.verify(plans[0])
+        mail.wait_for(1)
+        late.execute("BEGIN")
+        late.execute("UPDATE public.dateplan SET status = 'VE' WHERE id = %s", (plans[1],))
+        # Longer than a claim's margin. Other events go out meanwhile.
+        end = time.monotonic() + 8
+        sent = 1
+        while time.monotonic() < end:
+            plan = add_plans(database, 1)[0]
+            database.verify(plan)
+            sent += 1
+            mail.wait_for(sent)
+        late.execute("COMMIT")
+        mail.wait_for(sent + 1)
+        old.execute("ROLLBACK")
