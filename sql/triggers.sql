@@ -860,7 +860,10 @@ BEGIN
         SELECT tgname, tgrelid::regclass AS "table"
           FROM pg_trigger
          WHERE tgfoid = to_regproc(format('pgherald.%I', 'capture_' || rule)) AND tgparentid = 0
+         ORDER BY tgrelid, tgname
     LOOP
+        -- DROP TRIGGER locks the partitions before the table, and a writer locks them after it. Both would deadlock.
+        EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', trigger."table");
         EXECUTE format('DROP TRIGGER %I ON %s', trigger.tgname, trigger."table");
     END LOOP;
 END $$;

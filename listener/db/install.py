@@ -140,7 +140,7 @@ def run(
     while True:
         try:
             _execute(conn, step, tell)
-        except errors.LockNotAvailable as exc:
+        except (errors.LockNotAvailable, errors.DeadlockDetected) as exc:
             conn.rollback()
             attempt += 1
             pause = backoff(attempt, first=_FIRST_RETRY_S, longest=_LONGEST_RETRY_S)

@@ -1,7 +1,10 @@
 """Partitioned tables: a row that moves with the value gives no event, and one that gets the value gives one."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
+from tests.support import PATIENCE, wait_until
 from tests.support.database import Database
 
 # By region, and one region by year: the key has to hold both. `id` is what a row keeps when it moves.
@@ -273,3 +276,27 @@ def test_the_triggers_work_whatever_the_search_path(sandbox: Database) -> None:
     conn.execute("UPDATE app.plans SET region = 'south' WHERE id IN (1, 2)")
     conn.execute("UPDATE app.plans SET status = 'VE' WHERE id = 1")
     assert captured(sandbox) == ["{1,south,1}"]
+
+
+def test_triggers_are_removed_beside_a_writer_of_several_partitions(sandbox: Database) -> None:
+    """DROP TRIGGER locks the partitions first. A writer holds the table's lock and takes the other partitions' later."""
+    sandbox.execute(
+        """CREATE TABLE app.parted (id int, region text, status text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+           CREATE TABLE app.north PARTITION OF app.parted FOR VALUES IN ('north');
+           CREATE TABLE app.south PARTITION OF app.parted FOR VALUES IN ('south');
+           SELECT pgherald.watch('parted', 'app.parted', '{id,region}')"""
+    )
+    for call, first, second in (
+        ("rewatch('parted', 'app.parted', '{id,region}')", "north", "south"),
+        ("rewatch('parted', 'app.parted', '{id,region}')", "south", "north"),
+        ("unwatch('parted')", "south", "north"),
+    ):
+        with sandbox.connect() as writer, sandbox.connect() as installer, ThreadPoolExecutor() as pool:
+            writer.execute("BEGIN")
+            writer.execute("INSERT INTO app.parted VALUES (1, %s, 'VE')", (first,))
+            done = pool.submit(installer.execute, f"SELECT pgherald.{call}")
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+            wait_until(lambda: sandbox.value(waiting, (installer.info.backend_pid,)) == 1)
+            writer.execute("INSERT INTO app.parted VALUES (1, %s, 'VE')", (second,))
+            writer.execute("ROLLBACK")
+            done.result(PATIENCE)

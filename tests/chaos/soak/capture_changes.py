@@ -33,9 +33,11 @@ async def drop_trigger(stage: SoakStage) -> None:
     table = stage.table()
     which = stage.chance.choice(["update", "insert"])
     async with stage.gaps.gap(table.name, "trigger dropped") as stop:
+        # DROP TRIGGER locks the partitions before the table, and deadlocks with writers, whoever made the trigger.
+        lock = f"LOCK TABLE {table.full_name} IN ACCESS EXCLUSIVE MODE"
         # The twin has no such trigger.
         drop = f"DROP TRIGGER IF EXISTS pgherald_{table.name}_{which} ON {table.full_name}"
-        if not await stage.alter("app_owner", drop):
+        if not await stage.alter("app_owner", lock, drop):
             stage.gaps.withdraw(stop)
             return
         await stage.gaps.told(stop)
