@@ -1,6 +1,7 @@
 """Partitioned tables: a row that moves with the value gives no event, and one that gets the value gives one."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -286,6 +287,11 @@ def test_triggers_are_removed_beside_a_writer_of_several_partitions(sandbox: Dat
            CREATE TABLE app.south PARTITION OF app.parted FOR VALUES IN ('south');
            SELECT pgherald.watch('parted', 'app.parted', '{id,region}')"""
     )
+
+    def waits_for_lock(pid: int) -> bool:
+        asked = "SELECT count(*) = 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+        return bool(sandbox.value(asked, (pid,)))
+
     for call, first, second in (
         ("rewatch('parted', 'app.parted', '{id,region}')", "north", "south"),
         ("rewatch('parted', 'app.parted', '{id,region}')", "south", "north"),
@@ -295,8 +301,7 @@ def test_triggers_are_removed_beside_a_writer_of_several_partitions(sandbox: Dat
             writer.execute("BEGIN")
             writer.execute("INSERT INTO app.parted VALUES (1, %s, 'VE')", (first,))
             done = pool.submit(installer.execute, f"SELECT pgherald.{call}")
-            waiting = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
-            wait_until(lambda: sandbox.value(waiting, (installer.info.backend_pid,)) == 1)
+            wait_until(partial(waits_for_lock, installer.info.backend_pid))
             writer.execute("INSERT INTO app.parted VALUES (1, %s, 'VE')", (second,))
             writer.execute("ROLLBACK")
             done.result(PATIENCE)
