@@ -16,6 +16,7 @@ _STEP_S = 0.1
 _OUR_ROLES_SQL = """
     CREATE ROLE pgherald_owner NOLOGIN;
     CREATE ROLE pgherald_daemon NOLOGIN;
+    CREATE ROLE pgherald_backup NOLOGIN;
     GRANT pgherald_daemon TO herald;
 """
 
