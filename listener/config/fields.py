@@ -59,6 +59,10 @@ def _reject_boolean(value: object) -> object:
 
 
 Count = Annotated[int, BeforeValidator(_reject_boolean)]
+CountOrOff = Annotated[
+    Annotated[int, Field(ge=1)] | None,
+    BeforeValidator(lambda value: None if value == "off" else _reject_boolean(value)),
+]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 DurationOrOff = Annotated[float | None, BeforeValidator(_duration_or_off)]
 RateOrOff = Annotated[

@@ -17,6 +17,7 @@ from listener.config.fields import (
     BaseUrl,
     Conninfo,
     Count,
+    CountOrOff,
     Duration,
     DurationOrOff,
     EhloName,
@@ -167,8 +168,11 @@ class DeliverySettings(Section):
 
     in_doubt: Literal["resend", "hold"] = "resend"
     """for an event whose message left without a reply: `resend` it once, or `hold` it for a person to decide"""
-    max_attempts: Count = Field(10, ge=1)
-    """delivery attempts per event; server and configuration failures are not counted"""
+    give_up_after: Annotated[Duration, at_least("1m")] = 345_600.0
+    """an event fails this long after its first attempt, if each attempt was refused for the time being (RFC 5321
+    4.5.4.1)"""
+    max_attempts: CountOrOff = None
+    """bound on the attempts besides, or `off`; failures that concern all messages are not counted"""
     max_age: DurationOrOff = None
     """an older event is skipped with the reason `expired`"""
     poll: Annotated[Duration, at_least("50ms")] = 5.0

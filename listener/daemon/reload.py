@@ -21,6 +21,7 @@ from listener.smtp.breaker import Breaker
 from listener.transport.build import transport
 from listener.worker.delivery import Delivery
 from listener.worker.loop import Worker
+from listener.worker.retry_policy import RetryPolicy
 from listener.worker.runtime import Runtime
 
 
@@ -99,7 +100,7 @@ class Reloader:
             settings.rules,
             Composer(settings, compiled, self.secret),
             self.secret,
-            max_attempts=settings.delivery.max_attempts,
+            retries=RetryPolicy(settings.delivery.give_up_after, settings.delivery.max_attempts),
             max_age=settings.delivery.max_age,
         )
         await delivery.check(conn, self._lookups)

@@ -28,6 +28,7 @@ class Event:
         age: Seconds from then to the claim.
         claim: The number of this claim, unique in the database.
         has_stored_message: The outbox has the message of an earlier sending, which ended in doubt.
+        deferred_at: When its first attempt was deferred, as ISO 8601; None: never.
         superseded_by: State of another event of the row whose lookup has seen this change, or will.
         traceparent: The application's trace, if it set one (W3C Trace Context).
         flaw: Reason and detail with which the event must fail, because it cannot be read.
@@ -43,8 +44,16 @@ class Event:
     claim: int
     has_stored_message: bool
     superseded_by: str | None
+    deferred_at: str | None = None
     traceparent: str | None = None
     flaw: tuple[str, str] | None = None
+
+    @property
+    def deferred_for(self) -> float:
+        """The seconds from the first attempt, if it was deferred, to the claim."""
+        if self.deferred_at is None:
+            return 0.0
+        return self.age - (datetime.fromisoformat(self.deferred_at) - self.captured_at).total_seconds()
 
     @property
     def fence(self) -> tuple[int, int]:

@@ -19,7 +19,7 @@ class Breaker:
     """Circuit breaker with a half-open state: after the pause one probe is let through.
 
     The probe's result closes or reopens the breaker. It opens after five failures of the server in a row, and at once
-    for an error in the configuration. The first pause is 1 s; each further pause is longer, up to 15 s, with jitter.
+    for an error in the configuration or one that several recipients met. The first pause is 1 s; each further pause is longer, up to 15 s, with jitter.
 
     `clock` returns seconds and defaults to the running loop's clock. `reason` is the error that opened the breaker. It
     is None while the breaker is closed, and it stays until a message gets through.
@@ -45,13 +45,16 @@ class Breaker:
         """Return whether one probe was let through and its result is not known yet."""
         return self._probe_until is not None
 
-    def failed(self, scope: Scope, detail: str) -> None:
-        """Record a failure that the server or the configuration caused, not the message."""
+    def failed(self, scope: Scope, detail: str, *, at_once: bool = False) -> None:
+        """Record a failure that the server or the configuration caused, not the message.
+
+        `at_once`: the failure is known to concern every message.
+        """
         self._failures += 1
         if self.is_open:
             # This message was already in flight when the breaker opened. It must not lengthen the pause.
             return
-        if scope is Scope.configuration or self.is_probing or self._failures >= _MAX_FAILURES:
+        if at_once or scope is Scope.configuration or self.is_probing or self._failures >= _MAX_FAILURES:
             self._openings += 1
             pause = backoff(self._openings, first=_FIRST_PAUSE_S, longest=_MAX_PAUSE_S)
             self._open(pause, detail)

@@ -9,28 +9,34 @@ An error before the final dot has left the process means *not sent*. An error af
 
 import asyncio
 import ssl
+from dataclasses import replace
 from typing import Self
 
 from listener.address import Address
 from listener.smtp.commands import RESET, Command, body, commands
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Permission, Refused, SendOutcome
 from listener.smtp.protocol import ConnectionLost, SmtpProtocol
-from listener.smtp.replies import CONFIGURATION, SERVER, STALE, Phase, Reply, Scope, classify
+from listener.smtp.replies import Phase, Reply, Scope
 from listener.smtp.server import SmtpServer
 from listener.smtp.session import open_session
+from listener.smtp.verdicts import CONFIGURATION, SERVER, STALE, classify
 
 # A connection that was idle for longer may have been closed by the server without our noticing. Under load the next
 # message follows within milliseconds.
 _MAX_FRESH_S = 1.0
 # A SIZE with more digits is larger than any message. Converting a very long number would only cost time.
 _MAX_SIZE_DIGITS = 19
+# Every server must take a message of 64 KiB (RFC 5321 4.5.3.1.7).
+_LEAST_SIZE = 65_536
+_CLOSING = 421
+_ABSURD_SIZE = replace(CONFIGURATION, remedy="raise the mail server's message size limit")
 
 
 class SmtpConnection:
     """An open session with the server, for one message at a time.
 
     `capabilities` is what the server announced, in lower case, without the extensions that it refused later. `used` is
-    the number of messages begun. `opened_at` and `idle_since` are times of the running loop's clock, in seconds.
+    the number of messages begun, and `refused` how many were refused since the last accepted one. `opened_at` and `idle_since` are times of the running loop's clock, in seconds.
     """
 
     def __init__(self, server: SmtpServer, transport: asyncio.Transport, capabilities: dict[str, str]) -> None:
@@ -39,8 +45,9 @@ class SmtpConnection:
         self._protocol = SmtpProtocol(transport, self._loop)
         self._busy = False
         self._reset_due = False
+        self._size = 0
         self.capabilities = capabilities
-        self.used = 0
+        self.used = self.refused = 0
         self.opened_at = self.idle_since = self._loop.time()
 
     @classmethod
@@ -81,6 +88,7 @@ class SmtpConnection:
         if refused := self._check_capabilities(sender, recipient, len(raw)):
             return refused
         self._busy = True
+        self._size = len(raw)
         try:
             if failure := await self._send_commands(sender, recipient, len(raw), message_id):
                 return failure
@@ -118,6 +126,9 @@ class SmtpConnection:
         """Return a refusal if the server announced that it cannot take this message."""
         limit = self.capabilities.get("size", "")
         if limit.isdecimal() and len(limit) <= _MAX_SIZE_DIGITS and 0 < int(limit) < size:
+            if size <= _LEAST_SIZE:
+                text = f"the server announces SIZE {int(limit)}; it must take messages of {_LEAST_SIZE} octets"
+                return Refused(Phase.ehlo, Reply(552, "5.3.4", text), _ABSURD_SIZE)
             text = f"the message has {size} octets; the server takes at most {int(limit)}"
             return _refusal(Phase.mail, Reply(552, "5.3.4", text))
         if "smtputf8" not in self.capabilities:
@@ -156,6 +167,9 @@ class SmtpConnection:
                 self.abort()
                 return refused or NotSent(step.phase, f"the server answered {step.phase} with {reply}", SERVER)
             refused = refused or self._refuse(step, reply, reused=reused)
+            if reply.code == _CLOSING:
+                # RFC 5321 3.8: the server closes the channel. Some leave it open and answer nothing more.
+                self.abort()
             if not pipelined:
                 break
         else:
@@ -171,11 +185,14 @@ class SmtpConnection:
         # RSET is no part of the message. A server that refuses it has lost the session.
         known = STALE if step is RESET else None
         verdict = known or classify(step.phase, reply, reused=reused, extended=bool(step.extensions))
+        if verdict.reason == "too_large" and self._size > _LEAST_SIZE:
+            verdict = replace(verdict, if_shared=None)
         if verdict.scope is Scope.capability:
             # Drop the optional extensions first. Without SMTPUTF8 the message could not be sent at all.
             for extension in [each for each in step.extensions if each != "smtputf8"] or step.extensions:
                 self.capabilities.pop(extension, None)
-        if reply.code == 421 or verdict.scope in (Scope.server, Scope.configuration, Scope.stale):
+        self.refused += 1
+        if reply.code == _CLOSING or verdict.scope in (Scope.server, Scope.configuration, Scope.stale):
             self.abort()
         return Refused(step.phase, reply, verdict)
 
@@ -196,9 +213,10 @@ class SmtpConnection:
         if reply.code >= 300:
             self.abort()
             return InDoubt(f"the server answered the message with {reply}")
+        self.refused = 0
         return Accepted(reply)
 
 
 def _refusal(phase: Phase, reply: Reply) -> Refused:
     """Return a refusal in the server's place."""
-    return Refused(phase, reply, classify(phase, reply, reused=False))
+    return Refused(phase, reply, replace(classify(phase, reply, reused=False), if_shared=None))

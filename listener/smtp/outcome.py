@@ -52,3 +52,12 @@ class InDoubt:
 
 SendOutcome = Accepted | Refused | NotSent | NotPermitted | InDoubt
 """A closed union: match on it and end with `assert_never`."""
+
+
+def describe(outcome: Refused | NotSent) -> str:
+    """Return the phase and the error, with the remedy if this error has one of its own."""
+    match outcome:
+        case Refused(phase, reply, _):
+            return f"{phase}: {reply}"
+        case NotSent(phase, detail, verdict):
+            return f"{phase}: {detail}; {verdict.remedy}" if verdict.remedy else f"{phase}: {detail}"

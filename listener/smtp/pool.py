@@ -4,15 +4,19 @@ import asyncio
 import random
 import re
 import ssl
+from dataclasses import replace
 
 from listener import metrics
 from listener.address import Address
 from listener.smtp.breaker import Breaker
 from listener.smtp.connection import SmtpConnection
-from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Permission, Refused, SendOutcome
+from listener.smtp.connection_limit import ConnectionLimit
+from listener.smtp.fault_finder import SEVERAL, FaultFinder
+from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Permission, Refused, SendOutcome, describe
 from listener.smtp.replies import Phase, Scope, Verdict
 from listener.smtp.server import SmtpServer
 from listener.smtp.session import SessionError
+from listener.smtp.verdicts import SERVER, THROTTLED
 
 # Many servers end a connection with 421 after some number of messages. We close it first, so that no message meets
 # that limit. At 100 messages a new connection costs little per message.
@@ -21,26 +25,30 @@ MAX_MESSAGES_PER_CONNECTION = 100
 MAX_CONNECTION_AGE_S = 300.0
 # Amazon SES cuts a connection that was idle for about 10 s.
 MAX_IDLE_S = 5.0
-# One or two recipients may be refused for their own sake. Three in a row mean that the server relays for no recipient.
-_MAX_RELAY_DENIALS = 3
+# Postfix answers slowly after ten errors on a connection (smtpd_soft_error_limit), and each refused message is two: RCPT
+# and DATA. A message that is accepted sets its count to zero.
+MAX_REFUSALS_PER_CONNECTION = 4
 # The pause for a used-up quota if the verdict has no delay of its own.
 _QUOTA_PAUSE_S = 600.0
+_MAX_RETRIES = 2
 
 
 class SmtpPool:
     """Sends messages to one server over at most `size` connections.
 
-    A connection is closed after 100 messages, after 300 s ± 10 %, or after 5 s without work.
+    A connection is closed after 100 messages, after 4 refusals in a row, after 300 s ± 10 %, or after 5 s without work.
+    While a refusal may concern every message, the others go one at a time.
     """
 
     def __init__(self, server: SmtpServer, tls: ssl.SSLContext, size: int, breaker: Breaker) -> None:
         self._server = server
         self._tls = tls
-        self._free = asyncio.Semaphore(size)
+        self._limit = ConnectionLimit(size)
         self._idle: list[SmtpConnection] = []
         self._busy: set[SmtpConnection] = set()
         self._breaker = breaker
-        self._relay_denials = 0
+        self._faults = FaultFinder()
+        self._one_at_a_time = asyncio.Lock()
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def send(
@@ -49,55 +57,81 @@ class SmtpPool:
         """Send one message, as `SmtpConnection.send` does.
 
         The message is retried at once, at most twice, if the connection was stale or the server refused an extension
-        that it had announced. In both cases it was certainly not sent.
+        that it had announced. It is also retried if the server allows fewer connections. In all cases it was certainly
+        not sent. Nothing is sent, and the outcome is `NotPermitted`, if the breaker opened meanwhile.
         """
+        if self._faults.is_guessing:
+            async with self._one_at_a_time:
+                if self._faults.is_guessing:
+                    return await self._send_unless_open(sender, recipient, raw, permission, message_id)
+        return await self._send_unless_open(sender, recipient, raw, permission, message_id)
+
+    async def _send_unless_open(
+        self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
+    ) -> SendOutcome:
+        if self._breaker.is_open:
+            return NotPermitted()
         begun = asyncio.get_running_loop().time()
-        for may_retry in (True, True, False):
-            try:
-                outcome = await self._send(sender, recipient, raw, permission, message_id)
-            except SessionError as failure:
-                outcome = NotSent(failure.phase, failure.detail, failure.verdict)
-            if not (
-                may_retry
-                and isinstance(outcome, NotSent | Refused)
-                and outcome.verdict.scope in (Scope.stale, Scope.capability)
-            ):
-                break
-            if outcome.verdict.scope is Scope.stale:
-                # The event that ended this connection has most likely ended the others. Trying them one by one would
-                # use up the retries.
-                idle, self._idle = self._idle, []
-                self._close_in_background(idle)
+        outcome = await self._send_or_retry(sender, recipient, raw, permission, message_id)
+        outcome = self._judge(outcome, recipient, message_id)
         self._report(outcome)
         _count(outcome)
         metrics.message_sent(asyncio.get_running_loop().time() - begun)
         return outcome
 
+    async def _send_or_retry(
+        self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
+    ) -> SendOutcome:
+        retries = _MAX_RETRIES
+        while True:
+            async with self._limit:
+                try:
+                    outcome = await self._send(sender, recipient, raw, permission, message_id)
+                except SessionError as failure:
+                    outcome = NotSent(failure.phase, failure.detail, failure.verdict)
+                if not isinstance(outcome, NotSent | Refused):
+                    return outcome
+                scope = outcome.verdict.scope
+                if scope is Scope.connections:
+                    if self._limit.lower(describe(outcome)):
+                        continue
+                    # There is no other connection, so this is no matter of their number.
+                    is_session = isinstance(outcome, NotSent)
+                    return replace(outcome, verdict=SERVER if is_session else THROTTLED)
+            if scope not in (Scope.stale, Scope.capability) or not retries:
+                return outcome
+            retries -= 1
+            if scope is Scope.stale:
+                # The event that ended this connection has most likely ended the others. Trying them one by one would
+                # use up the retries.
+                idle, self._idle = self._idle, []
+                self._close_in_background(idle)
+
     async def _send(
         self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
     ) -> SendOutcome:
-        async with self._free:
-            connection = self._take_idle() or await SmtpConnection.open(self._server, self._tls)
-            self._busy.add(connection)
-            try:
-                outcome = await connection.send(sender, recipient, raw, permission, message_id)
-            except BaseException:
-                connection.abort()
-                raise
-            finally:
-                self._busy.discard(connection)
-            now = asyncio.get_running_loop().time()
-            max_age = MAX_CONNECTION_AGE_S * random.uniform(0.9, 1.1)  # noqa: S311 - spreads reconnects, guards nothing
-            if (
-                connection.usable
-                and connection.used < MAX_MESSAGES_PER_CONNECTION
-                and now - connection.opened_at < max_age
-            ):
-                self._idle.append(connection)
-                self._schedule_sweep()
-            else:
-                await connection.close()
-            return outcome
+        connection = self._take_idle() or await SmtpConnection.open(self._server, self._tls)
+        self._busy.add(connection)
+        try:
+            outcome = await connection.send(sender, recipient, raw, permission, message_id)
+        except BaseException:
+            connection.abort()
+            raise
+        finally:
+            self._busy.discard(connection)
+        now = asyncio.get_running_loop().time()
+        max_age = MAX_CONNECTION_AGE_S * random.uniform(0.9, 1.1)  # noqa: S311 - spreads reconnects, guards nothing
+        if (
+            connection.usable
+            and connection.used < MAX_MESSAGES_PER_CONNECTION
+            and connection.refused < MAX_REFUSALS_PER_CONNECTION
+            and now - connection.opened_at < max_age
+        ):
+            self._idle.append(connection)
+            self._schedule_sweep()
+        else:
+            await connection.close()
+        return outcome
 
     def _take_idle(self) -> SmtpConnection | None:
         # Take the one used last. Connections that the load does not need then stay idle and are closed.
@@ -127,32 +161,39 @@ class SmtpPool:
             closing = asyncio.get_running_loop().create_task(connection.close(), name="smtp-close")
             closing.add_done_callback(lambda task: task.exception())
 
+    def _judge(self, outcome: SendOutcome, recipient: Address, message_id: str) -> SendOutcome:
+        """Return the outcome with the verdict in the light of those of other messages."""
+        match outcome:
+            case Accepted():
+                self._faults.accepted(message_id)
+            case Refused(phase, reply, verdict):
+                return replace(outcome, verdict=self._faults.judge(message_id, recipient, phase, reply, verdict))
+            case NotSent(phase, detail, verdict):
+                return replace(outcome, verdict=self._faults.judge(message_id, recipient, phase, detail, verdict))
+        return outcome
+
     def _report(self, outcome: SendOutcome) -> None:
         """Report the outcome to the breaker."""
         match outcome:
             case Accepted():
-                self._relay_denials = 0
                 self._breaker.succeeded()
             case Refused(_, _, verdict) | NotSent(_, _, verdict):
-                self._report_failure(verdict, _describe(outcome))
+                self._report_failure(verdict, describe(outcome))
             case InDoubt(detail):
                 self._breaker.failed(Scope.server, detail)
             case NotPermitted():
                 pass
 
     def _report_failure(self, verdict: Verdict, detail: str) -> None:
+        if verdict.is_shared:
+            detail += f"; {SEVERAL} recipients got this reply with no other message accepted in between"
         if verdict.scope is Scope.quota:
             self._breaker.pause(verdict.delay or _QUOTA_PAUSE_S, detail)
         elif verdict.scope in (Scope.server, Scope.configuration, Scope.stale, Scope.capability):
-            self._breaker.failed(verdict.scope, detail)
-        elif verdict.reason == "relay_denied":
-            self._relay_denials += 1
-            if self._relay_denials >= _MAX_RELAY_DENIALS:
-                self._breaker.failed(Scope.configuration, detail)
+            self._breaker.failed(verdict.scope, detail, at_once=verdict.is_shared)
         else:
             # The server works: it refused this message for its own sake, or asked for a lower rate. The rate limit
             # handles the latter.
-            self._relay_denials = 0
             self._breaker.succeeded()
 
     def abort(self) -> None:
@@ -162,6 +203,7 @@ class SmtpPool:
 
     async def close(self) -> None:
         """Close all idle connections with QUIT. Call it when nothing is in flight."""
+        self._limit.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
         idle, self._idle = self._idle, []
@@ -180,12 +222,3 @@ def _count(outcome: SendOutcome) -> None:
             metrics.replied(phase, int(code[0]) if code else None)
         case InDoubt():
             metrics.replied(Phase.dot, None)
-
-
-def _describe(outcome: Refused | NotSent) -> str:
-    """Return the phase and the error, with the remedy if this error has one of its own."""
-    match outcome:
-        case Refused(phase, reply, _):
-            return f"{phase}: {reply}"
-        case NotSent(phase, detail, verdict):
-            return f"{phase}: {detail}; {verdict.remedy}" if verdict.remedy else f"{phase}: {detail}"

@@ -18,9 +18,10 @@ from aiosmtplib.auth import auth_login_encode, auth_plain_encode, auth_xoauth2_e
 
 from listener.address import mask
 from listener.errors import ConfigError, PgheraldError
-from listener.smtp.replies import CONFIGURATION, SERVER, Phase, Reply, Verdict, classify
+from listener.smtp.replies import Phase, Reply, Verdict
 from listener.smtp.server import SmtpServer, is_ehlo_name
 from listener.smtp.tcp import connect
+from listener.smtp.verdicts import CONFIGURATION, SERVER, classify
 
 
 class SessionError(PgheraldError):

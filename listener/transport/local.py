@@ -12,7 +12,8 @@ from listener.files import folder, put
 from listener.printable import printable, printable_lines
 from listener.smtp.breaker import Breaker
 from listener.smtp.outcome import Accepted, NotPermitted, NotSent, Permission, SendOutcome
-from listener.smtp.replies import SERVER, Phase, Reply, Scope
+from listener.smtp.replies import Phase, Reply, Scope
+from listener.smtp.verdicts import SERVER
 
 
 class _LocalTransport:

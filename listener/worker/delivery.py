@@ -1,7 +1,6 @@
 """Delivering by one configuration: decide about claimed events, compose messages, and turn outcomes into settlements."""
 
 import asyncio
-import random
 import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any, assert_never
@@ -17,11 +16,11 @@ from listener.mail import unsubscribe
 from listener.mail.composer import Composer
 from listener.mail.message import make_message_id
 from listener.outbox.event import Event, OutgoingMessage, Settlement, State, StoredMessage
-from listener.retry import FIRST_DELAY_S, MAX_DELAY_S, backoff
+from listener.retry import backoff
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
-from listener.smtp.replies import Verdict
 from listener.worker.decision import NotToSend, ToSend
 from listener.worker.lookup import Lookup, LookupResult, too_large
+from listener.worker.retry_policy import RetryPolicy
 from listener.worker.row_budget import MAX_BATCH_BYTES
 
 # Another worker is sending that message now. Its reply usually comes within a second.
@@ -42,14 +41,14 @@ class Delivery:
         composer: Composer,
         secret: bytes,
         *,
-        max_attempts: int,
+        retries: RetryPolicy,
         max_age: float | None,
     ) -> None:
         self.rules = rules
         self._lookups = {name: Lookup(name, rule) for name, rule in rules.items()}
         self._composer = composer
         self._secret = secret
-        self._max_attempts = max_attempts
+        self._retries = retries
         self._max_age = max_age
         self._suspended_until: dict[str, float] = {}
 
@@ -126,7 +125,7 @@ class Delivery:
             found = await lookup.rows(pool, [event.key for event in events], budget)
         except BadData as exc:
             if len(events) == 1:
-                return [self._retry(events[0], exc.reason, str(exc), None)]
+                return [self._retries.defer(events[0], exc.reason, str(exc))]
             # One row makes the query fail for all. Halving finds it.
             half = len(events) // 2
             first = await self._look_up(lookup, events[:half], pool, budget)
@@ -183,37 +182,15 @@ class Delivery:
             case Accepted(reply):
                 return Settlement(event, "sent", "sent", detail=mask(str(reply), recipient), uses_attempt=True)
             case Refused(phase, reply, verdict):
-                return self._refused(event, mask(f"{phase}: {reply}", recipient), verdict)
+                return self._retries.refused(event, mask(f"{phase}: {reply}", recipient), verdict)
             case NotSent(phase, detail, verdict):
-                return self._refused(event, mask(f"{phase}: {detail}", recipient), verdict)
+                return self._retries.refused(event, mask(f"{phase}: {detail}", recipient), verdict)
             case InDoubt(detail):
                 return Settlement(event, "in_doubt", "in_doubt", "no_reply", mask(detail, recipient), delay=backoff(1))
             case NotPermitted():
                 return Settlement(event, "available")
             case _:
                 assert_never(outcome)
-
-    def _refused(self, event: Event, detail: str, verdict: Verdict) -> Settlement:
-        if verdict.permanent:
-            return Settlement(event, "failed", "failed", verdict.reason, detail, uses_attempt=verdict.uses_attempt)
-        if verdict.uses_attempt:
-            return self._retry(event, verdict.reason, detail, verdict.delay)
-        # Not this message's fault, so no attempt is used. Retry after the server's delay plus jitter, behind other events
-        # in case the message is the cause after all.
-        jitter = random.uniform(1.0, 1.5)  # noqa: S311 - spreads load, guards nothing
-        delay = jitter * (verdict.delay or 2 / 3)
-        return Settlement(event, "available", "not_sent", verdict.reason, detail, delay=delay)
-
-    def _retry(self, event: Event, reason: str, detail: str, delay: float | None) -> Settlement:
-        attempt = event.attempt + 1
-        if attempt >= self._max_attempts:
-            return Settlement(
-                event, "failed", "failed", reason, f"{detail} (attempt {attempt}, the last)", uses_attempt=True
-            )
-        # The reply may suggest a delay. A full mailbox is worth waiting for days.
-        first = 1.5 * delay if delay is not None else FIRST_DELAY_S
-        pause = backoff(attempt, first, longest=max(MAX_DELAY_S, 8 * first))
-        return Settlement(event, "available", "deferred", reason, detail, uses_attempt=True, delay=pause)
 
 
 def queued_bytes(decided: Iterable[ToSend | Settlement]) -> int:

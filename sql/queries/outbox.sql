@@ -84,6 +84,7 @@ RETURNING event.id,
           event.claim,
           -- The stored message can have a megabyte. It is read only when it is sent again.
           event.recipient IS NOT NULL AND event.message IS NOT NULL AS has_stored_message,
+          jsonb_path_query_first(event.history, '$[*] ? (@.what == "deferred").at') #>> '{}' AS deferred_at,
           CASE WHEN octet_length(event.traceparent) = 55 THEN event.traceparent END AS traceparent,
           (SELECT min(other.state)
              FROM pgherald.outbox AS other

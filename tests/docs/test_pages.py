@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from listener.db.pools import MAX_SESSIONS
-from listener.smtp.replies import TABLE
+from listener.smtp.verdicts import TABLE
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from listener.address import Address, Mailbox, mask, parse_address, parse_mailbox
 from listener.errors import BadData
 from listener.smtp.commands import commands
-from listener.smtp.replies import Phase, Reply, classify
+from listener.smtp.replies import Phase, Reply
+from listener.smtp.verdicts import classify
 from tests.fuzz.test_send import BUDGET, REPLIES, SENDER
 
 SOME = settings(BUDGET, max_examples=max(300, settings.default.max_examples if settings.default else 0))

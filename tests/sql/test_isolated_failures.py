@@ -20,6 +20,7 @@ from listener.outbox.store import Outbox
 from listener.worker.delivery import Delivery
 from listener.worker.lookup import Lookup
 from listener.worker.registry import WorkerRegistry
+from listener.worker.retry_policy import RetryPolicy
 from tests.support.claimant import RULE
 from tests.support.database import Database, Databases, install_triggers
 
@@ -179,7 +180,7 @@ async def test_a_row_whose_page_is_damaged(database: Database) -> None:
     database.execute("UPDATE public.dateplan SET status = 'VE'")
     pool = lookup_pool(database.url)
     anything: Any = SimpleNamespace(recipients=SimpleNamespace(allows=lambda _: True))
-    delivery = Delivery(default_rules(), anything, b"", max_attempts=1, max_age=None)
+    delivery = Delivery(default_rules(), anything, b"", retries=RetryPolicy(max_attempts=1), max_age=None)
     async with opened(pool), worker(database) as outbox:
         decided = await delivery.triage(RULE, await outbox.claim(500, [RULE]), pool)
     failed = [(each.event.key, each.reason) for each in decided if isinstance(each, Settlement)]

@@ -123,7 +123,7 @@ class Smtpd:
     arrived when 354 was about to be said. `pipelined`: commands that came before the reply to the one before.
     `lines`: every command.
     `in_clear`: the AUTH commands that came without TLS. `throttled`: how often it was said that `most_per_second` messages
-    had been accepted.
+    had been accepted. `turned_away`: connections beyond `most_connections`, which were refused at the greeting.
     """
 
     def __init__(
@@ -149,6 +149,8 @@ class Smtpd:
         self.messages_per_connection = messages_per_connection
         self.most_per_second = most_per_second
         self.throttled = 0
+        self.most_connections: int | None = None
+        self.turned_away = 0
         self.latency = latency
         self.receive_buffer = receive_buffer
         self.host = "127.0.0.1"
@@ -327,6 +329,11 @@ class Session(asyncio.Protocol):
         }  # fmt: skip
         try:
             await self._follow("connect", None)
+            if self.server.most_connections is not None and len(self.server.sessions) > self.server.most_connections:
+                self.server.turned_away += 1
+                await self._say("421 4.7.0 smtpd.test Error: too many connections from 127.0.0.1")
+                self.transport.close()
+                raise _Gone
             await self._follow("greeting", "220 smtpd.test ESMTP")
             while True:
                 line = await self._line()

@@ -236,7 +236,7 @@ REFUSALS = [
     ("mail", "552 5.3.4 too big", False, "message", "too_large", True),
     ("rcpt", "421 4.3.0 closing", False, "server", "server", False),
     ("rcpt", "421 4.7.28 unusual rate", False, "throttle", "throttled", False),
-    ("rcpt", "452 4.3.1 storage", True, "throttle", "throttled", True),
+    ("rcpt", "452 4.3.1 storage", False, "server", "server", False),
     ("rcpt", "450 busy", True, "recipient", "deferred", True),
     ("rcpt", "451 4.7.1 greylisted", False, "recipient", "greylisted", True),
     ("rcpt", "452 4.2.2 over quota", False, "recipient", "mailbox_full", True),
@@ -244,12 +244,12 @@ REFUSALS = [
     ("rcpt", "554 5.7.1 relay access denied", False, "recipient", "relay_denied", True),
     ("rcpt", "550 no", False, "recipient", "rejected", True),
     ("data", "421 closing", False, "server", "server", False),
-    ("data", "451 4.3.0 later", False, "message", "deferred", True),
+    ("data", "451 4.3.0 later", False, "server", "server", False),
     ("data", "554 5.5.1 no", True, "message", "rejected", True),
     ("dot", "421 4.3.0 closing", False, "server", "server", False),
-    ("dot", "450 4.7.0 rate", False, "throttle", "throttled", True),
+    ("dot", "450 4.7.0 sending rate", False, "throttle", "throttled", True),
     ("dot", "454 Throttling failure: Daily message quota exceeded", False, "quota", "quota", True),
-    ("dot", "451 4.3.0 later", True, "message", "deferred", True),
+    ("dot", "451 4.3.0 later", False, "server", "server", False),
     ("dot", "550 5.7.1 spam", False, "message", "rejected", True),
     ("dot", "554 5.6.0 malformed", True, "message", "rejected", True),
     ("dot", "552 5.3.4 too big", False, "message", "too_large", True),
@@ -758,13 +758,37 @@ async def test_closing_takes_no_longer_than_it_may(security: Security, action: A
 
 @on_every_loop
 async def test_a_message_over_the_announced_size_is_refused_unasked() -> None:
-    async with Smtpd(extensions=("SIZE 100",)) as smtpd, connected(smtpd) as connection:
-        outcome = await send(connection, message=b"x" * 99 + b"\r\n")
+    limit = 100_000
+    async with Smtpd(extensions=(f"SIZE {limit}",)) as smtpd, connected(smtpd) as connection:
+        outcome = await send(connection, message=b"x" * (limit - 1) + b"\r\n")
         assert isinstance(outcome, Refused)
         assert (outcome.phase, outcome.verdict.reason, outcome.verdict.permanent) == (Phase.mail, "too_large", True)
+        assert outcome.verdict.if_shared is None
         assert smtpd.mails == 0
         assert connection.usable
-        assert isinstance(await send(connection, message=b"x" * 98 + b"\r\n"), Accepted)
+        assert isinstance(await send(connection, message=b"x" * (limit - 2) + b"\r\n"), Accepted)
+
+
+@on_every_loop
+async def test_a_size_that_no_server_may_announce_is_the_servers_fault() -> None:
+    """RFC 5321 4.5.3.1.7: each server takes 64 KiB."""
+    async with Smtpd(extensions=("SIZE 1",)) as smtpd, connected(smtpd) as connection:
+        outcome = await send(connection)
+        assert isinstance(outcome, Refused)
+        assert outcome.verdict.scope is Scope.configuration
+        assert "SIZE 1" in str(outcome.reply)
+        assert smtpd.mails == 0
+
+
+@on_every_loop
+async def test_a_421_after_a_refused_recipient_ends_the_connection_although_the_server_leaves_it_open() -> None:
+    async with Smtpd() as smtpd, connected(smtpd) as connection:
+        smtpd.script("rcpt", answer("550 5.1.1 no such user"), times=1)
+        smtpd.script("data", answer("421 4.7.0 closing"), times=1)
+        outcome = await send(connection)
+        assert isinstance(outcome, Refused)
+        assert (outcome.phase, outcome.verdict.reason) == (Phase.rcpt, "bad_address")
+        assert not connection.usable
 
 
 @pytest.mark.parametrize("size", ["SIZE", "SIZE 0", "SIZE many", "SIZE " + "9" * 5000])

@@ -16,10 +16,12 @@ from listener.address import parse_address
 from listener.mail.composer import Composer
 from listener.outbox.event import Event, OutgoingMessage
 from listener.smtp.breaker import Breaker
-from listener.smtp.outcome import SendOutcome
+from listener.smtp.outcome import Refused, SendOutcome
 from listener.smtp.pool import SmtpPool
+from listener.smtp.replies import Scope
 from listener.smtp.session import tls_context
 from listener.worker.delivery import Delivery
+from listener.worker.retry_policy import RetryPolicy
 from tests.support.client import KEY, MESSAGE, server_of, yes
 from tests.support.smtpd import Action, Smtpd, answer, close, stall
 
@@ -53,14 +55,17 @@ _AGAIN = "server: again within 1 s; breaker after 5"
 _CONFIGURATION = "configuration: again within 1 s; breaker after 1"
 _THROTTLE = "throttle: again within 7.5 s"
 _BAD_ADDRESS = "recipient: failed bad_address, an attempt"
-_REJECTED = "recipient: failed rejected, an attempt"
-_DENIED = "recipient: again within 10 s, an attempt; breaker after 3"
-_MESSAGE = "message: failed rejected, an attempt"
-_LATER = "message: again within 10 s, an attempt"
+_REJECTED = "recipient: again within 6 s, an attempt; breaker after 3"
+_DENIED = _REJECTED
+_MESSAGE = "message: again within 6 s, an attempt; breaker after 3"
+_LATER = "message: again within 10 s, an attempt; breaker after 3"
 _FULL = "recipient: again within 5400 s, an attempt"
 _GREY = "recipient: again within 450 s, an attempt"
+_DEFERRED = "recipient: again within 450 s, an attempt; breaker after 3"
+_LIMITED = "recipient: again within 45 s, an attempt; throttle after 3"
 _QUOTA = "quota: again within 900 s; pause of 600 s"
-_TOO_LARGE = "message: failed too_large, an attempt"
+_DAILY = "recipient: again within 450 s, an attempt; pause of 600 s after 3"
+_TOO_LARGE = "message: again within 6 s, an attempt; breaker after 3"
 _STALE = "sent at once, connection 2"
 
 CELLS = [
@@ -83,12 +88,29 @@ CELLS = [
     *(Cell(where, "421 4.3.0 closing", _AGAIN) for where in ("mail", "rcpt", "data", "dot")),
     *(Cell(where, "(closed)", _AGAIN) for where in ("mail", "rcpt", "data")),
     Cell("dot", "(closed)", "in doubt; breaker after 5"),
-    Cell("mail", "451 4.3.0 try later", _AGAIN),
+    *(Cell(where, "451 4.3.0 queue file write error", _AGAIN) for where in ("mail", "rcpt", "dot")),
+    Cell("rcpt", "452 4.3.1 insufficient system storage", _AGAIN),
     # The configuration.
     Cell("mail", "550 5.7.1 sender not allowed", _CONFIGURATION),
     Cell("mail", "530 5.7.0 authentication required", _CONFIGURATION),
     Cell("mail", "553 5.1.8 bad sender", _CONFIGURATION),
     Cell("rcpt", "530 5.7.0 authentication required", _CONFIGURATION),
+    *(
+        Cell("rcpt", text, _CONFIGURATION)
+        for text in (
+            "553 5.7.1 <x@example.org>: Sender address rejected: not owned by user x",
+            "554 5.7.1 <unknown[192.0.2.1]>: Client host rejected: Access denied",
+            "550 Verification failed for <x@example.org> No such person Sender verify failed",
+        )
+    ),
+    *(
+        Cell("dot", text, _CONFIGURATION)
+        for text in (
+            "550 The from address does not match a verified Sender Identity.",
+            "554 5.2.252 SendAsDenied; x@example.org not allowed to send as y@example.org",
+            "554 Sending paused for this account.",
+        )
+    ),
     Cell("rcpt", "554 5.7.1 relay access denied", _DENIED),
     # A stale connection.
     Cell("mail", "451 4.4.2 Timeout waiting for data from client", _STALE, used=True, times=1),
@@ -100,14 +122,21 @@ CELLS = [
     *(Cell(where, "421 4.7.28 unusual rate of mail", _THROTTLE) for where in ("mail", "rcpt", "data", "dot")),
     Cell("rcpt", "421 4.7.0 rate limited", _THROTTLE),
     Cell("rcpt", "450 4.7.0 sending rate too high", _THROTTLE),
-    Cell("rcpt", "452 4.3.1 insufficient system storage", _THROTTLE),
+    Cell("rcpt", "450 4.7.1 rate limit exceeded", _LIMITED),
+    Cell("rcpt", "450 4.7.1 rate limit for this recipient exceeded", _GREY),
+    Cell("mail", "432 4.3.2 Concurrent connections limit exceeded", _THROTTLE),
+    Cell("dot", "432 4.3.2 Concurrent connections limit exceeded", _THROTTLE),
     Cell("dot", "454 Throttling failure: Maximum sending rate exceeded.", _THROTTLE),
     Cell("dot", "454 Throttling failure: Daily message quota exceeded.", _QUOTA),
     Cell("mail", "550 5.4.5 Daily user sending limit exceeded", _QUOTA),
+    Cell("dot", "554 5.2.0 SubmissionQuotaExceeded", _QUOTA),
+    Cell("dot", "554 5.1.90 Your message can't be sent because you've reached your daily limit", _QUOTA),
+    Cell("rcpt", "550 daily message limit", _DAILY),
     # The recipient.
     Cell("rcpt", "450 mailbox busy", _GREY),
     Cell("rcpt", "451 4.2.0 try again", _GREY),
     Cell("rcpt", "450 4.7.1 greylisted", _GREY),
+    Cell("rcpt", "451 4.7.1 try again", _DEFERRED),
     Cell("rcpt", "452 4.2.2 over quota", _FULL),
     Cell("rcpt", "552 5.2.2 over quota", _FULL),
     Cell("rcpt", "552 mailbox full", _FULL),
@@ -120,7 +149,8 @@ CELLS = [
     Cell("dot", "550 5.6.0 malformed", _MESSAGE),
     Cell("dot", "550 5.7.1 spam", _MESSAGE),
     Cell("dot", "554 5.7.0 forbidden content", _MESSAGE),
-    Cell("dot", "451 4.3.0 queue file write error", _LATER),
+    Cell("dot", "451 4.7.1 Service unavailable - try again later", _LATER),
+    Cell("dot", "554 Message rejected: Email address is not verified. jane1@example.com", _MESSAGE),
     Cell("dot", "552 5.3.4 too big", _TOO_LARGE),
     Cell("mail", "552 5.3.4 too big", _TOO_LARGE),
     # An extension.
@@ -130,7 +160,7 @@ CELLS = [
     ),
     Cell("rcpt", "504 5.5.4 unknown parameter", "sent at once, without RET ENVID NOTIFY", times=1),
     # What nobody knows counts as its class.
-    Cell("rcpt", "499 4.9.99 hm", _GREY),
+    Cell("rcpt", "499 4.9.99 hm", _DEFERRED),
     Cell("rcpt", "599 5.9.99 hm", _REJECTED),
     Cell("dot", "499 4.9.99 hm", _LATER),
     Cell("dot", "599 5.9.99 hm", _MESSAGE),
@@ -138,7 +168,7 @@ CELLS = [
 
 Security = Literal["off", "starttls"]
 # What an outcome means is said without composing anything.
-_DELIVERY = Delivery({}, mock.Mock(spec=Composer), b"", max_attempts=10, max_age=None)
+_DELIVERY = Delivery({}, mock.Mock(spec=Composer), b"", retries=RetryPolicy(max_attempts=10), max_age=None)
 
 
 async def seen(cell: Cell, security: Security) -> str:
@@ -170,10 +200,13 @@ async def seen(cell: Cell, security: Security) -> str:
         # How many of the like open the breaker.
         number = 1
         while not breaker.is_open and number < 6 and not said.startswith("sent"):
-            await hand_over(pool)
             number += 1
+            last = await hand_over(pool, number)
+            if isinstance(last, Refused) and last.verdict.scope is Scope.throttle and "throttle" not in said:
+                said += f"; throttle after {number}"
+                break
         if breaker._paused:
-            said += f"; pause of {breaker._remaining():.0f} s"
+            said += f"; pause of {breaker._remaining():.0f} s" + (f" after {number}" if number > 1 else "")
         elif breaker.is_open:
             said += f"; breaker after {number}"
         assert smtpd.early == []
@@ -190,8 +223,9 @@ def action(reply: str) -> Action:
     return answer(reply) if reply[0].isdigit() else Action()
 
 
-async def hand_over(pool: SmtpPool) -> SendOutcome:
-    return await pool.send(SENDER, JANE, MESSAGE, yes, KEY)
+async def hand_over(pool: SmtpPool, number: int = 1) -> SendOutcome:
+    """Send the message of this number. Each has a recipient of its own."""
+    return await pool.send(SENDER, parse_address(f"jane{number}@example.com"), MESSAGE, yes, f"{KEY}{number}")
 
 
 def for_event(smtpd: Smtpd, outcome: SendOutcome) -> str:

@@ -39,7 +39,7 @@ from tests.support.smtpd import Action, Smtpd, answer, close, drop, stall, wait
         ("off", "greeting", stall(), "greeting", "server"),
         ("tls", "greeting", stall(), "greeting", "server"),
         ("off", "greeting", answer("554 5.7.1 go away"), "greeting", "server"),
-        ("off", "greeting", answer("421 4.7.0 too many connections", then="close"), "greeting", "server"),
+        ("off", "greeting", answer("421 4.7.0 too many connections", then="close"), "greeting", "connections"),
         ("off", "greeting", answer("hello"), "greeting", "server"),
         ("off", "ehlo", answer("502 5.5.1 what?"), "ehlo", "server"),
         ("off", "ehlo", answer("421 4.3.2 closing", then="close"), "ehlo", "server"),

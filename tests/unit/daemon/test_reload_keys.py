@@ -45,6 +45,7 @@ OTHER: dict[str, Any] = {
     "mail.redirect_to": HERE,
     "delivery.in_doubt": "hold",
     "delivery.max_attempts": 3,
+    "delivery.give_up_after": "1d",
     "delivery.max_age": 3.0,
     "delivery.poll": 3.0,
     "delivery.lease": 3.0,
@@ -94,7 +95,7 @@ def effects(runtime: Any) -> dict[str, Any]:
         "rate": runtime.max_rate,
         "message": composer.compose(NAME, "7", row, THERE, "7", datetime(2026, 1, 1, tzinfo=UTC)).octets,
         "recipients": (composer.recipients.route(THERE), composer.recipients.allows(THERE)),
-        "limits": (delivery._max_attempts, delivery._max_age),
+        "limits": (delivery._retries, delivery._max_age),
         "rules": dict(delivery.rules),
     }
 

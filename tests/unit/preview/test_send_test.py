@@ -12,7 +12,8 @@ from listener.errors import PgheraldError
 from listener.mail.composer import Message
 from listener.preview.send_test import compose_test, send
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Permission, Refused, SendOutcome
-from listener.smtp.replies import SERVER, Phase, Reply, classify
+from listener.smtp.replies import Phase, Reply
+from listener.smtp.verdicts import SERVER, classify
 
 JANE = parse_address("jane@example.org")
 

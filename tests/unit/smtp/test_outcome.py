@@ -6,7 +6,8 @@ from typing import get_args
 import pytest
 
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
-from listener.smtp.replies import SERVER, Phase, Reply, classify
+from listener.smtp.replies import Phase, Reply
+from listener.smtp.verdicts import SERVER, classify
 
 REPLY = Reply(550, "5.1.1", "no such user")
 OUTCOMES: list[SendOutcome] = [

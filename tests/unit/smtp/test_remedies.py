@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from listener.smtp.remedies import remedy_for
-from listener.smtp.replies import CONFIGURATION, SERVER, Phase, Reply, classify
+from listener.smtp.replies import Phase, Reply
+from listener.smtp.verdicts import CONFIGURATION, SERVER, classify
 
 
 @pytest.mark.parametrize(

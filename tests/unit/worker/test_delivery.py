@@ -17,10 +17,12 @@ from listener.mail.message import Content
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage
 from listener.recipients import RecipientPolicy
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
-from listener.smtp.replies import SERVER, Phase, Reply, Scope, Verdict
+from listener.smtp.replies import Phase, Reply, Scope, Verdict
+from listener.smtp.verdicts import SERVER
 from listener.worker import delivery as module
 from listener.worker.delivery import Delivery
 from listener.worker.lookup import LookupResult, ToSend
+from listener.worker.retry_policy import RetryPolicy
 from tests.support.clock import jumping
 from tests.support.events import JANE, event
 
@@ -46,7 +48,7 @@ ANYBODY: Any = FakeComposer()
 
 
 def delivery(composer: Any = ANYBODY) -> Delivery:
-    return Delivery(default_rules(), composer, b"secret", max_attempts=MAX_ATTEMPTS, max_age=DAY)
+    return Delivery(default_rules(), composer, b"secret", retries=RetryPolicy(max_attempts=MAX_ATTEMPTS), max_age=DAY)
 
 
 class FakeRows:

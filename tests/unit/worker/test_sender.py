@@ -20,6 +20,7 @@ from listener.smtp.outcome import Accepted
 from listener.smtp.replies import Reply
 from listener.worker.decision import ToSend
 from listener.worker.delivery import Delivery
+from listener.worker.retry_policy import RetryPolicy
 from listener.worker.runtime import Runtime
 from listener.worker.sender import _MAX_COMPOSED_BYTES, Senders
 
@@ -87,7 +88,7 @@ class Everything:
 
 
 async def deliver(one: Any, events: list[Event], octets: int = 0) -> dict[int, Settlement]:
-    delivery = Delivery(default_rules(), one, b"secret", max_attempts=10, max_age=None)
+    delivery = Delivery(default_rules(), one, b"secret", retries=RetryPolicy(max_attempts=10), max_age=None)
     runtime = Runtime(delivery, one, JANE, None)
     senders = Senders(one, one, one, one, Doorbell(), connections=10, poll=1.0)
     tasks: list[asyncio.Task[None]] = []
@@ -154,7 +155,7 @@ async def test_what_is_made_and_not_sent_is_bounded() -> None:
 
 
 async def test_a_judgement_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    delivery = Delivery(default_rules(), Everything(), b"secret", max_attempts=10, max_age=None)  # type: ignore[arg-type]
+    delivery = Delivery(default_rules(), Everything(), b"secret", retries=RetryPolicy(max_attempts=10), max_age=None)  # type: ignore[arg-type]
     lookup = delivery._lookups[RULE]
 
     async def rows(*_: Any) -> Any:

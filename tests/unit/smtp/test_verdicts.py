@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from listener.smtp.replies import TABLE, Phase, Reply, Scope, classify
+from listener.smtp.replies import Phase, Reply, Scope
+from listener.smtp.verdicts import TABLE, classify
 
 
 def reply(text: str) -> Reply:
@@ -63,6 +64,10 @@ def test_what_is_no_reply_is_refused(lines: list[bytes]) -> None:
         Reply.parse(lines)
 
 
+CONFIGURED = ("configuration", False, "configuration", False, None)
+LIMITED = ("connections", False, "throttled", False, None)
+USED_UP = ("quota", False, "quota", False, 600)
+SERVED = ("server", False, "server", False, None)
 # phases, reply, scope, permanent, reason, counts, delay
 CELLS = [
     # Nothing said yet about a message.
@@ -84,15 +89,14 @@ CELLS = [
     ("mail", "553 sender rejected", "configuration", False, "configuration", False, None),
     ("mail", "503 5.5.1 EHLO first", "configuration", False, "configuration", False, None),
     ("rcpt data dot", "530 5.7.0 authentication required", "configuration", False, "configuration", False, None),
-    (
-        "dot",
-        "554 Message rejected: Email address is not verified.",
-        "configuration",
-        False,
-        "configuration",
-        False,
-        None,
-    ),
+    ("rcpt", "553 5.7.1 <x@example.org>: Sender address rejected: not owned", *CONFIGURED),
+    ("rcpt", "554 5.7.1 <unknown[192.0.2.1]>: Client host rejected: Access denied", *CONFIGURED),
+    ("rcpt", "550 Verification failed for <x@example.org> Sender verify failed", *CONFIGURED),
+    ("rcpt data dot", "550 The from address does not match a verified Sender Identity", *CONFIGURED),
+    ("dot", "554 5.2.252 SendAsDenied; x@example.org", *CONFIGURED),
+    ("dot", "554 Sending paused for this account.", *CONFIGURED),
+    ("rcpt data dot", "550 5.1.8 bad sender", *CONFIGURED),
+    ("rcpt", "450 4.1.8 <x@example.org>: Sender address rejected: Domain not found", *SERVED),
     ("mail", "451 4.3.0 try later", "server", False, "server", False, None),
     ("mail", "450 4.1.8 sender domain not found", "server", False, "server", False, None),
     # 421 anywhere.
@@ -112,9 +116,18 @@ CELLS = [
     ),
     ("mail rcpt data dot", "421 4.7.28 unusual rate of mail", "throttle", False, "throttled", False, 5),
     ("mail rcpt data dot", "421 4.7.0 rate limited", "throttle", False, "throttled", False, 5),
+    ("rcpt data dot", "450 4.7.0 rate limit exceeded", "recipient", False, "deferred", True, 30),
+    ("rcpt data dot", "450 4.7.1 rate limit for this recipient exceeded", "recipient", False, "deferred", True, 300),
+    ("rcpt", "450 4.7.1 this recipient gets too many messages", "recipient", False, "deferred", True, 300),
+    ("mail", "450 4.7.0 rate limit exceeded", "throttle", False, "throttled", False, 5),
     ("mail rcpt data dot", "450 4.7.0 sending rate too high", "throttle", False, "throttled", False, 5),
     ("mail rcpt data dot", "450 4.7.1 Error: too much mail from 192.0.2.1", "throttle", False, "throttled", False, 5),
-    ("mail rcpt data dot", "452 4.3.1 insufficient system storage", "throttle", False, "throttled", False, 5),
+    ("greeting ehlo auth mail", "421 4.7.0 mx Error: too many connections from 192.0.2.1", *LIMITED),
+    ("greeting", "421 Too many concurrent SMTP connections; please try again later.", *LIMITED),
+    ("mail rcpt dot", "432 4.3.2 Concurrent connections limit exceeded", *LIMITED),
+    ("dot", "432 4.3.2 STOREDRV.ClientSubmit; sender thread limit exceeded", *LIMITED),
+    ("mail rcpt data dot", "432 4.3.2 later", *LIMITED),
+    ("mail rcpt data dot", "452 4.3.1 insufficient system storage", *SERVED),
     # The quota.
     (
         "mail rcpt data dot",
@@ -126,12 +139,16 @@ CELLS = [
         600,
     ),
     ("mail rcpt data dot", "550 5.4.5 Daily user sending limit exceeded.", "quota", False, "quota", False, 600),
+    ("dot", "554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException", *USED_UP),
+    ("dot", "554 5.1.90 Your message can't be sent because you've reached your daily limit for recipients", *USED_UP),
+    ("mail", "550 daily message limit", *USED_UP),
+    ("rcpt data dot", "550 daily message limit", "recipient", False, "deferred", True, 300),
     # The recipient.
     ("rcpt", "450 mailbox busy", "recipient", False, "deferred", True, 300),
     ("rcpt", "451 local error", "recipient", False, "deferred", True, 300),
     ("rcpt", "450 4.2.1 receiving mail at a rate that prevents more", "recipient", False, "deferred", True, 300),
     ("rcpt", "451 4.2.0 please try again", "recipient", False, "greylisted", True, 300),
-    ("rcpt", "450 4.7.1 please try again", "recipient", False, "greylisted", True, 300),
+    ("rcpt", "450 4.7.1 please try again", "recipient", False, "deferred", True, 300),
     ("rcpt", "451 4.7.1 Greylisted", "recipient", False, "greylisted", True, 300),
     ("rcpt", "450 Greylisted, see http://example.org", "recipient", False, "greylisted", True, 300),
     ("rcpt data dot", "452 4.2.2 over quota", "recipient", False, "mailbox_full", True, 3600),
@@ -147,10 +164,10 @@ CELLS = [
     ("rcpt", "550 No such user", "recipient", True, "bad_address", True, None),
     ("rcpt", "550 5.1.1 unknown, said relay mx.example.org", "recipient", True, "bad_address", True, None),
     ("mail rcpt", "553 5.6.7 non-ASCII address", "recipient", True, "bad_address", True, None),
-    ("rcpt", "554 5.7.1 <jane@example.org>: Relay access denied", "recipient", False, "relay_denied", True, None),
+    ("rcpt", "554 5.7.1 <jane@example.org>: Relay access denied", "recipient", True, "relay_denied", True, None),
     ("rcpt", "454 4.7.1 Relay access denied", "recipient", False, "relay_denied", True, None),
-    ("rcpt", "550 relaying denied", "recipient", False, "relay_denied", True, None),
-    ("rcpt", "553 sorry, not in my list of allowed rcpthosts", "recipient", False, "relay_denied", True, None),
+    ("rcpt", "550 relaying denied", "recipient", True, "relay_denied", True, None),
+    ("rcpt", "553 sorry, not in my list of allowed rcpthosts", "recipient", True, "relay_denied", True, None),
     ("rcpt", "550 5.7.1 blocked, see relay.example.org", "recipient", True, "rejected", True, None),
     ("rcpt", "550 5.7.1 policy", "recipient", True, "rejected", True, None),
     ("rcpt", "550 mailbox unavailable", "recipient", True, "rejected", True, None),
@@ -159,7 +176,7 @@ CELLS = [
     ("dot", "550 5.7.1 spam", "message", True, "rejected", True, None),
     ("dot", "552 5.7.0 forbidden content", "message", True, "rejected", True, None),
     ("data dot", "554 transaction failed", "message", True, "rejected", True, None),
-    ("data dot", "451 4.3.0 queue file write error", "message", False, "deferred", True, None),
+    ("rcpt data dot", "451 4.3.0 queue file write error", *SERVED),
     ("data dot", "450 later", "message", False, "deferred", True, None),
     ("mail rcpt data dot", "552 5.3.4 too big", "message", True, "too_large", True, None),
     ("mail rcpt data dot", "552 5.2.3 exceeds the limit", "message", True, "too_large", True, None),
@@ -234,7 +251,7 @@ def test_whatever_is_said(phase: Phase, said: Reply, reused: bool, extended: boo
         assert said.code >= 500
         assert blames_the_event
     if phase not in (Phase.mail, Phase.rcpt, Phase.data, Phase.dot):
-        assert verdict.scope in (Scope.server, Scope.configuration)
+        assert verdict.scope in (Scope.server, Scope.configuration, Scope.connections)
     if said.code == 421:
         assert not verdict.uses_attempt
     assert verdict.reason.replace("_", "").isalpha()
@@ -261,3 +278,38 @@ def test_every_row_of_the_table_decides_something() -> None:
                     )
                 )
     assert hit == set(range(len(TABLE)))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(f"550 {code} no" for code in ("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1")),
+        "550 No such user", "550 5.7.1 no such recipient here", "551 user unknown", "553 Invalid mailbox",
+        "550 5.4.1 mailbox not found", "452 4.2.2 over quota", "450 4.2.1 busy", "450 4.1.1 try later",
+        "450 mailbox busy", "451 4.7.1 greylisted",
+    ],
+)  # fmt: skip
+def test_a_reply_about_a_mailbox_is_no_guess(said: str) -> None:
+    assert classify(Phase.rcpt, reply(said), reused=False).if_shared is None
+
+
+@pytest.mark.parametrize(
+    ("phase", "said", "scope"),
+    [
+        ("rcpt", "550 5.7.1 policy", "configuration"),
+        ("rcpt", "550 mailbox unavailable", "configuration"),
+        ("rcpt", "454 4.7.1 Relay access denied", "configuration"),
+        ("dot", "550 5.7.1 spam", "configuration"),
+        ("dot", "554 Message rejected: Email address is not verified.", "configuration"),
+        ("dot", "552 5.3.4 too big", "configuration"),
+        ("rcpt", "451 4.7.1 Service unavailable - try again later", "server"),
+        ("dot", "451 4.7.1 Service unavailable - try again later", "server"),
+        ("rcpt", "450 4.7.1 rate limit exceeded", "throttle"),
+        ("rcpt", "550 daily message limit", "quota"),
+    ],
+)
+def test_a_reply_that_may_concern_everybody_is_a_guess(phase: str, said: str, scope: str) -> None:
+    verdict = classify(Phase(phase), reply(said), reused=False)
+    assert verdict.scope in (Scope.recipient, Scope.message)
+    assert verdict.if_shared is not None
+    assert verdict.if_shared.scope == scope
