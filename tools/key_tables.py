@@ -56,7 +56,7 @@ def _default(model: type[BaseModel], key: str, field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
     if value is None:
         return "`off`" if _takes(model, key, "off") else NONE
-    if isinstance(value, float) and _takes(model, key, "1s"):
+    if isinstance(value, float) and _takes(model, key, "1d"):
         value = next(f"{value / unit:g}{name}" for name, unit in _UNITS if value >= unit and value % unit == 0)
     elif isinstance(value, bool):
         value = str(value).lower()

@@ -18,8 +18,8 @@ _MAX_PAUSE_S = 15.0
 class Breaker:
     """Circuit breaker with a half-open state: after the pause one probe is let through.
 
-    The probe's result closes or reopens the breaker. It opens after five failures of the server in a row, and at once
-    for an error in the configuration or one that several recipients met. The first pause is 1 s; each further pause is longer, up to 15 s, with jitter.
+    The probe's result closes or reopens the breaker. It opens after five failures of the server in a row. It opens
+    at once for an error in the configuration, and for one that several recipients met. The first pause is 1 s; each further pause is longer, up to 15 s, with jitter.
 
     `clock` returns seconds and defaults to the running loop's clock. `reason` is the error that opened the breaker. It
     is None while the breaker is closed, and it stays until a message gets through.

@@ -84,7 +84,8 @@ class FaultFinder:
             return replace(verdict.if_shared, is_shared=True)
         if verdict.permanent:
             return replace(verdict, permanent=False, is_guess=True, delay=_FIRST_DELAY_S)
-        return verdict
+        # The delay suits one mailbox. A server that has failed may be back at once.
+        return replace(verdict, delay=None)
 
     def _is_throttled(self, words: str, recipient: Address) -> bool:
         now = asyncio.get_running_loop().time()

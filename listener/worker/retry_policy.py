@@ -1,4 +1,4 @@
-"""What becomes of an event whose message was refused: another attempt, and when, or none."""
+"""Decides whether an event whose message was refused is tried again, and when."""
 
 import random
 from dataclasses import dataclass

@@ -57,6 +57,10 @@ class MailServer:
     def forget_script(self) -> None:
         self._call(self._do(self._smtpd.forget_script))
 
+    def allow_connections(self, number: int | None) -> None:
+        """Refuse connections beyond this number at the greeting."""
+        self._smtpd.most_connections = number
+
     def open(self, gate: asyncio.Event) -> None:
         """Let go on what a script made wait for it."""
         self._call(self._do(gate.set))

@@ -101,7 +101,8 @@ def test_what_differs_with_recipient_time_and_ids_makes_no_other_text(pool: Pool
 def test_a_temporary_refusal_of_several_recipients_is_the_servers(pool: Pool) -> None:
     text = "451 4.7.1 Service unavailable - try again later"
     for number in range(1, SEVERAL):
-        assert pool.refused(number, text, Phase.dot).uses_attempt
+        deferred = pool.refused(number, text, Phase.dot)
+        assert (deferred.uses_attempt, deferred.delay) == (True, None)
     verdict = pool.refused(SEVERAL, text, Phase.dot)
     assert (verdict.scope, verdict.uses_attempt) == (Scope.server, False)
 
