@@ -35,7 +35,8 @@ _MAX_TOKEN_CHARS = 600
 # 128 bits cannot be guessed, and a shorter token breaks less often in mail programs. They are 26 characters in base32.
 _SIGNATURE_BYTES = 16
 _TOKEN = re.compile("(v1[a-z2-7]+)0([a-z2-7]{26})")
-# Damage makes a token longer, by the marks of a quotation in each of its lines. A longer text is junk, and costs no work.
+# Damage makes a token longer, by the marks of a quotation in each of its lines. The parameters of a tracker may follow.
+# The rest is not read, so that junk costs little.
 _MAX_DAMAGED_CHARS = 2 * _MAX_TOKEN_CHARS
 _NOT_OF_TOKEN = re.compile("[^a-z0-9]+")
 _QUOTED_PRINTABLE = re.compile("=([0-9A-Fa-f]{2})")
@@ -71,9 +72,7 @@ def read_token(signing_key: bytes, text: str) -> Subscription | None:
 
     The row may not exist any more.
     """
-    if len(text) > _MAX_DAMAGED_CHARS:
-        return None
-    text = html.unescape(unquote(text))
+    text = html.unescape(unquote(text[:_MAX_DAMAGED_CHARS]))
     # An = before two hexadecimal digits is an escape of quoted-printable (RFC 2045 6.7), or a line end behind which the
     # token goes on. Only the signature tells.
     for spelling in dict.fromkeys((text, _QUOTED_PRINTABLE.sub(lambda octet: chr(int(octet[1], 16)), text))):

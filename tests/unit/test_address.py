@@ -329,6 +329,19 @@ def test_a_strangers_text_is_masked_and_escaped(text: str, expected: str) -> Non
     assert mask(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('550 5.1.1 <"try..this."@docomo.ne.jp>: no', "550 5.1.1 <***@docomo.ne.jp>: no"),
+        ("<try..this.@docomo.ne.jp> no", "<t***@docomo.ne.jp> no"),
+        ("try..this.... User unknown", "t***... User unknown"),
+        ('"try..this." unknown', '"t***" unknown'),
+    ],
+)
+def test_a_quoted_local_part_is_masked_in_every_form(text: str, expected: str) -> None:
+    assert mask(text, parse_address("try..this.@docomo.ne.jp")) == expected
+
+
 def test_a_strangers_text_is_cut_after_it_is_masked() -> None:
     masked = mask("x" * 300 + " " + "jane" * 60 + "@example.org " + "y" * 1000)
     assert len(masked) == 512

@@ -82,6 +82,10 @@ def test_signs_within_a_token_are_ignored_wherever_they_are(within: str) -> None
     assert read_token(KEY, lines) == SUBSCRIPTION
 
 
+def test_long_parameters_behind_a_token_are_ignored() -> None:
+    assert read_token(KEY, f"{TOKEN}?{'utm_source=mail&' * 400}") == SUBSCRIPTION
+
+
 def test_the_case_of_a_token_does_not_matter() -> None:
     assert read_token(KEY, TOKEN.upper()) == SUBSCRIPTION
     assert read_token(KEY, TOKEN.title()) == SUBSCRIPTION
@@ -113,7 +117,7 @@ def test_a_token_that_was_cut_is_nothing() -> None:
         f"v1{PAYLOAD}0{SIGNATURE[:-2]}{SIGNATURE[-1]}",
         f"v1{PAYLOAD}0{'a' * 26}",
         f"v1{'a' * 5000}0{SIGNATURE}",
-        f"{TOKEN}{' ' * 2400}",
+        f"{' ' * 2400}{TOKEN}",
         "v1" * 1200,
         "&" * 2400,
         "=41" * 800,

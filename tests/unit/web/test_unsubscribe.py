@@ -147,6 +147,7 @@ async def test_too_many_requests_are_told_to_come_again(
         (TOKEN, "ja, fr;q=0.5, de;q=0.6", "de", "Abbestellen"),
         (TOKEN, "de;q=0, fr;q=0.1", "fr", "Se désabonner"),
         (TOKEN, "*, ja", "en", "Unsubscribe"),
+        (TOKEN, "de;q=0", "en", "Unsubscribe"),
         (TOKEN, "de;q=x, ;;;, ,q=1", "en", "Unsubscribe"),
         (make_token(KEY, Subscription("rule", "7", "ja")) or "", "es", "es", "Darse de baja"),
         (make_token(KEY, Subscription("rule", "7", "en")) or "", "de", "en", "Unsubscribe"),
