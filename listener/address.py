@@ -3,16 +3,19 @@
 import re
 import unicodedata
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import idna
 
 from listener.errors import BadData
 
-# RFC 5321 4.1.2: Dot-string, with the non-ASCII characters that RFC 6531 adds. Quoted local parts and address literals
+# RFC 5321 4.1.2: the characters of a Dot-string, with the non-ASCII ones that RFC 6531 adds. Dots may stand anywhere,
+# because Japanese carriers gave out such addresses; they are then quoted. Other quoted local parts and address literals
 # are refused: people's accounts do not need them, and parsers disagree about them. Text that looks like an encoded word
 # (RFC 2047) is refused too, because some servers decode it and write to another person.
-_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+"
-_LOCAL = re.compile(rf"(?!.*=\?){_ATEXT}(?:\.{_ATEXT})*")
+_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]"
+_LOCAL = re.compile(rf"(?!.*=\?)\.*{_ATEXT}(?:{_ATEXT}|\.)*")
+_DOT_STRING = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*")
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(rf"(?:{_LABEL}\.)*(?![0-9]+\Z){_LABEL}")
 _INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"})
@@ -21,6 +24,12 @@ _INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"})
 _MAX_LOCAL_BYTES = 64
 # RFC 5321 4.5.3.1.3 allows 256 for a path, which is an address in its angle brackets.
 _MAX_ADDRESS_BYTES = 254
+# Characters that have no meaning anywhere in an address: soft hyphen, zero-width space, word joiner, BOM. UTS 46 ignores
+# them in a domain.
+_IGNORED = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
+# Around an address: the comma and semicolon of a list, and the marks of direction that copied text carries.
+_AROUND = ",;\u061c\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+_PAIRS = frozenset({"<>", '""', "''", "``", "()", "[]", "“”", "„“", "‘’", "‚‘", "«»", "»«"})
 # Before normalization. No valid address shrinks to a quarter by it.
 _MAX_TEXT_CHARS = 4 * _MAX_ADDRESS_BYTES
 # A From line with a longer name is cut by every mail program.
@@ -29,7 +38,7 @@ _MAX_NAME_CHARS = 200
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An e-mail address. `domain` is in A-label form and in lower case.
+    """An e-mail address. `local` is not quoted. `domain` is in A-label form and in lower case.
 
     Raises:
         BadData: a part is invalid or too long (``bad_address``).
@@ -45,14 +54,19 @@ class Address:
             _check_international(self.local)
         if not _DOMAIN.fullmatch(self.domain):
             raise _bad("has an invalid domain")
-        octets = len(self.local.encode())
+        octets = len(self._written_local.encode())
         if octets > _MAX_LOCAL_BYTES:
             raise _bad(f"has {octets} octets before the @; at most {_MAX_LOCAL_BYTES} are allowed")
         if octets + 1 + len(self.domain) > _MAX_ADDRESS_BYTES:
             raise _bad(f"is longer than {_MAX_ADDRESS_BYTES} octets")
 
     def __str__(self) -> str:
-        return f"{self.local}@{self.domain}"
+        return f"{self._written_local}@{self.domain}"
+
+    @property
+    def _written_local(self) -> str:
+        """The local part as commands and headers write it (RFC 5321 4.1.2, RFC 5322 3.4.1)."""
+        return self.local if _DOT_STRING.fullmatch(self.local) else f'"{self.local}"'
 
     @property
     def masked(self) -> str:
@@ -84,20 +98,60 @@ class Mailbox:
 
 
 def parse_address(text: str) -> Address:
-    """Return the address of a text. White space around it is ignored.
+    """Return the one address of a text.
+
+    Copied text brings signs with it, which are ignored: white space, invisible characters, brackets, quotes, the comma,
+    semicolon or dot of a sentence. So are ``mailto:`` (RFC 6068) and a display name. Two addresses are an error.
 
     Raises:
-        BadData: the text is not an address (``bad_address``). The message goes into the history, so it does not repeat
+        BadData: the text is not one address (``bad_address``). The message goes into the history, so it does not repeat
             the address.
     """
     text = text.strip()
     # Normalization takes time by the square of a run of combining characters: minutes for a megabyte of them.
     if len(text) > _MAX_TEXT_CHARS:
         raise _bad(f"is longer than {_MAX_ADDRESS_BYTES} octets")
+    text = text.translate(_IGNORED)
+    if "@" not in text:
+        # An input method for Japanese or Chinese types the sign and the letters in full width.
+        text = unicodedata.normalize("NFKC", text)
+    text = _without_surroundings(text)
+    name, bracket, rest = text.rpartition("<")
+    if bracket and rest.endswith(">"):
+        address = parse_address(rest[:-1])
+        # Mail programs repeat the address as its own name. With another one there, it is unclear who is meant.
+        if "@" in name and parse_address(name) != address:
+            raise _bad("is followed by another one; write only one")
+        return address
     local, at, domain = text.rpartition("@")
     if not at:
         raise _bad("has no @")
+    if len(local) > 1 and local[0] == local[-1] == '"':
+        local = local[1:-1]
     return Address(unicodedata.normalize("NFC", local), _a_label(domain))
+
+
+def _without_surroundings(text: str) -> str:
+    while True:
+        shorter = text.strip().strip(_AROUND).rstrip(".")
+        if len(shorter) > 1 and shorter[0] + shorter[-1] in _PAIRS:
+            shorter = shorter[1:-1]
+        if shorter[:7].lower() == "mailto:":
+            shorter = _of_mailto(shorter[7:])
+        if shorter == text:
+            return text
+        text = shorter
+
+
+def _of_mailto(url: str) -> str:
+    """Return the recipients of a mailto URL, without its scheme (RFC 6068 2)."""
+    recipients, _, fields = url.partition("?")
+    try:
+        if "@" in unquote(fields):
+            raise _bad("is followed by another one; write only one")
+        return unquote(recipients.removeprefix("//"), errors="strict")
+    except UnicodeDecodeError:
+        raise _bad("has a %XX that is not UTF-8") from None
 
 
 def parse_mailbox(text: str) -> Mailbox:
@@ -165,8 +219,9 @@ def _check_international(local: str) -> None:
     """Raise `BadData` for characters that hide, or that become others on a server that normalizes."""
     if any(unicodedata.category(char) in _INVISIBLE for char in local):
         raise _bad("has an invisible or unassigned character before the @")
-    # A compatibility character can become @ or a bracket.
-    if not _LOCAL.fullmatch(unicodedata.normalize("NFKC", local)):
+    # A compatibility character can become @, a bracket or a dot.
+    changed = unicodedata.normalize("NFKC", local)
+    if not _LOCAL.fullmatch(changed) or changed.count(".") != local.count("."):
         raise _bad("has a character before the @ that a mail server may turn into another one")
 
 

@@ -3,6 +3,7 @@
 The string below a key is its description in docs/configuration.md. `make docs` copies it there.
 """
 
+import re
 import ssl
 from dataclasses import replace
 from pathlib import Path
@@ -133,6 +134,8 @@ class Mail(Section):
     """folder of templates. A file in it replaces the shipped file of the same name"""
     base_url: BaseUrl = ""
     """the application's URL, put before the `link` of a rule: `https://app.example.org`"""
+    unsubscribe_mailto: AddressText | None = None
+    """address for `List-Unsubscribe`, beside the one of `http.public_url`; see [below](#unsubscribe-by-one-click)"""
     feedback_id: str = Field("", pattern=r"^[!-~]{0,200}$")
     """fixed `Feedback-ID` header for Gmail's Postmaster Tools, such as `verified:plans:pgherald:example`"""
     transport: Literal["smtp", "file", "console"] = "smtp"
@@ -149,6 +152,14 @@ class Mail(Section):
     def _is_folder(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_dir():
             raise ValueError(f"{value} is not a folder; create it, or correct the path")
+        return value
+
+    @field_validator("unsubscribe_mailto")
+    @classmethod
+    def _is_plain(cls, value: Address | None) -> Address | None:
+        # RFC 6068 2: others are escaped in a URL, and not every mail program reads that.
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9._+-]+", value.local):
+            raise ValueError("may have only letters, digits, dots, _, + and - before the @; name another address")
         return value
 
     @model_validator(mode="after")

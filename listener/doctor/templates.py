@@ -118,7 +118,8 @@ def _unlinked(settings: Settings, name: str) -> Iterator[str]:
     if rule.unsubscribe == APPLICATION:
         public = public or settings.mail.base_url
     if rule.unsubscribe and not public:
-        yield "unsubscribe needs [http] public_url: the email has no List-Unsubscribe"
+        has = "only the address to write to" if settings.mail.unsubscribe_mailto else "no List-Unsubscribe"
+        yield f"unsubscribe needs [http] public_url: the email has {has}"
     elif rule.unsubscribe and not public.startswith("https:"):
         yield f"{public} is not https: the email has no List-Unsubscribe-Post, so no one-click unsubscribe"
 

@@ -1,6 +1,6 @@
 """Composes the message of a rule for one row: its links, its words and its bytes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,6 +11,7 @@ from listener.config.keys import show_key
 from listener.config.rules import APPLICATION, BUILT_IN_VARIABLES, OWN_COLUMNS, PLACEHOLDER, Rule
 from listener.config.settings import Settings
 from listener.errors import ConfigError, RuleBroken
+from listener.mail.language import tag_of
 from listener.mail.message import Content, MessageDefaults, build
 from listener.mail.templates import Templates
 from listener.mail.unsubscribe import Subscription, make_token, signing_key
@@ -64,6 +65,7 @@ class Composer:
         self._rules = settings.rules
         self._base_url = mail.base_url
         self._unsubscribe_url = settings.http.public_url
+        self._unsubscribe_mailto = mail.unsubscribe_mailto
         self._templates = templates
         self._signing_key = signing_key(secret)
 
@@ -101,8 +103,9 @@ class Composer:
             RuleBroken: The template uses a variable that no row has.
         """
         rule = self._rules[name]
-        unsubscribe = self._unsubscribe(name, rule, key)
-        made = {"link": self._link(rule, key, row), "unsubscribe": unsubscribe}
+        urls = list(self._unsubscribe_urls(Subscription(name, key, tag_of(row.get("language")))))
+        page = next((url for url in urls if url.startswith("http")), None)
+        made = {"link": self._link(rule, key, row), "unsubscribe": page}
         content = self._templates.render(rule.template, {**row, **made})
         actual = self.recipients.route(recipient)
         octets = build(
@@ -111,7 +114,7 @@ class Composer:
             actual,
             message_id,
             date,
-            unsubscribe=unsubscribe,
+            unsubscribe=urls,
             original_recipient=recipient if actual != recipient else None,
         )
         return Message(message_id, actual, content, octets)
@@ -132,9 +135,15 @@ class Composer:
         link = self._base_url + path
         return link if len(link) <= _MAX_LINK_CHARS else None
 
-    def _unsubscribe(self, name: str, rule: Rule, key: str) -> str | None:
+    def _unsubscribe_urls(self, subscription: Subscription) -> Iterator[str]:
+        """Yield the URLs of List-Unsubscribe, the page before the mailbox: mail programs take the first they can use."""
+        rule = self._rules[subscription.rule]
         base = self._unsubscribe_url or (self._base_url if rule.unsubscribe == APPLICATION else "")
-        if not rule.unsubscribe or not base:
-            return None
-        token = make_token(self._signing_key, Subscription(name, key))
-        return f"{base}/unsubscribe/{token}" if token is not None else None
+        if not rule.unsubscribe or not (base or self._unsubscribe_mailto):
+            return
+        if (token := make_token(self._signing_key, subscription)) is None:
+            return
+        if base:
+            yield f"{base}/unsubscribe/{token}"
+        if self._unsubscribe_mailto:
+            yield f"mailto:{self._unsubscribe_mailto}?subject=unsubscribe-{token}"

@@ -5,7 +5,7 @@ Text from a row never passes through the `email` package. Its header code has le
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -15,7 +15,7 @@ from listener.address import Mailbox
 _MAX_LINE_CHARS = 76
 _ENCODED_WORD_CHARS = len("=?utf-8?q??=")
 
-_URL = re.compile(r"https?://[!#-;=?-~]{1,900}")
+_URL = re.compile(r"(?:https?://|mailto:)[!#-;=?-~]{1,900}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,40}")
 _RESERVED = re.compile(
     r"from|sender|reply-to|to|cc|bcc|subject|date|message-id|mime-version|content-.*"
@@ -74,19 +74,20 @@ def originator(name: str, mailbox: Mailbox) -> str:
     return _folded(name, f"{display_name} <{mailbox.address}>")
 
 
-def list_unsubscribe(url: str | None) -> Iterator[str]:
-    """Yield the header fields of one-click unsubscribe (RFC 8058); none if `url` is None.
+def list_unsubscribe(urls: Sequence[str]) -> Iterator[str]:
+    """Yield the header fields to unsubscribe by one of `urls` (RFC 2369 3.2), by one click if one is https (RFC 8058).
 
     Raises:
-        ValueError: The URL is invalid or too long.
+        ValueError: A URL is invalid or too long.
     """
-    if url is None:
+    if not urls:
         return
-    if not _URL.fullmatch(url):
-        raise ValueError("invalid unsubscribe URL; it must be http or https, and at most 900 characters long")
-    yield f"List-Unsubscribe: <{url}>"
+    if not all(map(_URL.fullmatch, urls)):
+        raise ValueError("invalid unsubscribe URL; it must be http, https or mailto, and at most 900 characters long")
+    # One URL a line, since a line may have at most 998 octets (RFC 5322 2.1.1).
+    yield "List-Unsubscribe: " + ",\r\n ".join(f"<{url}>" for url in urls)
     # RFC 8058 3.1 requires https for one click.
-    if url.startswith("https:"):
+    if any(url.startswith("https:") for url in urls):
         yield "List-Unsubscribe-Post: List-Unsubscribe=One-Click"
 
 

@@ -16,15 +16,26 @@ PARTS = ("subject.txt.j2", "body.txt.j2", "body.html.j2")
 """The files of a template, in the order subject, text and HTML."""
 
 
+def tag_of(wanted: object) -> str:
+    """Return the language tag of a row's value in small letters, and ``""`` if it has none.
+
+    Parts at the end that do not belong to a tag are left out: ``de_AT`` is ``de-at``, and ``de_AT.UTF-8`` is ``de``.
+    """
+    if not isinstance(wanted, str):
+        return ""
+    tag = wanted[:_MAX_TAG_CHARS].strip().lower().replace("_", "-")
+    while tag and not _TAG.fullmatch(tag):
+        tag = tag.rpartition("-")[0]
+    return tag
+
+
 def choose(available: Collection[str], wanted: object) -> str:
     """Return the translation for a reader of the language `wanted`, or ``""`` for the default (RFC 4647 3.4).
 
     A reader of ``de-AT`` gets ``de-at`` if it is available, then ``de``. `wanted` comes from a row. It is only compared
     with `available`, so that it cannot name a file.
     """
-    if not isinstance(wanted, str):
-        return ""
-    tag = wanted[:_MAX_TAG_CHARS].strip().lower().replace("_", "-")
+    tag = tag_of(wanted)
     while tag and tag not in available:
         tag = tag.rpartition("-")[0]
     return tag

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
@@ -95,13 +96,13 @@ def build(
     message_id: str,
     date: datetime,
     *,
-    unsubscribe: str | None = None,
+    unsubscribe: Sequence[str] = (),
     original_recipient: Address | None = None,
 ) -> bytes:
     """Return the whole message (RFC 5322), ended by CRLF and not dot-stuffed.
 
     `date` is the time of the change and not of the sending, so that a second sending has the same bytes.
-    `unsubscribe` is the URL of RFC 8058. `original_recipient` is the owner of the row if `recipient` gets the message
+    `unsubscribe` are the URLs of List-Unsubscribe. `original_recipient` is the owner of the row if `recipient` gets the message
     instead (``mail.redirect_to``).
 
     Raises:

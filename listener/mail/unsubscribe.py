@@ -1,18 +1,23 @@
 """One-click unsubscribe (RFC 8058): the token in List-Unsubscribe, and the statement that it runs.
 
-A token is ``v1.PAYLOAD.SIGNATURE``, both parts in base64url without padding (RFC 4648 5). PAYLOAD is the rule's name, a
-colon and the row's key, in UTF-8. SIGNATURE is the first 16 bytes of HMAC-SHA256 (RFC 2104) over ``v1.PAYLOAD``, with
-`signing_key` as its key. A token never expires, because the link of an old message must work too.
+A token is ``v1PAYLOAD0SIGNATURE``, both parts in base32 without padding (RFC 4648 6), in lower case. PAYLOAD is the rule's
+name, the reader's language and the row's key, with colons between them, in UTF-8. SIGNATURE is the first 16 bytes of
+HMAC-SHA256 (RFC 2104) over ``v1PAYLOAD``, with `signing_key` as its key. A token never expires, because the link of an old
+message must work too.
+
+Links are damaged on their way: mail programs wrap them, readers copy the dot behind them, gateways change their case.
+Letters and digits of one case survive that, and the fixed length of the signature shows where the token ends.
 """
 
 import base64
-import binascii
 import hmac
+import html
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
+from urllib.parse import unquote
 
 import psycopg
 
@@ -27,8 +32,14 @@ _VERSION = "v1"
 _CALL = re.compile(r"\s*CALL\b", re.IGNORECASE)
 # More than any usual key needs. With the URL before it, the token stays below the 900 characters that a header may have.
 _MAX_TOKEN_CHARS = 600
-# 128 bits cannot be guessed, and a shorter token breaks less often in mail programs.
+# 128 bits cannot be guessed, and a shorter token breaks less often in mail programs. They are 26 characters in base32.
 _SIGNATURE_BYTES = 16
+_TOKEN = re.compile("(v1[a-z2-7]+)0([a-z2-7]{26})")
+# Damage makes a token longer, by the marks of a quotation in each of its lines. The parameters of a tracker may follow.
+# The rest is not read, so that junk costs little.
+_MAX_DAMAGED_CHARS = 2 * _MAX_TOKEN_CHARS
+_NOT_OF_TOKEN = re.compile("[^a-z0-9]+")
+_QUOTED_PRINTABLE = re.compile("=([0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,8 @@ class Subscription:
 
     rule: str
     key: str
+    language: str = ""
+    """the reader's language, as `language.tag_of` returns it"""
 
 
 def signing_key(secret: bytes) -> bytes:
@@ -48,27 +61,27 @@ def signing_key(secret: bytes) -> bytes:
 
 
 def make_token(signing_key: bytes, subscription: Subscription) -> str | None:
-    """Return the token, always the same for the same row. Return None if the key is too long for a URL."""
-    payload = _base64url(f"{subscription.rule}:{subscription.key}".encode())
-    token = f"{_VERSION}.{payload}.{_signature(signing_key, payload)}"
+    """Return the token, always the same for the same subject. Return None if the key is too long for a URL."""
+    signed = _VERSION + _base32(f"{subscription.rule}:{subscription.language}:{subscription.key}".encode())
+    token = f"{signed}0{_signature(signing_key, signed)}"
     return token if len(token) <= _MAX_TOKEN_CHARS else None
 
 
-def read_token(signing_key: bytes, token: str) -> Subscription | None:
-    """Return the subject of a token, or None if its signature is invalid. The row may not exist any more."""
-    version, _, rest = token.partition(".")
-    payload, _, signature = rest.partition(".")
-    if version != _VERSION:
-        return None
-    # Compare the texts and not the decoded bytes: base64 has several spellings of the same bytes.
-    expected = _signature(signing_key, payload)
-    if not hmac.compare_digest(signature.encode("utf-8", "replace"), expected.encode("ascii")):
-        return None
-    try:
-        rule, _, key = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)).decode().partition(":")
-    except (binascii.Error, UnicodeError):
-        return None
-    return Subscription(rule, key)
+def read_token(signing_key: bytes, text: str) -> Subscription | None:
+    """Return the subject of the token in a text, repairing damage to it. Return None if no signature is valid.
+
+    The row may not exist any more.
+    """
+    text = html.unescape(unquote(text[:_MAX_DAMAGED_CHARS]))
+    # An = before two hexadecimal digits is an escape of quoted-printable (RFC 2045 6.7), or a line end behind which the
+    # token goes on. Only the signature tells.
+    for spelling in dict.fromkeys((text, _QUOTED_PRINTABLE.sub(lambda octet: chr(int(octet[1], 16)), text))):
+        found = _TOKEN.search(_NOT_OF_TOKEN.sub("", spelling.lower()))
+        if found is not None and hmac.compare_digest(found[2], _signature(signing_key, found[1])):
+            payload = found[1].removeprefix(_VERSION).upper()
+            rule, language, key = base64.b32decode(payload + "=" * (-len(payload) % 8)).decode().split(":", 2)
+            return Subscription(rule, key, language)
+    return None
 
 
 def is_statement(rule: Rule) -> bool:
@@ -126,9 +139,9 @@ def _failure(name: str, exc: BaseException) -> RuleBroken | DatabaseUnavailable:
     return RuleBroken(f"[rules.{name}] unsubscribe fails: {summary(exc)}")
 
 
-def _signature(key: bytes, payload: str) -> str:
-    return _base64url(hmac.digest(key, f"{_VERSION}.{payload}".encode("utf-8", "replace"), "sha256")[:_SIGNATURE_BYTES])
+def _signature(key: bytes, signed: str) -> str:
+    return _base32(hmac.digest(key, signed.encode("ascii"), "sha256")[:_SIGNATURE_BYTES])
 
 
-def _base64url(octets: bytes) -> str:
-    return base64.urlsafe_b64encode(octets).decode("ascii").rstrip("=")
+def _base32(octets: bytes) -> str:
+    return base64.b32encode(octets).decode("ascii").rstrip("=").lower()

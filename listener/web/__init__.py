@@ -4,7 +4,7 @@
   configured.
 - `probes` answers ``/livez``, ``/readyz`` and ``/metrics``.
 - `page` and `stream` serve the status page and its live updates. `auth` decides who may act on it.
-- `unsubscribe` answers the only path that is meant for the public.
+- `unsubscribe` answers the only path that is meant for the public. `wording` has its words in several languages.
 - `security` checks the Host header, sets the security headers and keeps exceptions out of responses.
 
 `static/` and `templates/` hold the files of the page. Everything from a row passes Jinja's autoescaping and `excerpt`.

@@ -90,7 +90,7 @@ lookup = """{rule.lookup}"""
             assert signer.verifies(signed)
             continue
         for before, after in (
-            (b"/unsubscribe/v1.", b"/unsubscribe/v2."),
+            (b"/unsubscribe/v1", b"/unsubscribe/v2"),
             (b"One-Click", b"One-click"),
             (b"Congratulations", b"Commiserations"),
         ):

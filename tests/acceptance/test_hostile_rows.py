@@ -42,14 +42,16 @@ PLACES = [
 LARGE = ["a" * 1_000_000, "é" * 1_000_000, "\n" * 1_000_000, "<" * 300_000, "=?" * 400_000]
 ADDRESSES: dict[str, str | None] = {
     "jane@example.org\r\nRCPT TO:<evil@example.org>": None, "jane@example.org>\r\nDATA\r\n": None, "x@example.org\nBcc: y@example.org": None,
-    "jane@example.org, evil@example.org": None, "evil@example.org <jane@example.org>": None, "<jane@example.org>": None,
+    "jane@example.org, evil@example.org": None, "evil@example.org <jane@example.org>": None, "<jane@example.org><evil@example.org>": None,
     '"jane doe"@example.org': None, '"jane\r\n"@example.org': None, 'ja"ne@example.org': None, "jane doe@example.org": None,
     "jane@exam ple.org": None, "jane@": None, "@example.org": None, "jane": None, "jane@@example.org": None, "jane@example..org": None,
     "jane@[127.0.0.1]": None, "jane@127.0.0.1": None, "=?utf-8?q?evil?=@example.org": None, "jane@example.org SIZE=1": None,
-    "a" * 65 + "@example.org": None, "a@" + "b." * 126 + "org": None, "ja\u202ene@example.org": None, "jane＠example.org": None,
-    "jane\u200b@example.org": None, "j\x01ne@example.org": None, "用\u2028户@example.org": None, "a" * 1_000_000 + "@example.org": None,
+    "a" * 65 + "@example.org": None, "a@" + "b." * 126 + "org": None, "ja\u202ene@example.org": None, "jane＠example.org＠": None,
+    "jane\u200d@example.org": None, "mailto:jane%0D%0A@example.org": None, "j\x01ne@example.org": None, "用\u2028户@example.org": None, "a" * 1_000_000 + "@example.org": None,
     # These are addresses.
     " padded@example.org\n": "padded@example.org", "JANE@EXAMPLE.ORG": "JANE@example.org", "o'brien+x=y@example.org": "o'brien+x=y@example.org",
+    "<bracket@example.org>": "bracket@example.org", "wide＠example.org": "wide@example.org", "zero\u200b@example.org": "zero@example.org",
+    "mailto:url@example.org?subject=x%0D%0ABcc:x": "url@example.org", "x..y.@docomo.ne.jp": '"x..y."@docomo.ne.jp',
     "{{7*7}}@example.org": "{{7*7}}@example.org", "-oQ/tmp@example.org": "-oQ/tmp@example.org",
     "jane@münchen.example": "jane@xn--mnchen-3ya.example", "用户@例え.example": "用户@xn--r8jz45g.example",
 }  # fmt: skip
@@ -108,7 +110,8 @@ def test_hostile_rows(database: Database, mail: MailServer, pgherald: Pgherald, 
     headers = read["ordinary0@example.org"].keys()
     for recipient, message in read.items():
         assert message.keys() == headers, recipient
-        assert message["To"] == recipient
+        # This parser removes the quotes of a local part. test_addresses.py looks at the bytes.
+        assert message["To"] == recipient.replace('"', "")
         assert message["Subject"].startswith("Verified:")
         says(message, by_place.get(recipient, "Café"))
 

@@ -24,6 +24,7 @@ def configure(folder: Path, lookup: str) -> dict[str, str]:
 [mail]
 base_url = "https://app.example.org"
 templates = "{folder / "templates"}"
+unsubscribe_mailto = "stop@example.org"
 [http]
 public_url = "https://mail.example.org"
 [rules.{RULE}]
@@ -59,11 +60,15 @@ def test_languages_links_and_reload(database: Database, mail: MailServer, pghera
         assert f"https://app.example.org/dateplans/{plan}" in text
         assert f"https://app.example.org/dateplans/{plan}" in html
         assert german["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
-        [token] = re.findall(r"^<https://mail\.example\.org/unsubscribe/(\S+)>$", german["List-Unsubscribe"])
+        mailto = r"<mailto:stop@example\.org\?subject=unsubscribe-(\S+)>"
+        found = re.fullmatch(rf"<https://mail\.example\.org/unsubscribe/(\S+)>, {mailto}", german["List-Unsubscribe"])
+        assert found is not None
+        assert found[1] == found[2]
+        token = found[1]
         key = database.value(
             "SELECT encode(sha256(convert_to('pgherald unsubscribe ' || replace(value, '-', ''), 'UTF8')), 'hex') FROM pgherald.secret"
         )
-        assert read_token(key.encode(), token) == Subscription(RULE, str(plan))
+        assert read_token(key.encode(), token) == Subscription(RULE, str(plan), "de-at")
 
         french = tmp_path / "templates" / RULE / "fr"
         subject = french / "subject.txt.j2"

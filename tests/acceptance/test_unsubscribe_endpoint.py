@@ -30,9 +30,9 @@ unsubscribe = '''
 ONE_CLICK = "List-Unsubscribe=One-Click"
 
 
-def path_of(database: Database, key: object) -> str:
+def path_of(database: Database, key: object, language: str = "") -> str:
     secret = str(database.value("SELECT value FROM pgherald.secret")).replace("-", "").encode()
-    return f"/unsubscribe/{make_token(signing_key(secret), Subscription(RULE, str(key)))}"
+    return f"/unsubscribe/{make_token(signing_key(secret), Subscription(RULE, str(key), language))}"
 
 
 def consents(database: Database) -> list[bool]:
@@ -59,12 +59,22 @@ def test_by_one_click(database: Database, pgherald: Pgherald) -> None:
         assert (done.status, "You are unsubscribed" in done.text) == (200, True)
         assert consents(database) == [False, True]
         again = client.post(path, ONE_CLICK, Host="mail.example.org", Origin="https://mail.google.com")
-        # Nobody's token, a row that is not there, one that is no number: the same answer, to the byte.
-        strange = [path_of(database, 4711), path_of(database, 1)[:-2] + "xx", "/unsubscribe/x", "/unsubscribe/%00"]
-        answers = [done, again, *(client.post(where, ONE_CLICK) for where in strange)]
+        # A row that is not there: the same answer, to the byte.
+        answers = [done, again, client.post(path_of(database, 4711), ONE_CLICK)]
         assert {answer.status for answer in answers} == {200}
         assert len({without_nonce(answer.text) for answer in answers}) == 1
-        assert len({without_nonce(client.get(where).text) for where in [path, *strange]}) == 1
+        assert len({without_nonce(client.get(where).text) for where in [path, path_of(database, 4711)]}) == 1
+        # Nobody's token, or a part of one: the same answer too, whatever rows there are.
+        strange = [
+            path_of(database, plan)[:-2] + "xx",
+            path_of(database, 4711)[:-2] + "xx",
+            path[:-1],
+            "/unsubscribe/%00",
+        ]
+        refused = [ask(where) for where in [*strange, "/unsubscribe/"] for ask in (client.get, client.post)]
+        assert {answer.status for answer in refused} == {400}
+        assert len({without_nonce(answer.text) for answer in refused}) == 1
+        answers += refused
         for answer in (asked, *answers):
             assert not {"set-cookie", "location"} & answer.headers.keys()
             assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
@@ -73,6 +83,41 @@ def test_by_one_click(database: Database, pgherald: Pgherald) -> None:
         # A multipart body is one click too.
         body = '--x\r\nContent-Disposition: form-data; name="List-Unsubscribe"\r\n\r\nOne-Click\r\n--x--\r\n'
         assert client.post(path, body, Content_Type="multipart/form-data; boundary=x").status == 200
+
+
+def test_a_link_that_was_damaged_on_its_way_works(database: Database, pgherald: Pgherald) -> None:
+    (pgherald.folder / "pgherald.toml").write_text(CONFIG, encoding="utf-8")
+    made = []
+    with pgherald.daemon(env=ANY_PORT) as daemon:
+        client = Client(daemon)
+
+        def new_path() -> str:
+            made.append(database.add_plan("Café", f"{len(made)}@example.org"))
+            return path_of(database, made[-1])
+
+        behind = (".", ",", ")", "%3E", "&gt;", "%22", "%20", "/", "%E2%80%8B", "%C2%AD", "=%0D%0A", "?utm_source=x")
+        damaged = [f"{new_path()}{signs}" for signs in behind]
+        for signs in ("%0D%0A", "=%0D%0A", "=", "%20", "%0A%3E%20", "%C2%AD", "%E2%80%8B", "?", "%AD"):
+            path = new_path()
+            damaged.append(f"{path[:60]}{signs}{path[60:]}")
+        damaged += [new_path().upper(), f"/unsubscribe/{new_path().rpartition('/')[2].upper()}"]
+        for path in damaged:
+            assert client.get(path, Host="mail.example.org").status == 200, path
+            done = client.post(path, ONE_CLICK, Host="mail.example.org")
+            assert (done.status, "You are unsubscribed" in done.text) == (200, True), path
+        assert consents(database) == [False] * len(made)
+
+
+def test_the_page_speaks_the_language_of_the_mail(database: Database, pgherald: Pgherald) -> None:
+    (pgherald.folder / "pgherald.toml").write_text(CONFIG, encoding="utf-8")
+    plan = database.add_plan("Café", "a@example.org")
+    with pgherald.daemon(env=ANY_PORT) as daemon:
+        client = Client(daemon)
+        asked = client.get(path_of(database, plan, "de-at"), Accept_Language="fr")
+        assert ('<html lang="de">' in asked.text, "Abbestellen" in asked.text) == (True, True)
+        assert "Sie sind abgemeldet" in client.post(path_of(database, plan, "de-at"), ONE_CLICK).text
+        assert '<html lang="fr">' in client.get(path_of(database, plan), Accept_Language="fr").text
+        assert "unvollständig" in client.get("/unsubscribe/x", Accept_Language="de-DE,de;q=0.9").text
 
 
 def test_by_the_public_name_nothing_else_is_there(database: Database, pgherald: Pgherald) -> None:
@@ -102,5 +147,13 @@ def test_too_many_and_what_cannot_be_done(database: Database, pgherald: Pgherald
         assert (failed.status, failed.headers["retry-after"]) == (503, "60")
         assert "other" not in failed.text
         daemon.wait_event("unsubscribe_failed")
-        answers = {client.post("/unsubscribe/x", ONE_CLICK).status for _ in range(400)}
-        assert answers == {200, 503}
+        database.execute("ALTER TABLE public.users RENAME COLUMN other TO email_notifications_enabled")
+        # Junk does not use up the limit.
+        assert {client.post("/unsubscribe/x", ONE_CLICK).status for _ in range(400)} == {400}
+        assert client.post(path, ONE_CLICK).status == 200
+        assert consents(database) == [False]
+        lines = [event for event in daemon.events if event["event"] == "unsubscribe_link_damaged"]
+        assert 1 <= len(lines) < 40
+        assert lines[0]["level"] == "warning"
+        statuses = [client.post(path, ONE_CLICK).status for _ in range(1000)]
+        assert set(statuses) == {200, 503}

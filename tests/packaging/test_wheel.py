@@ -88,7 +88,7 @@ def test_installed_it_adds_one_package_that_finds_its_files(built: Built, tmp_pa
 import sys; sys.path.insert(0, sys.argv[1])
 from listener.resources import resource
 print(resource("sql/triggers.sql")); print(resource("templates/_layout.html.j2"))
-print(resource("mail/clients.json"))
+print(resource("mail/clients.json")); print(resource("web/wording.json"))
 """
     found = subprocess.run(
         [sys.executable, "-c", script, target], cwd=tmp_path, check=True, capture_output=True, text=True
@@ -97,6 +97,7 @@ print(resource("mail/clients.json"))
         target / "listener" / "sql" / "triggers.sql",
         target / "listener" / "templates" / "_layout.html.j2",
         target / "listener" / "mail/clients.json",
+        target / "listener" / "web/wording.json",
     ]
     assert all(Path(line).is_file() for line in found.stdout.splitlines())
 

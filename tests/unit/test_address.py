@@ -27,6 +27,8 @@ from listener.errors import BadData
         ("用户@example.org", "用户@example.org"),
         ("jose\u0301@example.org", "jos\u00e9@example.org"),
         ("a" * 64 + "@example.org", "a" * 64 + "@example.org"),
+        ('"jane"@example.org', "jane@example.org"),
+        ('"jane.doe"@example.org', "jane.doe@example.org"),
     ],
 )
 def test_an_address_is_taken_and_put_in_its_plain_form(text: str, expected: str) -> None:
@@ -44,9 +46,6 @@ def test_an_address_is_taken_and_put_in_its_plain_form(text: str, expected: str)
         "jane@@example.org",
         "jane@doe@example.org",
         "jane doe@example.org",
-        "<jane@example.org>",
-        "Jane <jane@example.org>",
-        '"jane"@example.org',
         '"jane doe"@example.org',
         '"a\\"@b\r\nRCPT TO:<evil@example.org>"@example.org',
         "jane@example.org\r\nRCPT TO:<evil@example.org>",
@@ -59,24 +58,55 @@ def test_an_address_is_taken_and_put_in_its_plain_form(text: str, expected: str)
         "jane\u00a0x@example.org",
         "jane\u2028x@example.org",
         "jane\u202ex@example.org",
-        "jane\u200bx@example.org",
         "jane\ud800@example.org",
         "jane\uff20evil@example.org",
         "jane\uff1cx@example.org",
         "jane@evil\uff20example.org",
-        ".jane@example.org",
-        "jane.@example.org",
-        "ja..ne@example.org",
         "jane,evil@example.org",
         "jane;evil@example.org",
         "jane:x@example.org",
         "jane(x)@example.org",
+        ".@example.org",
+        "...@example.org",
+        '"."@example.org',
+        '"ja"ne"@example.org',
+        '"jane@example.org',
+        "jane\u2026@example.org",
+        "jane\uff0e\uff0ex@example.org",
+        "jane\u200cx@example.org",
+        '"jane\\"@example.org',
+        '""@example.org',
+        "<>",
+        "mailto:",
         "jane@example.org,evil@example.org",
+        "jane@example.org, evil@example.org",
+        "jane@example.org; evil@example.org;",
+        "jane@example.org evil@example.org",
+        "jane@example.org\nevil@example.org",
+        "jane@example.org/evil@example.org",
+        "jane@example.org|evil@example.org",
+        "<jane@example.org>, <evil@example.org>",
+        "<jane@example.org><evil@example.org>",
+        '"jane@example.org", "evil@example.org"',
+        "'jane@example.org','evil@example.org'",
+        "Jane <jane@example.org>, Evil <evil@example.org>",
+        "jane@example.org <evil@example.org>",
+        '"jane@example.org" <evil@example.org>',
+        "jane@example.org<mailto:evil@example.org>",
+        "mailto:jane@example.org,evil@example.org",
+        "mailto:jane@example.org?cc=evil@example.org",
+        "mailto:jane@example.org?bcc=evil%40example.org",
+        "mailto:jane%40example.org%2Cevil%40example.org",
+        "mailto:jane%0D%0ARCPT%20TO:evil@example.org",
+        "mailto:jane%FF@example.org",
+        "jane\uff20example.org, evil\uff20example.org",
+        "Jane <jane@example.org",
+        "jane@example.org>",
+        "a" * 63 + ".@example.org",
         "=?utf-8?q?jane=40evil.example=3e=00?=@example.org",
         "x=?utf-8?b?amFuZQ==?=@example.org",
         "jane@example..org",
         "jane@.example.org",
-        "jane@example.org.",
         "jane@-example.org",
         "jane@exa_mple.org",
         "jane@exam ple.org",
@@ -104,6 +134,74 @@ def test_a_malformed_address_is_bad_data_and_its_detail_does_not_repeat_it(text:
 
 
 @pytest.mark.parametrize(
+    ("text", "local"),
+    [
+        ("try..this..0511@docomo.ne.jp", "try..this..0511"),
+        ("xxx.@docomo.ne.jp", "xxx."),
+        (".xxx@docomo.ne.jp", ".xxx"),
+        ("...x-._.@ezweb.ne.jp", "...x-._."),
+        ('"try..this..0511"@docomo.ne.jp', "try..this..0511"),
+        ("Taro <xxx.@docomo.ne.jp>", "xxx."),
+        ("mailto:%22a..b%22@docomo.ne.jp", "a..b"),
+        ("用..户@example.org", "用..户"),
+        ("a" * 61 + ".@docomo.ne.jp", "a" * 61 + "."),
+    ],
+)
+def test_dots_in_places_of_their_own_are_quoted(text: str, local: str) -> None:
+    address = parse_address(text)
+    assert address.local == local
+    assert str(address) == f'"{local}"@{address.domain}'
+    assert parse_address(str(address)) == address
+    assert address.masked == f"{local[0]}***@{address.domain}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffjane@example.org",
+        "\u200bjane@example.org\u200b",
+        "jane@\u200bexample.org",
+        "ja\u00adne\u2060@exam\ufeffple.org",
+        "\u202ajane@example.org\u202c",
+        "\u200e\u2068jane@example.org\u2069\u200d",
+        "\u00a0\tjane@example.org\u3000\r\n\u00a0",
+        "mailto:jane@example.org",
+        "MailTo: jane@example.org",
+        "mailto://jane@example.org",
+        "mailto:jane%40example.org",
+        "mailto:jane@example.org?subject=Hello%20there",
+        "<mailto:jane@example.org>",
+        "<jane@example.org>",
+        "< jane@example.org >;",
+        "<<jane@example.org>>",
+        "jane@example.org;",
+        "jane@example.org, ",
+        ";jane@example.org ; ;",
+        "jane@example.org.",
+        "jane@Example.ORG.;",
+        '"jane@example.org"',
+        "'jane@example.org'",
+        "„jane@example.org“,",
+        "`jane@example.org`",
+        "(jane@example.org)",
+        "[jane@example.org]",
+        "Jane <jane@example.org>",
+        "Doe, Jane <jane@example.org>;",
+        '"Doe, Jane" <jane@example.org>',
+        "'jane@example.org' <jane@example.org>",
+        "jane@example.org<mailto:jane@EXAMPLE.org>",
+        "\ufeffmailto:\u200b<jane@example.org>;\u00a0",
+        "jane\uff20example.org",
+        "ｊａｎｅ＠ｅｘａｍｐｌｅ．ｏｒｇ",
+        "jane\ufe6bexample.org",
+        "jane@example.org" + " " * 1_000_000,
+    ],
+)
+def test_what_copying_leaves_around_an_address_is_ignored(text: str) -> None:
+    assert parse_address(text) == Address("jane", "example.org")
+
+
+@pytest.mark.parametrize(
     ("local", "domain"),
     [
         ("jane\r\nDATA", "example.org"),
@@ -115,6 +213,9 @@ def test_a_malformed_address_is_bad_data_and_its_detail_does_not_repeat_it(text:
         ("<jane", "example.org"),
         ("", "example.org"),
         ("jane", ""),
+        ('ja"ne.', "example.org"),
+        ('"jane."', "example.org"),
+        ("jane.\\", "example.org"),
     ],
 )
 def test_no_address_can_be_made_past_the_parser(local: str, domain: str) -> None:
@@ -125,6 +226,13 @@ def test_no_address_can_be_made_past_the_parser(local: str, domain: str) -> None
 @given(st.text())
 def test_any_text_is_an_address_or_bad_data(text: str) -> None:
     _parse_or_refuse(text)
+
+
+@pytest.mark.parametrize("piece", ["<", "<>", ", ", ".,", "mailto:", "a@b<", "a@b <a@b>", '"', "mailto:%3C"])
+@pytest.mark.timeout(60)
+def test_surroundings_have_no_depth_that_fails(piece: str) -> None:
+    _parse_or_refuse(piece * (1016 // len(piece)))
+    _parse_or_refuse(f"{piece * 50}a@b.example{'>' * 50}")
 
 
 @given(st.text(st.sampled_from(string.printable + "@@..<>é用\u200b\uff20\ufe52")), st.text())
@@ -141,7 +249,8 @@ def _parse_or_refuse(text: str) -> None:
     whole = str(address)
     assert whole.count("@") == 1
     assert whole.isprintable()
-    assert not set(whole) & set(' <>()[]\\,;:"')
+    assert not set(address.local + address.domain) & set(' <>()[]\\,;:"')
+    assert whole.count('"') in (0, 2)
     assert address.domain.isascii()
     assert len(whole.encode()) <= 254
     assert parse_address(whole) == address
@@ -218,6 +327,19 @@ def test_a_malformed_mailbox_is_a_value_error(text: str) -> None:
 )
 def test_a_strangers_text_is_masked_and_escaped(text: str, expected: str) -> None:
     assert mask(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('550 5.1.1 <"try..this."@docomo.ne.jp>: no', "550 5.1.1 <***@docomo.ne.jp>: no"),
+        ("<try..this.@docomo.ne.jp> no", "<t***@docomo.ne.jp> no"),
+        ("try..this.... User unknown", "t***... User unknown"),
+        ('"try..this." unknown', '"t***" unknown'),
+    ],
+)
+def test_a_quoted_local_part_is_masked_in_every_form(text: str, expected: str) -> None:
+    assert mask(text, parse_address("try..this.@docomo.ne.jp")) == expected
 
 
 def test_a_strangers_text_is_cut_after_it_is_masked() -> None:

@@ -80,6 +80,8 @@ def test_translations_are_tried_too(plan: int, doctor: Examine, tmp_path: Path) 
 def test_links_that_lead_nowhere(plan: int, doctor: Examine) -> None:
     linked = rule_with(link="/dateplans/{key}", unsubscribe="SELECT 1 WHERE '1' = ANY (%(keys)s)")
     names(doctor(linked), MAIL, "warn", "no button", "no List-Unsubscribe")
+    mailto = {"PGHERALD_MAIL_UNSUBSCRIBE_MAILTO": "stop@example.org"}
+    names(doctor(linked, **mailto), MAIL, "warn", "no button", "only the address to write to")
     there = {
         "PGHERALD_MAIL_BASE_URL": "https://app.example.org",
         "PGHERALD_HTTP_PUBLIC_URL": "https://mail.example.org",

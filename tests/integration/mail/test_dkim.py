@@ -47,7 +47,7 @@ def message(text: str) -> bytes:
         parse_address("jane@example.org"),
         KEY,
         DATE,
-        unsubscribe="https://plans.example/unsubscribe/abc",
+        unsubscribe=["https://plans.example/unsubscribe/abc", "mailto:stop@plans.example?subject=unsubscribe-abc"],
     )
 
 

@@ -2,7 +2,7 @@
 
 from listener.address import parse_address
 from listener.smtp.server import SmtpServer, Timeouts
-from tests.support.settings import loaded
+from tests.support.settings import loaded, refused
 
 
 def test_the_server_has_everything_that_a_session_needs() -> None:
@@ -28,6 +28,14 @@ def test_bounces_go_to_the_sender_unless_another_address_is_set() -> None:
     assert loaded(f"{sender}envelope_from = 'bounces@example.org'").mail.return_path == parse_address(
         "bounces@example.org"
     )
+
+
+def test_the_address_to_unsubscribe_needs_no_escapes_in_a_url() -> None:
+    for address in ("stop+plans_1@example.org", "stop@bücher.example"):
+        assert loaded(f"[mail]\nunsubscribe_mailto = '{address}'").mail.unsubscribe_mailto == parse_address(address)
+    for address in ("stop?x@example.org", "stop&x@example.org", "stoß@example.org", "stop%41@example.org"):
+        said = refused(f"[mail]\nunsubscribe_mailto = '{address}'")
+        assert "[mail] unsubscribe_mailto: may have only letters, digits" in said
 
 
 def test_lookups_use_their_own_login_if_there_is_one() -> None:

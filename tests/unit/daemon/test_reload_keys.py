@@ -38,6 +38,7 @@ OTHER: dict[str, Any] = {
     "mail.idempotency_header": "X-Other",
     "mail.templates": TEMPLATES,
     "mail.base_url": "https://other.example.org",
+    "mail.unsubscribe_mailto": HERE,
     "mail.feedback_id": "a:b:c:d",
     "mail.transport": "console",
     "mail.directory": Path("/other"),

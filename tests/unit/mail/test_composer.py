@@ -115,11 +115,45 @@ def test_one_click_unsubscribe(statement: str, sections: dict[str, Any], base: s
         assert "List-Unsubscribe-Post" not in parsed
         return
     url = str(parsed["List-Unsubscribe"])
-    assert re.fullmatch(rf"<{base}/unsubscribe/[\w.-]+>", url)
+    assert re.fullmatch(rf"<{base}/unsubscribe/[a-z0-9]+>", url)
     assert parsed["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     assert read_token(signing_key(SECRET), url.rpartition("/")[2].rstrip(">")) == Subscription(NAME, "4711")
     assert f"Unsubscribe: {url.strip('<>')}\n" in message.content.text
     assert f'href="{url.strip("<>")}"' in (message.content.html or "")
+
+
+@pytest.mark.parametrize(
+    ("language", "tag"),
+    [("de", "de"), ("de_AT", "de-at"), (None, ""), (7, ""), ("x:y", ""), ("fr-fr:7", "fr"), ("\u202e", "")],
+)
+def test_the_token_knows_the_readers_language(language: Any, tag: str) -> None:
+    _, parsed = compose(composer({"unsubscribe": STATEMENT}, **ADDRESSES), language=language)
+    token = str(parsed["List-Unsubscribe"]).rpartition("/")[2].rstrip(">")
+    assert read_token(signing_key(SECRET), token) == Subscription(NAME, "4711", tag)
+
+
+@pytest.mark.parametrize(
+    ("statement", "http", "count"),
+    [(STATEMENT, ADDRESSES["http"], 2), (STATEMENT, {}, 1), ("application", {}, 1), ("", ADDRESSES["http"], 0)],
+)
+def test_a_mailbox_to_unsubscribe(statement: str, http: dict[str, Any], count: int) -> None:
+    mail = {"unsubscribe_mailto": "stop+plans@Bücher.example"}
+    message, parsed = compose(composer({"unsubscribe": statement}, mail=mail, http=http))
+    urls = re.findall("<(.*?)>", str(parsed.get("List-Unsubscribe", "")))
+    assert len(urls) == count
+    assert ("List-Unsubscribe-Post" in parsed) == (count == 2)
+    if count:
+        start = "mailto:stop+plans@xn--bcher-kva.example?subject=unsubscribe-"
+        assert urls[-1].startswith(start)
+        assert read_token(signing_key(SECRET), urls[-1].removeprefix(start)) == Subscription(NAME, "4711")
+    assert "mailto:" not in message.content.text
+
+
+def test_the_longest_token_and_address_fit_the_header() -> None:
+    mail = {"unsubscribe_mailto": "a" * 64 + "@" + ".".join(["b" * 61] * 3)}
+    http = {"public_url": "https://" + "c" * 60 + "." + "d" * 60 + ".example/" + "e" * 60}
+    _, parsed = compose(composer({"unsubscribe": STATEMENT}, mail=mail, http=http), "k" * 335)
+    assert len(re.findall("<.*?>", str(parsed["List-Unsubscribe"]))) == 2
 
 
 @given(st.text(max_size=100), st.text(max_size=60))

@@ -77,14 +77,23 @@ def test_an_originator(mailbox: str, field: str) -> None:
 
 
 def test_unsubscribe_is_one_click_only_over_https() -> None:
-    assert list(list_unsubscribe(None)) == []
-    assert list(list_unsubscribe("http://localhost/u")) == ["List-Unsubscribe: <http://localhost/u>"]
-    assert list(list_unsubscribe("https://x.example/u")) == [
+    assert list(list_unsubscribe([])) == []
+    assert list(list_unsubscribe(["http://localhost/u"])) == ["List-Unsubscribe: <http://localhost/u>"]
+    assert list(list_unsubscribe(["https://x.example/u"])) == [
         "List-Unsubscribe: <https://x.example/u>",
         "List-Unsubscribe-Post: List-Unsubscribe=One-Click",
     ]
     with pytest.raises(ValueError, match="invalid unsubscribe URL"):
-        list(list_unsubscribe("https://x.example/a b"))
+        list(list_unsubscribe(["https://x.example/a b"]))
+
+
+def test_a_mailbox_to_unsubscribe_stands_behind_the_page_on_a_line_of_its_own() -> None:
+    mailto = "mailto:stop@x.example?subject=unsubscribe-x"
+    assert list(list_unsubscribe(["https://x.example/u", mailto])) == [
+        f"List-Unsubscribe: <https://x.example/u>,\r\n <{mailto}>",
+        "List-Unsubscribe-Post: List-Unsubscribe=One-Click",
+    ]
+    assert list(list_unsubscribe([mailto])) == [f"List-Unsubscribe: <{mailto}>"]
 
 
 def test_a_date_is_written_in_utc() -> None:

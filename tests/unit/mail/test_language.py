@@ -1,5 +1,6 @@
 """Translations: who reads which, where their files come from, and that a row never names a file."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from listener.errors import RuleBroken
-from listener.mail.language import choose
+from listener.mail.language import choose, tag_of
 from listener.mail.templates import Templates
 
 THERE = {"", "de", "de-at", "pt-br", "zh-hant"}
@@ -62,6 +63,14 @@ ENGLISH = {"mail__subject_txt": "hello", "mail__body_txt": "hello {{ place }}"}
 )
 def test_the_narrowest_there_is(wanted: object, chosen: str) -> None:
     assert choose(THERE, wanted) == chosen
+
+
+@given(st.text())
+@example("de_AT.UTF-8")
+@example("x" * 100)
+def test_a_tag_has_no_other_characters(wanted: str) -> None:
+    assert re.fullmatch("[a-z0-9-]{0,35}", tag_of(wanted))
+    assert tag_of("de_AT.UTF-8") == "de"
 
 
 @given(st.text())

@@ -34,6 +34,12 @@ def test_what_is_announced_is_used() -> None:
     ]
 
 
+def test_a_local_part_with_dots_of_its_own_is_quoted() -> None:
+    quoted = 'RCPT TO:<"try..this..0511"@docomo.ne.jp>'
+    assert lines({}, "try..this..0511@docomo.ne.jp")[1] == f"{quoted}\r\n"
+    assert lines({"dsn": ""}, "try..this..0511@docomo.ne.jp")[1] == f"{quoted} NOTIFY=FAILURE\r\n"
+
+
 def test_smtputf8_is_asked_for_where_an_address_needs_it() -> None:
     assert lines({"smtputf8": ""}, "用户@example.com")[:2] == [
         "MAIL FROM:<no-reply@example.org> SMTPUTF8\r\n",

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
+from structlog.testing import capture_logs
 
 from listener.errors import DatabaseUnavailable, RuleBroken
 from listener.mail.unsubscribe import Subscription, make_token, signing_key
@@ -15,6 +16,8 @@ from listener.web.unsubscribe import UnsubscribePage
 KEY = signing_key(b"secret")
 SUBSCRIPTION = Subscription("rule", "7")
 TOKEN = make_token(KEY, SUBSCRIPTION) or ""
+GERMAN = make_token(KEY, Subscription("rule", "7", "de-at")) or ""
+DAMAGED = TOKEN[:-2]
 
 
 class Statements:
@@ -43,8 +46,11 @@ def unsubscribe_page(*, key: bytes | None = KEY, ready: bool = True) -> Unsubscr
     return page
 
 
-async def request(page: UnsubscribePage, method: str, token: str = TOKEN) -> tuple[web.Response, str]:
-    made = make_mocked_request(method, f"/unsubscribe/{token}", match_info={"token": token})
+async def request(
+    page: UnsubscribePage, method: str, token: str = TOKEN, query: str = "", **headers: str
+) -> tuple[web.Response, str]:
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    made = make_mocked_request(method, f"/unsubscribe/x{query}", sent, match_info={"token": token})
     response = await (page.get if method == "GET" else page.post)(made)
     assert isinstance(response.text, str)
     return response, response.text
@@ -68,9 +74,35 @@ async def test_post_runs_the_statement_each_time(statements: Statements) -> None
     assert statements.run == [SUBSCRIPTION, SUBSCRIPTION]
 
 
-async def test_an_invalid_token_gets_the_same_answer_and_runs_nothing(statements: Statements) -> None:
-    response, text = await request(unsubscribe_page(), "POST", f"{TOKEN[:-2]}xx")
-    assert (response.status, "You are unsubscribed" in text) == (200, True)
+@pytest.mark.parametrize("token", [f"{TOKEN}.", f"{TOKEN}>", TOKEN.upper(), f"{TOKEN[:20]} {TOKEN[20:]}", f"/{TOKEN}/"])
+async def test_a_damaged_link_is_repaired(statements: Statements, token: str) -> None:
+    page = unsubscribe_page()
+    assert (await request(page, "GET", token))[0].status == 200
+    assert (await request(page, "POST", token))[0].status == 200
+    assert statements.run == [SUBSCRIPTION]
+
+
+async def test_a_token_whose_rest_became_a_query_is_repaired(statements: Statements) -> None:
+    page = unsubscribe_page()
+    assert (await request(page, "POST", TOKEN[:30], f"?{TOKEN[30:]}"))[0].status == 200
+    assert (await request(page, "POST", TOKEN, "?utm_source=mail&utm_medium=email"))[0].status == 200
+    assert statements.run == [SUBSCRIPTION, SUBSCRIPTION]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("token", [DAMAGED, f"{DAMAGED}. Thanks", f"{TOKEN[:-2]}xx", TOKEN[2:], "", "x", "\x00"])
+async def test_a_link_beyond_repair_is_incomplete_and_runs_nothing(
+    statements: Statements, method: str, token: str
+) -> None:
+    page = unsubscribe_page()
+    with capture_logs() as logs:
+        for _ in range(3):
+            response, text = await request(page, method, token)
+            assert (response.status, "This link is incomplete" in text, "<form" in text) == (400, True, False)
+    # One line, however many scanners come.
+    [line] = logs
+    assert (line["event"], line["log_level"], line["method"]) == ("unsubscribe_link_damaged", "warning", method)
+    assert not token or token not in str(line)
     assert statements.run == []
 
 
@@ -85,6 +117,7 @@ async def test_an_error_asks_for_another_try_and_shows_no_detail(statements: Sta
 
 @pytest.mark.parametrize("page", [{"key": None}, {"ready": False}])
 async def test_before_the_daemon_is_ready_nothing_is_run(statements: Statements, page: dict[str, Any]) -> None:
+    assert (await request(unsubscribe_page(**page), "GET"))[0].status == 200
     response, _ = await request(unsubscribe_page(**page), "POST")
     assert response.status == 503
     assert statements.run == []
@@ -96,5 +129,44 @@ async def test_too_many_requests_are_told_to_come_again(
     monkeypatch.setattr(module, "_MAX_BURST_REQUESTS", 3)
     monkeypatch.setattr(module, "_REQUESTS_PER_S", 0.0)
     page = unsubscribe_page()
+    for _ in range(10):
+        assert (await request(page, "POST", DAMAGED))[0].status == 400
     assert [(await request(page, "POST"))[0].status for _ in range(5)] == [200, 200, 200, 503, 503]
     assert len(statements.run) == 3
+    assert (await request(page, "POST", DAMAGED))[0].status == 400
+    assert (await request(page, "GET"))[0].status == 200
+
+
+@pytest.mark.parametrize(
+    ("token", "accepted", "language", "words"),
+    [
+        (GERMAN, "", "de", "Abbestellen"),
+        (GERMAN, "fr, en", "de", "Abbestellen"),
+        (TOKEN, "", "en", "Unsubscribe"),
+        (TOKEN, "de-CH, fr;q=0.8", "de", "Abbestellen"),
+        (TOKEN, "ja, fr;q=0.5, de;q=0.6", "de", "Abbestellen"),
+        (TOKEN, "de;q=0, fr;q=0.1", "fr", "Se désabonner"),
+        (TOKEN, "*, ja", "en", "Unsubscribe"),
+        (TOKEN, "de;q=0", "en", "Unsubscribe"),
+        (TOKEN, "de;q=x, ;;;, ,q=1", "en", "Unsubscribe"),
+        (make_token(KEY, Subscription("rule", "7", "ja")) or "", "es", "es", "Darse de baja"),
+        (make_token(KEY, Subscription("rule", "7", "en")) or "", "de", "en", "Unsubscribe"),
+        (DAMAGED, "de", "de", "Dieser Link ist unvollständig"),
+    ],
+)
+async def test_the_page_speaks_the_readers_language(
+    statements: Statements, token: str, accepted: str, language: str, words: str
+) -> None:
+    response, text = await request(unsubscribe_page(), "GET", token, Accept_Language=accepted)
+    assert f'<html lang="{language}">' in text
+    assert f"<title>{words}</title>" in text
+    assert response.headers["Content-Language"] == language
+
+
+async def test_every_answer_is_translated(statements: Statements) -> None:
+    page = unsubscribe_page()
+    assert "Sie sind abgemeldet" in (await request(page, "POST", GERMAN))[1]
+    statements.error = DatabaseUnavailable("away")
+    assert "in einer Minute noch einmal" in (await request(page, "POST", GERMAN))[1]
+    # Without the key, the token cannot be read.
+    assert "Please try again" in (await request(unsubscribe_page(key=None), "POST", GERMAN))[1]
