@@ -9,7 +9,17 @@ from listener import metrics
 from listener.address import Address
 from listener.smtp.breaker import Breaker
 from listener.smtp.connection import SmtpConnection
-from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Permission, Refused, SendOutcome
+from listener.smtp.outcome import (
+    Accepted,
+    InDoubt,
+    MayBegin,
+    NotPermitted,
+    NotSent,
+    Permission,
+    Refused,
+    SendOutcome,
+    always,
+)
 from listener.smtp.replies import Phase, Scope, Verdict
 from listener.smtp.server import SmtpServer
 from listener.smtp.session import SessionError
@@ -44,17 +54,25 @@ class SmtpPool:
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def send(
-        self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
+        self,
+        sender: Address,
+        recipient: Address,
+        raw: bytes,
+        permission: Permission,
+        message_id: str,
+        may_begin: MayBegin = always,
     ) -> SendOutcome:
         """Send one message, as `SmtpConnection.send` does.
 
         The message is retried at once, at most twice, if the connection was stale or the server refused an extension
         that it had announced. In both cases it was certainly not sent.
+
+        If `may_begin` returns False, the connection stays open, so that the next message need not wait for one.
         """
         begun = asyncio.get_running_loop().time()
         for may_retry in (True, True, False):
             try:
-                outcome = await self._send(sender, recipient, raw, permission, message_id)
+                outcome = await self._send(sender, recipient, raw, permission, message_id, may_begin)
             except SessionError as failure:
                 outcome = NotSent(failure.phase, failure.detail, failure.verdict)
             if not (
@@ -74,13 +92,19 @@ class SmtpPool:
         return outcome
 
     async def _send(
-        self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
+        self,
+        sender: Address,
+        recipient: Address,
+        raw: bytes,
+        permission: Permission,
+        message_id: str,
+        may_begin: MayBegin,
     ) -> SendOutcome:
         async with self._free:
             connection = self._take_idle() or await SmtpConnection.open(self._server, self._tls)
             self._busy.add(connection)
             try:
-                outcome = await connection.send(sender, recipient, raw, permission, message_id)
+                outcome = await connection.send(sender, recipient, raw, permission, message_id, may_begin)
             except BaseException:
                 connection.abort()
                 raise

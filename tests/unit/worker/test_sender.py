@@ -16,8 +16,9 @@ from listener.mail.composer import Message
 from listener.mail.message import Content
 from listener.notify.doorbell import Doorbell
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage
-from listener.smtp.outcome import Accepted
+from listener.smtp.outcome import Accepted, MayBegin, NotPermitted
 from listener.smtp.replies import Reply
+from listener.worker import sender as module
 from listener.worker.decision import ToSend
 from listener.worker.delivery import Delivery
 from listener.worker.runtime import Runtime
@@ -39,6 +40,7 @@ class Everything:
     sending: int = 0
     most: int = 0
     size: int = 1
+    ready_after: float = 0.0
     compose_error: Exception | None = None
     send_error: Exception | None = None
     stored_is: StoredMessage | Exception | None = None
@@ -52,7 +54,13 @@ class Everything:
             raise self.compose_error
         return Message("key", JANE, Content("", "", None), b"x" * self.size)
 
-    async def send(self, sender: Any, recipient: Any, message: bytes, permission: Any, key: str) -> Accepted:
+    async def send(
+        self, sender: Any, recipient: Any, message: bytes, permission: Any, key: str, may_begin: MayBegin
+    ) -> Accepted | NotPermitted:
+        if self.ready_after:
+            await asyncio.sleep(self.ready_after)
+            if not may_begin():
+                return NotPermitted()
         assert await permission()
         self.sending += len(message)
         self.most = max(self.most, self.sending)
@@ -144,6 +152,15 @@ async def test_a_second_sending(stored: StoredMessage | Exception | None, state:
     settled = await deliver(Everything(stored_is=stored), [event(1, kept=True), event(2)])
     assert (settled[1].state, settled[1].reason) == (state, reason)
     assert settled[2].state == "sent"
+
+
+async def test_a_lookup_that_is_old_when_the_server_is_ready_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mark has written "consent given" by then, so the history says that the event was released."""
+    monkeypatch.setattr(module, "_LOOKUP_VALID_S", 0.05)
+    one = Everything(ready_after=0.1)
+    settled = await deliver(one, [event(1)])
+    assert (settled[1].state, settled[1].history_entry, settled[1].uses_attempt) == ("available", "released", False)
+    assert one.most == 0
 
 
 async def test_what_is_made_and_not_sent_is_bounded() -> None:
