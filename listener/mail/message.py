@@ -100,7 +100,8 @@ def build(
 ) -> bytes:
     """Return the whole message (RFC 5322), ended by CRLF and not dot-stuffed.
 
-    `date` is the time of the change and not of the sending, so that a second sending has the same bytes.
+    `date` is the time of the sending and not of the change. Some servers refuse an email whose Date is a week old, and
+    SpamAssassin counts four hours against it. A second sending does not call this, because its bytes are stored.
     `unsubscribe` is the URL of RFC 8058. `original_recipient` is the owner of the row if `recipient` gets the message
     instead (``mail.redirect_to``).
 

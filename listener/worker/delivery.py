@@ -4,6 +4,7 @@ import asyncio
 import random
 import traceback
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, assert_never
 
 from psycopg import AsyncConnection
@@ -150,8 +151,10 @@ class Delivery:
             return _not_allowed(verdict.event, verdict.recipient)
         return verdict
 
-    def compose(self, to_send: ToSend, stored: StoredMessage | None = None) -> OutgoingMessage | Settlement:
-        """Return the message to send. After a sending in doubt, it is the `stored` one, byte by byte.
+    def compose(
+        self, to_send: ToSend, date: datetime, stored: StoredMessage | None = None
+    ) -> OutgoingMessage | Settlement:
+        """Return the message to send, of this `date`. After a sending in doubt, it is the `stored` one, byte by byte.
 
         Raises:
             RuleBroken: No message can be composed for any row of the rule.
@@ -165,9 +168,7 @@ class Delivery:
                 if not self._composer.recipients.allows(recipient):
                     return _not_sent(_not_allowed(event, recipient))
                 return OutgoingMessage(event, self._composer.recipients.route(recipient), stored.message, key)
-            message = self._composer.compose(
-                event.rule, event.key, to_send.context, to_send.recipient, key, event.captured_at
-            )
+            message = self._composer.compose(event.rule, event.key, to_send.context, to_send.recipient, key, date)
         except BadData as exc:
             return settle_bad_data(event, exc)
         except RuleBroken:

@@ -142,7 +142,7 @@ class Senders:
             stored = await self._outbox.stored_message(event) if event.has_stored_message else None
             if event.has_stored_message and stored is None:
                 return Settlement(event, "available")
-            return runtime.delivery.compose(to_send, stored)
+            return runtime.delivery.compose(to_send, self.in_flight.database_time(), stored)
         except BadData as exc:
             return settle_bad_data(event, exc)
         except RuleBroken as exc:

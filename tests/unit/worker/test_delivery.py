@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from tests.support.events import JANE, event
 
 MAX_ATTEMPTS = 5
 DAY = 86_400.0
+NOW = datetime(2026, 11, 27, tzinfo=UTC)
 ROW = {"current": "VE", "email": "jane@example.org", "consent": True, "place": "Caf\u00e9"}
 
 
@@ -232,22 +234,22 @@ async def test_a_broken_rule_is_left_alone_for_a_while_and_reported_once() -> No
     ids=["bad data", "internal error", "restored in staging", "stored without address"],
 )
 def test_no_message_can_be_composed(composer: Any, stored: StoredMessage | None, state: str, reason: str) -> None:
-    settled = delivery(composer).compose(ToSend(event(1), JANE, ROW), stored)
+    settled = delivery(composer).compose(ToSend(event(1), JANE, ROW), NOW, stored)
     assert isinstance(settled, Settlement)
     assert (settled.state, settled.reason) == (state, reason)
 
 
 def test_a_broken_template_fails_no_event() -> None:
     with pytest.raises(RuleBroken):
-        delivery(FakeComposer(error=RuleBroken("no variable"))).compose(ToSend(event(1), JANE, ROW))
+        delivery(FakeComposer(error=RuleBroken("no variable"))).compose(ToSend(event(1), JANE, ROW), NOW)
 
 
 def test_a_second_sending_repeats_the_first() -> None:
     """The recipient's mail program can drop the copy only if both have the same Message-ID and bytes."""
     composing = delivery()
-    first = composing.compose(ToSend(event(1), JANE, ROW))
-    again = composing.compose(ToSend(event(1, claim=41), JANE, {}), StoredMessage("ann@example.org", b"kept"))
-    other = composing.compose(ToSend(event(2), JANE, ROW))
+    first = composing.compose(ToSend(event(1), JANE, ROW), NOW)
+    again = composing.compose(ToSend(event(1, claim=41), JANE, {}), NOW, StoredMessage("ann@example.org", b"kept"))
+    other = composing.compose(ToSend(event(2), JANE, ROW), NOW)
     assert isinstance(first, OutgoingMessage)
     assert isinstance(again, OutgoingMessage)
     assert isinstance(other, OutgoingMessage)
