@@ -62,7 +62,8 @@ class Settlement:
         reason: A short fixed word, such as ``superseded``, for lists and metrics.
         detail: Text for people, with addresses masked.
         uses_attempt: Whether the outcome counts as one of the attempts.
-        delay: Seconds until the event is due again, for the states `available` and `in_doubt`.
+        delay: Seconds until the event is due again, for the states `available` and `in_doubt`. None: at once, or for an
+            event in doubt: never, because a person decides.
     """
 
     event: Event

@@ -185,9 +185,9 @@ class Outbox:
         self, settlements: Sequence[Settlement], marks: Sequence[OutgoingMessage], *, again: bool
     ) -> set[tuple[int, int]]:
         # As JSON. With an array for each column, psycopg would inspect every element in Python: three times as slow.
-        values: dict[str, object] = {}
+        values: dict[str, object] = {"hold": self._hold()}
         if settlements:
-            values |= {"settled": _json(self._written(each) for each in settlements), "hold": self._hold()}
+            values["settled"] = _json(self._written(each) for each in settlements)
         if marks:
             marked = _json({"id": m.event.id, "claim": m.event.claim, "recipient": str(m.recipient)} for m in marks)
             values |= {"marked": marked, "messages": [compress(mark.raw) for mark in marks]}

@@ -18,9 +18,9 @@ from listener.smtp.replies import Scope
 from listener.transport.base import Transport
 from listener.worker import tracing
 from listener.worker.decision import ToSend
-from listener.worker.delivery import settle_bad_data, settle_internal_error
 from listener.worker.in_flight import SEND_WITHIN_S, InFlight
 from listener.worker.runtime import Runtime
+from listener.worker.unsent import settle_bad_data, settle_internal_error
 
 # An email must not rest on an older check of consent.
 _LOOKUP_VALID_S = 2.0

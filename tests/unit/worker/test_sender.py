@@ -3,7 +3,6 @@
 import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from listener.mail.composer import Message
 from listener.mail.message import Content
 from listener.notify.doorbell import Doorbell
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage
+from listener.recipients import RecipientPolicy
 from listener.smtp.outcome import Accepted, MayBegin, NotPermitted
 from listener.smtp.replies import Reply
 from listener.worker import sender as module
@@ -44,9 +44,7 @@ class Everything:
     compose_error: Exception | None = None
     send_error: Exception | None = None
     stored_is: StoredMessage | Exception | None = None
-    recipients: Any = field(
-        default_factory=lambda: SimpleNamespace(allows=lambda _: True, route=lambda address: address)
-    )
+    recipients: Any = field(default_factory=lambda: RecipientPolicy(None, None))
     is_open: bool = False
 
     def compose(self, name: str, key: str, *_: Any) -> Message:
@@ -141,12 +139,13 @@ async def test_while_a_message_is_sent() -> None:
 @pytest.mark.parametrize(
     ("stored", "state", "reason"),
     [
-        (StoredMessage("b@example.org", b"kept"), "sent", None),
+        (StoredMessage("jane@example.org", b"kept"), "sent", None),
+        (StoredMessage("b@example.org", b"kept"), "in_doubt", "moved"),
         (StoredMessage("nobody", b"kept"), "failed", "bad_address"),
         (DatabaseUnavailable("away"), "available", None),
         (None, "available", None),
     ],
-    ids=["kept", "no address", "away", "taken up by another"],
+    ids=["kept", "moved", "no address", "away", "taken up by another"],
 )
 async def test_a_second_sending(stored: StoredMessage | Exception | None, state: str, reason: str | None) -> None:
     settled = await deliver(Everything(stored_is=stored), [event(1, kept=True), event(2)])
