@@ -30,6 +30,7 @@ class Event:
         has_stored_message: The outbox has the message of an earlier sending, which ended in doubt.
         superseded_by: State of another event of the row whose lookup has seen this change, or will.
         traceparent: The application's trace, if it set one (W3C Trace Context).
+        message_id: The left part of its email's Message-ID, for the log. Empty until the event is decided.
         flaw: Reason and detail with which the event must fail, because it cannot be read.
     """
 
@@ -44,7 +45,13 @@ class Event:
     has_stored_message: bool
     superseded_by: str | None
     traceparent: str | None = None
+    message_id: str = ""
     flaw: tuple[str, str] | None = None
+
+    @property
+    def log_name(self) -> dict[str, str]:
+        """The field with which a log event names the email, if it is known."""
+        return {"message_id": self.message_id} if self.message_id else {}
 
     @property
     def fence(self) -> tuple[int, int]:
@@ -79,7 +86,7 @@ class Settlement:
 class OutgoingMessage:
     """A composed message. Its recipient and bytes are the mark, and a second sending repeats them.
 
-    `raw` is the message as sent (RFC 5322), and `message_id` the left part of its Message-ID.
+    `raw` is the message as sent (RFC 5322), and `message_id` the left part of the header Message-ID.
     """
 
     event: Event

@@ -172,13 +172,15 @@ class Outbox:
         for settlement in settlements:
             if settlement.history_entry is not None:
                 # Write the state without the text and the attempt, one of which the database refuses.
-                log.error("event_detail_lost", event_id=settlement.event.id, error=_error_kind(exc))
+                event = settlement.event
+                log.error("event_detail_lost", event_id=event.id, error=_error_kind(exc), **event.log_name)
                 return await self.record(
                     [replace(settlement, history_entry=None, detail=None, uses_attempt=False)], (), again=again
                 )
         subjects: list[Settlement | OutgoingMessage] = [*settlements, *marks]
         for subject in subjects:
-            log.error("event_not_written", event_id=subject.event.id, rule=subject.event.rule, error=_error_kind(exc))
+            event = subject.event
+            log.error("event_not_written", event_id=event.id, rule=event.rule, error=_error_kind(exc), **event.log_name)
         return set()
 
     async def _record(

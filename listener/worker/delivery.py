@@ -15,7 +15,7 @@ from listener.errors import BadData, RuleBroken
 from listener.logs import log
 from listener.mail import unsubscribe
 from listener.mail.composer import Composer
-from listener.mail.message import make_message_id
+from listener.message_id import make_message_id
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage
 from listener.retry import FIRST_DELAY_S, MAX_DELAY_S, backoff
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
@@ -63,6 +63,12 @@ class Delivery:
         for name, lookup in self._lookups.items():
             self._composer.check(name, await lookup.check(lookups))
             await unsubscribe.check(conn, name, lookup.rule)
+
+    def message_id(self, event: Event) -> str:
+        """Return the left part of the email's Message-ID; of an event that cannot be read, an empty text."""
+        if event.flaw is not None:
+            return ""
+        return make_message_id(self._secret, event.rule, event.id, event.captured_at)
 
     @property
     def active_rules(self) -> list[str]:
@@ -162,7 +168,7 @@ class Delivery:
             RuleBroken: No message can be composed for any row of the rule.
         """
         event = to_send.event
-        key = make_message_id(self._secret, event.rule, event.id, event.captured_at)
+        key = self.message_id(event)
         try:
             if stored is not None:
                 recipient = parse_address(stored.recipient)

@@ -221,6 +221,7 @@ class Senders:
                 key=event.key,
                 attempt=event.attempt + settlement.uses_attempt,
                 **{name: value for name in ("reason", "detail") if (value := getattr(settlement, name))},
+                **event.log_name,
             )
 
 

@@ -22,7 +22,9 @@ def settle_internal_error(event: Event, exc: Exception, *, sending: bool = False
     the row.
     """
     where = "".join(traceback.format_tb(exc.__traceback__))
-    log.error("event_unforeseen", event_id=event.id, rule=event.rule, error=type(exc).__name__, where=where)
+    log.error(
+        "event_unforeseen", event_id=event.id, rule=event.rule, error=type(exc).__name__, where=where, **event.log_name
+    )
     state: State = "in_doubt" if sending else "failed"
     detail = f"{type(exc).__name__}, an internal error of pgherald; the log event event_unforeseen says where"
     return Settlement(
