@@ -4,6 +4,7 @@ This is the lowest layer, because every folder counts something. The result of `
 costs four times as much as to count.
 """
 
+from bisect import bisect_left
 from functools import lru_cache
 from platform import python_version
 
@@ -84,3 +85,19 @@ def woken(source: str) -> None:
 def replied(phase: str, code: int | None) -> None:
     """Count an attempt to send. `code` is that of the reply, or None if the connection ended without one."""
     _replies(phase, f"{code // 100}xx" if code is not None else "none").inc()
+
+
+def quantile(counts: list[int], share: float) -> float | None:
+    """Return the quantile `share` of a histogram in seconds, interpolated linearly within a bucket.
+
+    `counts` has one count for each of `DELIVERY_BUCKETS` and one for everything longer. The counts are not cumulative.
+    """
+    total = sum(counts)
+    if not total:
+        return None
+    wanted = share * total
+    limits = (0.0, *DELIVERY_BUCKETS, 2 * DELIVERY_BUCKETS[-1])
+    upto = [sum(counts[: i + 1]) for i in range(len(counts))]
+    i = bisect_left(upto, wanted)
+    before = upto[i] - counts[i]
+    return limits[i] + (limits[i + 1] - limits[i]) * (wanted - before) / counts[i]

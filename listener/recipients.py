@@ -27,6 +27,10 @@ class RecipientPolicy:
         """Return the address that the message is really sent to."""
         return self.redirect_to or recipient
 
+    def leads_to(self, recipient: Address, actual: Address) -> bool:
+        """Return whether an email to `recipient` reaches `actual`, directly or by a redirection."""
+        return _comparable(actual) in (_comparable(recipient), _comparable(self.route(recipient)))
+
 
 def parse_allowed(text: str) -> str:
     """Return ``@example.org`` or ``jane@example.org`` in the form that `RecipientPolicy` compares.

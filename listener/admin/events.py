@@ -1,7 +1,7 @@
 """Actions of a person on events: find, retry, discard and resolve them; pause and resume a rule."""
 
 import getpass
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -10,7 +10,9 @@ from psycopg.rows import class_row
 
 from listener.db.errors import translate_errors
 from listener.db.queries import load
+from listener.db.schema import read_secret
 from listener.errors import SchemaError
+from listener.message_id import make_message_id
 
 _QUERIES = load("admin")
 
@@ -28,7 +30,10 @@ APPLIES: dict[Remedy, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class FoundEvent:
-    """An event as `find` lists it. `key` and `reason` are escaped for display."""
+    """An event as `find` lists it. `key` and `reason` are escaped for display.
+
+    `message_id` is the left part of its email's Message-ID.
+    """
 
     id: int
     rule: str
@@ -39,6 +44,7 @@ class FoundEvent:
     captured_at: datetime
     scheduled_at: datetime | None
     settled_at: datetime | None
+    message_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,11 @@ def find(conn: psycopg.Connection[Any], wanted: Filter) -> list[FoundEvent]:
     """Return the events that match, in the order of their ids."""
     values = {name: getattr(wanted, name) for name in ("ids", "rule", "states", "reason", "key", "older", "limit")}
     with translate_errors(), conn.cursor(row_factory=class_row(FoundEvent)) as cursor:
-        return cursor.execute(_QUERIES["events"], values).fetchall()
+        found = cursor.execute(_QUERIES["events"], values).fetchall()
+        secret = read_secret(conn)
+    return [
+        replace(event, message_id=make_message_id(secret, event.rule, event.id, event.captured_at)) for event in found
+    ]
 
 
 def apply(conn: psycopg.Connection[Any], remedy: Remedy, ids: list[int], by: str | None = None) -> int:

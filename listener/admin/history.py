@@ -13,8 +13,9 @@ from listener.db import keys
 from listener.db.errors import summary, translate_errors
 from listener.db.owner import fetch_as_owner
 from listener.db.queries import load
-from listener.db.schema import MIN_TRIGGERS, watch_values
+from listener.db.schema import MIN_TRIGGERS, read_secret, watch_values
 from listener.errors import SchemaError
+from listener.message_id import make_message_id, read_message_id
 
 _QUERIES = load("admin")
 
@@ -48,18 +49,62 @@ def read_history(
     with translate_errors():
         row = _row(tables, name, rule, key)
         key = row.key if row is not None else _written(tables, rule, key)
-        with conn.cursor(row_factory=dict_row) as cursor:
-            events = cursor.execute(_QUERIES["row_history"], {"rule": name, "key": key}).fetchall()
-        for event in events:
-            # Each session wrote its entries in its own time zone. They are shown in that of the capture.
-            captured_at = event["captured_at"]
-            event["history"] = [{**entry, "at": _iso(_moment(entry["at"], captured_at))} for entry in event["history"]]
-            for column in ("captured_at", "settled_at", "scheduled_at"):
-                event[column] = _iso(event[column])
+        events = _events(conn, name, key)
         why = _why(conn, name, rule, key, row) if not events else None
-        waits = any(event["state"] == "available" for event in events)
-        paused = dict(conn.execute(_QUERIES["paused"]).fetchall()) if waits else {}
-    return RowHistory(events, row is not None, why, paused.get(name))
+        return RowHistory(events, row is not None, why, _paused_at(conn, name, events))
+
+
+@dataclass(frozen=True, slots=True)
+class EmailHistory:
+    """The result of `read_email`. `rule` and `key` name the watched row, and `history` has the event of the email alone."""
+
+    rule: str
+    key: str
+    history: RowHistory
+
+
+def read_email(conn: psycopg.Connection[Any], text: str) -> EmailHistory | int | None:
+    """Return the event of the email whose Message-ID is in `text`.
+
+    Return its number if the event is not in the outbox any more, and None if no Message-ID in `text` is of this database.
+
+    Raises:
+        SchemaError: The schema is missing, or must not be read.
+        DatabaseUnavailable: The server or the network failed.
+    """
+    with translate_errors():
+        found = read_message_id(read_secret(conn), text)
+        if found is None:
+            return None
+        message_id, number = found
+        row = conn.execute(_QUERIES["row_of_event"], {"id": number}).fetchone()
+        events = _events(conn, *row) if row is not None else []
+        # The id alone would not do: after a restore it may belong to another event.
+        events = [event for event in events if event["message_id"] == message_id]
+        if row is None or not events:
+            return number
+        name, key = row
+        return EmailHistory(name, key, RowHistory(events, True, None, _paused_at(conn, name, events)))
+
+
+def _events(conn: psycopg.Connection[Any], name: str, key: str) -> list[dict[str, Any]]:
+    """Return a row's events, with the left part of their emails' Message-IDs."""
+    secret = read_secret(conn)
+    with conn.cursor(row_factory=dict_row) as cursor:
+        events = cursor.execute(_QUERIES["row_history"], {"rule": name, "key": key}).fetchall()
+    for event in events:
+        captured_at = event["captured_at"]
+        event["message_id"] = make_message_id(secret, name, event["id"], captured_at)
+        # Each session wrote its entries in its own time zone. They are shown in that of the capture.
+        event["history"] = [{**entry, "at": _iso(_moment(entry["at"], captured_at))} for entry in event["history"]]
+        for column in ("captured_at", "settled_at", "scheduled_at"):
+            event[column] = _iso(event[column])
+    return events
+
+
+def _paused_at(conn: psycopg.Connection[Any], name: str, events: list[dict[str, Any]]) -> datetime | None:
+    waits = any(event["state"] == "available" for event in events)
+    return dict(conn.execute(_QUERIES["paused"]).fetchall()).get(name) if waits else None
 
 
 def as_written(tables: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> str:

@@ -17,6 +17,7 @@ from listener.cli.options import DURATION, config_option, get_rule, json_option,
 from listener.cli.output import console, write_json, write_line
 from listener.config.keys import show_key
 from listener.config.settings import Settings
+from listener.message_id import header_value
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -95,11 +96,12 @@ def list_(rule: str | None, as_json: bool, config_file: Path | None, **filters: 
     if as_json:
         write_json([_as_json(loaded, event) for event in found])
         return
-    table = Table("id", "rule", "key", "state", "reason", "attempt", "captured", box=None)
+    table = Table("id", "rule", "key", "state", "reason", "attempt", "captured", "message id", box=None)
     for event in found:
         captured = f"{event.captured_at:%Y-%m-%d %H:%M:%S}"
         key = _shown_key(loaded, event)
-        table.add_row(str(event.id), event.rule, key, event.state, event.reason or "", str(event.attempt), captured)
+        cells = [event.rule, key, event.state, event.reason or "", str(event.attempt), captured, event.message_id]
+        table.add_row(str(event.id), *cells)
     console().print(table)
 
 
@@ -237,5 +239,6 @@ def _as_json(loaded: Settings, event: FoundEvent) -> dict[str, Any]:
         "state": event.state,
         "reason": event.reason,
         "attempt": event.attempt,
+        "message_id": header_value(event.message_id, loaded.mail.sender.address.domain),
         **moments,
     }

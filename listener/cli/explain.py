@@ -7,23 +7,34 @@ from typing import Any
 
 import click
 
-from listener.admin.history import RowHistory, read_history
+from listener.admin.history import RowHistory, read_email, read_history
 from listener.cli.connection import outbox_connection
 from listener.cli.options import NEGATIVE_KEYS, config_option, get_rule, json_option, load_settings, stored_key
 from listener.cli.output import console, write_json, write_line
 from listener.config.keys import show_key
+from listener.config.settings import Settings
 from listener.db.connection import tables_of
+from listener.errors import PgheraldError
+from listener.message_id import header_value
 
 # "2026-11-22 17:44:45.123", without the offset that every line would repeat.
 _TIME_CHARS = 23
+# A Message-ID and a domain. A longer text is not repeated in an error.
+_MAX_QUOTED_CHARS = 100
 
 
 @click.command(context_settings=NEGATIVE_KEYS)
-@click.argument("rule")
-@click.argument("key")
+@click.argument("rule", required=False)
+@click.argument("key", required=False)
+@click.option(
+    "--message",
+    metavar="ID",
+    help="Show the event of the email with this Message-ID: <KEY@DOMAIN>, KEY@DOMAIN or KEY. A line of a mail "
+    "server's log that contains it will do.",
+)
 @json_option
 @config_option
-def explain(rule: str, key: str, as_json: bool, config_file: Path | None) -> None:
+def explain(rule: str | None, key: str | None, message: str | None, as_json: bool, config_file: Path | None) -> None:
     """Show the history of a row's events, or why the row has none.
 
     KEY is the row's key. For a key of several columns, separate the values with commas. Exit status 1: the row does not
@@ -31,20 +42,29 @@ def explain(rule: str, key: str, as_json: bool, config_file: Path | None) -> Non
 
     \b
     Example:  pgherald explain dateplan_verified 4711
+              pgherald explain --message '<3ebqgcaxgzk6rhfw3qteqncekm@example.org>'
     """
     loaded = load_settings(config_file)
-    watched = get_rule(loaded, rule)
-    stored = stored_key(watched, key)
-    with outbox_connection(loaded) as conn, tables_of(conn, loaded.database.lookup_url) as tables:
-        history = read_history(conn, tables, rule, watched, stored)
+    if message is not None:
+        if rule is not None:
+            raise click.UsageError("name either RULE and KEY or --message, not both")
+        rule, key, history = _read_email(loaded, message)
+    elif rule is None or key is None:
+        raise click.UsageError("no event is named; name RULE and KEY, or an email with --message")
+    else:
+        rule, key, history = _read_row(loaded, rule, key)
+    for event in history.events:
+        event["message_id"] = header_value(event["message_id"], loaded.mail.sender.address.domain)
     if as_json:
-        answer: dict[str, Any] = {"rule": rule, "key": show_key(watched, stored), "events": history.events}
+        answer: dict[str, Any] = {"rule": rule, "key": key, "events": history.events}
         if history.why is not None:
             answer["why"] = history.why
         if history.paused_at is not None:
             answer["paused_at"] = history.paused_at.isoformat()
         write_json(answer)
     else:
+        if message is not None:
+            write_line(f"{rule} {key}")
         _show(history, f"{rule} {key}")
         if history.paused_at is not None:
             write_line(
@@ -55,6 +75,34 @@ def explain(rule: str, key: str, as_json: bool, config_file: Path | None) -> Non
         sys.exit(1)
 
 
+def _read_row(loaded: Settings, rule: str, key: str) -> tuple[str, str, RowHistory]:
+    watched = get_rule(loaded, rule)
+    stored = stored_key(watched, key)
+    with outbox_connection(loaded) as conn, tables_of(conn, loaded.database.lookup_url) as tables:
+        return rule, show_key(watched, stored), read_history(conn, tables, rule, watched, stored)
+
+
+def _read_email(loaded: Settings, message: str) -> tuple[str, str, RowHistory]:
+    """Return the rule, the key and the event of the email with this Message-ID."""
+    with outbox_connection(loaded) as conn:
+        found = read_email(conn, message)
+    if found is None:
+        raise click.UsageError(
+            f"--message: {_shorten(message)!r} is not a Message-ID of this database; copy the part before the @, 26 letters and digits"
+        )
+    if isinstance(found, int):
+        raise PgheraldError(
+            f"--message: the event of this email, {found}, is not in the outbox any more; "
+            "it was purged or erased, or the database was restored since"
+        )
+    key = show_key(loaded.rules[found.rule], found.key) if found.rule in loaded.rules else found.key
+    return found.rule, key, found.history
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_QUOTED_CHARS else f"{text[:_MAX_QUOTED_CHARS]}…"
+
+
 def _show(history: RowHistory, subject: str) -> None:
     screen = console()
     if history.why is not None:
@@ -62,6 +110,7 @@ def _show(history: RowHistory, subject: str) -> None:
     for event in history.events:
         reason = f" ({event['reason']})" if event["reason"] else ""
         screen.print(f"event {event['id']}: {event['state']}{reason}, attempt {event['attempt']}")
+        screen.print(f"  Message-ID {event['message_id']}", soft_wrap=True)
         for entry in event["history"]:
             screen.print(f"  {_time(entry['at'])}  {entry['what']:<12}  {entry['detail'] or ''}", soft_wrap=True)
 

@@ -145,7 +145,19 @@ async def secret(conn: psycopg.AsyncConnection[Any]) -> bytes:
     Raises:
         SchemaError: The table is empty.
     """
-    row = await (await conn.execute(_QUERIES["secret"])).fetchone()
+    return _secret_of(await (await conn.execute(_QUERIES["secret"])).fetchone())
+
+
+def read_secret(conn: psycopg.Connection[Any]) -> bytes:
+    """Return the same as `secret`.
+
+    Raises:
+        SchemaError: The table is empty.
+    """
+    return _secret_of(conn.execute(_QUERIES["secret"]).fetchone())
+
+
+def _secret_of(row: tuple[Any, ...] | None) -> bytes:
     if row is None:
         raise SchemaError("pgherald.secret is empty; run `pgherald install`")
     return bytes(row[0].replace("-", ""), "ascii")

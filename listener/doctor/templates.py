@@ -14,9 +14,9 @@ from listener.doctor.result import Finding, NotChecked, fault, ok, warn
 from listener.errors import BadData, ConfigError, RuleBroken
 from listener.mail.composer import Composer, Message
 from listener.mail.lint import lint
-from listener.mail.message import make_message_id
 from listener.mail.templates import Templates
 from listener.mail.unsubscribe import check
+from listener.message_id import make_message_id
 from listener.outbox.event import Event
 from listener.worker.decision import ToSend
 from listener.worker.lookup import Lookup, LookupResult

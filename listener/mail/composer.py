@@ -44,7 +44,7 @@ def templates(settings: Settings) -> Templates:
 
 
 class Composer:
-    """Composes the messages of all rules. The same row always gives the same bytes.
+    """Composes the messages of all rules. The same row and date always give the same bytes.
 
     `recipients` decides which addresses may get mail at all. `secret` is the one of the database.
 
@@ -96,7 +96,7 @@ class Composer:
         """Compose the message of rule `name` for one row of its lookup.
 
         `key` is the key of the watched row. The message goes to `recipient`, unless ``mail.redirect_to`` is set. `date`
-        is the time of the change.
+        is the time of this call, by the database's clock.
 
         Raises:
             BadData: This row cannot be rendered, or its message would be too large.

@@ -1,24 +1,21 @@
 """The bytes of a message: headers, a text and an HTML part. The same input always gives the same bytes."""
 
-import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from hashlib import blake2b
 
 from listener.address import Address, Mailbox
 from listener.errors import BadData
 from listener.mail.body import alternative, part
-from listener.mail.headers import check_name, date_time, list_unsubscribe, one_line, originator, unstructured, utc
+from listener.mail.headers import check_name, date_time, list_unsubscribe, one_line, originator, unstructured
+from listener.message_id import header_value
 from listener.transport.base import MAX_MESSAGE_BYTES
 
 # Mail programs show about 80 characters of a subject. A row could contain a megabyte.
 MAX_SUBJECT_CHARS = 200
 # RFC 5322 2.1.1: no line may be longer.
 _MAX_LINE_BYTES = 998
-# 128 bits are enough that no two events get the same id.
-_DIGEST_BYTES = 16
 
 _MESSAGE_ID = re.compile(r"[a-z0-9.-]{1,64}")
 # RFC 3834 5, and the header that Exchange reads. Not "All", which would also suppress reports of failed deliveries.
@@ -75,20 +72,6 @@ class MessageDefaults:
         object.__setattr__(self, "_rest", lines)
 
 
-def make_message_id(secret: bytes, rule: str, event_id: int, captured_at: datetime) -> str:
-    """Return the name by which other systems know the event: 26 characters of ``[a-z2-7]``.
-
-    It is always the same for the same event, and reveals nothing without `secret`. It contains no colon, because Gmail
-    refuses a Message-ID with one. After a database was restored, two events may have the same id; `captured_at` tells
-    them apart.
-    """
-    if len(secret) > blake2b.MAX_KEY_SIZE:
-        secret = blake2b(secret).digest()
-    event = f"{rule}\0{event_id}\0{utc(captured_at).isoformat(timespec='microseconds')}"
-    digest = blake2b(event.encode(), key=secret, digest_size=_DIGEST_BYTES, person=b"pgherald.message").digest()
-    return base64.b32encode(digest).decode("ascii").rstrip("=").lower()
-
-
 def build(
     defaults: MessageDefaults,
     content: Content,
@@ -101,7 +84,8 @@ def build(
 ) -> bytes:
     """Return the whole message (RFC 5322), ended by CRLF and not dot-stuffed.
 
-    `date` is the time of the change and not of the sending, so that a second sending has the same bytes.
+    `date` is the time of the sending and not of the change. Some servers refuse an email whose Date is a week old, and
+    SpamAssassin counts four hours against it. A second sending does not call this, because its bytes are stored.
     `unsubscribe` are the URLs of List-Unsubscribe. `original_recipient` is the owner of the row if `recipient` gets the message
     instead (``mail.redirect_to``).
 
@@ -118,7 +102,7 @@ def build(
         f"To: {recipient}",
         unstructured("Subject", one_line(content.subject)[:MAX_SUBJECT_CHARS]),
         f"Date: {date_time(date)}",
-        f"Message-ID: <{message_id}@{defaults.sender.address.domain}>",
+        f"Message-ID: {header_value(message_id, defaults.sender.address.domain)}",
         defaults._rest,
         f"{defaults.idempotency_header}: {message_id}",
         *list_unsubscribe(unsubscribe),

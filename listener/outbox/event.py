@@ -31,6 +31,7 @@ class Event:
         deferred_at: When its first attempt was deferred, as ISO 8601; None: never.
         superseded_by: State of another event of the row whose lookup has seen this change, or will.
         traceparent: The application's trace, if it set one (W3C Trace Context).
+        message_id: The left part of its email's Message-ID, for the log. Empty until the event is decided.
         flaw: Reason and detail with which the event must fail, because it cannot be read.
     """
 
@@ -46,6 +47,7 @@ class Event:
     superseded_by: str | None
     deferred_at: str | None = None
     traceparent: str | None = None
+    message_id: str = ""
     flaw: tuple[str, str] | None = None
 
     @property
@@ -54,6 +56,11 @@ class Event:
         if self.deferred_at is None:
             return 0.0
         return self.age - (datetime.fromisoformat(self.deferred_at) - self.captured_at).total_seconds()
+
+    @property
+    def log_name(self) -> dict[str, str]:
+        """The field with which a log event names the email, if it is known."""
+        return {"message_id": self.message_id} if self.message_id else {}
 
     @property
     def fence(self) -> tuple[int, int]:
@@ -71,7 +78,8 @@ class Settlement:
         reason: A short fixed word, such as ``superseded``, for lists and metrics.
         detail: Text for people, with addresses masked.
         uses_attempt: Whether the outcome counts as one of the attempts.
-        delay: Seconds until the event is due again, for the states `available` and `in_doubt`.
+        delay: Seconds until the event is due again, for the states `available` and `in_doubt`. None: at once, or for an
+            event in doubt: never, because a person decides.
     """
 
     event: Event
@@ -87,7 +95,7 @@ class Settlement:
 class OutgoingMessage:
     """A composed message. Its recipient and bytes are the mark, and a second sending repeats them.
 
-    `raw` is the message as sent (RFC 5322), and `message_id` the left part of its Message-ID.
+    `raw` is the message as sent (RFC 5322), and `message_id` the left part of the header Message-ID.
     """
 
     event: Event

@@ -172,22 +172,24 @@ class Outbox:
         for settlement in settlements:
             if settlement.history_entry is not None:
                 # Write the state without the text and the attempt, one of which the database refuses.
-                log.error("event_detail_lost", event_id=settlement.event.id, error=_error_kind(exc))
+                event = settlement.event
+                log.error("event_detail_lost", event_id=event.id, error=_error_kind(exc), **event.log_name)
                 return await self.record(
                     [replace(settlement, history_entry=None, detail=None, uses_attempt=False)], (), again=again
                 )
         subjects: list[Settlement | OutgoingMessage] = [*settlements, *marks]
         for subject in subjects:
-            log.error("event_not_written", event_id=subject.event.id, rule=subject.event.rule, error=_error_kind(exc))
+            event = subject.event
+            log.error("event_not_written", event_id=event.id, rule=event.rule, error=_error_kind(exc), **event.log_name)
         return set()
 
     async def _record(
         self, settlements: Sequence[Settlement], marks: Sequence[OutgoingMessage], *, again: bool
     ) -> set[tuple[int, int]]:
         # As JSON. With an array for each column, psycopg would inspect every element in Python: three times as slow.
-        values: dict[str, object] = {}
+        values: dict[str, object] = {"hold": self._hold()}
         if settlements:
-            values |= {"settled": _json(self._written(each) for each in settlements), "hold": self._hold()}
+            values["settled"] = _json(self._written(each) for each in settlements)
         if marks:
             marked = _json({"id": m.event.id, "claim": m.event.claim, "recipient": str(m.recipient)} for m in marks)
             values |= {"marked": marked, "messages": [compress(mark.raw) for mark in marks]}

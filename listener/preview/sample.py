@@ -20,8 +20,8 @@ from listener.db.owner import execute_as_owner
 from listener.db.pools import lookup_pool, opened
 from listener.errors import BadData, PgheraldError
 from listener.mail.composer import Composer, Message
-from listener.mail.message import make_message_id
 from listener.mail.templates import Templates
+from listener.message_id import make_message_id
 from listener.outbox.event import Event
 from listener.worker.decision import ToSend
 from listener.worker.lookup import Lookup

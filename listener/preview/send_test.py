@@ -10,8 +10,9 @@ from listener.address import Address
 from listener.config.settings import Settings
 from listener.errors import PgheraldError
 from listener.mail.composer import Message
-from listener.mail.message import MessageDefaults, build, make_message_id
+from listener.mail.message import MessageDefaults, build
 from listener.mail.templates import Templates
+from listener.message_id import make_message_id
 from listener.recipients import RecipientPolicy
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused
 from listener.smtp.remedies import remedy_for

@@ -14,7 +14,17 @@ from typing import Self
 
 from listener.address import Address
 from listener.smtp.commands import RESET, Command, body, commands
-from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Permission, Refused, SendOutcome
+from listener.smtp.outcome import (
+    Accepted,
+    InDoubt,
+    MayBegin,
+    NotPermitted,
+    NotSent,
+    Permission,
+    Refused,
+    SendOutcome,
+    always,
+)
 from listener.smtp.protocol import ConnectionLost, SmtpProtocol
 from listener.smtp.replies import Phase, Reply, Scope
 from listener.smtp.server import SmtpServer
@@ -65,9 +75,17 @@ class SmtpConnection:
         return not self._busy and self._protocol.lost is None
 
     async def send(
-        self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
+        self,
+        sender: Address,
+        recipient: Address,
+        raw: bytes,
+        permission: Permission,
+        message_id: str,
+        may_begin: MayBegin = always,
     ) -> SendOutcome:
         """Send one message to one recipient. `raw` is RFC 5322 with CRLF lines, not dot-stuffed.
+
+        `may_begin` is asked just before MAIL. If it returns False, the connection stays usable.
 
         `permission` is awaited after 354 and before the first byte of the body. If it returns False or raises, or if
         the task is cancelled up to then, the connection is cut and nothing was sent.
@@ -90,7 +108,7 @@ class SmtpConnection:
         self._busy = True
         self._size = len(raw)
         try:
-            if failure := await self._send_commands(sender, recipient, len(raw), message_id):
+            if failure := await self._send_commands(sender, recipient, len(raw), message_id, may_begin):
                 return failure
             if not await permission():
                 self.abort()
@@ -140,28 +158,35 @@ class SmtpConnection:
         return None
 
     async def _send_commands(
-        self, sender: Address, recipient: Address, size: int, message_id: str
-    ) -> Refused | NotSent | None:
+        self, sender: Address, recipient: Address, size: int, message_id: str, may_begin: MayBegin
+    ) -> Refused | NotSent | NotPermitted | None:
         """Send MAIL, RCPT and DATA. Return None after 354; any other result means certainly not sent."""
         protocol, timeouts = self._protocol, self._timeouts
         reused = self.used > 0 or self._loop.time() - self.idle_since > _MAX_FRESH_S
-        self.used += 1
-        steps = commands(sender, recipient, size, message_id, self.capabilities)
+        steps = envelope = commands(sender, recipient, size, message_id, self.capabilities)
         if self._reset_due:
-            steps = (RESET, *steps)
+            steps = (RESET, *envelope)
         pipelined = "pipelining" in self.capabilities
-        if pipelined:
-            protocol.send(b"".join(step.line for step in steps), len(steps))
+        beginning = steps[0] if pipelined else envelope[0]
         refused: Refused | None = None
         for step in steps:
+            if step is beginning:
+                # Nothing may be awaited between this question and the write of MAIL.
+                if not may_begin():
+                    return NotPermitted()
+                self.used += 1
             if not pipelined:
                 protocol.send(step.line)
+            elif step is beginning:
+                protocol.send(b"".join(each.line for each in steps), len(steps))
             try:
                 reply = await protocol.reply(timeouts.data if step.phase is Phase.data else timeouts.command)
             except ConnectionLost as lost:
                 verdict = STALE if reused and step.phase is Phase.mail else SERVER
                 return refused or NotSent(step.phase, str(lost), verdict)
             if step.expected in (reply.code, reply.code // 100):
+                # A server that is slow to answer RSET must not be asked again for the same message.
+                self._reset_due &= step is not RESET
                 continue
             if reply.code < 400:
                 self.abort()

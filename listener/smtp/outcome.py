@@ -7,6 +7,8 @@ from listener.smtp.replies import Phase, Reply, Verdict
 
 Permission = Callable[[], Awaitable[bool]]
 """Called once, after the server's 354 and before the first byte of the body. False stops the sending."""
+MayBegin = Callable[[], bool]
+"""Called just before each MAIL, however long the server took up to then. False keeps MAIL from being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class NotSent:
 
 @dataclass(frozen=True, slots=True)
 class NotPermitted:
-    """Permission was denied. No byte of the body was written."""
+    """The sending was stopped before MAIL, or permission was denied. No byte of the body was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,11 @@ class InDoubt:
     """The whole message left, and no usable reply came. The server may or may not have taken it."""
 
     detail: str
+
+
+def always() -> bool:
+    """Return True: a message that may begin at any time."""
+    return True
 
 
 SendOutcome = Accepted | Refused | NotSent | NotPermitted | InDoubt

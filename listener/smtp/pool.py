@@ -4,7 +4,7 @@ import asyncio
 import random
 import re
 import ssl
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from listener import metrics
 from listener.address import Address
@@ -12,7 +12,18 @@ from listener.smtp.breaker import Breaker
 from listener.smtp.connection import SmtpConnection
 from listener.smtp.connection_limit import ConnectionLimit
 from listener.smtp.fault_finder import SEVERAL, FaultFinder
-from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Permission, Refused, SendOutcome, describe
+from listener.smtp.outcome import (
+    Accepted,
+    InDoubt,
+    MayBegin,
+    NotPermitted,
+    NotSent,
+    Permission,
+    Refused,
+    SendOutcome,
+    always,
+    describe,
+)
 from listener.smtp.replies import Phase, Scope, Verdict
 from listener.smtp.server import SmtpServer
 from listener.smtp.session import SessionError
@@ -31,6 +42,18 @@ MAX_REFUSALS_PER_CONNECTION = 4
 # The pause for a used-up quota if the verdict has no delay of its own.
 _QUOTA_PAUSE_S = 600.0
 _MAX_RETRIES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """The arguments of `SmtpPool.send`."""
+
+    sender: Address
+    recipient: Address
+    raw: bytes
+    permission: Permission
+    id: str
+    may_begin: MayBegin
 
 
 class SmtpPool:
@@ -52,41 +75,45 @@ class SmtpPool:
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def send(
-        self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
+        self,
+        sender: Address,
+        recipient: Address,
+        raw: bytes,
+        permission: Permission,
+        message_id: str,
+        may_begin: MayBegin = always,
     ) -> SendOutcome:
         """Send one message, as `SmtpConnection.send` does.
 
         The message is retried at once, at most twice, if the connection was stale or the server refused an extension
         that it had announced. It is also retried if the server allows fewer connections. In all cases it was certainly
         not sent. Nothing is sent, and the outcome is `NotPermitted`, if the breaker opened meanwhile.
+
+        If `may_begin` returns False, the connection stays open, so that the next message need not wait for one.
         """
+        message = _Message(sender, recipient, raw, permission, message_id, may_begin)
         if self._faults.is_guessing:
             async with self._one_at_a_time:
                 if self._faults.is_guessing:
-                    return await self._send_unless_open(sender, recipient, raw, permission, message_id)
-        return await self._send_unless_open(sender, recipient, raw, permission, message_id)
+                    return await self._send_unless_open(message)
+        return await self._send_unless_open(message)
 
-    async def _send_unless_open(
-        self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
-    ) -> SendOutcome:
+    async def _send_unless_open(self, message: _Message) -> SendOutcome:
         if self._breaker.is_open:
             return NotPermitted()
         begun = asyncio.get_running_loop().time()
-        outcome = await self._send_or_retry(sender, recipient, raw, permission, message_id)
-        outcome = self._judge(outcome, recipient, message_id)
+        outcome = self._judge(await self._send_or_retry(message), message)
         self._report(outcome)
         _count(outcome)
         metrics.message_sent(asyncio.get_running_loop().time() - begun)
         return outcome
 
-    async def _send_or_retry(
-        self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
-    ) -> SendOutcome:
+    async def _send_or_retry(self, message: _Message) -> SendOutcome:
         retries = _MAX_RETRIES
         while True:
             async with self._limit:
                 try:
-                    outcome = await self._send(sender, recipient, raw, permission, message_id)
+                    outcome = await self._send(message)
                 except SessionError as failure:
                     outcome = NotSent(failure.phase, failure.detail, failure.verdict)
                 if not isinstance(outcome, NotSent | Refused):
@@ -107,13 +134,13 @@ class SmtpPool:
                 idle, self._idle = self._idle, []
                 self._close_in_background(idle)
 
-    async def _send(
-        self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
-    ) -> SendOutcome:
+    async def _send(self, message: _Message) -> SendOutcome:
         connection = self._take_idle() or await SmtpConnection.open(self._server, self._tls)
         self._busy.add(connection)
         try:
-            outcome = await connection.send(sender, recipient, raw, permission, message_id)
+            outcome = await connection.send(
+                message.sender, message.recipient, message.raw, message.permission, message.id, message.may_begin
+            )
         except BaseException:
             connection.abort()
             raise
@@ -161,15 +188,19 @@ class SmtpPool:
             closing = asyncio.get_running_loop().create_task(connection.close(), name="smtp-close")
             closing.add_done_callback(lambda task: task.exception())
 
-    def _judge(self, outcome: SendOutcome, recipient: Address, message_id: str) -> SendOutcome:
+    def _judge(self, outcome: SendOutcome, message: _Message) -> SendOutcome:
         """Return the outcome with the verdict in the light of those of other messages."""
         match outcome:
             case Accepted():
-                self._faults.accepted(message_id)
+                self._faults.accepted(message.id)
             case Refused(phase, reply, verdict):
-                return replace(outcome, verdict=self._faults.judge(message_id, recipient, phase, reply, verdict))
+                return replace(
+                    outcome, verdict=self._faults.judge(message.id, message.recipient, phase, reply, verdict)
+                )
             case NotSent(phase, detail, verdict):
-                return replace(outcome, verdict=self._faults.judge(message_id, recipient, phase, detail, verdict))
+                return replace(
+                    outcome, verdict=self._faults.judge(message.id, message.recipient, phase, detail, verdict)
+                )
         return outcome
 
     def _report(self, outcome: SendOutcome) -> None:

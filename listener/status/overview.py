@@ -1,8 +1,7 @@
 """The state of rules, workers and events: the one source of the page, of `top` and of the metrics' gauges."""
 
 import asyncio
-from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -14,8 +13,10 @@ from listener.db.errors import translate_errors
 from listener.db.foreign_locks import LockHolder, holders, strangers
 from listener.db.pool import Pool
 from listener.db.queries import load
+from listener.db.schema import secret
 from listener.errors import PgheraldError
-from listener.metrics import DELIVERY_BUCKETS
+from listener.message_id import make_message_id
+from listener.metrics import quantile
 from listener.outage import Outage
 
 T = TypeVar("T")
@@ -67,7 +68,8 @@ class EventState:
     """One event in a list.
 
     `at` is the time of settlement; of an event in doubt, the time of capture. `seconds` is the time from the capture to
-    the settlement, or to now. `detail` is the last line of the history; addresses in it are masked.
+    the settlement, or to now. `detail` is the last line of the history; addresses in it are masked. `message_id` is the
+    left part of the email's Message-ID.
     """
 
     id: int
@@ -79,6 +81,8 @@ class EventState:
     at: datetime
     seconds: float
     detail: str | None
+    captured_at: datetime
+    message_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +144,12 @@ async def read_overview(conn: AsyncConnection[Any]) -> Overview:
             await cursor.execute(_QUERIES[query], values)
             return await cursor.fetchall()
 
+    async def events(query: str) -> list[EventState]:
+        found = await rows(query, EventState, most=MAX_EVENTS)
+        return [replace(e, message_id=make_message_id(key, e.rule, e.id, e.captured_at)) for e in found]
+
     with translate_errors():
+        key = await secret(conn)
         (asleep,) = await (await conn.execute(_QUERIES["gate"])).fetchone() or (False,)
         (usage,) = await (await conn.execute(_QUERIES["notify_queue"])).fetchone() or (0.0,)
         (now,) = await (await conn.execute("SELECT now()")).fetchone() or (None,)
@@ -151,9 +160,9 @@ async def read_overview(conn: AsyncConnection[Any]) -> Overview:
             workers=await rows("workers", WorkerState),
             asleep=asleep,
             foreign_lock_holders=[h for h in await strangers(lambda: holders(conn)) if h.lock != "installer"],
-            latest=await rows("latest", EventState, most=MAX_EVENTS),
-            failed=await rows("failed", EventState, most=MAX_EVENTS),
-            in_doubt_events=await rows("in_doubt", EventState, most=MAX_EVENTS),
+            latest=await events("latest"),
+            failed=await events("failed"),
+            in_doubt_events=await events("in_doubt"),
             minutes=_last_hour(minutes, now),
             notify_queue_usage=usage,
             now=now,
@@ -177,27 +186,11 @@ def _last_hour(rows: list[Any], now: datetime) -> list[Minute]:
                 sum(row[1] for row in group),
                 sum(row[2] for row in group),
                 sum(row[3] for row in group),
-                _quantile(delivery, 0.5),
-                _quantile(delivery, 0.95),
+                quantile(delivery, 0.5),
+                quantile(delivery, 0.95),
             )
         )
     return hour
-
-
-def _quantile(counts: list[int], share: float) -> float | None:
-    """Return the quantile `share` of a histogram in seconds, interpolated linearly within a bucket.
-
-    `counts` has one count for each of `DELIVERY_BUCKETS` and one for everything longer. The counts are not cumulative.
-    """
-    total = sum(counts)
-    if not total:
-        return None
-    wanted = share * total
-    limits = (0.0, *DELIVERY_BUCKETS, 2 * DELIVERY_BUCKETS[-1])
-    upto = [sum(counts[: i + 1]) for i in range(len(counts))]
-    i = bisect_left(upto, wanted)
-    before = upto[i] - counts[i]
-    return limits[i] + (limits[i + 1] - limits[i]) * (wanted - before) / counts[i]
 
 
 class OverviewCache:

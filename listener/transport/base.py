@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from listener.address import Address
-from listener.smtp.outcome import Permission, SendOutcome
+from listener.smtp.outcome import MayBegin, Permission, SendOutcome, always
 
 # Larger than any email that people read, and small enough that a worker can hold several in memory.
 MAX_MESSAGE_BYTES = 1_000_000
@@ -13,12 +13,19 @@ class Transport(Protocol):
     """Sends messages. The worker and `pgherald send-test` know no more about the way of a message than this."""
 
     async def send(
-        self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
+        self,
+        sender: Address,
+        recipient: Address,
+        raw: bytes,
+        permission: Permission,
+        message_id: str,
+        may_begin: MayBegin = always,
     ) -> SendOutcome:
         """Send one message once, and return the outcome.
 
         `sender` and `recipient` are the envelope. `raw` is the whole message (RFC 5322), ended by CRLF. Nothing of it
         is written before `permission` returns True. `message_id` identifies the message, also when it is sent again.
+        `may_begin` is asked when the transport is ready: opening a connection, or waiting for a free one, may take long.
         """
 
     def abort(self) -> None:

@@ -11,7 +11,7 @@ from listener.address import Address
 from listener.files import folder, put
 from listener.printable import printable, printable_lines
 from listener.smtp.breaker import Breaker
-from listener.smtp.outcome import Accepted, NotPermitted, NotSent, Permission, SendOutcome
+from listener.smtp.outcome import Accepted, MayBegin, NotPermitted, NotSent, Permission, SendOutcome, always
 from listener.smtp.replies import Phase, Reply, Scope
 from listener.smtp.verdicts import SERVER
 
@@ -23,10 +23,16 @@ class _LocalTransport:
         self._breaker = breaker
 
     async def send(
-        self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
+        self,
+        sender: Address,
+        recipient: Address,
+        raw: bytes,
+        permission: Permission,
+        message_id: str,
+        may_begin: MayBegin = always,
     ) -> SendOutcome:
         """Write the message in a thread, because a disk may block. An error counts as a failure of the server."""
-        if not await permission():
+        if not await permission() or not may_begin():
             return NotPermitted()
         try:
             done = await asyncio.to_thread(self._write, sender, recipient, raw, message_id)

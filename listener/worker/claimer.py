@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 
 from listener import metrics
@@ -78,7 +79,7 @@ class Claimer:
         queued = 0
         by_rule: dict[str, list[Event]] = defaultdict(list)
         for event in events:
-            by_rule[event.rule].append(event)
+            by_rule[event.rule].append(replace(event, message_id=runtime.delivery.message_id(event)))
         left = MAX_BATCH_BYTES
         unavailable: DatabaseUnavailable | None = None
         for rule, group in by_rule.items():

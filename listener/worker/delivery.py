@@ -1,27 +1,28 @@
 """Delivering by one configuration: decide about claimed events, compose messages, and turn outcomes into settlements."""
 
 import asyncio
-import traceback
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, assert_never
 
 from psycopg import AsyncConnection
 
-from listener.address import Address, mask, parse_address
+from listener.address import mask, parse_address
 from listener.config.rules import Rule
 from listener.db.pool import Pool
 from listener.errors import BadData, RuleBroken
 from listener.logs import log
 from listener.mail import unsubscribe
 from listener.mail.composer import Composer
-from listener.mail.message import make_message_id
-from listener.outbox.event import Event, OutgoingMessage, Settlement, State, StoredMessage
+from listener.message_id import make_message_id
+from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage
 from listener.retry import backoff
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
 from listener.worker.decision import NotToSend, ToSend
 from listener.worker.lookup import Lookup, LookupResult, too_large
 from listener.worker.retry_policy import RetryPolicy
 from listener.worker.row_budget import MAX_BATCH_BYTES
+from listener.worker.unsent import not_allowed, settle_bad_data, settle_internal_error, settle_moved, settle_unsent
 
 # Another worker is sending that message now. Its reply usually comes within a second.
 _SUPERSEDED_RETRY_S = 1.0
@@ -61,6 +62,12 @@ class Delivery:
         for name, lookup in self._lookups.items():
             self._composer.check(name, await lookup.check(lookups))
             await unsubscribe.check(conn, name, lookup.rule)
+
+    def message_id(self, event: Event) -> str:
+        """Return the left part of the email's Message-ID; of an event that cannot be read, an empty text."""
+        if event.flaw is not None:
+            return ""
+        return make_message_id(self._secret, event.rule, event.id, event.captured_at)
 
     @property
     def active_rules(self) -> list[str]:
@@ -134,7 +141,7 @@ class Delivery:
 
     def _decide(self, lookup: Lookup, event: Event, found: LookupResult) -> ToSend | Settlement:
         if event.key in found.too_large:
-            return _not_sent(too_large(event, found.too_large[event.key]))
+            return settle_unsent(too_large(event, found.too_large[event.key]))
         if event.key in found.later:
             return Settlement(event, "available")
         try:
@@ -142,31 +149,35 @@ class Delivery:
         except Exception as exc:
             return settle_internal_error(event, exc)
         verdict = self._check_recipient(verdict)
-        return verdict if isinstance(verdict, ToSend) else _not_sent(verdict)
+        return verdict if isinstance(verdict, ToSend) else settle_unsent(verdict)
 
     def _check_recipient(self, verdict: ToSend | NotToSend) -> ToSend | NotToSend:
         if isinstance(verdict, ToSend) and not self._composer.recipients.allows(verdict.recipient):
-            return _not_allowed(verdict.event, verdict.recipient)
+            return not_allowed(verdict.event, verdict.recipient)
         return verdict
 
-    def compose(self, to_send: ToSend, stored: StoredMessage | None = None) -> OutgoingMessage | Settlement:
-        """Return the message to send. After a sending in doubt, it is the `stored` one, byte by byte.
+    def compose(
+        self, to_send: ToSend, date: datetime, stored: StoredMessage | None = None
+    ) -> OutgoingMessage | Settlement:
+        """Return the message to send, of this `date`. After a sending in doubt, it is the `stored` one, byte by byte.
+
+        A second sending goes only to the address of the first, and only while the row still has it.
 
         Raises:
             RuleBroken: No message can be composed for any row of the rule.
         """
         event = to_send.event
-        key = make_message_id(self._secret, event.rule, event.id, event.captured_at)
+        key = self.message_id(event)
         try:
             if stored is not None:
                 recipient = parse_address(stored.recipient)
                 # A restored dump contains messages that were in doubt, whose recipients may not be allowed here.
                 if not self._composer.recipients.allows(recipient):
-                    return _not_sent(_not_allowed(event, recipient))
+                    return settle_unsent(not_allowed(event, recipient))
+                if not self._composer.recipients.leads_to(to_send.recipient, recipient):
+                    return settle_moved(event, recipient, to_send.recipient)
                 return OutgoingMessage(event, self._composer.recipients.route(recipient), stored.message, key)
-            message = self._composer.compose(
-                event.rule, event.key, to_send.context, to_send.recipient, key, event.captured_at
-            )
+            message = self._composer.compose(event.rule, event.key, to_send.context, to_send.recipient, key, date)
         except BadData as exc:
             return settle_bad_data(event, exc)
         except RuleBroken:
@@ -196,32 +207,3 @@ class Delivery:
 def queued_bytes(decided: Iterable[ToSend | Settlement]) -> int:
     """Return the size in octets of the rows that are to be sent."""
     return sum(each.octets for each in decided if isinstance(each, ToSend))
-
-
-def settle_bad_data(event: Event, exc: BadData) -> Settlement:
-    """Return the settlement of an event whose own data makes a message impossible."""
-    return Settlement(event, "failed", "failed", exc.reason, mask(str(exc)), uses_attempt=True)
-
-
-def settle_internal_error(event: Event, exc: Exception, *, sending: bool = False) -> Settlement:
-    """Return the settlement of an event on which the daemon itself fails. Other events are not affected.
-
-    `sending`: the message may have been accepted. The log has the place in the code, not the error's text: it may quote
-    the row.
-    """
-    where = "".join(traceback.format_tb(exc.__traceback__))
-    log.error("event_unforeseen", event_id=event.id, rule=event.rule, error=type(exc).__name__, where=where)
-    state: State = "in_doubt" if sending else "failed"
-    detail = f"{type(exc).__name__}, an internal error of pgherald; the log event event_unforeseen says where"
-    return Settlement(
-        event, state, state, "internal_error", detail, uses_attempt=not sending, delay=backoff(1) if sending else None
-    )
-
-
-def _not_allowed(event: Event, recipient: Address) -> NotToSend:
-    return NotToSend(event, "not_allowed", f"{recipient.masked} is not in mail.allowed_recipients")
-
-
-def _not_sent(verdict: NotToSend) -> Settlement:
-    state: State = "failed" if verdict.failed else "skipped"
-    return Settlement(verdict.event, state, state, verdict.reason, verdict.detail, uses_attempt=verdict.failed)

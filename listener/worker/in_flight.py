@@ -5,6 +5,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from datetime import UTC, datetime
 
 from listener.outbox.event import Event
 from listener.retry import wait
@@ -61,9 +62,13 @@ class InFlight:
         """Return the question whether the lease under which this event was claimed is still valid."""
         return self._holds_lease[event.fence]
 
+    def database_time(self) -> datetime:
+        """Return the time by the database's clock, as the last claim showed it."""
+        return datetime.fromtimestamp(asyncio.get_running_loop().time() - self._clock_offset, UTC)
+
     def age(self, event: Event) -> float:
         """Return the seconds since the event was captured."""
-        return asyncio.get_running_loop().time() - self._clock_offset - event.captured_at.timestamp()
+        return self.database_time().timestamp() - event.captured_at.timestamp()
 
     def remove(self, event: Event) -> None:
         """Forget an event, and wake those who wait for room."""

@@ -98,6 +98,7 @@ class WorkerLease:
             listener.gate.is_leader,
             listener.pid,
             self._breaker.reason,
+            self._registry.holds_doubts,
         )
         now = asyncio.get_running_loop().time()
         if state == self._last_state and now - self._renewed_at < self._lease_s / 4:

@@ -68,11 +68,18 @@ class WorkerRegistry:
         self._pool = pool
         self._hold = hold
 
+    @property
+    def holds_doubts(self) -> bool:
+        """Return whether events in doubt wait for a person now."""
+        return self._hold()
+
     async def register(self) -> None:
         """Insert a row for this worker and begin its lease."""
         registration = self.registration
         requested_at = registration.clock()
-        (row,) = await self._run("register", name=registration.name, version=__version__, lease=registration.lease_s)
+        (row,) = await self._run(
+            "register", name=registration.name, version=__version__, lease=registration.lease_s, hold=self._hold()
+        )
         registration.worker, registration.presence_lock, registration.utf8 = row
         registration.extend(requested_at)
 
@@ -88,6 +95,7 @@ class WorkerRegistry:
             listening=listening,
             leader=leader,
             pid=pid,
+            hold=self._hold(),
             breaker_reason=self.registration.encodable(breaker_reason),
         )
         if rows:

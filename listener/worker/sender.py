@@ -13,14 +13,14 @@ from listener.outbox.event import OutgoingMessage, Settlement
 from listener.outbox.rate_limit import RateLimiter
 from listener.outbox.store import Outbox
 from listener.smtp.breaker import Breaker
-from listener.smtp.outcome import Accepted, NotSent, Refused
+from listener.smtp.outcome import Accepted, NotPermitted, NotSent, Refused
 from listener.smtp.replies import Scope
 from listener.transport.base import Transport
 from listener.worker import tracing
 from listener.worker.decision import ToSend
-from listener.worker.delivery import settle_bad_data, settle_internal_error
 from listener.worker.in_flight import SEND_WITHIN_S, InFlight
 from listener.worker.runtime import Runtime
+from listener.worker.unsent import settle_bad_data, settle_internal_error
 
 # An email must not rest on an older check of consent.
 _LOOKUP_VALID_S = 2.0
@@ -119,8 +119,8 @@ class Senders:
         while self.in_flight.composed_bytes > _MAX_COMPOSED_BYTES and not self._stopping:
             await self.in_flight.wait_for_slot(SEND_WITHIN_S)
         lacks_slot = queued.send_at is None and self._rate_limiter.is_limited(runtime.max_rate)
-        is_stale = loop.time() - queued.looked_up_at > _LOOKUP_VALID_S
-        if self._stopping or self._breaker.is_open or lacks_slot or is_stale:
+        looked_up_at = queued.looked_up_at
+        if self._stopping or self._breaker.is_open or lacks_slot or _is_stale(looked_up_at):
             # Release: the daemon stops, the breaker is open, the consent check is stale, or the rate limit dropped.
             # Any worker may claim the event again.
             self.in_flight.queued_bytes -= to_send.octets
@@ -132,7 +132,7 @@ class Senders:
         if isinstance(composed, Settlement):
             return self.settle(composed)
         self.in_flight.composed_bytes += len(composed.raw)
-        settlement = await self._send(runtime, composed, previous)
+        settlement = await self._send(runtime, composed, previous, looked_up_at)
         self.in_flight.composed_bytes -= len(composed.raw)
         return self.settle(settlement)
 
@@ -142,7 +142,7 @@ class Senders:
             stored = await self._outbox.stored_message(event) if event.has_stored_message else None
             if event.has_stored_message and stored is None:
                 return Settlement(event, "available")
-            return runtime.delivery.compose(to_send, stored)
+            return runtime.delivery.compose(to_send, self.in_flight.database_time(), stored)
         except BadData as exc:
             return settle_bad_data(event, exc)
         except RuleBroken as exc:
@@ -153,7 +153,7 @@ class Senders:
         return Settlement(event, "available")
 
     async def _send(
-        self, runtime: Runtime, message: OutgoingMessage, previous: asyncio.Future[bool] | None
+        self, runtime: Runtime, message: OutgoingMessage, previous: asyncio.Future[bool] | None, looked_up_at: float
     ) -> Settlement:
         event = message.event
         # The mark takes longer than the envelope, so it is requested first. Both are then under way together.
@@ -168,11 +168,14 @@ class Senders:
         async def permission() -> bool:
             return await marked and holds_lease() and not self._stopping
 
+        def may_begin() -> bool:
+            return not _is_stale(looked_up_at) and not self._stopping
+
         self._transports.append(runtime.transport)
         try:
             span = tracing.begin(event.rule, event.id, event.attempt, event.in_doubt_count, event.traceparent)
             outcome = await runtime.transport.send(
-                runtime.sender, message.recipient, message.raw, permission, message.message_id
+                runtime.sender, message.recipient, message.raw, permission, message.message_id, may_begin
             )
         except Exception as exc:
             await marked
@@ -188,6 +191,10 @@ class Senders:
         elif isinstance(outcome, Refused) and outcome.verdict.scope is Scope.throttle:
             await self._rate_limiter.throttled(str(outcome.reply), runtime.max_rate)
         settlement = runtime.delivery.settlement(message, outcome)
+        if isinstance(outcome, NotPermitted) and _is_stale(looked_up_at):
+            # The history has the mark, and with it "consent given". It must also say that this answer was not used.
+            detail = "the server was not ready within 2 s of the lookup; the event is looked up again"
+            settlement = Settlement(event, "available", "released", detail=detail)
         tracing.end(span, settlement.history_entry or "released", settlement.reason)
         return settlement
 
@@ -204,8 +211,9 @@ class Senders:
             # A released event sends no NOTIFY. The worker wakes itself when the event is due.
             asyncio.get_running_loop().call_later(delay, self._doorbell.ring, "due")
         if settlement.history_entry is not None:
-            self.in_flight.settled()
-            metrics.settled(event.rule, settlement.state, settlement.reason)
+            if settlement.history_entry != "released":
+                self.in_flight.settled()
+                metrics.settled(event.rule, settlement.state, settlement.reason)
             getattr(log, _LOG_LEVELS[settlement.state])(
                 f"event_{settlement.history_entry}",
                 event_id=event.id,
@@ -213,4 +221,10 @@ class Senders:
                 key=event.key,
                 attempt=event.attempt + settlement.uses_attempt,
                 **{name: value for name in ("reason", "detail") if (value := getattr(settlement, name))},
+                **event.log_name,
             )
+
+
+def _is_stale(looked_up_at: float) -> bool:
+    """Return whether a lookup of that time, on the loop's clock, is too old to send by."""
+    return asyncio.get_running_loop().time() - looked_up_at > _LOOKUP_VALID_S

@@ -231,6 +231,10 @@ SELECT id,
        ) AS events
  ORDER BY id;
 
+-- name: row_of_event
+-- Return the rule and the row's key of an event.
+SELECT rule, pgherald.shown(key) AS key FROM pgherald.outbox WHERE id = %(id)s;
+
 -- name: handled
 -- Return why a row counts as handled, if it does.
 SELECT why

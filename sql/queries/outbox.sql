@@ -166,13 +166,16 @@ UPDATE pgherald.outbox AS event
        reason = outcome.reason,
        attempt = event.attempt + outcome.uses_attempt,
        in_doubt_count = CASE
-           WHEN outcome.state = 'in_doubt' THEN event.in_doubt_count + 1
+           -- A second sending that was not begun adds no doubt to the first one's.
+           WHEN outcome.state = 'in_doubt' AND outcome.reason IS DISTINCT FROM 'moved' THEN event.in_doubt_count + 1
            -- The doubt has ended: the message was not sent.
            WHEN outcome.state = 'available' AND event.state = 'in_doubt' THEN event.in_doubt_count - 1
            ELSE event.in_doubt_count
        END,
        scheduled_at = CASE
-           WHEN outcome.state = 'in_doubt' AND (%(hold)s OR event.in_doubt_count > 0) THEN NULL
+           WHEN outcome.state = 'in_doubt'
+                AND (%(hold)s OR event.in_doubt_count > 0 OR event.scheduled_at IS NULL OR outcome.delay IS NULL)
+           THEN NULL
            WHEN outcome.delay IS NULL THEN coalesce(event.scheduled_at, now())
            ELSE now() + make_interval(secs => outcome.delay)
        END,
@@ -207,11 +210,13 @@ UPDATE pgherald.outbox AS event
 RETURNING outcome.id, outcome.claim;
 
 -- name: mark
--- Record the recipients and messages that are about to be sent. An event that was claimed again gets no mark.
+-- Record the recipients and messages that are about to be sent. An event that was claimed again gets no mark. Under
+-- `hold` the mark also takes the time of sending away, so that no worker of another policy sends the event again.
 UPDATE pgherald.outbox AS event
    SET state = 'transmitting',
        recipient = mark.recipient,
        message = mark.message,
+       scheduled_at = CASE WHEN NOT %(hold)s THEN event.scheduled_at END,
        history = pgherald.append_history(event.history, 'transmitting', 'consent given')
   FROM ROWS FROM (
            json_to_recordset(%(marked)s::json) AS (id bigint, claim bigint, recipient text),

@@ -82,7 +82,8 @@ SELECT id,
             THEN extract(epoch FROM settled_at - captured_at)::float8
             ELSE 0
        END AS seconds,
-       pgherald.shown(history -> -1 ->> 'detail') AS detail
+       pgherald.shown(history -> -1 ->> 'detail') AS detail,
+       captured_at
   FROM settled
  ORDER BY settled_at DESC, id DESC;
 
@@ -99,7 +100,8 @@ SELECT id,
             THEN extract(epoch FROM settled_at - captured_at)::float8
             ELSE 0
        END AS seconds,
-       pgherald.shown(history -> -1 ->> 'detail') AS detail
+       pgherald.shown(history -> -1 ->> 'detail') AS detail,
+       captured_at
   FROM pgherald.outbox
  WHERE state = 'failed'
  ORDER BY id DESC
@@ -115,7 +117,8 @@ SELECT id,
        attempt,
        captured_at AS at,
        CASE WHEN isfinite(captured_at) THEN extract(epoch FROM now() - captured_at)::float8 ELSE 0 END AS seconds,
-       pgherald.shown(history -> -1 ->> 'detail') AS detail
+       pgherald.shown(history -> -1 ->> 'detail') AS detail,
+       captured_at
   FROM pgherald.outbox
  WHERE state = 'in_doubt'
  ORDER BY scheduled_at

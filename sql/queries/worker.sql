@@ -3,8 +3,8 @@
 
 -- name: register
 -- Insert this worker and begin its lease.
-INSERT INTO pgherald.worker (name, version, lease)
-VALUES (%(name)s, %(version)s, make_interval(secs => %(lease)s))
+INSERT INTO pgherald.worker (name, version, lease, holds_doubts)
+VALUES (%(name)s, %(version)s, make_interval(secs => %(lease)s), %(hold)s)
 RETURNING id, lock, pg_catalog.getdatabaseencoding() = 'UTF8' AS utf8;
 
 -- name: renew
@@ -15,6 +15,7 @@ UPDATE pgherald.worker
        pid = %(pid)s,
        leader = %(leader)s,
        listening = %(listening)s,
+       holds_doubts = %(hold)s,
        breaker_reason = %(breaker_reason)s
  WHERE id = %(worker)s
 RETURNING id;
@@ -49,14 +50,18 @@ SELECT worker.id,
 -- End the leases of dead workers, unless they have been renewed since, and take over the events of vanished workers.
 -- Events that were only claimed become available at once. A marked event may be on its way, so it becomes in doubt. It
 -- is not sent again before the lease is over: a worker that lost only its session may still report the outcome until
--- then.
+-- then. Of workers with different policies the stricter one counts: the dead worker's, also as it was at the mark,
+-- and that of any live worker.
 WITH dead AS (
     DELETE FROM pgherald.worker
      USING unnest(%(dead)s::integer[], %(seen)s::timestamptz[]) AS found (id, seen_at)
      WHERE worker.id = found.id AND worker.seen_at = found.seen_at AND worker.id <> %(worker)s
-    RETURNING worker.id, worker.name, worker.seen_at + worker.lease AS lease_end),
+    RETURNING worker.id, worker.name, worker.seen_at + worker.lease AS lease_end, worker.holds_doubts),
 lost AS (
-    SELECT event.id, dead.name, coalesce(dead.lease_end, now() + make_interval(secs => %(lease)s)) AS lease_end
+    SELECT event.id,
+           dead.name,
+           coalesce(dead.lease_end, now() + make_interval(secs => %(lease)s)) AS lease_end,
+           %(hold)s OR event.in_doubt_count > 0 OR event.scheduled_at IS NULL OR dead.holds_doubts IS TRUE AS held
       FROM pgherald.outbox AS event LEFT JOIN dead ON dead.id = event.claimed_by
      WHERE event.state IN ('claimed', 'transmitting')
        AND (dead.id IS NOT NULL OR NOT EXISTS (SELECT FROM pgherald.worker WHERE worker.id = event.claimed_by))
@@ -77,7 +82,7 @@ doubted AS (
        SET state = 'in_doubt',
            in_doubt_count = event.in_doubt_count + 1,
            reason = 'worker_gone',
-           scheduled_at = CASE WHEN NOT (%(hold)s OR event.in_doubt_count > 0) THEN lost.lease_end END,
+           scheduled_at = CASE WHEN NOT lost.held THEN lost.lease_end END,
            history = pgherald.append_history(
                event.history, 'in_doubt', concat_ws(' ', 'the worker is gone:', lost.name))
       FROM lost
@@ -87,7 +92,7 @@ SELECT (SELECT array_agg(name) FROM dead) AS names,
        (SELECT count(*) FROM freed) AS freed,
        (SELECT count(*) FROM doubted) AS doubted,
        -- Events that came into doubt under another configuration are held too.
-       CASE WHEN %(hold)s THEN 0
+       CASE WHEN %(hold)s OR EXISTS (SELECT FROM pgherald.worker WHERE id > 0 AND holds_doubts) THEN 0
             ELSE (SELECT count(*)
                     FROM (SELECT FROM pgherald.outbox
                            WHERE state = 'in_doubt' AND scheduled_at <= now()

@@ -62,6 +62,8 @@ def test_a_clock_that_is_set_makes_no_difference(
             wait_until(lambda later=later: database.value(_RENEWED, (later,)) == 2)
         database.execute("UPDATE pgherald.outbox SET scheduled_at = now() WHERE state = 'available'")
         wait_sent(database, 21)
+        for message in mail.messages:
+            assert abs(message.email["Date"].datetime.timestamp() - message.at) < 60
         assert _furthest(daemon) > timedelta(hours=12), "the clock was not set"
         assert not _WRONG & {event["event"] for event in [*daemon.events, *other.events]}
     today = database.value("SELECT now()")

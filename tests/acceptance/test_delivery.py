@@ -83,6 +83,18 @@ def test_too_old(database: Database, mail: MailServer, pgherald: Pgherald) -> No
     assert reasons(database) == [("skipped", "expired")]
 
 
+def test_the_date_is_that_of_the_sending_by_the_databases_clock(
+    database: Database, mail: MailServer, pgherald: Pgherald
+) -> None:
+    """Servers take an old Date for a sign of spam, and some refuse it. The change may be days old."""
+    database.verify(database.add_plan("Café", "a@example.org"))
+    database.execute("UPDATE pgherald.outbox SET captured_at = now() - interval '8 days'")
+    began = database.value("SELECT date_trunc('second', now())")
+    assert pgherald("run", "--once").returncode == 0
+    [message] = mail.messages
+    assert began <= message.email["Date"].datetime <= database.value("SELECT now()")
+
+
 def test_one_bad_row_holds_up_nobody(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     good, huge = database.add_plan("Café", "good@example.org"), database.add_plan("x" * 2_000_000, "huge@example.org")
     database.verify(huge, good)

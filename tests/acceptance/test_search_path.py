@@ -83,7 +83,7 @@ CALLS: dict[str, list[tuple[str, ...]]] = {
     "run": [("run", "--once")],
     "status": [("status",), ("status", "--json")],
     "top": [],
-    "explain": [("explain", "dateplan_verified", "1"), ("explain", "dateplan_verified", "777"), ("explain", "booked", "4,1")],
+    "explain": [("explain", "dateplan_verified", "1"), ("explain", "dateplan_verified", "777"), ("explain", "booked", "4,1"), ("explain", "--message", "3ebqgcaxgzk6rhfw3qteqncekm")],
     "events": [
         ("events", "list"), ("events", "list", "dateplan_verified", "--state", "sent"), ("events", "retry", "dateplan_verified"),
         ("events", "discard", "dateplan_verified"), ("events", "resolve", "dateplan_verified", "--as", "sent"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from listener.mail.message import make_message_id
+from listener.message_id import make_message_id
 from tests.chaos.catcher import REFUSED, Copy
 from tests.chaos.writers import UNWILLING, Ledger
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from listener.mail.message import make_message_id
+from listener.message_id import make_message_id
 from tests.chaos.catcher import Copy
 from tests.chaos.judge import Event, Findings, judge
 from tests.chaos.plan import KINDS, plan

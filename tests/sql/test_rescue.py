@@ -81,6 +81,38 @@ def test_with_hold_a_doubt_is_held(sandbox: Database, claimant: Register) -> Non
     assert alive.rescue()["due"] == alive.resend() == 0
 
 
+@pytest.mark.parametrize("how", ["as marked", "as it was last seen", "as marked, without its row"])
+@pytest.mark.usefixtures("events")
+def test_the_policy_of_a_dead_worker_counts_if_it_is_the_stricter(
+    sandbox: Database, claimant: Register, how: str
+) -> None:
+    dead, alive = claimant("dead", hold=how != "as it was last seen"), claimant("alive")
+    half_done(dead)
+    if how == "as it was last seen":
+        dead.hold = True
+    elif how == "as marked":
+        dead.hold = False
+    dead.renew()
+    if how == "as marked, without its row":
+        dead.unregister()
+    else:
+        die(dead, "lease")
+    assert alive.rescue()["doubted"] == 1
+    assert sandbox.events()[0]["scheduled_at"] is None
+    assert alive.rescue()["due"] == alive.resend() == 0
+
+
+@pytest.mark.usefixtures("events")
+def test_while_a_worker_holds_doubts_nobody_sends_again(sandbox: Database, claimant: Register) -> None:
+    dead, alive, strict = claimant("dead"), claimant("alive"), claimant("strict", hold=True)
+    half_done(dead)
+    die(dead, "lease")
+    assert alive.rescue()["doubted"] == 1
+    assert alive.rescue()["due"] == 0
+    strict.unregister()
+    assert alive.rescue()["due"] == 1
+
+
 @pytest.mark.usefixtures("events")
 def test_in_doubt_for_the_second_time_it_is_held(sandbox: Database, claimant: Register) -> None:
     first, second, third = claimant("first"), claimant("second"), claimant("third")

@@ -134,6 +134,42 @@ def test_with_hold_the_first_doubt_is_held(sandbox: Database, worker: Claimant, 
     assert worker.waiting() == (0, 1)
 
 
+def test_a_mark_under_hold_is_held_whatever_the_policy_is_by_then(
+    sandbox: Database, worker: Claimant, event: Any
+) -> None:
+    worker.hold = True
+    worker.mark(event)
+    worker.hold = False
+    assert worker.settle(event, "in_doubt", reason="no_reply", delay=0)
+    assert now(sandbox)["scheduled_at"] is None
+
+
+def test_a_mark_under_hold_that_was_not_sent_is_available_at_once(
+    sandbox: Database, worker: Claimant, event: Any
+) -> None:
+    worker.hold = True
+    worker.mark(event)
+    assert worker.settle(event, "available", reason="server", delay=None, history_entry="not_sent")
+    assert [each["id"] for each in worker.claim()] == [event["id"]]
+
+
+def test_a_second_sending_that_moved_is_held_and_adds_no_doubt(sandbox: Database, worker: Claimant, event: Any) -> None:
+    worker.mark(event)
+    worker.settle(event, "in_doubt", delay=0)
+    worker.resend()
+    [again] = worker.claim()
+    assert worker.settle(again, "in_doubt", reason="moved")
+    row = now(sandbox)
+    assert (row["state"], row["reason"], row["in_doubt_count"], row["scheduled_at"], row["message"]) == (
+        "in_doubt",
+        "moved",
+        1,
+        None,
+        b"bytes",
+    )
+    assert worker.resend() == 0
+
+
 def test_a_second_sending_put_off_keeps_its_bytes(sandbox: Database, worker: Claimant, event: Any) -> None:
     worker.mark(event)
     worker.settle(event, "in_doubt", delay=0)

@@ -15,11 +15,14 @@ RULE = "dateplan_verified"
 
 
 class Claimant:
-    def __init__(self, conn: psycopg.Connection[Any], name: str, *, lease: float = 10.0, locked: bool = False) -> None:
+    def __init__(
+        self, conn: psycopg.Connection[Any], name: str, *, lease: float = 10.0, locked: bool = False, hold: bool = False
+    ) -> None:
         self.conn = conn
         self.name = name
         self.claims = 0
-        [row] = self._run("register", name=name, version="0", lease=lease)
+        self.hold = hold
+        [row] = self._run("register", name=name, version="0", lease=lease, hold=hold)
         self.id: int = row["id"]
         self.lock: int = row["lock"]
         if locked:
@@ -34,6 +37,7 @@ class Claimant:
             "leader": False,
             "listening": False,
             "breaker_reason": None,
+            "hold": self.hold,
         }
         return bool(self._run("renew", worker=self.id, **values))
 
@@ -109,9 +113,9 @@ class Claimant:
         if not marks:
             rows = self._run("settle", hold=hold, settled=settled)
         elif not settlements:
-            rows = self._run("mark", marked=marked, messages=messages)
+            rows = self._run("mark", hold=hold or self.hold, marked=marked, messages=messages)
         else:
-            rows = self._run("record", hold=hold, settled=settled, marked=marked, messages=messages)
+            rows = self._run("record", hold=hold or self.hold, settled=settled, marked=marked, messages=messages)
         return {row["id"] for row in rows}
 
     def _run(self, query: str, **values: Any) -> list[DictRow]:

@@ -1,9 +1,12 @@
 """The counters of the process."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
 from listener import metrics
+from listener.metrics import DELIVERY_BUCKETS, quantile
 
 
 def value(line: str) -> float | None:
@@ -51,3 +54,15 @@ def test_a_delivery_is_in_the_bucket_of_its_time() -> None:
     metrics.accepted("timed", 0.3)
     assert value('pgherald_delivery_seconds_bucket{le="0.25",rule="timed"}') == 0
     assert value('pgherald_delivery_seconds_bucket{le="0.5",rule="timed"}') == 1
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=16, max_size=16))
+def test_quantiles_lie_in_their_buckets(counts: list[int]) -> None:
+    found = [quantile(counts, share) for share in (0.5, 0.95)]
+    if not any(counts):
+        assert found == [None, None]
+        return
+    median, slow = found
+    assert median is not None
+    assert slow is not None
+    assert 0 < median <= slow <= 2 * DELIVERY_BUCKETS[-1]

@@ -14,7 +14,7 @@ from psycopg.rows import class_row
 
 from listener.db import schema
 from listener.demo.cluster import Cluster
-from listener.mail.message import make_message_id
+from listener.message_id import make_message_id
 from tests.chaos.judge import Event, Findings, judge
 from tests.chaos.soak.failures import Failure, ours
 from tests.chaos.soak.gaps import Stop

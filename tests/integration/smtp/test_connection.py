@@ -112,6 +112,43 @@ async def test_replies_may_come_in_pieces_and_in_many_lines() -> None:
         assert connection.usable
 
 
+# --- the beginning ----------------------------------------------------------------------------------------------
+
+
+@SECURED
+@PIPELINED
+@on_every_loop
+async def test_a_message_that_may_not_begin_leaves_the_connection_as_it_was(
+    security: Security, extensions: tuple[str, ...]
+) -> None:
+    async with Smtpd(security, extensions=extensions) as smtpd, connected(smtpd) as connection:
+        assert await send(connection, may_begin=lambda: False) == NotPermitted()
+        assert (connection.used, connection.usable) == (0, True)
+        assert isinstance(await send(connection), Accepted)
+        assert (len(smtpd.messages), smtpd.seen["mail"], smtpd.connections) == (1, 1, 1)
+
+
+@PIPELINED
+@on_every_loop
+async def test_a_message_may_begin_as_of_the_moment_of_mail_and_no_server_is_asked_twice_for_rset(
+    extensions: tuple[str, ...],
+) -> None:
+    """Without pipelining, MAIL waits for the reply to RSET, which may take long."""
+    asked: list[int] = []
+    async with Smtpd(extensions=extensions) as smtpd, connected(smtpd) as connection:
+
+        def may_begin() -> bool:
+            asked.append(smtpd.seen["rset"])
+            return len(asked) > 1
+
+        smtpd.script("rcpt", answer("550 5.1.1 no such user"), times=1)
+        assert isinstance(await send(connection), Refused)
+        assert await send(connection, may_begin=may_begin) == NotPermitted()
+        assert isinstance(await send(connection, may_begin=may_begin), Accepted)
+        assert asked == ([0, 0] if "PIPELINING" in extensions else [1, 1])
+        assert (smtpd.seen["rset"], smtpd.seen["mail"]) == (1, 2)
+
+
 # --- the body and the permission --------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from listener.cli.explain import _show
 
 EVENT = {
     "id": 7,
+    "message_id": "<key@example.org>",
     "state": "skipped",
     "reason": "no_consent",
     "attempt": 0,
@@ -21,6 +22,7 @@ def test_the_history_of_an_event_one_entry_a_line(capsys: pytest.CaptureFixture[
     _show(RowHistory([EVENT], True, None, None), "paid 4711")
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
         "event 7: skipped (no_consent), attempt 0",
+        "  Message-ID <key@example.org>",
         "  2026-11-22 17:44:45.123  captured      by transaction 4711",
         "  2026-11-22 17:44:46.000  skipped",
     ]

@@ -5,7 +5,6 @@ import email
 import email.policy
 import re
 import unicodedata
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from email.header import decode_header, make_header
 from email.message import EmailMessage
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 
 from listener.address import Address, Mailbox, parse_address, parse_mailbox
 from listener.errors import BadData
-from listener.mail.message import Content, MessageDefaults, build, make_message_id
+from listener.mail.message import Content, MessageDefaults, build
 from listener.transport.base import MAX_MESSAGE_BYTES
 
 KEY = "k" * 26
@@ -300,36 +299,6 @@ def test_a_header_too_long_for_a_line_is_refused() -> None:
 def test_the_idempotency_header_cannot_be_set_as_well() -> None:
     with pytest.raises(ValueError, match="key"):
         MessageDefaults(PLAIN.sender, headers=(("x-pgherald-KEY", "x"),))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda: make_message_id(b"other", "rule", 1, DATE),
-        lambda: make_message_id(b"secret", "rule2", 1, DATE),
-        lambda: make_message_id(b"secret", "rule", 2, DATE),
-        lambda: make_message_id(b"secret", "rule", 1, DATE + timedelta(microseconds=1)),
-        lambda: make_message_id(b"x" * 65, "rule", 1, DATE),
-    ],
-)
-def test_a_key_depends_on_all_it_is_made_of(change: Callable[[], str]) -> None:
-    assert change() != make_message_id(b"secret", "rule", 1, DATE)
-
-
-def test_a_key_is_the_same_in_every_release_and_time_zone() -> None:
-    key = make_message_id(b"secret", "dateplan_verified", 42, DATE)
-    assert key == make_message_id(b"secret", "dateplan_verified", 42, DATE.astimezone(timezone(timedelta(hours=5))))
-    assert key == "gkvls7vjhvceuouaasblgrqlry"
-
-
-@given(st.binary(max_size=200), st.text(), st.integers(0, 2**63 - 1))
-def test_a_key_is_26_harmless_characters(secret: bytes, rule: str, event_id: int) -> None:
-    assert re.fullmatch(r"[a-z2-7]{26}", make_message_id(secret, rule, event_id, DATE))
-
-
-def test_a_key_for_a_time_without_time_zone_is_refused() -> None:
-    with pytest.raises(ValueError, match="time zone"):
-        make_message_id(b"secret", "rule", 1, DATE.replace(tzinfo=None))
 
 
 # What is expected is spelled out here a second time, slowly, so that the two can disagree.

@@ -60,6 +60,9 @@ class FakeDelivery:
         self.suspended: list[str] = []
         self._errors = errors
 
+    def message_id(self, event: Event) -> str:
+        return f"key{event.id}"
+
     async def triage(self, rule: str, events: list[Event], *_: Any) -> list[ToSend]:
         if rule in self._errors:
             raise self._errors[rule]

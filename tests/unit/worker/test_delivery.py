@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from tests.support.events import JANE, event
 
 MAX_ATTEMPTS = 5
 DAY = 86_400.0
+NOW = datetime(2026, 11, 27, tzinfo=UTC)
 ROW = {"current": "VE", "email": "jane@example.org", "consent": True, "place": "Caf\u00e9"}
 
 
@@ -234,24 +236,59 @@ async def test_a_broken_rule_is_left_alone_for_a_while_and_reported_once() -> No
     ids=["bad data", "internal error", "restored in staging", "stored without address"],
 )
 def test_no_message_can_be_composed(composer: Any, stored: StoredMessage | None, state: str, reason: str) -> None:
-    settled = delivery(composer).compose(ToSend(event(1), JANE, ROW), stored)
+    settled = delivery(composer).compose(ToSend(event(1), JANE, ROW), NOW, stored)
     assert isinstance(settled, Settlement)
     assert (settled.state, settled.reason) == (state, reason)
 
 
 def test_a_broken_template_fails_no_event() -> None:
     with pytest.raises(RuleBroken):
-        delivery(FakeComposer(error=RuleBroken("no variable"))).compose(ToSend(event(1), JANE, ROW))
+        delivery(FakeComposer(error=RuleBroken("no variable"))).compose(ToSend(event(1), JANE, ROW), NOW)
 
 
 def test_a_second_sending_repeats_the_first() -> None:
     """The recipient's mail program can drop the copy only if both have the same Message-ID and bytes."""
     composing = delivery()
-    first = composing.compose(ToSend(event(1), JANE, ROW))
-    again = composing.compose(ToSend(event(1, claim=41), JANE, {}), StoredMessage("ann@example.org", b"kept"))
-    other = composing.compose(ToSend(event(2), JANE, ROW))
+    first = composing.compose(ToSend(event(1), JANE, ROW), NOW)
+    again = composing.compose(ToSend(event(1, claim=41), JANE, {}), NOW, StoredMessage("Jane@example.org", b"kept"))
+    other = composing.compose(ToSend(event(2), JANE, ROW), NOW)
     assert isinstance(first, OutgoingMessage)
     assert isinstance(again, OutgoingMessage)
     assert isinstance(other, OutgoingMessage)
-    assert (again.recipient, again.raw) == (parse_address("ann@example.org"), b"kept")
+    assert (again.recipient, again.raw) == (parse_address("Jane@example.org"), b"kept")
     assert first.message_id == again.message_id != other.message_id
+
+
+@pytest.mark.parametrize(
+    ("first", "now", "redirect_to", "reason"),
+    [
+        ("jane@example.org", "jane@example.org", None, None),
+        ("jane@example.org", " JANE@Example.ORG", None, None),
+        ("jane@example.org", "ann@example.org", None, "moved"),
+        ("jane@example.org", "jane@example.com", None, "moved"),
+        ("jane@example.org", "jane+1@example.org", None, "moved"),
+        ("staging@example.org", "jane@example.org", "staging@example.org", None),
+        ("staging@example.org", "jane@example.org", None, "moved"),
+        ("jane@example.org", "jane@example.org", "staging@example.org", None),
+        ("jane@example.org", "ann@example.org", "staging@example.org", "moved"),
+    ],
+)
+def test_a_second_sending_goes_only_where_the_first_went_and_still_belongs(
+    first: str, now: str, redirect_to: str | None, reason: str | None
+) -> None:
+    composer = FakeComposer()
+    composer.recipients = RecipientPolicy(None, parse_address(redirect_to) if redirect_to else None)
+    composed = delivery(composer).compose(ToSend(event(1), parse_address(now), ROW), NOW, StoredMessage(first, b"kept"))
+    if reason is None:
+        assert isinstance(composed, OutgoingMessage)
+        assert str(composed.recipient) == (redirect_to or first)
+    else:
+        assert isinstance(composed, Settlement)
+        assert (composed.state, composed.reason, composed.delay, composed.uses_attempt) == (
+            "in_doubt",
+            reason,
+            None,
+            False,
+        )
+        assert first not in str(composed.detail)
+        assert now not in str(composed.detail)

@@ -67,3 +67,4 @@ async def test_the_age_is_by_the_databases_clock() -> None:
     in_flight.add([first, second], lambda: True, now())
     await asyncio.sleep(1)
     assert (in_flight.age(first), in_flight.age(second)) == pytest.approx((6, 4))
+    assert abs(in_flight.database_time() - (CAPTURED_AT + timedelta(seconds=6))) < timedelta(milliseconds=1)

@@ -41,6 +41,7 @@ class FakeRegistry:
         self.renewals: list[tuple[float, dict[str, Any]]] = []
         self.registered_at: list[float] = []
         self.is_expired = False
+        self.holds_doubts = False
         self.result = NOTHING
         self._look = look
 
@@ -242,11 +243,16 @@ async def test_the_lease_is_renewed_every_quarter_and_with_every_change() -> Non
         listener.listening = False
         listener.changed.set()
 
+    def reload() -> None:
+        registry.holds_doubts = True
+
     asyncio.get_running_loop().call_later(6.1, lose_session)
+    asyncio.get_running_loop().call_later(7.3, reload)
     await keep(registry, listener, 8.4)
     assert [(at, state["listening"]) for at, state in registry.renewals] == [
         (0.0, True),
         (2.5, True),
         (5.0, True),
         (6.1, False),
+        (7.35, False),
     ]

@@ -72,6 +72,9 @@ class FakeDelivery:
         self.size = size
         self.budgets: list[int] = []
 
+    def message_id(self, event: Event) -> str:
+        return f"key{event.id}"
+
     async def triage(self, rule: str, events: list[Event], pool: Any, budget: int) -> list[ToSend | Settlement]:
         self.budgets.append(budget)
         fit = min(len(events), max(0, -(-budget // self.size)))

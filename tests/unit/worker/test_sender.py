@@ -3,7 +3,6 @@
 import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +15,10 @@ from listener.mail.composer import Message
 from listener.mail.message import Content
 from listener.notify.doorbell import Doorbell
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage
-from listener.smtp.outcome import Accepted
+from listener.recipients import RecipientPolicy
+from listener.smtp.outcome import Accepted, MayBegin, NotPermitted
 from listener.smtp.replies import Reply
+from listener.worker import sender as module
 from listener.worker.decision import ToSend
 from listener.worker.delivery import Delivery
 from listener.worker.retry_policy import RetryPolicy
@@ -40,12 +41,11 @@ class Everything:
     sending: int = 0
     most: int = 0
     size: int = 1
+    ready_after: float = 0.0
     compose_error: Exception | None = None
     send_error: Exception | None = None
     stored_is: StoredMessage | Exception | None = None
-    recipients: Any = field(
-        default_factory=lambda: SimpleNamespace(allows=lambda _: True, route=lambda address: address)
-    )
+    recipients: Any = field(default_factory=lambda: RecipientPolicy(None, None))
     is_open: bool = False
 
     def compose(self, name: str, key: str, *_: Any) -> Message:
@@ -53,7 +53,13 @@ class Everything:
             raise self.compose_error
         return Message("key", JANE, Content("", "", None), b"x" * self.size)
 
-    async def send(self, sender: Any, recipient: Any, message: bytes, permission: Any, key: str) -> Accepted:
+    async def send(
+        self, sender: Any, recipient: Any, message: bytes, permission: Any, key: str, may_begin: MayBegin
+    ) -> Accepted | NotPermitted:
+        if self.ready_after:
+            await asyncio.sleep(self.ready_after)
+            if not may_begin():
+                return NotPermitted()
         assert await permission()
         self.sending += len(message)
         self.most = max(self.most, self.sending)
@@ -134,17 +140,27 @@ async def test_while_a_message_is_sent() -> None:
 @pytest.mark.parametrize(
     ("stored", "state", "reason"),
     [
-        (StoredMessage("b@example.org", b"kept"), "sent", None),
+        (StoredMessage("jane@example.org", b"kept"), "sent", None),
+        (StoredMessage("b@example.org", b"kept"), "in_doubt", "moved"),
         (StoredMessage("nobody", b"kept"), "failed", "bad_address"),
         (DatabaseUnavailable("away"), "available", None),
         (None, "available", None),
     ],
-    ids=["kept", "no address", "away", "taken up by another"],
+    ids=["kept", "moved", "no address", "away", "taken up by another"],
 )
 async def test_a_second_sending(stored: StoredMessage | Exception | None, state: str, reason: str | None) -> None:
     settled = await deliver(Everything(stored_is=stored), [event(1, kept=True), event(2)])
     assert (settled[1].state, settled[1].reason) == (state, reason)
     assert settled[2].state == "sent"
+
+
+async def test_a_lookup_that_is_old_when_the_server_is_ready_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mark has written "consent given" by then, so the history says that the event was released."""
+    monkeypatch.setattr(module, "_LOOKUP_VALID_S", 0.05)
+    one = Everything(ready_after=0.1)
+    settled = await deliver(one, [event(1)])
+    assert (settled[1].state, settled[1].history_entry, settled[1].uses_attempt) == ("available", "released", False)
+    assert one.most == 0
 
 
 async def test_what_is_made_and_not_sent_is_bounded() -> None:
