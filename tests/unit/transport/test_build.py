@@ -31,7 +31,7 @@ async def test_the_pool_gets_the_servers_timeouts_and_as_many_connections() -> N
     smtp = {"url": "smtp://127.0.0.1", "connections": 3, "dot_timeout": "20m", "connect_timeout": "7s"}
     made = transport(settings(smtp=smtp), Breaker())
     assert isinstance(made, SmtpPool)
-    assert made._free._value == 3
+    assert made._limit.size == 3
     assert made._server.timeouts == Timeouts(connect=7, dot=1200)
 
 
