@@ -91,7 +91,7 @@ def effects(runtime: Any) -> dict[str, Any]:
     composer = delivery._composer
     return {
         "transport": (type(transport), *(getattr(transport, name, None) for name in ("_server", "_tls", "_folder"))),
-        "connections": getattr(getattr(transport, "_free", None), "_value", None),
+        "connections": getattr(getattr(transport, "_limit", None), "size", None),
         "sender": runtime.sender,
         "rate": runtime.max_rate,
         "message": composer.compose(NAME, "7", row, THERE, "7", datetime(2026, 1, 1, tzinfo=UTC)).octets,
