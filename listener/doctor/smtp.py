@@ -12,7 +12,8 @@ from listener.smtp.connection import SmtpConnection
 from listener.smtp.remedies import remedy_for
 from listener.smtp.replies import Scope
 from listener.smtp.server import Timeouts
-from listener.smtp.session import SessionError, tls_context
+from listener.smtp.session import tls_context
+from listener.smtp.session_error import SessionError
 
 # Shorter than the daemon's time-outs, for a person waits. RFC 5321, 4.5.3.2 allows minutes.
 _TIMEOUTS = Timeouts(connect=5, greeting=10, command=10, quit=1)

@@ -17,7 +17,7 @@ from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Perm
 from listener.smtp.protocol import ConnectionLost, SmtpProtocol
 from listener.smtp.replies import CONFIGURATION, SERVER, STALE, Phase, Reply, Scope, classify
 from listener.smtp.server import SmtpServer
-from listener.smtp.session import open_session
+from listener.smtp.session import ServerMemory, open_session
 
 # A connection that was idle for longer may have been closed by the server without our noticing. Under load the next
 # message follows within milliseconds.
@@ -44,13 +44,13 @@ class SmtpConnection:
         self.opened_at = self.idle_since = self._loop.time()
 
     @classmethod
-    async def open(cls, server: SmtpServer, tls: ssl.SSLContext) -> Self:
-        """Open a connection: TCP, TLS, greeting, EHLO and AUTH.
+    async def open(cls, server: SmtpServer, tls: ssl.SSLContext, memory: ServerMemory | None = None) -> Self:
+        """Open a connection: TCP, TLS, greeting, EHLO and AUTH. `memory` is that of former connections.
 
         Raises:
             SessionError: There is no session.
         """
-        return cls(server, *await open_session(server, tls))
+        return cls(server, *await open_session(server, tls, memory))
 
     @property
     def usable(self) -> bool:

@@ -9,10 +9,12 @@ from listener import metrics
 from listener.address import Address
 from listener.smtp.breaker import Breaker
 from listener.smtp.connection import SmtpConnection
+from listener.smtp.logins import Logins
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Permission, Refused, SendOutcome
 from listener.smtp.replies import Phase, Scope, Verdict
 from listener.smtp.server import SmtpServer
-from listener.smtp.session import SessionError
+from listener.smtp.session import ServerMemory
+from listener.smtp.session_error import SessionError
 
 # Many servers end a connection with 421 after some number of messages. We close it first, so that no message meets
 # that limit. At 100 messages a new connection costs little per message.
@@ -33,13 +35,16 @@ class SmtpPool:
     A connection is closed after 100 messages, after 300 s ± 10 %, or after 5 s without work.
     """
 
-    def __init__(self, server: SmtpServer, tls: ssl.SSLContext, size: int, breaker: Breaker) -> None:
+    def __init__(
+        self, server: SmtpServer, tls: ssl.SSLContext, size: int, breaker: Breaker, logins: Logins | None = None
+    ) -> None:
         self._server = server
         self._tls = tls
         self._free = asyncio.Semaphore(size)
         self._idle: list[SmtpConnection] = []
         self._busy: set[SmtpConnection] = set()
         self._breaker = breaker
+        self._memory = ServerMemory(logins)
         self._relay_denials = 0
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -57,6 +62,8 @@ class SmtpPool:
                 outcome = await self._send(sender, recipient, raw, permission, message_id)
             except SessionError as failure:
                 outcome = NotSent(failure.phase, failure.detail, failure.verdict)
+                if failure.pause is not None:
+                    self._breaker.pause(failure.pause, _describe(outcome), failure.verdict.scope)
             if not (
                 may_retry
                 and isinstance(outcome, NotSent | Refused)
@@ -77,7 +84,7 @@ class SmtpPool:
         self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
     ) -> SendOutcome:
         async with self._free:
-            connection = self._take_idle() or await SmtpConnection.open(self._server, self._tls)
+            connection = self._take_idle() or await self._open()
             self._busy.add(connection)
             try:
                 outcome = await connection.send(sender, recipient, raw, permission, message_id)
@@ -98,6 +105,13 @@ class SmtpPool:
             else:
                 await connection.close()
             return outcome
+
+    async def _open(self) -> SmtpConnection:
+        refusal = self._memory.logins.refusal
+        if refusal is not None and self._breaker.is_open:
+            # This message waited for a connection when the login was refused. It must not try the login again.
+            raise SessionError(refusal.phase, refusal.verdict, refusal.detail)
+        return await SmtpConnection.open(self._server, self._tls, self._memory)
 
     def _take_idle(self) -> SmtpConnection | None:
         # Take the one used last. Connections that the load does not need then stay idle and are closed.
