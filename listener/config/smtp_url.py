@@ -31,7 +31,7 @@ def parse_smtp_url(url: str) -> SmtpServer:
             "remove it, or write it as %09 or %0A in a password"
         )
     # The last @ ends the password. A / ? or # before it would end the host's name, and [ begins an IPv6 address.
-    if re.match(r"smtps?://[^@]*[/?#\[\]].*@", url, re.IGNORECASE):
+    if re.match(r"smtps?://.*[/?#\[\]].*@", url, re.IGNORECASE):
         raise ValueError(f"the user or the password has one of / ? # [ ] in it; {ESCAPES}")
     try:
         parts = urlsplit(url)
