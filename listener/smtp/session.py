@@ -11,7 +11,7 @@ import ssl
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import aiosmtplib
 
@@ -31,7 +31,7 @@ _NO_STARTTLS = replace(
 _NO_CLEAR = replace(CONFIGURATION, remedy="write smtps:// instead of smtp:// in [smtp] url, or correct its port")
 # RFC 5321 4.1.1.1: a client falls back to HELO if the server does not know EHLO.
 _UNKNOWN_EHLO = re.compile(
-    r"50[024] |5\d\d .*(not (implemented|recogni[sz]ed|supported|understood)|(unknown|unrecogni[sz]ed|invalid) command)",
+    r"50[02] |504 (?!.*(name|rejected))|5\d\d .*(not (implemented|recogni[sz]ed|supported|understood)|(unknown|unrecogni[sz]ed|invalid) command)",
     re.IGNORECASE,
 )
 
@@ -151,19 +151,25 @@ async def _secured(server: SmtpServer, tls: ssl.SSLContext, memory: ServerMemory
 async def _greet(client: aiosmtplib.SMTP, address: str, server: SmtpServer, memory: ServerMemory) -> None:
     """Do the handshake of ``smtps://`` and read the greeting. Find out why a server is silent on a clear connection."""
     greeting = asyncio.create_task(client.connect(), name="smtp-greeting")
+    tasks: list[asyncio.Task[Any]] = [greeting]
     try:
         if server.security != "tls" and not memory.greeted:
-            await asyncio.wait({greeting}, timeout=_SILENCE_S)
-            if not greeting.done() and await speaks_tls(address, server.port):
-                raise SessionError(
-                    Phase.greeting, _NO_CLEAR, "the server is silent in clear, and speaks TLS on this port"
-                )
+            await asyncio.wait(tasks, timeout=_SILENCE_S)
+            if not greeting.done():
+                probe = asyncio.create_task(speaks_tls(address, server.port), name="smtp-tls-probe")
+                tasks.append(probe)
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                if not greeting.done() and probe.result():
+                    raise SessionError(
+                        Phase.greeting, _NO_CLEAR, "the server is silent in clear, and speaks TLS on this port"
+                    )
         with translate_errors(Phase.greeting):
             await greeting
         memory.greeted = True
     finally:
-        greeting.cancel()
-        await asyncio.gather(greeting, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _say_ehlo(client: aiosmtplib.SMTP, server: SmtpServer) -> None:
