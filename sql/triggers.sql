@@ -277,7 +277,8 @@ CREATE TABLE IF NOT EXISTS pgherald.worker (
     pid               integer,                            -- the server process of its LISTEN session, if it has one
     leader            boolean     NOT NULL DEFAULT false, -- operates the gate
     listening         boolean     NOT NULL DEFAULT false, -- receives notifications
-    breaker_reason    text                                -- why its circuit breaker is open, if it is
+    breaker_reason    text,                               -- why its circuit breaker is open, if it is
+    retry_requested   boolean     NOT NULL DEFAULT false  -- an operator wants it to try the mail server now
 );
 
 -- Move a sequence that is behind its table. Logical replication copies rows and leaves the sequences as they were, so

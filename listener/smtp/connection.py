@@ -30,7 +30,7 @@ class SmtpConnection:
     """An open session with the server, for one message at a time.
 
     `capabilities` is what the server announced, in lower case, without the extensions that it refused later. `used` is
-    the number of messages begun. `opened_at` and `idle_since` are times of the running loop's clock, in seconds.
+    the number of messages begun. `local_address` is this end's IP address. `opened_at` and `idle_since` are times of the running loop's clock, in seconds.
     """
 
     def __init__(self, server: SmtpServer, transport: asyncio.Transport, capabilities: dict[str, str]) -> None:
@@ -39,6 +39,7 @@ class SmtpConnection:
         self._protocol = SmtpProtocol(transport, self._loop)
         self._busy = False
         self._reset_due = False
+        self.local_address = str((transport.get_extra_info("sockname") or ("",))[0])
         self.capabilities = capabilities
         self.used = 0
         self.opened_at = self.idle_since = self._loop.time()
