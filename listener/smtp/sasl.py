@@ -20,9 +20,7 @@ Steps = Generator[bytes | None, str, None]
 
 # A server may refuse a mechanism with 535, as Postfix does, and the password with 501. Then the text decides.
 _MECHANISM_NOUN = r"mechanism|authentication (method|type|scheme)|auth(entication)? ?type|\bmethod"
-_MECHANISM_FAULT = (
-    r"\bin?valid|unsupported|unknown|unrecogni[sz]ed|not |\bno |weak|disabled|unavailable|forbidden|require"
-)
+_MECHANISM_FAULT = r"\bin?valid|unsupported|unknown|unrecogni[sz]ed|not |\bno |weak|disabled|unavailable|forbidden|reject|refused|denied"
 _ABOUT_MECHANISM = re.compile(
     rf"({_MECHANISM_FAULT}).{{0,60}}({_MECHANISM_NOUN})|({_MECHANISM_NOUN}).{{0,60}}({_MECHANISM_FAULT})", re.IGNORECASE
 )
@@ -137,5 +135,6 @@ def refused(reply: Reply) -> Literal["mechanism", "login", "server"]:
 
 
 def is_banned(reply: Reply) -> bool:
-    """Return whether the server says that too many logins were tried."""
-    return _TOO_MANY.search(reply.text) is not None
+    """Return whether a further login soon would be in vain: too many were tried, or a person must act first."""
+    # RFC 4954 6: with 432 a person must change the password.
+    return reply.code == 432 or _TOO_MANY.search(reply.text) is not None

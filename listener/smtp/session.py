@@ -124,7 +124,8 @@ async def _secured(server: SmtpServer, tls: ssl.SSLContext, memory: ServerMemory
     # Read now: the name of a socket that was closed is unknown.
     address, own_address = str(sock.getpeername()[0]), str(sock.getsockname()[0])
     client = aiosmtplib.SMTP(
-        hostname=server.tls_name or server.host,
+        # A host's name may end with a dot. The names in certificates never do.
+        hostname=(server.tls_name or server.host).rstrip("."),
         sock=sock,
         timeout=server.timeouts.greeting,
         use_tls=server.security == "tls",

@@ -125,7 +125,7 @@ class Smtpd:
     `lines`: every command.
     `logins`: mechanism, user and secret of each login that was judged. `refuses`: replies to AUTH by mechanism.
     `plain_asks`: 334 to AUTH PLAIN, whether or not it has an initial response. LOGIN ignores an initial response.
-    `helo`: HELO is known beside EHLO.
+    `echoes`: a refusal of a login repeats the client's last line. `helo`: HELO is known beside EHLO.
     `in_clear`: the AUTH commands that came without TLS. `throttled`: how often it was said that `most_per_second` messages
     had been accepted.
     """
@@ -141,6 +141,7 @@ class Smtpd:
         refuses: Mapping[str, str] | None = None,
         plain_asks: bool = False,
         prompts: tuple[str, str] = ("Username:", "Password:"),
+        echoes: bool = False,
         helo: bool = False,
         names: Sequence[str] = ("localhost", "127.0.0.1"),
         messages_per_connection: int | None = None,
@@ -157,6 +158,7 @@ class Smtpd:
         self.refuses = dict(refuses or {})
         self.plain_asks = plain_asks
         self.prompts = prompts
+        self.echoes = echoes
         self.helo = helo
         self.logins: list[tuple[str, str, str]] = []
         self.messages_per_connection = messages_per_connection
@@ -417,11 +419,14 @@ class Session(asyncio.Protocol):
                 return
         good = (self.server.users or {}).get(user) == secret
         self.server.logins.append((method, user, secret))
-        await self._follow("auth", "235 2.7.0 welcome" if good else "535 5.7.8 authentication failed")
+        bad = f"535 5.7.8 {self.server.lines[-1]}" if self.server.echoes else "535 5.7.8 authentication failed"
+        await self._follow("auth", "235 2.7.0 welcome" if good else bad)
 
     async def _asked(self, challenge: str) -> str:
         await self._say("334 " + base64.b64encode(challenge.encode()).decode())
-        return await self._line()
+        line = await self._line()
+        self.server.lines.append(line)
+        return line
 
     async def _mail(self, rest: str) -> None:
         self.server.mails += 1

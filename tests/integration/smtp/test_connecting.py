@@ -1,6 +1,7 @@
 """Connecting with the wrong scheme, name or greeting: the error says within seconds what to write."""
 
 import asyncio
+import socket
 from dataclasses import replace
 from typing import Any
 
@@ -52,7 +53,8 @@ async def test_a_tls_port_spoken_to_in_clear_is_named_within_seconds(security: S
 async def test_a_server_that_greets_late_is_waited_for(security: Security, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SILENCE_S", 0.1)
     async with Smtpd(security) as smtpd:
-        smtpd.script("greeting", wait(0.5))
+        # The probe is greeted at once: it learns that the server speaks no TLS while the first greeting is due.
+        smtpd.script("greeting", wait(0.5), times=1)
         memory = ServerMemory()
         for _ in range(2):
             connection = (
@@ -64,6 +66,36 @@ async def test_a_server_that_greets_late_is_waited_for(security: Security, monke
             await connection.close()
         # The first connection was probed for TLS. Since the server has greeted in clear, no other one is.
         assert smtpd.connections == 3
+
+
+async def test_the_address_that_worked_comes_first_and_one_that_failed_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    tried: list[str] = []
+    real = loop.sock_connect
+
+    async def noted(sock: socket.socket, address: tuple[str, int]) -> None:
+        tried.append(address[0])
+        await real(sock, address)
+
+    async def found(*_: Any, **__: Any) -> list[Any]:
+        # All of 127.0.0.0/8 is this host.
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (name, port)) for name in ("127.0.0.2", "127.0.0.1")]
+
+    async with Smtpd() as smtpd:
+        port = smtpd.port
+        monkeypatch.setattr(loop, "sock_connect", noted)
+        monkeypatch.setattr(loop, "getaddrinfo", found)
+        memory = ServerMemory()
+        for expected in (["127.0.0.2", "127.0.0.1"], ["127.0.0.1"]):
+            tried.clear()
+            (await SmtpConnection.open(server_of(smtpd), tls_context(), memory)).abort()
+            assert tried == expected
+        smtpd.script("greeting", answer("554 5.3.2 no"), times=1)
+        with pytest.raises(SessionError):
+            await SmtpConnection.open(server_of(smtpd), tls_context(), memory)
+        tried.clear()
+        (await SmtpConnection.open(server_of(smtpd), tls_context(), memory)).abort()
+        assert tried == ["127.0.0.2", "127.0.0.1"]
 
 
 @on_every_loop
@@ -115,7 +147,7 @@ async def test_a_certificate_for_another_name(security: Security) -> None:
         assert failure.detail.endswith("it is for mail.example.org, *.relay.example, 10.0.0.5")
         assert "?tls_name=" in remedy_for(failure.phase, failure.verdict)
         assert not smtpd.logins
-        for name in ("mail.example.org", "mx1.relay.example", "10.0.0.5"):
+        for name in ("mail.example.org", "MAIL.example.org.", "mx1.relay.example", "10.0.0.5"):
             async with connected(smtpd, tls_name=name) as connection:
                 assert isinstance(await send(connection), Accepted)
         failure = await refused_by(smtpd, tls_name="other.example.org")

@@ -76,6 +76,8 @@ async def test_a_password_too_long_for_one_command_is_sent_in_the_next_line() ->
         "535 5.7.8 Error: authentication failed: Invalid authentication mechanism",
         "535 5.7.8 Error: authentication failed: no mechanism available",
         "535 5.7.1 Authentication method not supported",
+        "535 5.7.0 Authentication mechanism rejected",
+        "550 5.7.4 Security features not supported",
         "501 5.5.4 Syntax error in parameters",
         "503 5.5.1 AUTH PLAIN not available here",
     ],
@@ -103,6 +105,10 @@ async def test_the_next_mechanism_is_tried_after_a_refusal_of_the_mechanism(repl
         "534 5.7.14 Please log in via your web browser and then try again.",
         "501 5.7.0 Authentication failed",
         "525 5.7.13 User account disabled",
+        "535 5.7.0 Invalid login or password",
+        "535 Authentication not allowed on this server",
+        "535 5.7.8 Error: authentication failed: authentication failure",
+        "535 5.7.1 Credentials rejected by all mechanisms",
         "550 5.7.1 not you",
         "530 5.7.0 not here",
     ],
@@ -150,6 +156,16 @@ async def test_a_server_that_repeats_what_it_was_told_reveals_nothing(auth: str)
         smtpd.script("auth", answer(f"535-5.7.8 no: wrong! {secrets[0]}", f"535 5.7.8 {secrets[1]}"))
         failure = await trouble_of(smtpd, username="herald", password="wrong!")
         assert not any(secret in f"{failure} {failure.__cause__}" for secret in ("wrong!", *secrets))
+
+
+@pytest.mark.parametrize("auth", ["PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2"])
+@on_every_loop
+async def test_a_server_that_repeats_the_last_line_reveals_nothing(auth: str) -> None:
+    async with Smtpd("tls", users=USERS, auth=auth, echoes=True, plain_asks=True) as smtpd:
+        failure = await trouble_of(smtpd, username="herald", password="wrong!", xoauth2=auth == "XOAUTH2")
+        line = smtpd.lines[-1]
+        assert line == "" or line not in str(failure)
+        assert failure.detail.startswith("535 5.7.8")
 
 
 async def deliver(pool: SmtpPool) -> SendOutcome:
@@ -214,6 +230,7 @@ async def test_a_server_that_is_away_fails_all_that_wait_together() -> None:
 def test_a_ban_is_recognized() -> None:
     assert is_banned(Reply.of(454, ["4.7.0 Too many login attempts, please try again later."]))
     assert is_banned(Reply.of(421, ["4.7.0 Too many authentication failures"]))
+    assert is_banned(Reply.of(432, ["4.7.12 A password transition is needed"]))
     assert not is_banned(Reply.of(454, ["4.7.0 Temporary authentication failure"]))
 
 

@@ -97,7 +97,7 @@ async def test_a_refresh_token_that_is_replaced_is_used_from_then_on(endpoint: T
         (500, b"\xff", OSError),
         (503, {"error": "temporarily_unavailable"}, OSError),
         (200, b"[" * 200_000, ConfigError),
-        (200, b'{"access_token": "' + b"x" * 300_000, ConfigError),
+        (200, b'{"access_token": "' + b"x" * 300_000 + b'"}', ConfigError),
     ],
     ids=str,
 )
