@@ -105,7 +105,7 @@ def pause(conn: psycopg.Connection[Any], rule: str) -> datetime:
 
 
 def resume(conn: psycopg.Connection[Any], rule: str) -> None:
-    """Deliver a paused rule's events again, and wake the daemons.
+    """Deliver a paused rule's events again, wake the daemons, and let them try an unavailable mail server.
 
     Raises:
         SchemaError: The rule is not watched in this database.
@@ -113,7 +113,14 @@ def resume(conn: psycopg.Connection[Any], rule: str) -> None:
     with translate_errors():
         if conn.execute(_QUERIES["resume"], {"rule": rule}).fetchone() is None:
             raise _unwatched(rule)
+        conn.execute(_QUERIES["retry_mail_server"])
         conn.execute(_QUERIES["ring"])
+
+
+def retry_mail_server(conn: psycopg.Connection[Any]) -> int:
+    """Let each daemon whose breaker is open try the mail server within a second. Return how many daemons that are."""
+    with translate_errors():
+        return len(conn.execute(_QUERIES["retry_mail_server"]).fetchall())
 
 
 def _unwatched(rule: str) -> SchemaError:

@@ -1,6 +1,7 @@
 """The environment as a source of settings: ``PGHERALD_SECTION_KEY`` and ``PGHERALD_SECTION_KEY_FILE``."""
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,6 +47,17 @@ class Environment(EnvSettingsSource):
         section, _, key = name.removeprefix("pgherald_").partition("_")
         field = self.settings_cls.model_fields.get(section)
         return field is not None and key in getattr(field.annotation, "model_fields", {})
+
+
+def present_secret(section: str, key: str) -> str | None:
+    """Return what the file of ``PGHERALD_SECTION_KEY_FILE`` holds now, or None if there is no such variable.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    wanted = f"PGHERALD_{section}_{key}_FILE".upper()
+    path = next((value for name, value in os.environ.items() if name.upper() == wanted), None)
+    return None if path is None else _read_secret(wanted, path)
 
 
 def _read_secret(variable: str, path: str) -> str:

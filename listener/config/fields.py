@@ -1,8 +1,8 @@
 """The types of settings: durations, rates, addresses, URLs. Each says in its error what to write instead."""
 
 import re
-from typing import Annotated, Literal
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Annotated
+from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -11,12 +11,10 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from listener.address import Address, Mailbox, parse_address, parse_mailbox
 from listener.errors import BadData
 from listener.recipients import parse_allowed
-from listener.smtp.server import SmtpServer, is_ehlo_name
+from listener.smtp.server import is_ehlo_name
 
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-# RFC 8314 for smtps, RFC 6409 for submission, RFC 5321 for a relay on the same host.
-_DEFAULT_PORTS = {"tls": 465, "starttls": 587, "off": 25}
 MAX_PORT = 65535
 # A URL goes into links of emails. Longer ones are cut by some mail programs.
 MAX_BASE_URL_CHARS = 200
@@ -91,11 +89,30 @@ def _base_url(value: object) -> object:
     return value.rstrip("/")
 
 
+def _token_url(value: object) -> object:
+    if not isinstance(value, str) or not value:
+        return value
+    problem = "is not the https URL of a token endpoint; write https://oauth2.googleapis.com/token"
+    try:
+        parts = urlsplit(value)
+        parts.port  # noqa: B018 - raises ValueError if the port is not a number
+    except ValueError:
+        raise ValueError(problem) from None
+    # A request carries the client's secret, so it leaves this host over TLS only.
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+    if not is_safe or not parts.hostname or "@" in parts.netloc or not re.fullmatch(r"[!-~]+", value) or "#" in value:
+        raise ValueError(problem)
+    return value
+
+
+TokenUrl = Annotated[str, BeforeValidator(_token_url)]
+
+
 # With a path or without one. The validator removes a / at the end.
 BaseUrl = Annotated[str, BeforeValidator(_base_url)]
 
 
-_ESCAPES = "write @ : / ? # in a password as %40 %3A %2F %3F %23"
+ESCAPES = "write @ : / ? # [ ] % in a password as %40 %3A %2F %3F %23 %5B %5D %25"
 
 
 def _conninfo(value: object) -> object:
@@ -109,13 +126,13 @@ def _conninfo(value: object) -> object:
             ports = str(conninfo_to_dict(value).get("port") or "")
         except (psycopg.Error, UnicodeError):
             raise ValueError(
-                f"is not a connection string; write postgresql://user:secret@host:5432/database; {_ESCAPES}"
+                f"is not a connection string; write postgresql://user:secret@host:5432/database; {ESCAPES}"
             ) from None
         if not re.fullmatch(r"[\d,\s]*", ports):
-            raise ValueError(f"the port must be a number; {_ESCAPES}")
+            raise ValueError(f"the port must be a number; {ESCAPES}")
         # libpq ends the password at the first @. If a / comes before it, libpq sees no password at all.
         if re.match(r"postgres(?:ql)?://(?:[^@/]*@)?+[^@?]*@", value):
-            raise ValueError(f"has more than one @, or an @ after a /; {_ESCAPES}")
+            raise ValueError(f"has more than one @, or an @ after a /; {ESCAPES}")
     return value
 
 
@@ -181,65 +198,3 @@ def parse_listen(value: str) -> tuple[str, int] | None:
             f"{value!r} is not an address with a port; write 127.0.0.1:9599, 0.0.0.0:9599, [::]:9599 or off"
         )
     return match[1] or match[2], int(match[3])
-
-
-def parse_smtp_url(url: str) -> SmtpServer:
-    """Return the server of an ``smtp://`` or ``smtps://`` URL.
-
-    ``smtps://`` starts with TLS. ``smtp://`` requires STARTTLS, except on loopback or with ``?starttls=off``.
-
-    Raises:
-        ValueError: the URL is invalid. The message repeats nothing of it, since any part may belong to the password.
-    """
-    form = f"write smtp://user:secret@host:587 or smtps://user:secret@host:465; {_ESCAPES}"
-    # `urlsplit` removes some of these silently, and the password would change.
-    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", url):
-        raise ValueError(
-            "has a control character, a line break or a byte that is not UTF-8; "
-            "remove it, or write it as %09 or %0A in a password"
-        )
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ValueError(f"is not a URL; {form}") from None
-    try:
-        port = parts.port
-    except ValueError:
-        raise ValueError(f"the port must be a number from 1 to {MAX_PORT}; {_ESCAPES}") from None
-    query = parse_qs(parts.query, keep_blank_values=True)
-    starttls = query.pop("starttls", ["required"])[-1]
-    if parts.scheme not in ("smtp", "smtps") or parts.path not in ("", "/") or query or parts.fragment:
-        raise ValueError(f"is not the URL of a mail server; {form}")
-    host = parts.hostname
-    if not host or not _HOST.fullmatch(parts.netloc.rpartition("@")[2]):
-        raise ValueError(f"the host must be a name or an address; {form}")
-    if port == 0:
-        raise ValueError(f"the port must be a number from 1 to {MAX_PORT}; {_ESCAPES}")
-    if starttls not in ("required", "off"):
-        raise ValueError("starttls must be required or off; write ?starttls=off only for a server on a trusted network")
-    if parts.scheme == "smtps" and "starttls" in parts.query:
-        raise ValueError("smtps:// starts with TLS and takes no starttls; remove it, or write smtp://")
-    security: Literal["starttls", "tls", "off"]
-    if parts.scheme == "smtps":
-        security = "tls"
-    elif starttls == "off" or (host in LOOPBACK and "starttls" not in parts.query):
-        security = "off"
-    else:
-        security = "starttls"
-    try:
-        username, password = (
-            unquote(part, errors="strict") or None for part in (parts.username or "", parts.password or "")
-        )
-    except UnicodeDecodeError:
-        raise ValueError("the user or the password has a %XX that is not UTF-8; write a literal % as %25") from None
-    return SmtpServer(
-        host=host,
-        port=port or _DEFAULT_PORTS[security],
-        security=security,
-        username=username,
-        password=password,
-    )
-
-
-# A name in any script, or an address in brackets, and a port. `urlsplit` ignores text between the bracket and the port.
-_HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\])(?::\d*)?")

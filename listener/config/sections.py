@@ -1,11 +1,9 @@
-"""The sections of the configuration file, one class for each. `listener.config.rules` has the class of a rule.
+"""The sections of the configuration file, one class for each. `smtp` and `rules` have the others.
 
 The string below a key is its description in docs/configuration.md. `make docs` copies it there.
 """
 
 import re
-import ssl
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -17,19 +15,14 @@ from listener.config.fields import (
     Allowed,
     BaseUrl,
     Conninfo,
-    Count,
     CountOrOff,
     Duration,
     DurationOrOff,
-    EhloName,
     MailboxText,
     Names,
-    RateOrOff,
     at_least,
     parse_listen,
-    parse_smtp_url,
 )
-from listener.smtp.server import SmtpServer, Timeouts
 
 # 16 characters of `openssl rand -hex` are 64 bits: beyond guessing over HTTP, which admits a few attempts a second.
 MIN_ADMIN_TOKEN_CHARS = 16
@@ -60,65 +53,6 @@ class Database(Section):
     def lookups(self) -> str:
         """The connection string for lookups."""
         return self.lookup_url or self.url
-
-
-class Smtp(Section):
-    """The section `[smtp]`: the mail server."""
-
-    url: str = Field("smtp://127.0.0.1:25", repr=False)
-    """the mail server, see below"""
-    auth: Literal["password", "xoauth2"] = "password"
-    """login method: `password` (PLAIN or LOGIN, whichever the server offers) or `xoauth2`, where the password in `url` is
-    an access token"""
-    rate: RateOrOff = None
-    """maximum emails per second, shared by all daemons of this database; `0.5` is one every two seconds"""
-    connections: Count = Field(8, ge=1, le=200)
-    """maximum simultaneous connections of one daemon, 1 to 200"""
-    ca_file: Path | None = None
-    """PEM file of certificates to trust instead of the system's"""
-    ehlo_name: EhloName | None = None
-    """name to greet the server with. Default: the host's full name, or its address"""
-    connect_timeout: Duration = 30.0
-    """time to connect, over all addresses of the host"""
-    command_timeout: Duration = 300.0
-    """time for the reply to EHLO, AUTH, MAIL and RCPT"""
-    data_timeout: Duration = 120.0
-    """time for the reply to DATA"""
-    dot_timeout: Duration = 600.0
-    """time for the reply after the message. A shorter time leaves more events in doubt (RFC 5321 4.5.3.2.6)"""
-
-    @field_validator("url")
-    @classmethod
-    def _understood(cls, value: str) -> str:
-        parse_smtp_url(value)
-        return value
-
-    @field_validator("ca_file")
-    @classmethod
-    def _readable(cls, value: Path | None) -> Path | None:
-        if value is not None:
-            try:
-                ssl.create_default_context(cafile=value)
-            except OSError as exc:
-                raise ValueError(
-                    f"cannot read certificates from {value}: {exc.strerror or exc}; name a readable PEM file"
-                ) from exc
-        return value
-
-    @property
-    def server(self) -> SmtpServer:
-        """The mail server: `url` together with the login method, the EHLO name and the timeouts."""
-        return replace(
-            parse_smtp_url(self.url),
-            xoauth2=self.auth == "xoauth2",
-            ehlo_name=self.ehlo_name,
-            timeouts=Timeouts(
-                connect=self.connect_timeout,
-                command=self.command_timeout,
-                data=self.data_timeout,
-                dot=self.dot_timeout,
-            ),
-        )
 
 
 class Mail(Section):

@@ -16,7 +16,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from listener.config.environment import Environment
 from listener.config.problems import explained
 from listener.config.rules import Rule, default_rules
-from listener.config.sections import Database, DeliverySettings, Http, Log, Mail, Smtp
+from listener.config.sections import Database, DeliverySettings, Http, Log, Mail
+from listener.config.smtp import Smtp
 from listener.errors import ConfigError
 
 DEFAULT_FILE = Path("pgherald.toml")

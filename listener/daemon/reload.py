@@ -18,6 +18,7 @@ from listener.logs import log
 from listener.mail.composer import Composer, templates
 from listener.mail.templates import Templates
 from listener.smtp.breaker import Breaker
+from listener.smtp.oauth import AccessTokens
 from listener.transport.build import transport
 from listener.worker.delivery import Delivery
 from listener.worker.loop import Worker
@@ -44,6 +45,7 @@ class Reloader:
         self._reloading = asyncio.Lock()
         self._breaker = breaker
         self._lookups = lookups
+        self._tokens = AccessTokens()
         self._templates = templates(settings)
 
     async def first(self) -> Runtime:
@@ -82,6 +84,8 @@ class Reloader:
                 return
             # Nothing is awaited between these, so that nobody sees the one without the other.
             previous, worker.runtime, self.settings = worker.runtime, runtime, settings
+            # The operator may have corrected the login. A reload that changed nothing costs one try.
+            self._breaker.retry_now()
             await previous.transport.close()
         for rule in settings.rules:
             metrics.known(rule)
@@ -104,7 +108,7 @@ class Reloader:
             max_age=settings.delivery.max_age,
         )
         await delivery.check(conn, self._lookups)
-        way_out = transport(settings, self._breaker)
+        way_out = transport(settings, self._breaker, self._tokens)
         return Runtime(delivery, way_out, settings.mail.return_path, settings.smtp.rate)
 
 

@@ -1,6 +1,7 @@
 """The sender's address and the mail server. The check opens a session and closes it; it sends no message."""
 
 import asyncio
+import ipaddress
 import os
 from dataclasses import replace
 
@@ -12,7 +13,8 @@ from listener.smtp.connection import SmtpConnection
 from listener.smtp.remedies import remedy_for
 from listener.smtp.replies import Scope
 from listener.smtp.server import Timeouts
-from listener.smtp.session import SessionError, tls_context
+from listener.smtp.session import ehlo_name, tls_context
+from listener.smtp.session_error import SessionError
 
 # Shorter than the daemon's time-outs, for a person waits. RFC 5321, 4.5.3.2 allows minutes.
 _TIMEOUTS = Timeouts(connect=5, greeting=10, command=10, quit=1)
@@ -71,6 +73,7 @@ async def smtp(context: Context) -> Finding:
     security = {"off": "no TLS", "starttls": "STARTTLS, valid certificate", "tls": "TLS, valid certificate"}[
         url.security
     ]
+    greeted_as = ehlo_name(url, connection.local_address)
     # Some providers use one token as user and as password. It must not be shown.
     user = f" as {url.username}" if url.username != url.password else ""
     seen = f"{place} answers, {security}" + (f", logged in{user}" if url.username else "")
@@ -78,4 +81,18 @@ async def smtp(context: Context) -> Finding:
         return warn(
             f"{seen}: everyone on the network path can read the messages", "remove ?starttls=off from [smtp] url"
         )
+    if _is_private_address(greeted_as):
+        return warn(
+            f"{seen}: pgherald greets it as {greeted_as}, an address of a private network, which many servers refuse",
+            "set [smtp] ehlo_name to the public name of this host, such as mail.example.org",
+        )
     return ok(seen)
+
+
+def _is_private_address(name: str) -> bool:
+    """Return whether a name in EHLO is an address literal that means nothing to a server elsewhere."""
+    if not name.startswith("["):
+        return False
+    address = ipaddress.ip_address(name[1:-1].removeprefix("IPv6:"))
+    # On loopback the server runs on this host, and the address says so.
+    return not address.is_global and not address.is_loopback

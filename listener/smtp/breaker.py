@@ -73,12 +73,22 @@ class Breaker:
             self._open_until = self._probe_until = self.reason = None
             self._notify_waiters()
 
-    def pause(self, seconds: float, detail: str) -> None:
-        """Open the breaker for `seconds` because the server asked for it. No success ends this pause early."""
+    def pause(self, seconds: float, detail: str, scope: Scope = Scope.quota) -> None:
+        """Open the breaker for `seconds`: the server asked for it, or refused the login.
+
+        No success ends this pause early. `retry_now` does.
+        """
         if not self._paused:
-            log.warning("breaker_paused", reason=detail, pause_s=seconds)
+            write = log.error if scope is Scope.configuration else log.warning
+            write("breaker_paused", scope=scope.value, reason=detail, pause_s=seconds)
         self._open(max(seconds, self._remaining() if self.is_open else 0.0), detail)
         self._paused = True
+
+    def retry_now(self) -> None:
+        """End the pause of an open breaker: the next message is let through as a probe. An operator asks for it."""
+        if self._open_until is not None:
+            self._open_until = self._now()
+            self._notify_waiters()
 
     async def wait(self) -> None:
         """Wait until a message may be sent.

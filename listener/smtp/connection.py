@@ -28,7 +28,7 @@ from listener.smtp.outcome import (
 from listener.smtp.protocol import ConnectionLost, SmtpProtocol
 from listener.smtp.replies import Phase, Reply, Scope
 from listener.smtp.server import SmtpServer
-from listener.smtp.session import open_session
+from listener.smtp.session import ServerMemory, open_session
 from listener.smtp.verdicts import CONFIGURATION, SERVER, STALE, classify
 
 # A connection that was idle for longer may have been closed by the server without our noticing. Under load the next
@@ -46,7 +46,8 @@ class SmtpConnection:
     """An open session with the server, for one message at a time.
 
     `capabilities` is what the server announced, in lower case, without the extensions that it refused later. `used` is
-    the number of messages begun, and `refused` how many were refused since the last accepted one. `opened_at` and `idle_since` are times of the running loop's clock, in seconds.
+    the number of messages begun, and `refused` how many were refused since the last accepted one. `local_address` is this
+    end's IP address. `opened_at` and `idle_since` are times of the running loop's clock, in seconds.
     """
 
     def __init__(self, server: SmtpServer, transport: asyncio.Transport, capabilities: dict[str, str]) -> None:
@@ -56,18 +57,19 @@ class SmtpConnection:
         self._busy = False
         self._reset_due = False
         self._size = 0
+        self.local_address = str((transport.get_extra_info("sockname") or ("",))[0])
         self.capabilities = capabilities
         self.used = self.refused = 0
         self.opened_at = self.idle_since = self._loop.time()
 
     @classmethod
-    async def open(cls, server: SmtpServer, tls: ssl.SSLContext) -> Self:
-        """Open a connection: TCP, TLS, greeting, EHLO and AUTH.
+    async def open(cls, server: SmtpServer, tls: ssl.SSLContext, memory: ServerMemory | None = None) -> Self:
+        """Open a connection: TCP, TLS, greeting, EHLO and AUTH. `memory` is that of former connections.
 
         Raises:
             SessionError: There is no session.
         """
-        return cls(server, *await open_session(server, tls))
+        return cls(server, *await open_session(server, tls, memory))
 
     @property
     def usable(self) -> bool:

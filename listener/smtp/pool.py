@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import re
 import ssl
 from dataclasses import dataclass, replace
 
@@ -11,10 +10,9 @@ from listener.address import Address
 from listener.smtp.breaker import Breaker
 from listener.smtp.connection import SmtpConnection
 from listener.smtp.connection_limit import ConnectionLimit
-from listener.smtp.fault_finder import SEVERAL, FaultFinder
+from listener.smtp.judge import Judge
+from listener.smtp.logins import Logins
 from listener.smtp.outcome import (
-    Accepted,
-    InDoubt,
     MayBegin,
     NotPermitted,
     NotSent,
@@ -24,9 +22,10 @@ from listener.smtp.outcome import (
     always,
     describe,
 )
-from listener.smtp.replies import Phase, Scope, Verdict
+from listener.smtp.replies import Scope
 from listener.smtp.server import SmtpServer
-from listener.smtp.session import SessionError
+from listener.smtp.session import ServerMemory
+from listener.smtp.session_error import SessionError
 from listener.smtp.verdicts import SERVER, THROTTLED
 
 # Many servers end a connection with 421 after some number of messages. We close it first, so that no message meets
@@ -39,8 +38,6 @@ MAX_IDLE_S = 5.0
 # Postfix answers slowly after ten errors on a connection (smtpd_soft_error_limit), and each refused message is two: RCPT
 # and DATA. A message that is accepted sets its count to zero.
 MAX_REFUSALS_PER_CONNECTION = 4
-# The pause for a used-up quota if the verdict has no delay of its own.
-_QUOTA_PAUSE_S = 600.0
 _MAX_RETRIES = 2
 
 
@@ -63,15 +60,18 @@ class SmtpPool:
     While a refusal may concern every message, the others go one at a time.
     """
 
-    def __init__(self, server: SmtpServer, tls: ssl.SSLContext, size: int, breaker: Breaker) -> None:
+    def __init__(
+        self, server: SmtpServer, tls: ssl.SSLContext, size: int, breaker: Breaker, logins: Logins | None = None
+    ) -> None:
         self._server = server
         self._tls = tls
         self._limit = ConnectionLimit(size)
         self._idle: list[SmtpConnection] = []
         self._busy: set[SmtpConnection] = set()
         self._breaker = breaker
-        self._faults = FaultFinder()
+        self._judge = Judge(breaker)
         self._one_at_a_time = asyncio.Lock()
+        self._memory = ServerMemory(logins)
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def send(
@@ -92,9 +92,9 @@ class SmtpPool:
         If `may_begin` returns False, the connection stays open, so that the next message need not wait for one.
         """
         message = _Message(sender, recipient, raw, permission, message_id, may_begin)
-        if self._faults.is_guessing:
+        if self._judge.is_guessing:
             async with self._one_at_a_time:
-                if self._faults.is_guessing:
+                if self._judge.is_guessing:
                     return await self._send_unless_open(message)
         return await self._send_unless_open(message)
 
@@ -102,9 +102,7 @@ class SmtpPool:
         if self._breaker.is_open:
             return NotPermitted()
         begun = asyncio.get_running_loop().time()
-        outcome = self._judge(await self._send_or_retry(message), message)
-        self._report(outcome)
-        _count(outcome)
+        outcome = self._judge.judge(await self._send_or_retry(message), message.recipient, message.id)
         metrics.message_sent(asyncio.get_running_loop().time() - begun)
         return outcome
 
@@ -116,6 +114,8 @@ class SmtpPool:
                     outcome = await self._send(message)
                 except SessionError as failure:
                     outcome = NotSent(failure.phase, failure.detail, failure.verdict)
+                    if failure.pause is not None:
+                        self._breaker.pause(failure.pause, describe(outcome), failure.verdict.scope)
                 if not isinstance(outcome, NotSent | Refused):
                     return outcome
                 scope = outcome.verdict.scope
@@ -135,7 +135,7 @@ class SmtpPool:
                 self._close_in_background(idle)
 
     async def _send(self, message: _Message) -> SendOutcome:
-        connection = self._take_idle() or await SmtpConnection.open(self._server, self._tls)
+        connection = self._take_idle() or await self._open()
         self._busy.add(connection)
         try:
             outcome = await connection.send(
@@ -159,6 +159,13 @@ class SmtpPool:
         else:
             await connection.close()
         return outcome
+
+    async def _open(self) -> SmtpConnection:
+        refusal = self._memory.logins.refusal
+        if refusal is not None and self._breaker.is_open:
+            # This message waited for a connection when the login was refused. It must not try the login again.
+            raise SessionError(refusal.phase, refusal.verdict, refusal.detail)
+        return await SmtpConnection.open(self._server, self._tls, self._memory)
 
     def _take_idle(self) -> SmtpConnection | None:
         # Take the one used last. Connections that the load does not need then stay idle and are closed.
@@ -186,46 +193,7 @@ class SmtpPool:
     def _close_in_background(self, connections: list[SmtpConnection]) -> None:
         for connection in connections:
             closing = asyncio.get_running_loop().create_task(connection.close(), name="smtp-close")
-            closing.add_done_callback(lambda task: task.exception())
-
-    def _judge(self, outcome: SendOutcome, message: _Message) -> SendOutcome:
-        """Return the outcome with the verdict in the light of those of other messages."""
-        match outcome:
-            case Accepted():
-                self._faults.accepted(message.id)
-            case Refused(phase, reply, verdict):
-                return replace(
-                    outcome, verdict=self._faults.judge(message.id, message.recipient, phase, reply, verdict)
-                )
-            case NotSent(phase, detail, verdict):
-                return replace(
-                    outcome, verdict=self._faults.judge(message.id, message.recipient, phase, detail, verdict)
-                )
-        return outcome
-
-    def _report(self, outcome: SendOutcome) -> None:
-        """Report the outcome to the breaker."""
-        match outcome:
-            case Accepted():
-                self._breaker.succeeded()
-            case Refused(_, _, verdict) | NotSent(_, _, verdict):
-                self._report_failure(verdict, describe(outcome))
-            case InDoubt(detail):
-                self._breaker.failed(Scope.server, detail)
-            case NotPermitted():
-                pass
-
-    def _report_failure(self, verdict: Verdict, detail: str) -> None:
-        if verdict.is_shared:
-            detail += f"; {SEVERAL} recipients got this reply with no other message accepted in between"
-        if verdict.scope is Scope.quota:
-            self._breaker.pause(verdict.delay or _QUOTA_PAUSE_S, detail)
-        elif verdict.scope in (Scope.server, Scope.configuration, Scope.stale, Scope.capability):
-            self._breaker.failed(verdict.scope, detail, at_once=verdict.is_shared)
-        else:
-            # The server works: it refused this message for its own sake, or asked for a lower rate. The rate limit
-            # handles the latter.
-            self._breaker.succeeded()
+            closing.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def abort(self) -> None:
         """Cut all busy connections. A message whose dot has left ends in doubt; any other was not sent."""
@@ -239,17 +207,3 @@ class SmtpPool:
             self._sweeper.cancel()
         idle, self._idle = self._idle, []
         await asyncio.gather(*(connection.close() for connection in idle), return_exceptions=True)
-
-
-def _count(outcome: SendOutcome) -> None:
-    match outcome:
-        case Accepted(reply):
-            metrics.replied(Phase.dot, reply.code)
-        case Refused(phase, reply, _):
-            metrics.replied(phase, reply.code)
-        case NotSent(phase, detail, _):
-            # If opening the session failed, the server's reply is only in the text.
-            code = re.match(r"[2-5]\d\d ", detail)
-            metrics.replied(phase, int(code[0]) if code else None)
-        case InDoubt():
-            metrics.replied(Phase.dot, None)

@@ -4,6 +4,7 @@ from listener.smtp.replies import Phase, Scope, Verdict
 
 _BY_PHASE = {
     Phase.connect: "start the mail server, correct [smtp] url, or open the firewall",
+    Phase.ehlo: "set [smtp] ehlo_name to the public name of this host, or see the mail server's log",
     Phase.tls: "correct the server's certificate or name in [smtp] url; a private CA goes in [smtp] ca_file",
     Phase.auth: "correct the user and password in [smtp] url",
     Phase.mail: "correct [mail] from or envelope_from; or log in, with smtp://user:secret@… in [smtp] url",

@@ -34,12 +34,27 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class OAuthGrant:
+    """How to get access tokens: the refresh-token grant, or without a refresh token the client-credentials grant.
+
+    See RFC 6749 6 and 4.4. The client's secret may be missing for the former alone (a public client).
+    """
+
+    token_url: str
+    client_id: str
+    client_secret: str | None = field(default=None, repr=False)
+    refresh_token: str | None = field(default=None, repr=False)
+    scope: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SmtpServer:
     """The server that messages are sent to.
 
     Attributes:
         security: `tls` from the start, `starttls` required, or `off`.
-        xoauth2: whether `password` is an access token for AUTH XOAUTH2.
+        xoauth2: whether to log in with an access token (AUTH XOAUTH2): `password`, or one from `grant`.
+        tls_name: the name that the certificate must be for, and that TLS asks for (SNI). None stands for `host`.
         ehlo_name: the name to greet with. None stands for the host's full name, or its address.
 
     Raises:
@@ -52,6 +67,8 @@ class SmtpServer:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     xoauth2: bool = False
+    grant: OAuthGrant | None = None
+    tls_name: str | None = None
     ehlo_name: str | None = None
     timeouts: Timeouts = Timeouts()
 

@@ -4,37 +4,49 @@ aiosmtplib does the handshakes. Every failure becomes a `SessionError` that name
 """
 
 import asyncio
-import contextlib
 import ipaddress
+import re
 import socket
 import ssl
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import aiosmtplib
-from aiosmtplib.auth import auth_login_encode, auth_plain_encode, auth_xoauth2_encode
 
-from listener.address import mask
-from listener.errors import ConfigError, PgheraldError
-from listener.smtp.replies import Phase, Reply, Verdict
+from listener.errors import ConfigError
+from listener.smtp.logins import Logins
+from listener.smtp.replies import Phase, Reply
 from listener.smtp.server import SmtpServer, is_ehlo_name
-from listener.smtp.tcp import connect
-from listener.smtp.verdicts import CONFIGURATION, SERVER, classify
+from listener.smtp.session_error import SessionError, translate_errors
+from listener.smtp.tcp import AddressOrder, connect
+from listener.smtp.tls import any_name, certificate_names, speaks_tls
+from listener.smtp.verdicts import CONFIGURATION, SERVER
+
+# A server that is silent for longer may wait for the TLS handshake. Postfix's postscreen greets after 6 s.
+_SILENCE_S = 3.0
+_NO_STARTTLS = replace(
+    CONFIGURATION, remedy="use smtps://, or add ?starttls=off to [smtp] url if you trust the network between"
+)
+_NO_CLEAR = replace(CONFIGURATION, remedy="write smtps:// instead of smtp:// in [smtp] url, or correct its port")
+# RFC 5321 4.1.1.1: a client falls back to HELO if the server does not know EHLO.
+_UNKNOWN_EHLO = re.compile(
+    r"50[02] |504 (?!.*(name|rejected))|5\d\d .*(not (implemented|recogni[sz]ed|supported|understood)|(unknown|unrecogni[sz]ed|invalid) command)",
+    re.IGNORECASE,
+)
 
 
-class SessionError(PgheraldError):
-    """The session could not be opened. No message was sent, and no event is the cause.
+class ServerMemory:
+    """The experience of former sessions with one server, for the benefit of the next one.
 
-    `phase` is the step that failed and `detail` the error as text. `verdict` says whether a retry can help.
+    `greeted`: the server speaks SMTP on this port without TLS, however long it takes.
     """
 
-    def __init__(self, phase: Phase, verdict: Verdict, detail: str) -> None:
-        super().__init__(f"{phase}: {detail}")
-        self.phase = phase
-        self.verdict = verdict
-        self.detail = detail
+    def __init__(self, logins: Logins | None = None) -> None:
+        self.logins = logins or Logins()
+        self.addresses = AddressOrder()
+        self.greeted = False
 
 
 def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
@@ -55,7 +67,9 @@ def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
     return context
 
 
-async def open_session(server: SmtpServer, tls: ssl.SSLContext) -> tuple[asyncio.Transport, dict[str, str]]:
+async def open_session(
+    server: SmtpServer, tls: ssl.SSLContext, memory: ServerMemory | None = None
+) -> tuple[asyncio.Transport, dict[str, str]]:
     """Connect, start TLS, say EHLO and log in.
 
     Return the transport and the extensions that the last EHLO announced, in lower case.
@@ -63,40 +77,120 @@ async def open_session(server: SmtpServer, tls: ssl.SSLContext) -> tuple[asyncio
     Raises:
         SessionError: One of the steps failed.
     """
-    timeouts = server.timeouts
-    with _translate_errors(Phase.connect):
-        sock = await connect(server.host, server.port, timeouts.connect)
+    memory = memory or ServerMemory()
+    if server.username is None:
+        return await _open(server, tls, memory)
+    async with memory.logins.turn():
+        return await _open(server, tls, memory)
+
+
+def ehlo_name(server: SmtpServer, address: str) -> str:
+    """Return the name to greet with: the configured one, the host's full name, or its `address` as a literal.
+
+    See RFC 5321 4.1.3. No DNS is asked, which could take seconds.
+    """
+    if server.ehlo_name:
+        return server.ehlo_name
+    name = socket.gethostname()
+    if "." in name and is_ehlo_name(name):
+        return name
+    own = ipaddress.ip_address(address.partition("%")[0])
+    return f"[IPv6:{own}]" if own.version == 6 else f"[{own}]"
+
+
+async def _open(
+    server: SmtpServer, tls: ssl.SSLContext, memory: ServerMemory
+) -> tuple[asyncio.Transport, dict[str, str]]:
+    try:
+        client = await _secured(server, tls, memory)
+    except SessionError as error:
+        if not error.is_name_mismatch:
+            raise
+        names = await _certificate_names(server, tls, memory)
+        shown = f"; it is for {', '.join(names)}" if names else ""
+        raise SessionError(error.phase, error.verdict, error.detail + shown) from error
+    try:
+        if server.username is not None:
+            await memory.logins.log_in(client, server)
+        return _transport(client), dict(client.esmtp_extensions)
+    except BaseException:
+        _abort(client)
+        raise
+
+
+async def _secured(server: SmtpServer, tls: ssl.SSLContext, memory: ServerMemory) -> aiosmtplib.SMTP:
+    """Connect, start TLS and say EHLO. Return a client that is ready to log in."""
+    with translate_errors(Phase.connect):
+        sock = await connect(server.host, server.port, server.timeouts.connect, memory.addresses)
+    # Read now: the name of a socket that was closed is unknown.
+    address, own_address = str(sock.getpeername()[0]), str(sock.getsockname()[0])
     client = aiosmtplib.SMTP(
-        hostname=server.host,
+        # A host's name may end with a dot. The names in certificates never do.
+        hostname=(server.tls_name or server.host).rstrip("."),
         sock=sock,
-        timeout=timeouts.greeting,
+        timeout=server.timeouts.greeting,
         use_tls=server.security == "tls",
         start_tls=False,
         tls_context=tls,
-        local_hostname=server.ehlo_name or _own_name(sock),
+        local_hostname=ehlo_name(server, own_address),
     )
     try:
-        with _translate_errors(Phase.greeting):
-            await client.connect()
-        client.timeout = timeouts.command
-        with _translate_errors(Phase.ehlo):
-            await client.ehlo()
+        await _greet(client, address, server, memory)
+        client.timeout = server.timeouts.command
+        await _say_ehlo(client, server)
         if server.security == "starttls":
-            await _secure(client)
-        if server.username is not None:
-            await _log_in(client, server)
-        transport = client.transport
-        if transport is None or transport.is_closing():
-            raise SessionError(Phase.ehlo, SERVER, "the server closed the connection")
-    except BaseException:
-        # Not close(): closing TLS waits for the peer, and this session has failed.
-        if client.transport is not None:
-            cast(asyncio.Transport, client.transport).abort()
+            await _start_tls(client)
+        _transport(client)
+    except BaseException as error:
+        _abort(client)
+        if isinstance(error, SessionError):
+            memory.addresses.failed(address)
         raise
-    return cast(asyncio.Transport, transport), dict(client.esmtp_extensions)
+    memory.addresses.worked(address)
+    return client
 
 
-async def _secure(client: aiosmtplib.SMTP) -> None:
+async def _greet(client: aiosmtplib.SMTP, address: str, server: SmtpServer, memory: ServerMemory) -> None:
+    """Do the handshake of ``smtps://`` and read the greeting. Find out why a server is silent on a clear connection."""
+    greeting = asyncio.create_task(client.connect(), name="smtp-greeting")
+    tasks: list[asyncio.Task[Any]] = [greeting]
+    try:
+        if server.security != "tls" and not memory.greeted:
+            await asyncio.wait(tasks, timeout=_SILENCE_S)
+            if not greeting.done():
+                probe = asyncio.create_task(speaks_tls(address, server.port), name="smtp-tls-probe")
+                tasks.append(probe)
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                if not greeting.done() and probe.result():
+                    raise SessionError(
+                        Phase.greeting, _NO_CLEAR, "the server is silent in clear, and speaks TLS on this port"
+                    )
+        with translate_errors(Phase.greeting):
+            await greeting
+        memory.greeted = True
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _say_ehlo(client: aiosmtplib.SMTP, server: SmtpServer) -> None:
+    with translate_errors(Phase.ehlo):
+        try:
+            await client.ehlo()
+        except aiosmtplib.SMTPHeloError as error:
+            reply = Reply.of(error.code, error.message.split("\n"))
+            if not _UNKNOWN_EHLO.match(f"{reply} "):
+                raise
+            if server.security == "starttls" or server.username is not None:
+                need = "a login" if server.security != "starttls" else "STARTTLS"
+                raise SessionError(
+                    Phase.ehlo, _NO_STARTTLS, f"{reply}; {need} needs EHLO, which the server does not know"
+                ) from error
+            await client.helo()
+
+
+async def _start_tls(client: aiosmtplib.SMTP) -> None:
     if not client.supports_extension("starttls"):
         raise SessionError(
             Phase.tls,
@@ -105,96 +199,33 @@ async def _secure(client: aiosmtplib.SMTP) -> None:
         )
     # Under TLS too, bytes that the kernel has not taken must count as not sent (`SmtpProtocol.unsent`).
     cast(asyncio.Transport, client.transport).set_write_buffer_limits(high=0)
-    with _translate_errors(Phase.tls):
+    with translate_errors(Phase.tls):
         await client.starttls()
     # RFC 3207 4.2: the extensions announced in clear are void, because an attacker may have changed them.
-    with _translate_errors(Phase.ehlo):
+    with translate_errors(Phase.ehlo):
         await client.ehlo()
 
 
-async def _log_in(client: aiosmtplib.SMTP, server: SmtpServer) -> None:
-    if server.security == "off":
-        raise SessionError(Phase.auth, _NO_TLS_FOR_PASSWORD, "a password is not sent in clear")
-    username, password = server.username or "", server.password or ""
-    offered = client.server_auth_methods
-    with _translate_errors(Phase.auth, *_encoded_secrets(username, password)):
-        if server.xoauth2 and "xoauth2" in offered:
-            await client.auth_xoauth2(username, password)
-        elif not server.xoauth2 and "plain" in offered:
-            await client.auth_plain(username, password)
-        elif not server.xoauth2 and "login" in offered:
-            await client.auth_login(username, password)
-        else:
-            wanted = "XOAUTH2" if server.xoauth2 else "PLAIN or LOGIN"
-            offer = mask(" ".join(offered).upper()) or "no AUTH"
-            raise SessionError(Phase.auth, _NO_AUTH_METHOD, f"the server offers {offer}; this login needs {wanted}")
+async def _certificate_names(server: SmtpServer, tls: ssl.SSLContext, memory: ServerMemory) -> list[str]:
+    """Return the names in the certificate of a server that has another name. No login is made there."""
+    client: aiosmtplib.SMTP | None = None
+    with suppress(SessionError):
+        client = await _secured(server, any_name(tls), memory)
+    if client is None:
+        return []
+    names = certificate_names(_transport(client))
+    _abort(client)
+    return names
 
 
-def _encoded_secrets(username: str, password: str) -> list[str]:
-    """Return every text that would reveal the login: its encodings for AUTH (RFC 4954 4), and the password itself."""
-    encoded = (
-        auth_plain_encode(username, password),
-        auth_xoauth2_encode(username, password),
-        auth_login_encode(username, password)[1],
-    )
-    return [form for form in (*(form.decode() for form in encoded), password) if form]
+def _transport(client: aiosmtplib.SMTP) -> asyncio.Transport:
+    transport = client.transport
+    if transport is None or transport.is_closing():
+        raise SessionError(Phase.ehlo, SERVER, "the server closed the connection")
+    return cast(asyncio.Transport, transport)
 
 
-@contextlib.contextmanager
-def _translate_errors(phase: Phase, *secrets: str) -> Iterator[None]:
-    """Turn every error of `phase` into a `SessionError`.
-
-    A server may repeat the command that it refuses, so `secrets` are removed from its reply.
-    """
-    try:
-        yield
-    except aiosmtplib.SMTPResponseException as error:
-        text = error.message
-        for secret in secrets:
-            text = text.replace(secret, "***")
-        reply = Reply.of(error.code, text.split("\n"))
-        # A traceback with the cause would show the unmasked reply.
-        raise SessionError(phase, classify(phase, reply, reused=False), str(reply)) from None if secrets else error
-    except (aiosmtplib.SMTPException, OSError, UnicodeError) as error:
-        cause = error.__cause__ if isinstance(error, aiosmtplib.SMTPConnectError) else error
-        # aiosmtplib does the TLS handshake and reads the greeting in one call. Only its own errors come from the
-        # greeting.
-        if phase is Phase.greeting and not isinstance(cause, aiosmtplib.SMTPException):
-            phase = Phase.tls
-        verdict, detail = _classify_error(cause or error)
-        raise SessionError(phase, verdict, mask(detail) or "no answer in time") from error
-
-
-def _classify_error(error: BaseException) -> tuple[Verdict, str]:
-    """Return the verdict on an error without a reply, and the error as text."""
-    match error:
-        case ssl.SSLCertVerificationError():
-            return CONFIGURATION, f"the server's certificate cannot be verified: {error.verify_message or error}"
-        case ssl.SSLError(reason="WRONG_VERSION_NUMBER"):
-            return _NO_TLS, "the server speaks no TLS on this port"
-        case UnicodeError():
-            # The host's name is one that DNS cannot hold.
-            return CONFIGURATION, str(error)
-        case OSError():
-            return SERVER, error.strerror or str(error)
-        case _:
-            return SERVER, str(error)
-
-
-_NO_STARTTLS = replace(
-    CONFIGURATION, remedy="use smtps://, or add ?starttls=off to [smtp] url if you trust the network between"
-)
-_NO_TLS_FOR_PASSWORD = replace(CONFIGURATION, remedy="use smtps://, or add ?starttls=required to [smtp] url")
-_NO_AUTH_METHOD = replace(
-    CONFIGURATION, remedy="correct [smtp] auth, or take the user and the password out of [smtp] url"
-)
-_NO_TLS = replace(SERVER, remedy="write smtp:// instead of smtps:// in [smtp] url, or correct its port")
-
-
-def _own_name(sock: socket.socket) -> str:
-    """Return the host's full name, or its address as a literal (RFC 5321 4.1.3). Ask no DNS, which could take seconds."""
-    name = socket.gethostname()
-    if "." in name and is_ehlo_name(name):
-        return name
-    address = ipaddress.ip_address(sock.getsockname()[0].partition("%")[0])
-    return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"
+def _abort(client: aiosmtplib.SMTP) -> None:
+    # Not close(): closing TLS waits for the peer, and this session has failed.
+    if client.transport is not None:
+        cast(asyncio.Transport, client.transport).abort()

@@ -4,14 +4,18 @@ from typing import assert_never
 
 from listener.config.settings import Settings
 from listener.smtp.breaker import Breaker
+from listener.smtp.logins import Logins
+from listener.smtp.oauth import AccessTokens
 from listener.smtp.pool import SmtpPool
 from listener.smtp.session import tls_context
 from listener.transport.base import Transport
 from listener.transport.local import Console, Maildir
 
 
-def transport(settings: Settings, breaker: Breaker) -> Transport:
+def transport(settings: Settings, breaker: Breaker, tokens: AccessTokens | None = None) -> Transport:
     """Return the transport of ``mail.transport``. It reports each outcome to `breaker`.
+
+    `tokens` are those of this process, for all transports that follow each other.
 
     Raises:
         ConfigError: `smtp.ca_file` cannot be read.
@@ -19,7 +23,8 @@ def transport(settings: Settings, breaker: Breaker) -> Transport:
     smtp = settings.smtp
     match settings.mail.transport:
         case "smtp":
-            return SmtpPool(smtp.server, tls_context(smtp.ca_file), smtp.connections, breaker)
+            logins = Logins(tokens, smtp.read_again)
+            return SmtpPool(smtp.server, tls_context(smtp.ca_file), smtp.connections, breaker, logins)
         case "file":
             assert settings.mail.directory is not None
             return Maildir(settings.mail.directory, breaker)

@@ -55,6 +55,7 @@ class Page:
             web.post("/logout", self.logout),
             web.post(r"/events/{id:\d{1,18}}/{action}", self.change_event),
             web.post("/rules/{rule}/{action}", self.change_rule),
+            web.post("/workers/retry", self.retry_mail_server),
         ]
 
     @property
@@ -135,6 +136,12 @@ class Page:
         if rule not in self._rules or action not in ("pause", "resume"):
             raise web.HTTPNotFound
         await self._act(lambda conn: events.pause(conn, rule) if action == "pause" else events.resume(conn, rule))
+        return _redirect(request)
+
+    async def retry_mail_server(self, request: web.Request) -> web.Response:
+        """Let the daemons whose breaker is open try the mail server now."""
+        self._auth.check(request)
+        await self._act(events.retry_mail_server)
         return _redirect(request)
 
     def _history(self, conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> history.RowHistory:

@@ -102,6 +102,10 @@ class WorkerRegistry:
             self.registration.extend(requested_at)
         return bool(rows)
 
+    async def take_retry_request(self) -> bool:
+        """Return whether an operator has asked this worker to try the mail server now, and forget the request."""
+        return bool(await self._run("take_retry_request", worker=self.registration.worker))
+
     async def renumber(self) -> int:
         """Give this worker another presence lock and return its number. An ended registration keeps its number."""
         for (lock,) in await self._run("renumber", worker=self.registration.worker):

@@ -340,6 +340,10 @@ UPDATE pgherald.rule SET paused_at = coalesce(paused_at, now()) WHERE rule = %(r
 -- End a rule's pause.
 UPDATE pgherald.rule SET paused_at = NULL WHERE rule = %(rule)s RETURNING rule;
 
+-- name: retry_mail_server
+-- Ask the workers whose breaker is open to try the mail server now.
+UPDATE pgherald.worker SET retry_requested = true WHERE breaker_reason IS NOT NULL RETURNING id;
+
 -- name: ring
 -- Wake the daemons.
 SELECT pg_notify('pgherald', '');

@@ -8,7 +8,7 @@ VALUES (%(name)s, %(version)s, make_interval(secs => %(lease)s), %(hold)s)
 RETURNING id, lock, pg_catalog.getdatabaseencoding() = 'UTF8' AS utf8;
 
 -- name: renew
--- Extend this worker's lease. No row: another worker has ended it.
+-- Extend this worker's lease. No row: another worker has ended it. A closed breaker has nothing to try again.
 UPDATE pgherald.worker
    SET seen_at = now(),
        has_presence_lock = %(has_presence_lock)s,
@@ -16,9 +16,14 @@ UPDATE pgherald.worker
        leader = %(leader)s,
        listening = %(listening)s,
        holds_doubts = %(hold)s,
-       breaker_reason = %(breaker_reason)s
+       breaker_reason = %(breaker_reason)s,
+       retry_requested = retry_requested AND %(breaker_reason)s::text IS NOT NULL
  WHERE id = %(worker)s
 RETURNING id;
+
+-- name: take_retry_request
+-- Return a row if an operator wants this worker to try the mail server now, and note that it knows.
+UPDATE pgherald.worker SET retry_requested = false WHERE id = %(worker)s AND retry_requested RETURNING id;
 
 -- name: renumber
 -- Give this worker another presence lock, as random as the first, because a foreign session holds it.

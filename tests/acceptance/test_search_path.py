@@ -90,7 +90,7 @@ CALLS: dict[str, list[tuple[str, ...]]] = {
         ("events", "resolve", "booked", "--as", "resend"),
     ],
     "pause": [("pause", "booked")],
-    "resume": [("resume", "booked")],
+    "resume": [("resume", "booked"), ("resume",)],
     "backfill": [("backfill", "booked", "--dry-run"), ("backfill", "booked", "--mark-only", "--limit", "1"), ("backfill", "booked")],
     "rewatch": [("rewatch", "booked"), ("rewatch", "booked", "--alter", "ALTER TABLE app.booking ADD COLUMN added pg_catalog.int4")],
     "forget": [("forget", "dateplan_verified", "2")],

@@ -20,18 +20,19 @@ SECRET = "s3Kr1tMarker"
 HALVES = ("s3Kr1t", "Marker")
 # By what the message must say: the place is checked for all.
 PORT, FORM, HOST = "the port must be a number", "write smtp://user:secret@host:587", "the host must be a name"
+SIGNS = "the user or the password has one of / ? # [ ] in it"
 SMTP = [
     ("smtp://u:p@h:{}", PORT), ("smtps://u:p@h:{}", PORT), ("smtp://u:p@h:25{}", PORT), ("smtp://u:{}", PORT),
     ("smtp://u:{}@h:", ""), ("smtp://u:{}@h:0", PORT), ("smtp://u:{}@h:-1", PORT), ("smtp://u:{}@h:99999", PORT),
-    ("smtp://u:{}@h:٢٥", PORT), ("smtp://u:{}@h:25,26", PORT), ("smtp://u:{}/x@h:25", PORT), ("smtp://u:12/{}@h:25", FORM),
-    ("smtp://u:{}#x@h:25", PORT), ("smtp://u:25#{}@h", FORM), ("smtp://u:{}?x@h:25", PORT), ("smtp://u:25?{}@h", FORM),
-    ("smtp://u:25?starttls=off&{}@h", FORM), ("smtp://u:p@h?starttls={}", "starttls must be required or off"),
-    ("smtp://u:[{}@h", FORM), ("smtp://u:{}]@h", FORM), ("smtp://u:[{}]@h", FORM), ("smtp://u:p@[{}]", FORM),
+    ("smtp://u:{}@h:٢٥", PORT), ("smtp://u:{}@h:25,26", PORT), ("smtp://u:{}/x@h:25", SIGNS), ("smtp://u:12/{}@h:25", SIGNS),
+    ("smtp://u:{}#x@h:25", SIGNS), ("smtp://u:25#{}@h", SIGNS), ("smtp://u:{}?x@h:25", SIGNS), ("smtp://u:25?{}@h", SIGNS),
+    ("smtp://u:25?starttls=off&{}@h", SIGNS), ("smtp://u:p@h?starttls={}", "starttls must be required or off"),
+    ("smtp://u:[{}@h", SIGNS), ("smtp://u:{}]@h", SIGNS), ("smtp://u:[{}]@h", SIGNS), ("smtp://u:p@[{}]", FORM),
     ("smtp://u:p@[{}", FORM), ("smtp://u:p@[::1]{}", FORM), ("smtp://u:{}／x@h", FORM), ("smtp://u:{}℀@h", FORM),
     ("smtp://u:{}＠h", FORM), ("smtp://u:{}%ff@h", "write a literal % as %25"), ("smtp://u%ff:{}@h", "write a literal % as %25"),
     ("smtp://u:{}\n@h", "line break"), ("smtp://u:a\n{}@h", "line break"), ("smtp://u:{}\t@h", "control character"),
     ("smtp://u:\x1b{}@h", "control character"), ("smtp://u:{}\x7f@h", "control character"), ("smtp:u:{}@h", FORM),
-    ("smtp:/u:{}@h", FORM), ("smtp:///u:{}@h", FORM), ("u:{}@h:25", FORM), ("//u:{}@h", FORM), ("smpt://u:{}@h", FORM),
+    ("smtp:/u:{}@h", FORM), ("smtp:///u:{}@h", SIGNS), ("u:{}@h:25", FORM), ("//u:{}@h", FORM), ("smpt://u:{}@h", FORM),
     ("https://u:{}@h", FORM), ("smtp://u:{}@", HOST), ("smtp://u:p@h\\{}", HOST), ("smtp://u:p@h {}", HOST),
     ("smtp://u:p@h;{}", HOST), ("smtp://u:p@h/{}", FORM), ("smtp://u:{}@h/x", FORM), ("smtp://u:{}@h#x", FORM),
     ("smtps://u:{}@h?starttls=off", "takes no starttls"), ("{}", FORM), ("", FORM),
@@ -72,6 +73,8 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
     ("place", "url", "says"),
     [
         *(("smtp.url", url, says) for url, says in SMTP if says),
+        ("smtp.oauth_token_url", "https://u:{}@h/token", "write https://"),
+        ("smtp.oauth_token_url", "{}", "write https://"),
         *((f"database.{key}", url, "write ") for key in ("url", "listen_url") for url in DATABASE),
         *(("http.admin_token", token, "16 characters") for token in TOKEN),
         *(("http.public_url", url, "write https://") for url in ("https://u:{}@h", "https://h:{}", "https://[{}]", "https://u:{}／@h", "{}")),

@@ -270,6 +270,7 @@ def _pause(world: World) -> None:
 def _resume(world: World) -> None:
     world.run("resume", RULE, check=True)
     assert world.run("resume", EVIL).returncode == 2
+    assert world.run("resume", check=True).stdout == "1 daemon will try the mail server now\n"
 
 
 @case("rewatch")

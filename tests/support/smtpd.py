@@ -12,6 +12,7 @@ rcpt, data, body (`after` so many of its bytes), dot (the message is complete), 
 
 import asyncio
 import base64
+import hmac
 import socket
 import ssl
 import struct
@@ -122,6 +123,9 @@ class Smtpd:
     each connection that ended between 354 and the dot, how many bytes of the body had arrived. `early`: what had
     arrived when 354 was about to be said. `pipelined`: commands that came before the reply to the one before.
     `lines`: every command.
+    `logins`: mechanism, user and secret of each login that was judged. `refuses`: replies to AUTH by mechanism.
+    `plain_asks`: 334 to AUTH PLAIN, whether or not it has an initial response. LOGIN ignores an initial response.
+    `echoes`: a refusal of a login repeats the client's last line. `helo`: HELO is known beside EHLO.
     `in_clear`: the AUTH commands that came without TLS. `throttled`: how often it was said that `most_per_second` messages
     had been accepted. `turned_away`: connections beyond `most_connections`, which were refused at the greeting.
     """
@@ -134,6 +138,11 @@ class Smtpd:
         extensions_in_clear: Sequence[str] | None = None,
         users: Mapping[str, str] | None = None,
         auth: str = "PLAIN LOGIN XOAUTH2",
+        refuses: Mapping[str, str] | None = None,
+        plain_asks: bool = False,
+        prompts: tuple[str, str] = ("Username:", "Password:"),
+        echoes: bool = False,
+        helo: bool = False,
         names: Sequence[str] = ("localhost", "127.0.0.1"),
         messages_per_connection: int | None = None,
         most_per_second: int | None = None,
@@ -146,6 +155,12 @@ class Smtpd:
         self.extensions_in_clear = self.extensions if extensions_in_clear is None else tuple(extensions_in_clear)
         self.users = users
         self.auth = auth
+        self.refuses = dict(refuses or {})
+        self.plain_asks = plain_asks
+        self.prompts = prompts
+        self.echoes = echoes
+        self.helo = helo
+        self.logins: list[tuple[str, str, str]] = []
         self.messages_per_connection = messages_per_connection
         self.most_per_second = most_per_second
         self.throttled = 0
@@ -327,6 +342,8 @@ class Session(asyncio.Protocol):
             "EHLO": self._ehlo, "STARTTLS": self._starttls, "AUTH": self._auth, "MAIL": self._mail,
             "RCPT": self._rcpt, "DATA": self._data, "RSET": self._rset, "QUIT": self._quit, "NOOP": self._noop,
         }  # fmt: skip
+        if self.server.helo:
+            commands["HELO"] = self._helo
         try:
             await self._follow("connect", None)
             if self.server.most_connections is not None and len(self.server.sessions) > self.server.most_connections:
@@ -362,6 +379,9 @@ class Session(asyncio.Protocol):
         lines = ["smtpd.test", *known]
         await self._follow("ehlo", "\r\n".join([*(f"250-{line}" for line in lines[:-1]), f"250 {lines[-1]}"]))
 
+    async def _helo(self, _: str) -> None:
+        await self._follow("helo", "250 smtpd.test")
+
     async def _starttls(self, _: str) -> None:
         if await self._follow("tls", "220 2.0.0 go ahead"):
             self.buffer = b""
@@ -379,21 +399,41 @@ class Session(asyncio.Protocol):
         if not self.secured:
             self.server.in_clear.append(rest)
         method, _, initial = rest.partition(" ")
-        said = base64.b64decode(initial).decode()
+        if method in self.server.refuses:
+            await self._say(self.server.refuses[method])
+            return
         match method.upper():
             case "PLAIN":
-                _, user, secret = said.split("\0")
+                if self.server.plain_asks or not initial:
+                    initial = await self._asked("")
+                _, user, secret = base64.b64decode(initial).decode().split("\0")
             case "LOGIN":
-                await self._say("334 " + base64.b64encode(b"Password:").decode())
-                user, secret = said, base64.b64decode(await self._line()).decode()
+                user, secret = [base64.b64decode(await self._asked(prompt)).decode() for prompt in self.server.prompts]
+            case "CRAM-MD5":
+                challenge = f"<{self.number}.{time.time_ns()}@smtpd.test>"
+                user, _, digest = base64.b64decode(await self._asked(challenge)).decode().rpartition(" ")
+                known = (self.server.users or {}).get(user, "")
+                right = hmac.new(known.encode(), challenge.encode(), "md5").hexdigest()
+                secret = known if digest == right else f"another secret: {digest}"
             case "XOAUTH2":
-                user, secret = (part.partition("=")[2] for part in said.split("\x01")[:2])
+                user, secret = (part.partition("=")[2] for part in base64.b64decode(initial).decode().split("\x01")[:2])
                 secret = secret.removeprefix("Bearer ")
+                if (self.server.users or {}).get(user) != secret:
+                    # Google's and Microsoft's way: the error is a challenge, and the client's empty line gets the reply.
+                    assert await self._asked('{"status":"400","schemes":"Bearer"}') == ""
             case _:
                 await self._say("504 5.5.4 unknown mechanism")
                 return
         good = (self.server.users or {}).get(user) == secret
-        await self._follow("auth", "235 2.7.0 welcome" if good else "535 5.7.8 authentication failed")
+        self.server.logins.append((method, user, secret))
+        bad = f"535 5.7.8 {self.server.lines[-1]}" if self.server.echoes else "535 5.7.8 authentication failed"
+        await self._follow("auth", "235 2.7.0 welcome" if good else bad)
+
+    async def _asked(self, challenge: str) -> str:
+        await self._say("334 " + base64.b64encode(challenge.encode()).decode())
+        line = await self._line()
+        self.server.lines.append(line)
+        return line
 
     async def _mail(self, rest: str) -> None:
         self.server.mails += 1

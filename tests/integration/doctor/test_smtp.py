@@ -60,3 +60,33 @@ def test_auth(plan: int, doctor: Examine) -> None:
         findings = doctor(PGHERALD_SMTP_URL=f"smtps://herald:right@{place}", **known)
         assert ill(findings) == HEALTHY
         assert findings["smtp"].seen == f"{place} answers, TLS, valid certificate, logged in as herald"
+
+
+@pytest.mark.parametrize("name", ["[10.0.0.5]", "[192.168.1.7]", "[IPv6:fd00::1]", "[169.254.1.1]", "[100.64.0.1]"])
+def test_greeting_with_a_private_address(plan: int, doctor: Examine, name: str) -> None:
+    names(doctor(PGHERALD_SMTP_EHLO_NAME=name), "smtp", "warn", name, "private network", "[smtp] ehlo_name")
+
+
+@pytest.mark.parametrize("name", ["mail.example.org", "[127.0.0.1]", "[8.8.8.8]", "10.0.0.5"])
+def test_greeting_with_another_name(plan: int, doctor: Examine, name: str) -> None:
+    assert ill(doctor(PGHERALD_SMTP_EHLO_NAME=name)) == HEALTHY
+
+
+def test_a_greeting_that_is_refused_for_its_name(plan: int, doctor: Examine, mail: MailServer) -> None:
+    mail.script("ehlo", answer("421 4.7.0 Try again later, closing connection. (EHLO)", then="close"))
+    names(doctor(), "smtp", "fault", "ehlo: 421 4.7.0", "[smtp] ehlo_name")
+
+
+def test_the_wrong_scheme(plan: int, doctor: Examine, mail: MailServer) -> None:
+    names(doctor(PGHERALD_SMTP_URL=mail.url.replace("smtp:", "smtps:")), "smtp", "fault", "no TLS", "write smtp://")
+    with MailServer(security="tls") as secure:
+        url = f"smtp://localhost:{secure.smtpd.port}"
+        names(doctor(PGHERALD_SMTP_URL=url), "smtp", "fault", "speaks TLS", "write smtps://")
+
+
+def test_the_name_in_the_certificate(plan: int, doctor: Examine) -> None:
+    with MailServer(security="tls", names=["mail.example.org"]) as secure:
+        known = {"PGHERALD_SMTP_CA_FILE": str(secure.smtpd.ca_file)}
+        url = f"smtps://127.0.0.1:{secure.smtpd.port}"
+        names(doctor(PGHERALD_SMTP_URL=url, **known), "smtp", "fault", "it is for mail.example.org", "?tls_name=")
+        assert ill(doctor(PGHERALD_SMTP_URL=f"{url}?tls_name=mail.example.org", **known)) == HEALTHY

@@ -53,6 +53,7 @@ class Cell:
 
 _AGAIN = "server: again within 1 s; breaker after 5"
 _CONFIGURATION = "configuration: again within 1 s; breaker after 1"
+_LOGIN = "configuration: again within 1 s; pause of 60 s"
 _THROTTLE = "throttle: again within 7.5 s"
 _BAD_ADDRESS = "recipient: failed bad_address, an attempt"
 _REJECTED = "recipient: again within 6 s, an attempt; breaker after 3"
@@ -75,14 +76,16 @@ CELLS = [
     Cell("greeting", "554 5.7.1 go away", _AGAIN),
     Cell("greeting", "421 4.7.0 too many connections", _AGAIN),
     Cell("greeting", "(silence)", _AGAIN),
-    Cell("ehlo", "502 5.5.1 what?", _AGAIN),
+    Cell("ehlo", "550 5.7.1 what?", _AGAIN),
+    Cell("ehlo", "421 4.7.0 Try again later. (EHLO)", _AGAIN),
     Cell("ehlo", "421 4.3.2 closing", _AGAIN),
     Cell("tls", "454 4.7.0 TLS not available", _AGAIN),
     Cell("tls", "(unknown certificate)", _CONFIGURATION),
     Cell("tls", "(not offered)", _CONFIGURATION),
-    Cell("auth", "535 5.7.8 authentication failed", _CONFIGURATION),
-    Cell("auth", "534 5.7.9 mechanism too weak", _CONFIGURATION),
-    Cell("auth", "530 5.7.0 not here", _CONFIGURATION),
+    Cell("auth", "535 5.7.8 authentication failed", _LOGIN),
+    Cell("auth", "534 5.7.9 mechanism too weak", _LOGIN),
+    Cell("auth", "530 5.7.0 not here", _LOGIN),
+    Cell("auth", "454 4.7.0 Too many login attempts", "server: again within 1 s; pause of 60 s"),
     Cell("auth", "454 4.7.0 temporary failure", _AGAIN),
     # The server, anywhere.
     *(Cell(where, "421 4.3.0 closing", _AGAIN) for where in ("mail", "rcpt", "data", "dot")),

@@ -151,12 +151,14 @@ async def test_logging_in(security: Security, auth: str) -> None:
         assert "535" in failure.detail
 
 
-@pytest.mark.parametrize(("auth", "xoauth2"), [("CRAM-MD5 GSSAPI", False), ("PLAIN LOGIN", True), ("", False)])
+@pytest.mark.parametrize(("auth", "xoauth2"), [("SCRAM-SHA-256 GSSAPI", False), ("PLAIN LOGIN", True), ("", False)])
 @on_every_loop
 async def test_no_way_to_log_in(auth: str, xoauth2: bool) -> None:
     async with Smtpd("tls", users={"user": "secret"}, auth=auth) as smtpd:
         failure = await trouble_of(smtpd, username="user", password="secret", xoauth2=xoauth2)
         assert (failure.phase, failure.verdict.scope) == (Phase.auth, Scope.configuration)
+        assert ", ".join(auth.split()) in failure.detail
+        assert ("XOAUTH2" if xoauth2 else "PLAIN, LOGIN or CRAM-MD5") in failure.detail
         assert not any(line.startswith("AUTH") for line in smtpd.lines)
 
 
@@ -183,7 +185,7 @@ async def test_a_port_without_tls_is_named_as_such() -> None:
     async with Smtpd("off") as smtpd:
         with pytest.raises(SessionError) as caught:
             await SmtpConnection.open(server_of(smtpd, security="tls"), tls_context())
-        assert (caught.value.phase, caught.value.verdict.scope) == (Phase.tls, Scope.server)
+        assert (caught.value.phase, caught.value.verdict.scope) == (Phase.tls, Scope.configuration)
         assert caught.value.detail == "the server speaks no TLS on this port"
         assert "smtp:// instead of smtps://" in remedy_for(caught.value.phase, caught.value.verdict)
 

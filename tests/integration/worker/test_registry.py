@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from listener.admin.events import retry_mail_server
 from listener.db.pools import opened, outbox_pool
 from listener.outbox.registration import Registration
 from listener.outbox.store import Outbox
@@ -44,6 +45,25 @@ async def test_a_registration_is_renewed_until_it_is_deleted(database: Database,
     assert not await renew(registry)
     # Nobody's row is left to number: it keeps the lock that it had.
     assert await registry.renumber() == registration.presence_lock
+
+
+async def test_an_operator_asks_for_a_try_once(database: Database, new: New) -> None:
+    waiting, other = new(), new()
+    for registry, reason in ((waiting, "535 no"), (other, None)):
+        await registry.register()
+        await renew(registry, reason)
+    with database.connect() as conn:
+        assert retry_mail_server(conn) == 1
+    assert not await other.take_retry_request()
+    await renew(waiting, "535 no")
+    assert await waiting.take_retry_request()
+    assert not await waiting.take_retry_request()
+    with database.connect() as conn:
+        retry_mail_server(conn)
+    # The server came back by itself. Its next failure must not find an old request.
+    await renew(waiting, None)
+    await renew(waiting, "535 no")
+    assert not await waiting.take_retry_request()
 
 
 async def test_the_events_of_a_dead_worker_are_rescued(database: Database, new: New) -> None:

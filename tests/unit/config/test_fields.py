@@ -2,8 +2,9 @@
 
 import pytest
 
-from listener.config.fields import parse_duration, parse_smtp_url
+from listener.config.fields import parse_duration
 from listener.config.settings import load
+from listener.config.smtp_url import parse_smtp_url
 from listener.errors import ConfigError
 from tests.support.settings import loaded, refused
 

@@ -1,9 +1,10 @@
 """A reload swaps the whole runtime, or leaves the one in use as it is and says why."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -16,7 +17,9 @@ from listener.db import schema
 from listener.db.schema_version import VERSION
 from listener.errors import ConfigError, PgheraldError, RuleBroken, SchemaError
 from listener.smtp.breaker import Breaker
+from listener.smtp.replies import Scope
 from listener.worker.delivery import Delivery
+from tests.support import PATIENCE
 
 
 class FakeDatabase:
@@ -94,6 +97,18 @@ async def test_a_good_configuration_is_in_use_before_the_old_transport_closes(da
     assert worker.runtime.max_rate == 3.0
     assert worker.closed_under == [worker.runtime]
     assert [entry["event"] for entry in logs] == ["reloaded"]
+
+
+async def test_a_reload_keeps_access_tokens_and_tries_a_refused_login_at_once(database: FakeDatabase) -> None:
+    """A provider may have replaced the refresh token, so a new cache would begin with one that is void."""
+    starting, worker = reloader(lambda: settings(rate=3.0)), FakeWorker()
+    worker.runtime = cast(Any, await starting.first())
+    tokens = cast(Any, worker.runtime.transport)._memory.logins._tokens
+    starting._breaker.pause(900.0, "535 no", Scope.configuration)
+    await reloaded(starting, worker)
+    assert cast(Any, worker.runtime.transport)._memory.logins._tokens is tokens
+    async with asyncio.timeout(PATIENCE):
+        await starting._breaker.wait()
 
 
 def _is_wrong() -> Settings:

@@ -25,6 +25,11 @@ OTHER: dict[str, Any] = {
     "database.lookup_url": "host=other",
     "smtp.url": "smtp://user:other@relay.example.org",
     "smtp.auth": "xoauth2",
+    "smtp.oauth_token_url": "https://oauth.example.org/token",
+    "smtp.oauth_client_id": "other",
+    "smtp.oauth_client_secret": "other",
+    "smtp.oauth_refresh_token": "other",
+    "smtp.oauth_scope": "other",
     "smtp.rate": 3.0,
     "smtp.connections": 3,
     "smtp.ca_file": Path("other.pem"),
@@ -60,7 +65,13 @@ OTHER: dict[str, Any] = {
     "rules": {NAME: LINKED[NAME].model_copy(update={"require": ("other",)})},
 }
 # Without these the other value has no effect.
-NEEDED: dict[str, dict[str, Any]] = {"mail.directory": {"mail.transport": "file", "mail.directory": Path("/here")}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "mail.directory": {"mail.transport": "file", "mail.directory": Path("/here")},
+    **{
+        f"smtp.oauth_{key}": {"smtp.oauth_token_url": "https://a.example/token"}
+        for key in ("client_id", "client_secret", "refresh_token", "scope")
+    },
+}
 # Pools, senders, loops, the socket and the log are made at the start by these.
 RESTART = [f"database.{key}" for key in ("url", "listen_url", "lookup_url")]
 RESTART += ["smtp.connections", "delivery.poll", "delivery.lease", "http.listen", "log.format", "log.level"]

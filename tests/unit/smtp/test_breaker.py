@@ -31,6 +31,26 @@ def fail(breaker: Breaker, times: int) -> None:
         breaker.failed(Scope.server, "gone")
 
 
+def test_an_operator_ends_a_pause(run: Run) -> None:
+    async def story() -> None:
+        breaker = Breaker()
+        breaker.retry_now()
+        assert not breaker.is_open
+        breaker.pause(900.0, "535 no", Scope.configuration)
+        began = now()
+        waiting = asyncio.create_task(breaker.wait())
+        await asyncio.sleep(1)
+        assert not waiting.done()
+        breaker.retry_now()
+        await waiting
+        assert now() - began < 2
+        assert breaker.is_probing
+        breaker.succeeded()
+        assert breaker.reason is None
+
+    run(story())
+
+
 def test_opens_after_five_failures_in_a_row(run: Run) -> None:
     async def story() -> None:
         breaker = Breaker()

@@ -1,4 +1,4 @@
-"""TCP: every address of a host gets its share of the time, and an error names the place and the reason."""
+"""TCP: a dead address hardly delays the others, and an error names the place and the reason."""
 
 import asyncio
 import socket
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from listener.smtp.tcp import connect
+from listener.smtp.tcp import AddressOrder, connect
 
 LOOPBACK = "127.0.0.1"
 
@@ -39,6 +39,87 @@ async def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
         with await connect("mail.example.org", port, 5) as sock:
             assert sock.getpeername() == (LOOPBACK, port)
+
+
+async def test_a_dead_address_costs_a_quarter_of_a_second_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    tried = []
+    real = loop.sock_connect
+
+    async def dead(sock: socket.socket, address: tuple[str, int]) -> None:
+        tried.append(address[0])
+        if address[0] == "192.0.2.1":
+            await asyncio.Event().wait()
+        await real(sock, address)
+
+    with socket.socket() as server:
+        server.bind((LOOPBACK, 0))
+        server.listen()
+        port = int(server.getsockname()[1])
+        monkeypatch.setattr(loop, "getaddrinfo", addresses(("192.0.2.1", port), (LOOPBACK, port)))
+        monkeypatch.setattr(loop, "sock_connect", dead)
+        order = AddressOrder()
+        began = loop.time()
+        (await connect("mail.example.org", port, 40, order)).close()
+        assert 0.2 < loop.time() - began < 5
+        assert tried == ["192.0.2.1", LOOPBACK]
+        order.worked(LOOPBACK)
+        tried.clear()
+        (await connect("mail.example.org", port, 40, order)).close()
+        assert tried == [LOOPBACK]
+        # An address that accepts a connection and then fails comes last.
+        order.failed(LOOPBACK)
+        tried.clear()
+        (await connect("mail.example.org", port, 40, order)).close()
+        assert tried == ["192.0.2.1", LOOPBACK]
+
+
+async def test_of_two_that_answer_at_once_one_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    gate = asyncio.Event()
+    opened: list[socket.socket] = []
+
+    async def together(sock: socket.socket, address: object) -> None:
+        opened.append(sock)
+        if len(opened) == 2:
+            gate.set()
+        await gate.wait()
+
+    monkeypatch.setattr(loop, "getaddrinfo", addresses(("192.0.2.1", 25), ("192.0.2.2", 25)))
+    monkeypatch.setattr(loop, "sock_connect", together)
+    with await connect("mail.example.org", 25, 40) as sock:
+        assert [each.fileno() == -1 for each in opened].count(True) == 1
+        assert sock.fileno() != -1
+
+
+async def test_cancelling_closes_every_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    opened: list[socket.socket] = []
+
+    async def never(sock: socket.socket, address: object) -> None:
+        opened.append(sock)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(loop, "getaddrinfo", addresses(("192.0.2.1", 25), ("192.0.2.2", 25)))
+    monkeypatch.setattr(loop, "sock_connect", never)
+    connecting = asyncio.create_task(connect("mail.example.org", 25, 40))
+    async with asyncio.timeout(40):
+        while len(opened) < 2:
+            await asyncio.sleep(0.01)
+    connecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await connecting
+    assert all(sock.fileno() == -1 for sock in opened)
+
+
+def test_the_families_alternate() -> None:
+    six, four = socket.AF_INET6, socket.AF_INET
+    found = [(family, 1, 6, "", (name, 25)) for family, name in [(six, "a"), (six, "b"), (six, "c"), (four, "d")]]
+    order = AddressOrder()
+    assert [each[4][0] for each in order.sort(found)] == ["a", "d", "b", "c"]
+    order.worked("c")
+    assert [each[4][0] for each in order.sort(found)] == ["c", "a", "d", "b"]
+    assert order.sort([]) == []
 
 
 async def test_an_address_that_does_not_answer_gets_only_its_share(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ class FakeListener:
 
 
 def lease_of(registry: FakeRegistry, listener: FakeListener) -> WorkerLease:
-    breaker: Any = SimpleNamespace(reason=None)
+    breaker: Any = SimpleNamespace(reason=None, is_open=False)
     return WorkerLease(registry, listener, breaker)  # type: ignore[arg-type]
 
 
