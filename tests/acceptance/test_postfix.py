@@ -1,0 +1,362 @@
+"""A real Postfix that refuses: no event fails for a fault that is not its own, and all go once it is repaired.
+
+Postfix says at RCPT what it has against client, HELO and sender, too: smtpd_delay_reject.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from tests.support import wait_until
+from tests.support.backlog import add_plans, reasons, states, wait_sent
+from tests.support.command import Daemon, Pgherald
+from tests.support.database import Database
+from tests.support.milter import Milter
+from tests.support.postfix import Postfix
+from tests.support.sasl import SaslServer
+
+pytestmark = pytest.mark.slow
+
+NUMBER = 20
+EVERYBODY = {f"u{number}@example.org": 1 for number in range(1, NUMBER + 1)}
+# The daemon's connections: so many messages may be refused at once, before it knows that all are.
+CONNECTIONS = 8
+
+
+def extra_attempts(database: Database) -> int:
+    """Return the attempts that all events used in vain. A message that is sent uses one."""
+    used = database.value("SELECT sum(attempt - (state = 'sent')::int) FROM pgherald.outbox")
+    return int(used)
+
+
+def wait_probes(postfix: Postfix, number: int = 2) -> None:
+    """Wait until it has refused so many messages more."""
+    seen = len(postfix.refusals)
+    wait_until(lambda: len(postfix.refusals) >= seen + number)
+
+
+def wait_opened(database: Database, daemon: Daemon) -> dict[str, Any]:
+    """Wait until the breaker opens, and return the log event. It is an error if an event fails before."""
+    wait_until(lambda: states(database)["failed"] or any(event["event"] == "breaker_open" for event in daemon.events))
+    assert states(database)["failed"] == 0, daemon.tail()
+    return daemon.wait_event("breaker_open")
+
+
+def outlive(
+    database: Database, pgherald: Pgherald, postfix: Postfix, reply: str, *, env: Mapping[str, str] | None = None, **repaired: str
+) -> Daemon:  # fmt: skip
+    """Require that 20 events wait while Postfix refuses everything with `reply`, and are sent once it is `repaired`."""
+    plans = add_plans(database, NUMBER)
+    with pgherald.daemon(env={"PGHERALD_SMTP_URL": postfix.url, **(env or {})}) as daemon:
+        database.verify(*plans)
+        opened = wait_opened(database, daemon)
+        assert reply in opened["reason"], opened
+        assert reply in pgherald("status", check=True).stdout
+        wait_probes(postfix)
+        waiting = states(database)
+        postfix.configure(**repaired)
+        assert waiting["failed"] == 0, postfix.refusals
+        wait_sent(database, NUMBER)
+    assert postfix.delivered == EVERYBODY
+    # After the first few, which showed that nobody gets through, no event pays for it.
+    assert extra_attempts(database) <= CONNECTIONS
+    return daemon
+
+
+@pytest.mark.parametrize(
+    ("settings", "reply"),
+    [
+        pytest.param(
+            {"smtpd_client_restrictions": "check_client_access static:REJECT"},
+            "554 5.7.1 <unknown[127.0.0.1]>: Client host rejected: Access denied",
+            id="client",
+        ),
+        pytest.param(
+            {"smtpd_helo_restrictions": "check_helo_access static:REJECT"},
+            "Helo command rejected: Access denied",
+            id="helo",
+        ),
+        pytest.param(
+            {"smtpd_sender_restrictions": "check_sender_access static:REJECT"},
+            "Sender address rejected: Access denied",
+            id="sender",
+        ),
+        pytest.param(
+            {"smtpd_sender_restrictions": "check_sender_access static:REJECT", "smtpd_delay_reject": "no"},
+            "Sender address rejected: Access denied",
+            id="sender at MAIL",
+        ),
+        pytest.param(
+            # Without a name server, no domain exists.
+            {"smtpd_sender_restrictions": "check_sender_access static:{550 5.1.8 Domain not found}"},
+            "Sender address rejected: Domain not found",
+            id="sender's domain",
+        ),
+        pytest.param(
+            {
+                "smtpd_reject_unlisted_sender": "yes",
+                "virtual_mailbox_domains": "example.org",
+                "virtual_mailbox_maps": f"inline:{{{', '.join(f'{address}=x' for address in EVERYBODY)}}}",
+            },
+            "Sender address rejected: User unknown in virtual mailbox table",
+            id="sender's mailbox",
+        ),
+        pytest.param({"mynetworks": "192.0.2.1"}, "454 4.7.1", id="relaying, for now"),
+        pytest.param(
+            {"mynetworks": "192.0.2.1", "smtpd_relay_restrictions": "permit_mynetworks, reject_unauth_destination"},
+            "Relay access denied",
+            id="relaying",
+        ),
+        pytest.param(
+            {"smtpd_relay_restrictions": "permit_sasl_authenticated, reject"},
+            "Recipient address rejected: Access denied",
+            id="everything",
+        ),
+    ],
+)  # fmt: skip
+def test_a_fault_of_client_or_sender_fails_no_event(
+    database: Database, pgherald: Pgherald, settings: dict[str, str], reply: str
+) -> None:
+    with Postfix(**settings) as postfix:
+        daemon = outlive(database, pgherald, postfix, reply)
+    assert daemon.wait_event("breaker_open")["scope"] == "configuration"
+
+
+def test_a_sender_that_needs_a_login_fails_no_event(database: Database, pgherald: Pgherald) -> None:
+    with SaslServer("app", "s3cret") as sasl:
+        settings = {
+            **sasl.settings,
+            "smtpd_sender_login_maps": "static:app",
+            "smtpd_sender_restrictions": "reject_sender_login_mismatch",
+        }
+        with Postfix(**settings) as postfix:
+            daemon = outlive(database, pgherald, postfix, "Sender address rejected: not logged in")
+    assert daemon.wait_event("breaker_open")["scope"] == "configuration"
+
+
+def test_a_sender_of_another_login_fails_no_event(database: Database, pgherald: Pgherald, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    pem, ca_file = tmp_path / "server.pem", tmp_path / "ca.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
+    authority.cert_pem.write_to_path(ca_file)
+    with SaslServer("app", "s3cret") as sasl:
+        settings = {**sasl.settings, "smtpd_tls_chain_files": str(pem), "smtpd_tls_security_level": "may"}
+        refusing = {
+            "smtpd_sender_login_maps": "static:owner",
+            "smtpd_sender_restrictions": "reject_known_sender_login_mismatch",
+        }
+        with Postfix(**settings, **refusing) as postfix:
+            env = {
+                "PGHERALD_SMTP_URL": postfix.url.replace("://", "://app:s3cret@") + "?starttls=required",
+                "PGHERALD_SMTP_CA_FILE": str(ca_file),
+            }
+            reply = "Sender address rejected: not owned by user app"
+            daemon = outlive(database, pgherald, postfix, reply, env=env, **settings)
+    assert daemon.wait_event("breaker_open")["scope"] == "configuration"
+
+
+@pytest.mark.parametrize(
+    ("settings", "reply"),
+    [
+        # The filter is gone. Nobody listens at port 1.
+        pytest.param({"smtpd_milters": "inet:127.0.0.1:1"}, "451 4.7.1 Service unavailable", id="filter at MAIL"),
+        pytest.param(
+            {"smtpd_proxy_filter": "127.0.0.1:1"}, "451 4.3.0 Error: queue file write error", id="filter at RCPT"
+        ),
+        pytest.param({"header_checks": "fail:x"}, "451 4.3.0 Error: queue file write error", id="queue at the dot"),
+        pytest.param({"canonical_maps": "texthash:/nonexistent"}, "Temporary lookup failure", id="lookup"),
+        pytest.param(
+            {"smtpd_recipient_restrictions": "check_recipient_access texthash:/nonexistent"},
+            "Server configuration error",
+            id="configuration",
+        ),
+        # Its limits are those of each message: 1.5 times the largest must be free.
+        pytest.param({"queue_minfree": "1000000000000000"}, "452 4.3.1 Insufficient system storage", id="disk"),
+        pytest.param({"smtpd_client_restrictions": "defer"}, "450 4.3.2", id="client deferred"),
+        pytest.param(
+            {"smtpd_sender_restrictions": "reject_unknown_sender_domain", "mydestination": "", "smtpd_delay_reject": "no"},
+            "Sender address rejected: Domain not found",
+            id="name server",
+        ),
+        pytest.param(
+            {"smtpd_client_restrictions": "check_client_access static:REJECT", "soft_bounce": "yes"},
+            "454 4.7.1 <unknown[127.0.0.1]>: Client host rejected: Access denied",
+            id="soft_bounce",
+        ),
+    ],
+)  # fmt: skip
+def test_a_server_in_trouble_uses_no_attempts(
+    database: Database, pgherald: Pgherald, settings: dict[str, str], reply: str
+) -> None:
+    with Postfix(**settings) as postfix:
+        outlive(database, pgherald, postfix, reply)
+
+
+def test_a_filter_that_crashes_on_every_message_uses_no_attempts(database: Database, pgherald: Pgherald) -> None:
+    with Milter(lambda _: None) as milter, Postfix(smtpd_milters=milter.address) as postfix:
+        outlive(database, pgherald, postfix, "451 4.7.1 Service unavailable - try again later")
+
+
+@pytest.mark.parametrize(
+    "said", ["421 4.7.0 no", "451 4.7.1 Service unavailable - try again later", "554 5.7.1 blocked: category 7", None]
+)
+def test_a_message_that_the_filter_does_not_like_holds_up_no_other(
+    database: Database, pgherald: Pgherald, said: str | None
+) -> None:
+    poison = "u7@example.org"
+    with (
+        Milter(lambda recipient: said if recipient == poison else "") as milter,
+        Postfix(smtpd_milters=milter.address) as postfix,
+    ):
+        plans = add_plans(database, NUMBER)
+        with pgherald.daemon(env={"PGHERALD_SMTP_URL": postfix.url}):
+            database.verify(*plans)
+            wait_until(lambda: states(database)["sent"] == NUMBER - 1)
+            # The others go on, while it is tried again.
+            more = add_plans(database, NUMBER, "v")
+            database.verify(*more)
+            wait_until(lambda: states(database)["sent"] == 2 * NUMBER - 1)
+            wait_until(lambda: database.events()[6]["attempt"] >= 1)
+    event = database.events()[6]
+    permanent = bool(said) and str(said).startswith("5")
+    assert (event["state"], event["attempt"]) in (
+        [("failed", 1)] if permanent else [("available", 1), ("available", 2)]
+    )
+    assert poison not in postfix.delivered
+    assert len(postfix.delivered) == 2 * NUMBER - 1
+
+
+def test_dead_addresses_fail_and_the_others_are_sent(database: Database, pgherald: Pgherald) -> None:
+    dead = [f"u{number}@example.org" for number in (1, 2, 3)]
+    alive = {address: 1 for address in EVERYBODY if address not in dead}
+    tables: list[dict[str, str]] = [
+        {"relay_domains": "example.org", "relay_recipient_maps": listed(alive)},
+        {"virtual_mailbox_domains": "example.org", "virtual_mailbox_maps": listed(alive)},
+        {"mydestination": "example.org", "local_recipient_maps": listed(name.split("@")[0] for name in alive)},
+    ]
+    for number, settings in enumerate(tables, 1):
+        database.execute("TRUNCATE public.users, public.plan, public.dateplan RESTART IDENTITY")
+        plans = add_plans(database, NUMBER)
+        with Postfix(**settings) as postfix:
+            with pgherald.daemon(env={"PGHERALD_SMTP_URL": postfix.url}) as daemon:
+                database.verify(*plans)
+                wait_until(lambda: states(database).total() == states(database)["sent"] + states(database)["failed"])
+                assert not any(event["event"] == "breaker_open" for event in daemon.events)
+            assert reasons(database)[-NUMBER:] == [("failed", "bad_address")] * 3 + [("sent", None)] * (NUMBER - 3)
+            assert postfix.delivered == alive
+        assert states(database) == {"failed": 3 * number, "sent": (NUMBER - 3) * number}
+
+
+def test_many_dead_addresses_are_not_slowed_down_by_the_tarpit(database: Database, pgherald: Pgherald) -> None:
+    """Beyond smtpd_soft_error_limit, ten errors of a connection, Postfix delays each reply by a second."""
+    alive = {f"u{number}@example.org": 1 for number in range(51, 61)}
+    settings = {"virtual_mailbox_domains": "example.org", "virtual_mailbox_maps": listed(alive)}
+    plans = add_plans(database, 60)
+    with Postfix(**settings) as postfix:
+        env = {"PGHERALD_SMTP_URL": postfix.url, "PGHERALD_SMTP_CONNECTIONS": "1"}
+        before = postfix.connections
+        with pgherald.daemon(env=env) as daemon:
+            database.verify(*plans)
+            wait_until(lambda: states(database) == {"failed": 50, "sent": 10}, 120)
+            assert not any(event["event"] == "breaker_open" for event in daemon.events)
+        assert postfix.delivered == alive
+        refused_on_one = max(postfix.refusals_by_connection.values())
+        took = database.value(
+            "SELECT extract(epoch FROM max(settled_at) - min(captured_at))::float8 FROM pgherald.outbox"
+        )
+        print(f"{took:.1f} s over {postfix.connections - before} connections; at most {refused_on_one} refusals on one")
+    # The connection after one with several refusals is another one.
+    assert postfix.connections - before > 5
+    assert {event["reason"] for event in database.events()} == {"bad_address", None}
+
+
+def test_fewer_connections_allowed_than_configured(database: Database, pgherald: Pgherald) -> None:
+    # Loopback is in mynetworks, which has no limits.
+    settings = {"smtpd_client_connection_count_limit": "2", "smtpd_client_event_limit_exceptions": ""}
+    plans = add_plans(database, 200)
+    with Postfix(**settings) as postfix:
+        before = postfix.connections
+        with pgherald.daemon(env={"PGHERALD_SMTP_URL": postfix.url}) as daemon:
+            database.verify(*plans)
+            wait_sent(database, 200)
+            opened = [event for event in daemon.events if event["event"] == "breaker_open"]
+        connections = postfix.connections - before
+        refused = sum("Connection concurrency limit exceeded" in line for line in postfix.lines)
+        print(f"{connections} connections for 200 messages, {refused} refused; breaker opened {len(opened)} times")
+        assert postfix.delivered == {f"u{number}@example.org": 1 for number in range(1, 201)}
+    assert extra_attempts(database) == 0
+    assert opened == []
+    assert refused <= 2 * CONNECTIONS
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "450 4.7.1 Rate limit for this recipient exceeded, try again later",
+        "550 Daily message limit of this recipient exceeded",
+        "450 4.2.1 Over rate",
+    ],
+)
+def test_the_limit_of_one_recipient_is_not_that_of_all(database: Database, pgherald: Pgherald, said: str) -> None:
+    limited = f"check_recipient_access inline:{{{{u7@example.org = {said}}}}}"
+    with Postfix(smtpd_recipient_restrictions=limited) as postfix:
+        plans = add_plans(database, NUMBER)
+        with pgherald.daemon(env={"PGHERALD_SMTP_URL": postfix.url}) as daemon:
+            database.verify(*plans)
+            wait_until(lambda: states(database)["sent"] == NUMBER - 1)
+            wait_until(lambda: postfix.refusals)
+            more = add_plans(database, NUMBER, "v")
+            database.verify(*more)
+            wait_until(lambda: states(database)["sent"] == 2 * NUMBER - 1)
+            stopped = {"breaker_open", "breaker_paused", "rate_lowered"} & {event["event"] for event in daemon.events}
+        assert stopped == set()
+        assert len(postfix.delivered) == 2 * NUMBER - 1
+
+
+@pytest.mark.parametrize("limit", ["smtpd_client_message_rate_limit", "smtpd_client_recipient_rate_limit"])
+def test_a_limit_of_the_rate_fails_no_event(database: Database, pgherald: Pgherald, limit: str) -> None:
+    """The daemon goes slower. Postfix counts by the minute, which is too long for a test to wait for."""
+    settings = {"smtpd_client_event_limit_exceptions": "", "anvil_rate_time_unit": "5s"}
+    with Postfix(**{**settings, limit: "10"}) as postfix:
+        plans = add_plans(database, NUMBER)
+        with pgherald.daemon(env={"PGHERALD_SMTP_URL": postfix.url}) as daemon:
+            database.verify(*plans)
+            wait_sent(database, NUMBER, 120)
+            daemon.wait_event("rate_lowered")
+        assert postfix.delivered == EVERYBODY
+
+
+def test_a_size_limit_below_every_message_is_the_servers(database: Database, pgherald: Pgherald) -> None:
+    with Postfix(message_size_limit="100", queue_minfree="0") as postfix:
+        plans = add_plans(database, NUMBER)
+        with pgherald.daemon(env={"PGHERALD_SMTP_URL": postfix.url}) as daemon:
+            database.verify(*plans)
+            daemon.wait_event("breaker_open")
+            postfix.configure()
+            wait_sent(database, NUMBER)
+        assert postfix.delivered == EVERYBODY
+
+
+def listed(keys: Any) -> str:
+    """Return a lookup table with these keys (postconf.5, inline)."""
+    return f"inline:{{{', '.join(f'{key}=x' for key in keys)}}}"
+
+
+def test_doctor_names_the_fault(database: Database, pgherald: Pgherald) -> None:
+    """It hands nothing over, so that it learns of the fault from the daemon."""
+    with Postfix(smtpd_sender_restrictions="check_sender_access static:REJECT") as postfix:
+        env = {"PGHERALD_SMTP_URL": postfix.url}
+        plans = add_plans(database, NUMBER)
+        with pgherald.daemon(env=env) as daemon:
+            database.verify(*plans)
+            daemon.wait_event("breaker_open", scope="configuration")
+            wait_probes(postfix, 1)
+            status = json.loads(pgherald("status", "--json", env=env, check=True).stdout)
+            assert "Sender address rejected" in json.dumps(status["workers"])
+            done = pgherald("doctor", env=env)
+            assert done.returncode == 1, done.stdout
+            assert "Sender address rejected" in done.stdout
