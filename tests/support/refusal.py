@@ -38,7 +38,8 @@ def outlive(
         database.verify(*plans)
         opened = wait_opened(database, daemon)
         assert reply in opened["reason"], opened
-        assert reply in pgherald("status", check=True).stdout
+        # The daemon writes it with its next heartbeat.
+        wait_until(lambda: reply in pgherald("status", check=True).stdout)
         wait_until(lambda: states(database)["failed"] or refused_for(database) >= _REFUSED_FOR_S)
         assert states(database)["failed"] == 0, daemon.tail()
         (repair or server.configure)()
@@ -59,7 +60,7 @@ def wait_opened(database: Database, daemon: Daemon) -> dict[str, Any]:
 def wait_delivered(server: Postfix | Exim, expected: Mapping[str, int]) -> None:
     """Wait until the server has delivered as many messages as `expected`, and require that they are these."""
     wait_until(lambda: server.delivered.total() >= sum(expected.values()))
-    assert server.delivered == expected
+    assert server.delivered == expected, server.delivered
 
 
 def stops(daemon: Daemon) -> list[dict[str, Any]]:
