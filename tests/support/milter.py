@@ -7,7 +7,8 @@ import socketserver
 import struct
 import threading
 from collections.abc import Callable
-from typing import BinaryIO, Self
+from io import BufferedIOBase
+from typing import Self
 
 # It wants the recipient and the end of the message, and nothing else: all other SMFIP_NO* are set.
 _UNWANTED = 0x1 | 0x2 | 0x4 | 0x10 | 0x20 | 0x40 | 0x100 | 0x200
@@ -50,7 +51,7 @@ class _Server(socketserver.ThreadingTCPServer):
     block_on_close = False
 
 
-def _serve(read: BinaryIO, write: BinaryIO, verdict: Callable[[str], str | None]) -> None:
+def _serve(read: BufferedIOBase, write: BufferedIOBase, verdict: Callable[[str], str | None]) -> None:
     recipient = ""
     while len(head := read.read(4)) == 4:
         (size,) = struct.unpack("!I", head)
