@@ -17,7 +17,7 @@ from tests.support import PATIENCE, wait_until
 
 PROGRAM = Path(sys.executable).parent / "pgherald"
 # A test process that is killed, as pytest-timeout and SIGTERM do, runs no `finally`; on Linux its daemons end with it.
-END_WITH_US = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+_END_WITH_US = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
 class Daemon:
@@ -114,7 +114,7 @@ class Pgherald:
     def daemon(self, *arguments: object, env: Mapping[str, str] | None = None, ready: bool = True) -> Iterator[Daemon]:
         """`pgherald run`, once it is ready; in the end SIGTERM, unless the test has ended it, and exit status 0."""
         process = subprocess.Popen(
-            [*END_WITH_US, *self._command(["run", *arguments])], env=self._environment(env), cwd=self.folder,
+            [*_END_WITH_US, *self._command(["run", *arguments])], env=self._environment(env), cwd=self.folder,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
         daemon = Daemon(process)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Self
 
 from tests.support import wait_until
-from tests.support.command import END_WITH_US
 from tests.support.database import free_port
 from tests.support.postfix import greets
 
@@ -114,7 +113,7 @@ class Exim:
             # -bdf: in the foreground, with a daemon's rights.
             with (self._folder / "stderr").open("wb") as stderr:
                 self._process = subprocess.Popen(
-                    [*END_WITH_US, self._program, "-C", self._folder / "exim.conf", "-bdf"], cwd="/",
+                    [self._program, "-C", self._folder / "exim.conf", "-bdf"], cwd="/",
                     stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True,
                 )  # fmt: skip
             wait_until(self._answers)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Self
 
 from tests.support import wait_until
-from tests.support.command import END_WITH_US
 from tests.support.database import free_port
 
 _PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
@@ -137,7 +136,7 @@ class Postfix:
             self._control("check")
             # As the leader of a process group, it ends its programs with itself.
             self._process = subprocess.Popen(
-                [*END_WITH_US, self._master(), "-c", self._folder, "-s"], cwd="/", start_new_session=True,
+                [self._master(), "-c", self._folder, "-s"], cwd="/", start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
             wait_until(self._answers)
