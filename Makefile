@@ -36,7 +36,7 @@ demo-once: .venv/demo  ## run the demo once and exit
 test: .venv/ready  ## run the tests in parallel, on a real PostgreSQL and a real SMTP server
 	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal -m "not slow"
 
-test-slow: .venv/ready  ## run the tests that take long or need PgBouncer, faketime or Spin
+test-slow: .venv/ready  ## run the tests that take long or need PgBouncer, Postfix, Exim, faketime or Spin
 	$(BIN)/pytest --numprocesses 2 --dist worksteal -m slow
 
 .venv-matrix/ready: requirements/matrix.lock .venv/ready
