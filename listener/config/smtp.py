@@ -1,6 +1,7 @@
 """The section `[smtp]` of the configuration file: the mail server, and the login there."""
 
 import ssl
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
@@ -15,7 +16,7 @@ from listener.errors import ConfigError
 from listener.smtp.server import OAuthGrant, SmtpServer, Timeouts
 
 # Keys that hold secrets. Another program may replace the files that hold them.
-_SECRETS = ("url", "oauth_client_secret", "oauth_refresh_token")
+_SECRETS = ("url", "fallback_url", "oauth_client_secret", "oauth_refresh_token")
 
 
 class Smtp(Section):
@@ -23,6 +24,8 @@ class Smtp(Section):
 
     url: str = Field("smtp://127.0.0.1:25", repr=False)
     """the mail server, see below"""
+    fallback_url: str | None = Field(None, repr=False)
+    """a second mail server, used while the first is unavailable. Its login is a password"""
     auth: Literal["password", "xoauth2"] = "password"
     """login method: `password` (PLAIN, LOGIN or CRAM-MD5, as the server offers) or `xoauth2`, where the password in `url`
     is an access token unless `oauth_token_url` is set"""
@@ -53,10 +56,11 @@ class Smtp(Section):
     dot_timeout: Duration = 600.0
     """time for the reply after the message. A shorter time leaves more events in doubt (RFC 5321 4.5.3.2.6)"""
 
-    @field_validator("url")
+    @field_validator("url", "fallback_url")
     @classmethod
-    def _understood(cls, value: str) -> str:
-        parse_smtp_url(value)
+    def _understood(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_smtp_url(value)
         return value
 
     @field_validator("ca_file")
@@ -101,19 +105,32 @@ class Smtp(Section):
         Raises:
             ConfigError: a file cannot be read, or has no valid URL.
         """
+        return self._read_again("url", lambda smtp: smtp.server)
+
+    def read_fallback_again(self) -> SmtpServer:
+        """Return the second server, as `read_again` does."""
+        return self._read_again("fallback_url", lambda smtp: smtp.fallback or smtp.server)
+
+    def _read_again(self, key: str, server: Callable[[Self], SmtpServer]) -> SmtpServer:
         secrets = {key: secret for key in _SECRETS if (secret := present_secret("smtp", key)) is not None}
         try:
-            return self.model_copy(update=secrets).server
+            return server(self.model_copy(update=secrets))
         except ValueError as exc:
-            raise ConfigError(f"PGHERALD_SMTP_URL_FILE: {exc}") from None
+            raise ConfigError(f"PGHERALD_SMTP_{key.upper()}_FILE: {exc}") from None
 
     @property
     def server(self) -> SmtpServer:
         """The mail server: `url` together with the login method, the EHLO name and the timeouts."""
+        return replace(self._as_server(self.url), xoauth2=self.auth == "xoauth2", grant=self._grant)
+
+    @property
+    def fallback(self) -> SmtpServer | None:
+        """The second mail server, if there is one."""
+        return self._as_server(self.fallback_url) if self.fallback_url is not None else None
+
+    def _as_server(self, url: str) -> SmtpServer:
         return replace(
-            parse_smtp_url(self.url),
-            xoauth2=self.auth == "xoauth2",
-            grant=self._grant,
+            parse_smtp_url(url),
             ehlo_name=self.ehlo_name,
             timeouts=Timeouts(
                 connect=self.connect_timeout,

@@ -63,6 +63,7 @@ def _checks(settings: Settings) -> list[tuple[str, Check]]:
         ("daemon", notifications.daemon),
         ("sender", smtp.sender),
         ("smtp", smtp.smtp),
+        *([("smtp fallback", smtp.fallback)] if settings.smtp.fallback is not None else []),
     ]
 
 

@@ -12,7 +12,7 @@ from listener.errors import ConfigError
 from listener.smtp.connection import SmtpConnection
 from listener.smtp.remedies import remedy_for
 from listener.smtp.replies import Scope
-from listener.smtp.server import Timeouts
+from listener.smtp.server import SmtpServer, Timeouts
 from listener.smtp.session import ehlo_name, tls_context
 from listener.smtp.session_error import SessionError
 
@@ -52,8 +52,18 @@ async def smtp(context: Context) -> Finding:
         if not (existing.is_dir() and os.access(existing, os.W_OK)):
             return fault(f"{existing} is not a writable folder", "correct its permissions, or set [mail] directory")
         return ok(f"no mail server is used: messages go to {mail.directory}")
+    return await _session(context, context.settings.smtp.server, "url")
+
+
+async def fallback(context: Context) -> Finding:
+    """Connect to the second mail server, start TLS, log in and quit."""
+    server = context.settings.smtp.fallback
+    assert server is not None
+    return await _session(context, server, "fallback_url")
+
+
+async def _session(context: Context, url: SmtpServer, key: str) -> Finding:
     settings = context.settings.smtp
-    url = settings.server
     place = f"{url.host}:{url.port}"
     try:
         async with asyncio.timeout(_SESSION_TIMEOUT_S):
@@ -69,7 +79,7 @@ async def smtp(context: Context) -> Finding:
         waiting = "" if exc.verdict.scope is Scope.configuration else "; events wait, none is lost"
         # An error of connect() names the place itself.
         error = str(exc) if place in str(exc) else f"{place}: {exc}"
-        return fault(f"{error}{waiting}", remedy_for(exc.phase, exc.verdict))
+        return fault(f"{error}{waiting}", remedy_for(exc.phase, exc.verdict).replace("[smtp] url", f"[smtp] {key}"))
     security = {"off": "no TLS", "starttls": "STARTTLS, valid certificate", "tls": "TLS, valid certificate"}[
         url.security
     ]
@@ -79,7 +89,7 @@ async def smtp(context: Context) -> Finding:
     seen = f"{place} answers, {security}" + (f", logged in{user}" if url.username else "")
     if url.security == "off" and url.host not in LOOPBACK:
         return warn(
-            f"{seen}: everyone on the network path can read the messages", "remove ?starttls=off from [smtp] url"
+            f"{seen}: everyone on the network path can read the messages", f"remove ?starttls=off from [smtp] {key}"
         )
     if _is_private_address(greeted_as):
         return warn(

@@ -19,14 +19,16 @@ class Breaker:
     """Circuit breaker with a half-open state: after the pause one probe is let through.
 
     The probe's result closes or reopens the breaker. It opens after five failures of the server in a row. It opens
-    at once for an error in the configuration, and for one that several recipients met. The first pause is 1 s; each further pause is longer, up to 15 s, with jitter.
+    at once for an error in the configuration, and for one that several recipients met. The first pause is 1 s. Each
+    further pause is longer, up to 15 s, with jitter.
 
-    `clock` returns seconds and defaults to the running loop's clock. `reason` is the error that opened the breaker. It
-    is None while the breaker is closed, and it stays until a message gets through.
+    `clock` returns seconds and defaults to the running loop's clock. `bypassed` is the breaker of a first server, if this
+    is the one of its fallback.
     """
 
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
-        self.reason: str | None = None
+        self.bypassed: Breaker | None = None
+        self._reason: str | None = None
         self._clock = clock
         self._failures = 0
         self._openings = 0
@@ -34,6 +36,13 @@ class Breaker:
         self._paused = False
         self._probe_until: float | None = None
         self._changed = asyncio.Event()
+
+    @property
+    def reason(self) -> str | None:
+        """Return the error that opened the breaker. It stays until a message gets through; None: the breaker is closed."""
+        if self._reason is None and self.bypassed is not None and self.bypassed.reason is not None:
+            return f"{self.bypassed.reason}; messages go through [smtp] fallback_url"
+        return self._reason
 
     @property
     def is_open(self) -> bool:
@@ -68,9 +77,9 @@ class Breaker:
             # This message was already in flight when the server asked for the pause. The pause stays.
             return
         self._openings = 0
-        if self.reason is not None:
-            log.info("breaker_closed", reason=self.reason)
-            self._open_until = self._probe_until = self.reason = None
+        if self._reason is not None:
+            log.info("breaker_closed", reason=self._reason)
+            self._open_until = self._probe_until = self._reason = None
             self._notify_waiters()
 
     def pause(self, seconds: float, detail: str, scope: Scope = Scope.quota) -> None:
@@ -86,9 +95,21 @@ class Breaker:
 
     def retry_now(self) -> None:
         """End the pause of an open breaker: the next message is let through as a probe. An operator asks for it."""
+        if self.bypassed is not None:
+            self.bypassed.retry_now()
         if self._open_until is not None:
             self._open_until = self._now()
             self._notify_waiters()
+
+    def admit(self) -> bool:
+        """Return whether a message may be sent now. If the breaker was open and its pause is over, it is the probe."""
+        if self._remaining() > 0:
+            return False
+        if self._open_until is not None or self._probe_until is not None:
+            self._open_until, self._paused = None, False
+            self._probe_until = self._now() + _MAX_PAUSE_S
+            self._notify_waiters()
+        return True
 
     async def wait(self) -> None:
         """Wait until a message may be sent.
@@ -100,10 +121,7 @@ class Breaker:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(remaining):
                     await self._changed.wait()
-        if self._open_until is not None or self._probe_until is not None:
-            self._open_until, self._paused = None, False
-            self._probe_until = self._now() + _MAX_PAUSE_S
-            self._notify_waiters()
+        self.admit()
 
     def _remaining(self) -> float:
         """Return the seconds until the next message may be sent. Zero or less means now."""
@@ -111,7 +129,7 @@ class Breaker:
         return 0.0 if end is None else end - self._now()
 
     def _open(self, pause: float, detail: str) -> None:
-        self.reason = detail
+        self._reason = detail
         self._open_until = self._now() + pause
         self._probe_until = None
         self._notify_waiters()

@@ -82,6 +82,8 @@ class SmtpPool:
         permission: Permission,
         message_id: str,
         may_begin: MayBegin = always,
+        *,
+        is_repeat: bool = False,
     ) -> SendOutcome:
         """Send one message, as `SmtpConnection.send` does.
 

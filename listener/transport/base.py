@@ -20,11 +20,14 @@ class Transport(Protocol):
         permission: Permission,
         message_id: str,
         may_begin: MayBegin = always,
+        *,
+        is_repeat: bool = False,
     ) -> SendOutcome:
         """Send one message once, and return the outcome.
 
         `sender` and `recipient` are the envelope. `raw` is the whole message (RFC 5322), ended by CRLF. Nothing of it
         is written before `permission` returns True. `message_id` identifies the message, also when it is sent again.
+        With `is_repeat`, an earlier sending of the message ended in doubt.
         `may_begin` is asked when the transport is ready: opening a connection, or waiting for a free one, may take long.
         """
 

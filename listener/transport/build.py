@@ -4,6 +4,7 @@ from typing import assert_never
 
 from listener.config.settings import Settings
 from listener.smtp.breaker import Breaker
+from listener.smtp.fallback import SmtpFallback
 from listener.smtp.logins import Logins
 from listener.smtp.oauth import AccessTokens
 from listener.smtp.pool import SmtpPool
@@ -23,8 +24,15 @@ def transport(settings: Settings, breaker: Breaker, tokens: AccessTokens | None 
     smtp = settings.smtp
     match settings.mail.transport:
         case "smtp":
+            tls = tls_context(smtp.ca_file)
             logins = Logins(tokens, smtp.read_again)
-            return SmtpPool(smtp.server, tls_context(smtp.ca_file), smtp.connections, breaker, logins)
+            if smtp.fallback is None:
+                breaker.bypassed = None
+                return SmtpPool(smtp.server, tls, smtp.connections, breaker, logins)
+            breaker.bypassed = Breaker()
+            first = SmtpPool(smtp.server, tls, smtp.connections, breaker.bypassed, logins)
+            second = SmtpPool(smtp.fallback, tls, smtp.connections, breaker, Logins(read=smtp.read_fallback_again))
+            return SmtpFallback(first, breaker.bypassed, second)
         case "file":
             assert settings.mail.directory is not None
             return Maildir(settings.mail.directory, breaker)

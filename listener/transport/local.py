@@ -30,6 +30,8 @@ class _LocalTransport:
         permission: Permission,
         message_id: str,
         may_begin: MayBegin = always,
+        *,
+        is_repeat: bool = False,
     ) -> SendOutcome:
         """Write the message in a thread, because a disk may block. An error counts as a failure of the server."""
         if not await permission() or not may_begin():

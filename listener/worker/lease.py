@@ -73,7 +73,7 @@ class WorkerLease:
             try:
                 await self._renew()
                 await self._rescue_dead()
-                if self._breaker.is_open and await self._registry.take_retry_request():
+                if self._breaker.reason is not None and await self._registry.take_retry_request():
                     log.info("retry_requested", reason=self._breaker.reason)
                     self._breaker.retry_now()
                 outage.recovered()

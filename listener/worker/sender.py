@@ -175,8 +175,9 @@ class Senders:
         try:
             span = tracing.begin(event.rule, event.id, event.attempt, event.in_doubt_count, event.traceparent)
             outcome = await runtime.transport.send(
-                runtime.sender, message.recipient, message.raw, permission, message.message_id, may_begin
-            )
+                runtime.sender, message.recipient, message.raw, permission, message.message_id, may_begin,
+                is_repeat=event.has_stored_message,
+            )  # fmt: skip
         except Exception as exc:
             await marked
             return settle_internal_error(event, exc, sending=True)

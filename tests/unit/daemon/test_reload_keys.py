@@ -24,6 +24,7 @@ OTHER: dict[str, Any] = {
     "database.listen_url": "host=other",
     "database.lookup_url": "host=other",
     "smtp.url": "smtp://user:other@relay.example.org",
+    "smtp.fallback_url": "smtp://second.example.org",
     "smtp.auth": "xoauth2",
     "smtp.oauth_token_url": "https://oauth.example.org/token",
     "smtp.oauth_client_id": "other",

@@ -9,6 +9,7 @@ import trustme
 from listener.config.settings import Settings
 from listener.errors import ConfigError
 from listener.smtp.breaker import Breaker
+from listener.smtp.fallback import SmtpFallback
 from listener.smtp.pool import SmtpPool
 from listener.smtp.server import Timeouts
 from listener.transport.build import transport
@@ -33,6 +34,18 @@ async def test_the_pool_gets_the_servers_timeouts_and_as_many_connections() -> N
     assert isinstance(made, SmtpPool)
     assert made._limit.size == 3
     assert made._server.timeouts == Timeouts(connect=7, dot=1200)
+
+
+async def test_a_second_server_has_a_breaker_of_its_own() -> None:
+    smtp = {"url": "smtp://127.0.0.1", "fallback_url": "smtps://u:p@second.example.org", "dot_timeout": "20m"}
+    breaker = Breaker()
+    made = transport(settings(smtp=smtp), breaker)
+    assert isinstance(made, SmtpFallback)
+    assert (made._first._breaker, made._second._breaker) == (breaker.bypassed, breaker)
+    second = made._second._server
+    assert (second.host, second.port, second.username, second.timeouts.dot) == ("second.example.org", 465, "u", 1200)
+    transport(settings(smtp={"url": "smtp://127.0.0.1"}), breaker)
+    assert breaker.bypassed is None
 
 
 @pytest.mark.parametrize(
