@@ -11,7 +11,7 @@ from listener.address import mask
 from listener.errors import ConfigError
 from listener.smtp import sasl
 from listener.smtp.oauth import AccessTokens
-from listener.smtp.replies import Phase, Reply, Verdict
+from listener.smtp.replies import Phase, Reply, Scope, Verdict
 from listener.smtp.server import SmtpServer
 from listener.smtp.session_error import SessionError, translate_errors
 from listener.smtp.verdicts import CONFIGURATION, SERVER
@@ -63,8 +63,10 @@ class Logins:
                     try:
                         yield
                     except SessionError as error:
-                        self._failures += 1
-                        self._failure = error
+                        # A server that allows fewer connections may have one for the next.
+                        if error.verdict.scope is not Scope.connections:
+                            self._failures += 1
+                            self._failure = error
                         raise
                     return
         yield

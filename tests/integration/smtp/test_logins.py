@@ -227,6 +227,18 @@ async def test_a_server_that_is_away_fails_all_that_wait_together() -> None:
         await pool.close()
 
 
+@on_every_loop
+async def test_one_connection_too_many_is_no_failure_of_those_that_wait_for_the_login() -> None:
+    async with Smtpd("tls", users=USERS) as smtpd:
+        pool = SmtpPool(server_of(smtpd, **LOGIN), tls_context(smtpd.ca_file), 4, Breaker())
+        smtpd.script("greeting", answer("421 4.7.0 too many connections", then="close"), times=1)
+        outcomes = await asyncio.gather(*(deliver(pool) for _ in range(4)))
+        assert all(isinstance(outcome, Accepted) for outcome in outcomes)
+        assert pool._limit.now == 3
+        pool._limit.close()
+        await pool.close()
+
+
 def test_a_ban_is_recognized() -> None:
     assert is_banned(Reply.of(454, ["4.7.0 Too many login attempts, please try again later."]))
     assert is_banned(Reply.of(421, ["4.7.0 Too many authentication failures"]))
