@@ -113,12 +113,12 @@ _DAILY_TEXT = r"\b(daily|hourly)\b.*\b(quota|limit)"
 _RATE_TEXT = r"throttl|\brate\b|rate-?limit"
 # The sender, this host or the account: replies of Postfix, Exim, SendGrid, Exchange Online and Amazon SES.
 _SENDER_TEXT = (
-    r"sender address rejected|(client host|helo command) rejected|sender verify failed|verification failed for <"
+    r"sender address rejected|(client host|helo command) rejected|sender verif(y|ication) failed|verification failed for <"
     r"|sendasdenied|verified sender identity|\bsending (is )?(paused|suspended|disabled)"
     r"|\b(your|this) account (is|has been|was) (\w+ )*(suspended|disabled|blocked|locked|paused)"
 )
 _MAILBOX_TEXT = (
-    r"no such|\bunknown\b|not? exist|not found|no mailbox|invalid (recipient|mailbox|user|address)"
+    r"no such|\bunknown\b|not? exist|not found|no mailbox|unrouteable address|invalid (recipient|mailbox|user|address)"
     r"|(mailbox|account|user) (is )?(disabled|inactive)"
 )
 

@@ -91,7 +91,8 @@ CELLS = [
     ("rcpt data dot", "530 5.7.0 authentication required", "configuration", False, "configuration", False, None),
     ("rcpt", "553 5.7.1 <x@example.org>: Sender address rejected: not owned", *CONFIGURED),
     ("rcpt", "554 5.7.1 <unknown[192.0.2.1]>: Client host rejected: Access denied", *CONFIGURED),
-    ("rcpt", "550 Verification failed for <x@example.org> Sender verify failed", *CONFIGURED),
+    ("rcpt", "550 Verification failed for <x@example.org> Unrouteable address Sender verify failed", *CONFIGURED),
+    ("rcpt", "550 Unrouteable address Sender verification failed", *CONFIGURED),
     ("rcpt data dot", "550 The from address does not match a verified Sender Identity", *CONFIGURED),
     ("dot", "554 5.2.252 SendAsDenied; x@example.org", *CONFIGURED),
     ("dot", "554 Sending paused for this account.", *CONFIGURED),
@@ -284,7 +285,7 @@ def test_every_row_of_the_table_decides_something() -> None:
     "said",
     [
         *(f"550 {code} no" for code in ("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1")),
-        "550 No such user", "550 5.7.1 no such recipient here", "551 user unknown", "553 Invalid mailbox",
+        "550 No such user", "550 Unrouteable address", "550 5.7.1 no such recipient here", "551 user unknown", "553 Invalid mailbox",
         "550 5.4.1 mailbox not found", "452 4.2.2 over quota", "450 4.2.1 busy", "450 4.1.1 try later",
         "450 mailbox busy", "451 4.7.1 greylisted",
     ],
