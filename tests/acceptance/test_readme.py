@@ -31,9 +31,10 @@ def bash(command: str, pgherald: Pgherald, programs: Programs) -> subprocess.Com
 
 
 def plain(text: str) -> list[str]:
-    """Without what differs from run to run: times, numbers, the worker's name and the mail server's words."""
+    """Without what differs from run to run: times, numbers, keys, the worker's name and the mail server's words."""
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d\.\d{3})?", "(time)", text)
     text = re.sub(r"(event|transaction) \d+", r"\1 (number)", text)
+    text = re.sub(r"<[a-z2-7]{26}@", "<(key)@", text)
     text = re.sub(r"(claimed +)\S+", r"\1(worker)", text)
     text = re.sub(r"(sent +)250 .*", r"\g<1>250 (text)", text)
     return [line.strip() for line in text.splitlines() if line.strip()]

@@ -41,6 +41,9 @@ class Taken:
         self.active_rules = list(self.rules)
         self.at: dict[int, float] = {}
 
+    def message_id(self, event: Event) -> str:
+        return str(event.id)
+
     async def triage(self, rule: str, events: Iterable[Event], pool: Any, budget: int) -> list[Settlement]:
         events = list(events)
         self.at.update((int(event.key), time.monotonic()) for event in events)

@@ -54,7 +54,15 @@ class Everything:
         return Message("key", JANE, Content("", "", None), b"x" * self.size)
 
     async def send(
-        self, sender: Any, recipient: Any, message: bytes, permission: Any, key: str, may_begin: MayBegin
+        self,
+        sender: Any,
+        recipient: Any,
+        message: bytes,
+        permission: Any,
+        key: str,
+        may_begin: MayBegin,
+        *,
+        is_repeat: bool,
     ) -> Accepted | NotPermitted:
         if self.ready_after:
             await asyncio.sleep(self.ready_after)
