@@ -20,6 +20,8 @@ _MAX_MESSAGES = 10_000
 _MAX_TEXTS = 100
 # Enough words to tell one reason from another.
 _MAX_WORDS = 20
+# Addresses, numbers, names of hosts, links, and ids in both cases. Servers of one provider have names of their own.
+_ID = re.compile(r"[^\s<>()\[\]{}\"';:,]*(?:[@\d*]|\w\.\w|[a-z][A-Z])[^\s<>()\[\]{}\"';:,]*|\b\w+://\S*")
 _ABOUT_EVERYTHING = (Scope.server, Scope.configuration, Scope.quota)
 
 
@@ -106,7 +108,7 @@ def _words(phase: Phase, failure: Reply | str, recipient: Address) -> str:
     own = {recipient.local.casefold(), recipient.domain.casefold()}
     words = [
         word
-        for word in re.split(r"[\s<>()\[\]{}\"';:,]+", failure.text.casefold())
-        if word.strip(".") not in own and word and not re.search(r"[@\d*]|://", word)
+        for word in map(str.casefold, re.split(r"[\s<>()\[\]{}\"';:,]+", _ID.sub(" ", failure.text)))
+        if word.strip(".") not in own and word
     ]
     return " ".join([phase, str(failure.code), failure.enhanced or "-", *words[:_MAX_WORDS]])

@@ -101,25 +101,45 @@ _CONNECTIONS_TEXT = (
 )
 _ACCOUNT_QUOTA_TEXT = (
     r"\b(sending|submission) ?(quota|limit)|\byour (\w+ )*(quota|limit)|\bdaily (user )?(sending|message) quota"
-    r"|\baccount\b.*\b(quota|limit)"
 )
 _ACCOUNT_RATE_TEXT = (
     r"throttling failure|\bsending rate\b|too (much|many) (\w+ )*from \[?\d|\byour (\w+ )*rate"
     r"|\brate\b.*\b(your|this) (host|ip|account)"
 )
-_ONE_RECIPIENT_TEXT = r"\b(this|the) (recipient|mailbox|user)\b|\bis receiving\b"
+# "This user" is the recipient of one server and the account of another.
+_ONE_RECIPIENT_TEXT = r"\b(this|the) (recipient|mailbox)\b|\bis receiving\b|\btrying to (contact|reach)\b"
 _LIMIT_TEXT = r"\b(limit(ed)?|quota|rate)\b|too (many|much|fast|quickly)"
-_DAILY_TEXT = r"\b(daily|hourly)\b.*\b(quota|limit)"
+_DAILY_TEXT = (
+    r"\b(hourly|daily|weekly|monthly)\b.*\b(quota|limit)|\bper (hour|day|month)\b|\baccount\b.*\b(quota|limit)"
+    r"|\b(e?-?mail|messages?) (quota|limit)|\bcredits?\b.*\bexceed"
+)
 _RATE_TEXT = r"throttl|\brate\b|rate-?limit"
+_REFUSED_RATE_TEXT = (
+    r"throttl|\brate[ -]?limit|\bsending rate|too many (\w+ )?(e?-?mail|message|request)s\b|too (fast|quickly)"
+    r"|\b(number|volume) of (\w+ )*(e?-?mail|message)s\b.*\bexceed"
+)
+_TOO_LARGE_TEXT = r"^(?!.*\b(mail ?box|quota)\b).*\b(size|large|big)\b"
+_MAILBOX_FULL_TEXT = r"\b(mail ?box|inbox)\b[^.;]*\b(full|quota|storage)\b|\bquota\b.*\bmail ?box"
+# A mailbox that gets mail, and no account that sends.
+_NOT_SENDING = r"^(?!.*\b(sen[dt]|sending|senders?|submi\w+|outgoing|outbound)\b)"
 # The sender, this host or the account: replies of Postfix, Exim, SendGrid, Exchange Online and Amazon SES.
 _SENDER_TEXT = (
     r"sender address rejected|(client host|helo command) rejected|sender verif(y|ication) failed|verification failed for <"
     r"|sendasdenied|verified sender identity|\bsending (is )?(paused|suspended|disabled)"
-    r"|\b(your|this) account (is|has been|was) (\w+ )*(suspended|disabled|blocked|locked|paused)"
+    r"|\byour account (is|has been|was) (\w+ )*(suspended|disabled|blocked|locked|paused)"
 )
+# Words about the sender, this host or the login. In a reply that also reads like one about a mailbox, as in "sender
+# address does not exist", they leave it open which is meant.
+_OWN_SIDE_TEXT = (
+    r"\bsend(ers?|ing)?\b|\bfrom (address|domain|header)|\b[he][eh]lo\b|\b(ptr|r?dns|spf|dkim|dmarc)\b|\breverse\b"
+    r"|\bhost ?name|\byour (\w+ )?(host|ip|domain|account|server)\b|call(back|out)|verification failed|authenticat"
+    r"|\b(log(ged)?|sign(ed)?) ?in\b|password|credential"
+)
+_MAILBOX_NOUN = r"(user|recipient|mail ?box|address|account|person|e-?mail|alias)"
 _MAILBOX_TEXT = (
-    r"no such|\bunknown\b|not? exist|not found|no mailbox|unrouteable address|invalid (recipient|mailbox|user|address)"
-    r"|(mailbox|account|user) (is )?(disabled|inactive)"
+    rf"\b(no such|unknown|invalid) (\w+ )?{_MAILBOX_NOUN}\b|no mailbox|unrouteable address"
+    rf"|\b{_MAILBOX_NOUN}\b[^.;]{{0,60}}\b(unknown|not? exist|not found|no longer)"
+    r"|\b(mailbox|user) (is )?(disabled|inactive)|\bnot a valid (recipient|mailbox|user)\b"
 )
 
 # The first match wins. Sources: RFC 5321 4.2.3, RFC 3463, RFC 4954 6, RFC 1870 6, and real replies of providers.
@@ -129,18 +149,25 @@ TABLE: tuple[ReplyRule, ...] = (
     _row("connect tls greeting ehlo", r"", SERVER),
     _row("auth", r"5", CONFIGURATION),
     _row("auth", r"", SERVER),
+    # Before the limits, since these replies name one as well.
+    _row("mail rcpt data dot", r"5\d\d 5\.3\.4$|552 5\.2\.3$", _TOO_LARGE, _TOO_LARGE_TEXT),
+    _row("mail data dot", r"552 -", _TOO_LARGE, _TOO_LARGE_TEXT),
+    _row("rcpt data dot", r"[45]\d\d [45]\.2\.2$", _MAILBOX_FULL, _NOT_SENDING),
+    _row(
+        "rcpt data dot", r"(?!421)[45]\d\d (-|[45]\.[1257]\.)", _MAILBOX_FULL, f"{_NOT_SENDING}.*({_MAILBOX_FULL_TEXT})"
+    ),
     # Gmail's 450 4.2.1 limits the messages that one user may get.
     _row(
         "rcpt data dot",
         r"(?!421)[45]\d\d (-|[45]\.[2457]\.)",
         _MAILBOX_BUSY,
-        f"({_ONE_RECIPIENT_TEXT}).*({_LIMIT_TEXT})",
+        f"{_NOT_SENDING}.*({_ONE_RECIPIENT_TEXT}).*({_LIMIT_TEXT})",
     ),
     _row(
         "rcpt data dot",
         r"(?!421)[45]\d\d (-|[45]\.[2457]\.)",
         _MAILBOX_BUSY,
-        f"({_LIMIT_TEXT}).*({_ONE_RECIPIENT_TEXT})",
+        f"{_NOT_SENDING}.*({_LIMIT_TEXT}).*({_ONE_RECIPIENT_TEXT})",
     ),
     _row("mail rcpt data dot", r"", _QUOTA, _ACCOUNT_QUOTA_TEXT),
     _row("mail", r"", _QUOTA, _DAILY_TEXT),
@@ -151,6 +178,8 @@ TABLE: tuple[ReplyRule, ...] = (
     _row("mail rcpt data dot", r"421 4\.7\.", THROTTLED, _RATE_TEXT),
     _row("mail", r"4(?!21)\d\d (-|4\.[3457]\.)", THROTTLED, rf"{_RATE_TEXT}|too (many|much)"),
     _row("rcpt data dot", r"4(?!21)\d\d (-|4\.[457]\.)", _RECIPIENT_THROTTLED, rf"{_RATE_TEXT}|too (many|much)"),
+    # A limit that is refused for good now is not refused for good later.
+    _row("rcpt data dot", r"5\d\d (-|5\.[02457]\.)", _RECIPIENT_THROTTLED, _REFUSED_RATE_TEXT),
     _row("mail", r"4|503", STALE, reused=True),
     # RFC 3463 3.4: X.3.x is about the mail system, not about a mailbox.
     _row("mail rcpt data dot", r"421|4\d\d 4\.3\.", SERVER),
@@ -164,17 +193,21 @@ TABLE: tuple[ReplyRule, ...] = (
     _row("mail", r"5", CONFIGURATION),
     _row("mail", r"4", SERVER),
     _row("rcpt data dot", r"53[0458]|5\d\d 5\.1\.[78]$", CONFIGURATION),
+    _row("rcpt data dot", r"4\d\d 4\.1\.[78]$", SERVER),
     # A server says so at RCPT if it delays all refusals until then, as Postfix does.
     _row("rcpt data dot", r"5", CONFIGURATION, _SENDER_TEXT),
     _row("rcpt data dot", r"4", SERVER, _SENDER_TEXT),
-    _row("rcpt data dot", r"[45]\d\d [45]\.2\.2$", _MAILBOX_FULL),
+    _row("rcpt data dot", r"[45]\d\d [45]\.2\.2$", _RECIPIENT_QUOTA),
+    _row("rcpt data dot", r"4", _GREYLISTED, r"gr[ae]y-?list"),
+    _row("rcpt data dot", r"4\d\d 4\.[12]\.", _RECIPIENT_DEFERRED, _OWN_SIDE_TEXT),
+    _row("rcpt data dot", r"5\d\d 5\.(1\.(1|2|3|6|10)|2\.1)$", _RECIPIENT_REJECTED, _OWN_SIDE_TEXT),
     _row("rcpt data dot", r"5\d\d 5\.(1\.(1|2|3|6|10)|2\.1)$", _BAD_ADDRESS),
     _row("rcpt", r"552", _MAILBOX_FULL),
     _row("rcpt", r"5\d\d (-|5\.7\.)", _RELAY_DENIED, r"\brelay(ing)?\b(?!\.)|rcpthosts"),
     _row("rcpt", r"4\d\d (-|4\.7\.)", replace(_RELAY_DENIED, permanent=False), r"\brelay(ing)?\b(?!\.)|rcpthosts"),
-    _row("rcpt", r"55[013] ", _BAD_ADDRESS, _MAILBOX_TEXT),
+    _row("rcpt", r"5(11|5[0134]) ", _RECIPIENT_REJECTED, _OWN_SIDE_TEXT),
+    _row("rcpt", r"5(11|5[0134]) ", _BAD_ADDRESS, _MAILBOX_TEXT),
     _row("rcpt data dot", r"4\d\d 4\.2\.0$", _GREYLISTED),
-    _row("rcpt data dot", r"4", _GREYLISTED, r"gr[ae]y-?list"),
     _row("rcpt data dot", r"4\d\d 4\.[12]\.", _MAILBOX_BUSY),
     _row("rcpt", r"4\d\d -", _MAILBOX_BUSY, r"mailbox"),
     _row("rcpt", r"4", _RECIPIENT_DEFERRED),

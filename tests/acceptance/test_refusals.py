@@ -28,6 +28,8 @@ def opened(daemon: Daemon) -> list[str]:
         ("dot", "451 4.7.1 Service unavailable - try again later"),
         repeats("rcpt", "554 5.7.1 <localhost[127.0.0.1]>: Client host rejected: Access denied"),
         repeats("rcpt", "550 Verification failed for <no-reply@example.org>\r\n550 Sender verify failed"),
+        repeats("rcpt", "550 sender address does not exist"),
+        repeats("rcpt", "550 5.2.1 The account that you send from is disabled"),
         repeats("rcpt", "554 5.7.1 Relay access denied"),
         repeats("rcpt", "550 we do not like you"),
         repeats("data", "554 not today"),
@@ -71,6 +73,8 @@ def test_nothing_fails_and_all_is_sent_after_the_repair(
         repeats("rcpt", "451 4.3.0 alias file broken"),
         repeats("dot", "550 5.7.1 looks like spam"),
         repeats("rcpt", "553 5.7.1 Sender address rejected: by this user"),
+        repeats("rcpt", "552 5.2.2 The account's mailbox quota is exceeded"),
+        repeats("rcpt", "550 5.7.1 Account quota exceeded"),
     ],
 )  # fmt: skip
 def test_one_messages_own_trouble_delays_no_other(

@@ -90,12 +90,14 @@ def test_different_texts_are_counted_apart(pool: Pool) -> None:
         "550 5.7.1 [192.0.2.{n}] listed, see https://example.org/?id={n} d2e1a7{n}-gsmtp",
         "550 rejected for user{n} at {n}:15 (queue id 4bX{n}z)",
         "550 Domain example{n}.org: not accepted",
+        "550 5.7.1 refused by mx{n}.example.net, gateway-{w}.example.net [hZ{w}QqLm.{w}]",
+        "550 5.7.1 refused, see https://example.org/a,{w};b=({w}) [xN{w}bqPbq]",
     ],
 )
 def test_what_differs_with_recipient_time_and_ids_makes_no_other_text(pool: Pool, text: str) -> None:
     for number in range(1, SEVERAL):
-        assert pool.refused(number, text.replace("{n}", str(number))).is_guess
-    assert pool.refused(SEVERAL, text.replace("{n}", str(SEVERAL))).is_shared
+        assert pool.refused(number, text.replace("{n}", str(number)).replace("{w}", "ab" * number)).is_guess
+    assert pool.refused(SEVERAL, text.replace("{n}", str(SEVERAL)).replace("{w}", "ab" * SEVERAL)).is_shared
 
 
 def test_a_temporary_refusal_of_several_recipients_is_the_servers(pool: Pool) -> None:

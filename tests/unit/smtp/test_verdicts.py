@@ -68,6 +68,9 @@ CONFIGURED = ("configuration", False, "configuration", False, None)
 LIMITED = ("connections", False, "throttled", False, None)
 USED_UP = ("quota", False, "quota", False, 600)
 SERVED = ("server", False, "server", False, None)
+GUESSED = ("recipient", True, "rejected", True, None)
+DEAD = ("recipient", True, "bad_address", True, None)
+FULL = ("recipient", False, "mailbox_full", True, 3600)
 # phases, reply, scope, permanent, reason, counts, delay
 CELLS = [
     # Nothing said yet about a message.
@@ -182,6 +185,51 @@ CELLS = [
     ("mail rcpt data dot", "552 5.3.4 too big", "message", True, "too_large", True, None),
     ("mail rcpt data dot", "552 5.2.3 exceeds the limit", "message", True, "too_large", True, None),
     ("mail data dot", "552 exceeds fixed maximum message size", "message", True, "too_large", True, None),
+    # Words about the sender, this host or the account, in replies that read like those about a mailbox.
+    ("rcpt", "450 4.1.8 Domain of sender address does not resolve", *SERVED),
+    ("rcpt", "550 sender address does not exist", *GUESSED),
+    ("rcpt", "550 unknown sender", *GUESSED),
+    ("rcpt", "550 Sender domain not found in DNS", *GUESSED),
+    ("rcpt", "550 Reverse DNS lookup for host 192.0.2.1 failed: unknown host", *GUESSED),
+    ("rcpt", "550 Host unknown: no PTR record for 192.0.2.1", *GUESSED),
+    ("rcpt", "550 Bad HELO - Host impersonating domain name does not exist", *GUESSED),
+    ("rcpt", "550 SPF: record not found", *GUESSED),
+    ("rcpt", "550 Callback verification failed: no such user x@example.org", *GUESSED),
+    ("rcpt", "550 invalid user or password", *GUESSED),
+    ("rcpt", "550 account disabled", *GUESSED),
+    ("rcpt", "551 Account does not exist: please log in", *GUESSED),
+    ("rcpt", "550 5.2.1 Sender account is disabled", *GUESSED),
+    ("rcpt", "550 5.1.1 sender x@example.org not found", *GUESSED),
+    ("rcpt", "550 The domain example.org is not found in your account", *GUESSED),
+    ("rcpt", "451 4.1.0 Sender cannot be verified", "recipient", False, "deferred", True, 300),
+    # A mailbox, in replies that read like those about the account.
+    ("rcpt data dot", "550 5.2.1 This account has been disabled or discontinued", *DEAD),
+    ("rcpt", "554 no such user here", *DEAD),
+    ("rcpt", "511 sorry, no mailbox here by that name (#5.1.1 - chkuser)", *DEAD),
+    ("rcpt", "550 x@example.org is not a valid recipient", *DEAD),
+    ("rcpt data dot", "552 5.2.2 The account's mailbox quota is exceeded", *FULL),
+    ("rcpt data dot", "550 Mailbox quota exceeded", *FULL),
+    ("rcpt", "452 4.2.2 The email account that you tried to reach is over quota", *FULL),
+    ("rcpt data dot", "550 5.7.1 Account quota exceeded", "recipient", False, "deferred", True, 300),
+    ("mail data dot", "552 5.3.4 Message exceeds your size limit", "message", True, "too_large", True, None),
+    ("dot", "552 Message exceeds your account's size limit", "message", True, "too_large", True, None),
+    # The account's limit, in words that may also be about the recipient.
+    ("rcpt", "550 5.7.1 This user has exceeded the sending limit", *USED_UP),
+    ("rcpt", "550 5.2.0 The mailbox has exceeded its daily sending limit", *USED_UP),
+    (
+        "rcpt dot",
+        "550 Domain example.org has exceeded the max emails per hour allowed",
+        "recipient",
+        False,
+        "deferred",
+        True,
+        300,
+    ),
+    ("rcpt dot", "451 Maximum credits exceeded", "recipient", False, "deferred", True, 300),
+    ("rcpt dot", "550 5.7.1 Too many messages", "recipient", False, "deferred", True, 30),
+    ("rcpt dot", "552 5.2.2 no room for outgoing mail", "recipient", False, "deferred", True, 300),
+    ("dot", "552 over quota", *FULL),
+    ("rcpt", "450 4.7.1 Client host rejected: cannot find your hostname", *SERVED),
     # A detail nobody knows counts as its class.
     ("rcpt", "499 4.9.99 hm", "recipient", False, "deferred", True, 300),
     ("rcpt", "599 5.9.99 hm", "recipient", True, "rejected", True, None),
@@ -307,6 +355,13 @@ def test_a_reply_about_a_mailbox_is_no_guess(said: str) -> None:
         ("dot", "451 4.7.1 Service unavailable - try again later", "server"),
         ("rcpt", "450 4.7.1 rate limit exceeded", "throttle"),
         ("rcpt", "550 daily message limit", "quota"),
+        ("rcpt", "550 sender address does not exist", "configuration"),
+        ("rcpt", "550 5.1.1 sender x@example.org not found", "configuration"),
+        ("rcpt", "451 4.1.0 Sender cannot be verified", "server"),
+        ("rcpt", "550 account disabled", "configuration"),
+        ("rcpt", "550 Domain example.org has exceeded the max emails per hour allowed", "quota"),
+        ("dot", "550 Monthly message limit reached", "quota"),
+        ("dot", "550 5.7.1 Too many messages", "throttle"),
     ],
 )
 def test_a_reply_that_may_concern_everybody_is_a_guess(phase: str, said: str, scope: str) -> None:
