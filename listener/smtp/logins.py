@@ -118,9 +118,12 @@ class Logins:
         if self._read is None:
             return server
         try:
-            return self._read()
+            present = self._read()
         except (ConfigError, ValueError) as error:
             raise SessionError(Phase.auth, CONFIGURATION, mask(str(error))) from None
+        # A reload connects to another server. Until then, this one must not learn the other one's password.
+        is_same = (present.host, present.port, present.username is None) == (server.host, server.port, False)
+        return present if is_same else server
 
     def _mechanisms(self, client: aiosmtplib.SMTP, server: SmtpServer) -> list[str]:
         """Return the mechanisms to try. One that the server refused before comes last."""

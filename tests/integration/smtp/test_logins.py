@@ -282,3 +282,15 @@ async def test_the_password_is_read_at_each_login() -> None:
         outcome = await deliver(pool)
         assert isinstance(outcome, NotSent)
         assert (outcome.detail, outcome.verdict.scope) == ("gone", Scope.configuration)
+
+
+@pytest.mark.parametrize("change", [{"host": "mail.example.org"}, {"port": 1}, {"username": None, "password": None}])
+@on_every_loop
+async def test_the_password_for_another_server_waits_for_a_reload(change: dict[str, Any]) -> None:
+    async with Smtpd("tls", users=USERS) as smtpd:
+        server = server_of(smtpd, **LOGIN)
+        other = replace(server, **{"password": "another", **change})
+        pool = SmtpPool(server, tls_context(smtpd.ca_file), 1, Breaker(), Logins(read=lambda: other))
+        assert isinstance(await deliver(pool), Accepted)
+        assert [login[1:] for login in smtpd.logins] == [("herald", "pa ss/wörd")]
+        await pool.close()
