@@ -25,8 +25,9 @@ _HALF_BYTES = 8
 _ROUNDS = 6
 _MAC_BYTES = 4
 _ZEROS = bytes(4)
-# A key as part of a longer text, such as a line of a mail server's log.
-_KEY = re.compile(r"(?<![a-z0-9])[a-z2-7]{26}(?![a-z0-9])")
+# A key as part of a longer text, such as a line of a mail server's log. A < before it may be written as %3C, or as \u003c
+# in JSON.
+_KEY = re.compile(r"(?:(?<![a-z0-9])|(?<=[%=+]3c)|(?<=u003c))[a-z2-7]{26}(?![a-z0-9])")
 
 
 # An event's key is asked for twice: for its email, and for its lines in the log.

@@ -62,7 +62,8 @@ def present_secret(section: str, key: str) -> str | None:
 
 def _read_secret(variable: str, path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        # Some editors put a byte order mark in front. "utf-8-sig" removes it.
+        return Path(path).read_text(encoding="utf-8-sig").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as exc:
         # A user who confuses the two variables puts the secret itself here. It must not appear in the error.
         file = path if path.startswith("/") else "the file that it names"

@@ -113,6 +113,9 @@ class Smtp(Section):
 
     def _read_again(self, key: str, server: Callable[[Self], SmtpServer]) -> SmtpServer:
         secrets = {key: secret for key in _SECRETS if (secret := present_secret("smtp", key)) is not None}
+        for name in (name for name, secret in secrets.items() if not secret):
+            # Another program has emptied it, to write the next secret.
+            raise ConfigError(f"PGHERALD_SMTP_{name.upper()}_FILE: the file is empty; write the secret into it")
         try:
             return server(self.model_copy(update=secrets))
         except ValueError as exc:

@@ -22,9 +22,7 @@ _PAUSES_S = (60.0, 300.0, 900.0)
 _TRUST_S = 60.0
 _PASSWORD_MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5")
 _NO_TLS = replace(CONFIGURATION, remedy="use smtps://, or add ?starttls=required to [smtp] url")
-_NO_MECHANISM = replace(
-    CONFIGURATION, remedy="correct [smtp] auth, or take the user and the password out of [smtp] url"
-)
+NO_MECHANISM = replace(CONFIGURATION, remedy="correct [smtp] auth, or take the user and the password out of [smtp] url")
 _NO_MECHANISM_WORKS = replace(CONFIGURATION, remedy="ask the server's operator which login it takes; see [smtp] auth")
 
 
@@ -120,9 +118,12 @@ class Logins:
         if self._read is None:
             return server
         try:
-            return self._read()
+            present = self._read()
         except (ConfigError, ValueError) as error:
             raise SessionError(Phase.auth, CONFIGURATION, mask(str(error))) from None
+        # A reload connects to another server. Until then, this one must not learn the other one's password.
+        is_same = (present.host, present.port, present.username is None) == (server.host, server.port, False)
+        return present if is_same else server
 
     def _mechanisms(self, client: aiosmtplib.SMTP, server: SmtpServer) -> list[str]:
         """Return the mechanisms to try. One that the server refused before comes last."""
@@ -133,7 +134,7 @@ class Logins:
         offer = f"only {mask(', '.join(offered))}" if offered else "no AUTH"
         needed = " or ".join(known) if server.xoauth2 else f"{', '.join(known[:-1])} or {known[-1]}"
         raise SessionError(
-            Phase.auth, _NO_MECHANISM, f'the server offers {offer}; smtp.auth = "{_auth(server)}" needs {needed}'
+            Phase.auth, NO_MECHANISM, f'the server offers {offer}; smtp.auth = "{_auth(server)}" needs {needed}'
         )
 
     async def _try(self, client: aiosmtplib.SMTP, mechanism: str, server: SmtpServer) -> Reply:

@@ -98,7 +98,8 @@ class AccessTokens:
                 f"{place}: cannot get an access token: {getattr(reason, 'strerror', None) or reason}"
             ) from None
         answer = _parsed(body)
-        if status == 200 and isinstance(answer.get("access_token"), str) and answer["access_token"].isprintable():
+        token = answer.get("access_token")
+        if status == 200 and isinstance(token, str) and token and token.isprintable():
             return answer
         said = " ".join(str(answer[key]) for key in ("error", "error_description") if answer.get(key))
         for secret in (grant.client_secret, refresh_token, grant.refresh_token):

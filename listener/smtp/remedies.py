@@ -22,10 +22,12 @@ _BY_SCOPE = {
 
 def remedy_for(phase: Phase, verdict: Verdict) -> str:
     """Return what the operator can do about a failure, as an imperative clause."""
+    # A server that fails for a while says nothing about the login or the sender.
+    is_temporary = verdict.scope is Scope.server and phase in (Phase.auth, Phase.mail)
     return (
         verdict.remedy
         or _BY_REASON.get(verdict.reason)
         or _BY_SCOPE.get(verdict.scope)
-        or _BY_PHASE.get(phase)
+        or (None if is_temporary else _BY_PHASE.get(phase))
         or "see the mail server's log"
     )

@@ -24,6 +24,12 @@ _MECHANISM_FAULT = r"\bin?valid|unsupported|unknown|unrecogni[sz]ed|not |\bno |w
 _ABOUT_MECHANISM = re.compile(
     rf"({_MECHANISM_FAULT}).{{0,60}}({_MECHANISM_NOUN})|({_MECHANISM_NOUN}).{{0,60}}({_MECHANISM_FAULT})", re.IGNORECASE
 )
+# Some servers name it, and do not say "mechanism". "Failed" and "rejected" may be about the password here.
+_NAMED_MECHANISM = re.compile(
+    r"\b(AUTH (PLAIN|LOGIN|CRAM-MD5)|(PLAIN|LOGIN|CRAM-MD5) auth\w*|plain ?text (auth\w*|login))\W.{0,60}"
+    r"(unsupported|unavailable|disabled|disallowed|(not|no longer) (\w+ )?(supported|available|allowed|permitted|enabled|offered))",
+    re.IGNORECASE,
+)
 _ABOUT_PASSWORD = re.compile(
     r"password|credential|user ?name|browser|account|(authentication|auth|login)\w* (failed|failure|unsuccessful|rejected)",
     re.IGNORECASE,
@@ -128,7 +134,7 @@ def refused(reply: Reply) -> Literal["mechanism", "login", "server"]:
     """
     if reply.code // 100 != 5:
         return "server"
-    names_mechanism = _ABOUT_MECHANISM.search(reply.text) is not None
+    names_mechanism = (_ABOUT_MECHANISM.search(reply.text) or _NAMED_MECHANISM.search(reply.text)) is not None
     if reply.code in _UNKNOWN_COMMAND or _UNKNOWN_ENHANCED.match(reply.enhanced or ""):
         return "mechanism" if names_mechanism or not _ABOUT_PASSWORD.search(reply.text) else "login"
     return "mechanism" if names_mechanism and not _SECRET_NOUN.search(reply.text) else "login"

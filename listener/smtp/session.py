@@ -16,7 +16,7 @@ from typing import Any, cast
 import aiosmtplib
 
 from listener.errors import ConfigError
-from listener.smtp.logins import Logins
+from listener.smtp.logins import NO_MECHANISM, Logins
 from listener.smtp.replies import Phase, Reply
 from listener.smtp.server import SmtpServer, is_ehlo_name
 from listener.smtp.session_error import SessionError, translate_errors
@@ -183,9 +183,12 @@ async def _say_ehlo(client: aiosmtplib.SMTP, server: SmtpServer) -> None:
             if not _UNKNOWN_EHLO.match(f"{reply} "):
                 raise
             if server.security == "starttls" or server.username is not None:
-                need = "a login" if server.security != "starttls" else "STARTTLS"
+                needs_tls = server.security == "starttls"
+                need = "STARTTLS" if needs_tls else "a login"
                 raise SessionError(
-                    Phase.ehlo, _NO_STARTTLS, f"{reply}; {need} needs EHLO, which the server does not know"
+                    Phase.ehlo,
+                    _NO_STARTTLS if needs_tls else NO_MECHANISM,
+                    f"{reply}; {need} needs EHLO, which the server does not know",
                 ) from error
             await client.helo()
 

@@ -17,12 +17,15 @@ from listener.smtp.verdicts import CONFIGURATION, SERVER, classify
 _NAME_MISMATCH = (62, 64)
 # OpenSSL's reasons for an answer that is not TLS. The second one is that of OpenSSL 3.2 and later.
 CLEAR_TEXT = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
+# aiosmtplib gives a line that is no reply the code -1. The codes of RFC 5321 4.2.1 begin here.
+_FIRST_CODE = 200
 # A reply that objects to the name in EHLO. Gmail's is "421 4.7.0 Try again later, closing connection. (EHLO)".
 _ABOUT_EHLO_NAME = re.compile(r"\b(EHLO|HELO)\b|host ?name|domain name|FQDN|fully.qualified", re.IGNORECASE)
 _EHLO_NAME = replace(
     SERVER, remedy="set [smtp] ehlo_name to the public name of this host, such as mail.example.org, and not an address"
 )
 _NO_TLS = replace(CONFIGURATION, remedy="write smtp:// instead of smtps:// in [smtp] url, or correct its port")
+_NO_SMTP = replace(SERVER, remedy="correct the host or the port in [smtp] url")
 _OTHER_NAME = replace(
     CONFIGURATION, remedy="connect to a name in the certificate, or add ?tls_name=NAME with such a name to [smtp] url"
 )
@@ -54,6 +57,9 @@ def translate_errors(phase: Phase) -> Iterator[None]:
     try:
         yield
     except aiosmtplib.SMTPResponseException as error:
+        if error.code < _FIRST_CODE:
+            detail = f"the server speaks no SMTP on this port: {error.message.rpartition('response line: ')[2].strip()}"
+            raise SessionError(phase, _NO_SMTP, mask(detail)) from error
         reply = Reply.of(error.code, error.message.split("\n"))
         verdict = classify(phase, reply, reused=False)
         if phase in (Phase.greeting, Phase.ehlo) and _ABOUT_EHLO_NAME.search(reply.text):

@@ -14,20 +14,20 @@ _ATTEMPT_DELAY_S = 0.25
 class AddressOrder:
     """The order in which the addresses of one host are tried: the one that worked last comes first.
 
-    An address that accepts a connection and then fails comes last.
+    Addresses that accept a connection and then fail come last, the one that failed just now at the end.
     """
 
     def __init__(self) -> None:
         self._worked: str | None = None
-        self._failed: str | None = None
+        self._failed: list[str] = []
 
     def worked(self, address: str) -> None:
         """Record that a session with this address was opened."""
-        self._worked, self._failed = address, None
+        self._worked, self._failed = address, []
 
     def failed(self, address: str) -> None:
         """Record that this address accepted a connection, and no session came of it."""
-        self._worked, self._failed = None, address
+        self._worked, self._failed = None, [*(each for each in self._failed if each != address), address]
 
     def sort(self, found: list[Any]) -> list[Any]:
         """Return the results of `getaddrinfo` in the order of the attempts.
@@ -41,7 +41,9 @@ class AddressOrder:
 
     def _rank(self, result: Any) -> int:
         address = result[4][0]
-        return 0 if address == self._worked else 2 if address == self._failed else 1
+        if address in self._failed:
+            return 2 + self._failed.index(address)
+        return 0 if address == self._worked else 1
 
 
 async def connect(host: str, port: int, timeout: float, order: AddressOrder | None = None) -> socket.socket:

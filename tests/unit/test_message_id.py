@@ -75,6 +75,9 @@ def test_a_key_of_which_one_character_differs_is_not_ours() -> None:
         f"<{KEY[:13]}\r\n {KEY[13:]}@example.org>",
         f"in-reply-to: <{'a' * 26}@elsewhere.example> <{KEY}@example.org>",
         f"new/{KEY}.eml",
+        f'{{"message-id":"\\u003c{KEY}@example.org\\u003e"}}',
+        f"https://mail.example.org/log?message-id=%3C{KEY}%40example.org%3E",
+        f"=3C{KEY}=40example.org=3E",
     ],
 )
 def test_a_key_is_found_in_the_forms_that_people_copy(text: str) -> None:

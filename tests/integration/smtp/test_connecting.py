@@ -98,6 +98,16 @@ async def test_the_address_that_worked_comes_first_and_one_that_failed_last(monk
         assert tried == ["127.0.0.2", "127.0.0.1"]
 
 
+@pytest.mark.parametrize("line", ["* OK IMAP4rev1 ready", "+OK POP3", "HTTP/1.1 400 Bad Request", "SSH-2.0-OpenSSH"])
+@on_every_loop
+async def test_a_port_of_another_protocol_is_named_as_such(line: str) -> None:
+    async with Smtpd() as smtpd:
+        smtpd.script("greeting", answer(line))
+        failure = await trouble_of(smtpd)
+        assert failure.detail == f"the server speaks no SMTP on this port: {line}"
+        assert "correct the host or the port" in remedy_for(failure.phase, failure.verdict)
+
+
 @on_every_loop
 async def test_cancelling_during_the_silence_leaves_nothing_behind() -> None:
     async with Smtpd("off") as smtpd:
@@ -186,17 +196,21 @@ async def test_a_server_without_ehlo_is_greeted_with_helo(reply: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
-    [({"security": "starttls"}, "STARTTLS needs EHLO"), ({"username": "a", "password": "b"}, "a login needs EHLO")],
+    ("changes", "says", "remedy"),
+    [
+        ({"security": "starttls"}, "STARTTLS needs EHLO", "?starttls=off"),
+        ({"username": "a", "password": "b"}, "a login needs EHLO", "take the user and the password out"),
+    ],
 )
 @on_every_loop
-async def test_without_ehlo_there_is_neither_tls_nor_a_login(changes: dict[str, Any], says: str) -> None:
+async def test_without_ehlo_there_is_neither_tls_nor_a_login(changes: dict[str, Any], says: str, remedy: str) -> None:
     async with Smtpd(helo=True) as smtpd:
         smtpd.script("ehlo", answer("502 5.5.1 not implemented"))
         failure = await trouble_of(smtpd, **changes)
         assert (failure.phase, failure.verdict.scope) == (Phase.ehlo, Scope.configuration)
         assert failure.detail.startswith("502 5.5.1 not implemented; ")
         assert says in failure.detail
+        assert remedy in remedy_for(failure.phase, failure.verdict)
         assert smtpd.seen["helo"] == 0
 
 

@@ -77,6 +77,9 @@ async def test_a_password_too_long_for_one_command_is_sent_in_the_next_line() ->
         "535 5.7.8 Error: authentication failed: no mechanism available",
         "535 5.7.1 Authentication method not supported",
         "535 5.7.0 Authentication mechanism rejected",
+        "535 5.7.1 PLAIN authentication is not supported",
+        "535 5.7.1 AUTH PLAIN disabled, use LOGIN",
+        "535 Plaintext authentication disallowed here",
         "550 5.7.4 Security features not supported",
         "501 5.5.4 Syntax error in parameters",
         "503 5.5.1 AUTH PLAIN not available here",
@@ -108,6 +111,9 @@ async def test_the_next_mechanism_is_tried_after_a_refusal_of_the_mechanism(repl
         "535 5.7.0 Invalid login or password",
         "535 Authentication not allowed on this server",
         "535 5.7.8 Error: authentication failed: authentication failure",
+        "535 5.7.8 SASL PLAIN authentication failed: authentication failure",
+        "535 5.7.0 LOGIN authentication rejected",
+        "535 login authentication failed",
         "535 5.7.1 Credentials rejected by all mechanisms",
         "550 5.7.1 not you",
         "530 5.7.0 not here",
@@ -276,3 +282,15 @@ async def test_the_password_is_read_at_each_login() -> None:
         outcome = await deliver(pool)
         assert isinstance(outcome, NotSent)
         assert (outcome.detail, outcome.verdict.scope) == ("gone", Scope.configuration)
+
+
+@pytest.mark.parametrize("change", [{"host": "mail.example.org"}, {"port": 1}, {"username": None, "password": None}])
+@on_every_loop
+async def test_the_password_for_another_server_waits_for_a_reload(change: dict[str, Any]) -> None:
+    async with Smtpd("tls", users=USERS) as smtpd:
+        server = server_of(smtpd, **LOGIN)
+        other = replace(server, **{"password": "another", **change})
+        pool = SmtpPool(server, tls_context(smtpd.ca_file), 1, Breaker(), Logins(read=lambda: other))
+        assert isinstance(await deliver(pool), Accepted)
+        assert [login[1:] for login in smtpd.logins] == [("herald", "pa ss/wörd")]
+        await pool.close()

@@ -88,6 +88,7 @@ async def test_a_refresh_token_that_is_replaced_is_used_from_then_on(endpoint: T
         (401, {"error": "invalid_client"}, ConfigError),
         (200, {"token_type": "Bearer"}, ConfigError),
         (200, {"access_token": 7}, ConfigError),
+        (200, {"access_token": ""}, ConfigError),
         (200, {"access_token": "a\r\nQUIT"}, ConfigError),
         (200, [], ConfigError),
         (200, b"<html>", ConfigError),

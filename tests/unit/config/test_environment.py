@@ -43,6 +43,14 @@ def test_a_secret_is_read_from_a_file_without_its_last_line_end(
     assert "s@cret" not in repr(settings.smtp.server)
 
 
+def test_a_secret_is_read_from_a_file_without_its_byte_order_mark(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_bytes(b"\xef\xbb\xbfsmtp://ana:s%40cret@relay.example\r\n")
+    monkeypatch.setenv("PGHERALD_SMTP_URL_FILE", str(tmp_path / "secret"))
+    assert load().smtp.url == "smtp://ana:s%40cret@relay.example"
+
+
 def test_a_key_that_ends_in_file_is_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PGHERALD_SMTP_CA_FILE", str(tmp_path / "none.pem"))
     assert "PGHERALD_SMTP_CA_FILE: [smtp] ca_file: " in refused()

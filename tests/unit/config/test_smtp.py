@@ -75,3 +75,6 @@ def test_files_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     grant = smtp.read_again().grant
     assert grant is not None
     assert grant.client_secret == "second"
+    secret.write_text("\n")
+    with pytest.raises(ConfigError, match=r"^PGHERALD_SMTP_OAUTH_CLIENT_SECRET_FILE: the file is empty"):
+        smtp.read_again()

@@ -153,3 +153,15 @@ async def test_an_ipv6_address_is_in_brackets(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(loop, "sock_connect", refuse)
     with pytest.raises(OSError, match=r"^\[::1\]:25: connection refused$"):
         await connect("localhost", 25, 5)
+
+
+def test_of_several_addresses_that_fail_each_gets_its_turn() -> None:
+    found = [(socket.AF_INET, 1, 6, "", (name, 25)) for name in ("a", "b", "c")]
+    order = AddressOrder()
+    tried = []
+    for _ in range(6):
+        tried.append(order.sort(found)[0][4][0])
+        order.failed(tried[-1])
+    assert tried == ["a", "b", "c", "a", "b", "c"]
+    order.worked("b")
+    assert [each[4][0] for each in order.sort(found)] == ["b", "a", "c"]
