@@ -15,6 +15,7 @@ from listener.smtp.replies import Phase, Scope
 from listener.smtp.server import SmtpServer
 from listener.smtp.session import ServerMemory, ehlo_name, tls_context
 from listener.smtp.session_error import SessionError
+from tests.support import repeats
 from tests.support.client import (
     PATIENT,
     SECURED,
@@ -35,7 +36,7 @@ async def refused_by(smtpd: Smtpd, memory: ServerMemory | None = None, **changes
     return caught.value
 
 
-@pytest.mark.parametrize("security", ["off", "starttls"])
+@pytest.mark.parametrize("security", ["off", repeats("starttls")])
 @on_every_loop
 async def test_a_tls_port_spoken_to_in_clear_is_named_within_seconds(security: Security) -> None:
     async with Smtpd("tls", users={"herald": "s3cret"}) as smtpd:
