@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support import wait_until
+from tests.support import repeats, wait_until
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer
