@@ -76,7 +76,7 @@ class FaultFinder:
         if verdict.if_shared.scope is Scope.throttle:
             if self._is_throttled(words, recipient):
                 return replace(verdict.if_shared, is_shared=True)
-            return verdict
+            return replace(verdict, is_guess=not is_own)
         if is_own:
             return verdict
         if len(self._refused) >= _MAX_TEXTS:
@@ -87,7 +87,7 @@ class FaultFinder:
         if verdict.permanent:
             return replace(verdict, permanent=False, is_guess=True, delay=_FIRST_DELAY_S)
         # The delay suits one mailbox. A server that has failed may be back at once.
-        return replace(verdict, delay=None)
+        return replace(verdict, is_guess=True, delay=None)
 
     def _is_throttled(self, words: str, recipient: Address) -> bool:
         now = asyncio.get_running_loop().time()

@@ -117,6 +117,20 @@ def test_a_refusal_for_good_fails_its_event_once_another_message_was_accepted(
     assert sorted(reasons(database)) == [("failed", "rejected"), ("sent", None)]
 
 
+@pytest.mark.parametrize(
+    "reply",
+    ["451 4.7.1 Service unavailable", repeats("450 4.7.1 rate limit exceeded"), repeats("550 daily message limit")],
+)
+def test_a_single_attempt_is_not_lost_to_the_server(
+    database: Database, mail: MailServer, pgherald: Pgherald, reply: str
+) -> None:
+    mail.script("rcpt", answer(reply))
+    database.verify(*add_plans(database, EVENTS))
+    with pgherald.daemon(env={"PGHERALD_DELIVERY_MAX_ATTEMPTS": "1"}) as daemon:
+        wait_until(lambda: {*OPENED, "rate_lowered"} & {event["event"] for event in daemon.events})
+        wait_until(lambda: states(database) == {"available": EVENTS})
+
+
 def test_dead_addresses_in_a_row_stop_nobody(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     for number, reply in enumerate(["550 5.1.1 User unknown", "550 no such user", "550 5.2.1 disabled"] * 2, 1):
         mail.script("rcpt", answer(reply), recipient=f"u{number}@example.org")

@@ -104,7 +104,8 @@ def test_a_temporary_refusal_of_several_recipients_is_the_servers(pool: Pool) ->
     text = "451 4.7.1 Service unavailable - try again later"
     for number in range(1, SEVERAL):
         deferred = pool.refused(number, text, Phase.dot)
-        assert (deferred.uses_attempt, deferred.delay) == (True, None)
+        # With max_attempts = 1, this refusal would otherwise fail the event.
+        assert (deferred.uses_attempt, deferred.is_guess, deferred.delay) == (True, True, None)
     verdict = pool.refused(SEVERAL, text, Phase.dot)
     assert (verdict.scope, verdict.uses_attempt) == (Scope.server, False)
 
@@ -136,9 +137,10 @@ async def test_a_rate_is_counted_in_a_minute_whatever_is_accepted(pool: Pool, mo
     text = "450 4.7.1 rate limit exceeded"
     for number in range(1, SEVERAL):
         verdict = pool.refused(number, text)
-        assert (verdict.scope, verdict.permanent) == (Scope.recipient, False)
+        assert (verdict.scope, verdict.permanent, verdict.is_guess) == (Scope.recipient, False, True)
         assert pool.refused(number, text) == verdict
         pool.accepted()
+        assert not pool.refused(number, text).is_guess
     assert not pool.finder.is_guessing
     assert pool.refused(SEVERAL, text).scope is Scope.throttle
     monkeypatch.setattr(module, "_THROTTLE_WINDOW_S", 0.0)
