@@ -38,7 +38,7 @@ def check_request(http: Callable[[], Http]) -> Middleware:
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        accepted = _accepted_names(http(), public=request.path.lower().startswith(PUBLIC))
+        accepted = _accepted_names(http(), public=f"/{request.path.lower().lstrip('/')}".startswith(PUBLIC))
         if not _is_accepted(request.headers.get("Host", ""), accepted):
             response: web.StreamResponse = web.Response(
                 status=421, text="This host name is not allowed; add it to [http] allowed_hosts.\n"

@@ -46,8 +46,9 @@ class UnsubscribePage:
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of this page, for the HTTP server."""
-        # A damaged link may contain a slash or a line end, and a gateway may write all of it in upper case.
-        path = f"/{{page:(?i:{PUBLIC.strip('/')})}}/{{token:(?s:.*)}}"
+        # A damaged link may contain a slash or a line end, and a gateway may write all of it in upper case. A proxy may
+        # put a second slash in front.
+        path = f"/{{page:(?i:/*{PUBLIC.strip('/')})}}/{{token:(?s:.*)}}"
         return [web.get(path, self.get), web.post(path, self.post)]
 
     async def get(self, request: web.Request) -> web.Response:

@@ -100,7 +100,12 @@ def test_a_link_that_was_damaged_on_its_way_works(database: Database, pgherald: 
         for signs in ("%0D%0A", "=%0D%0A", "=", "%20", "%0A%3E%20", "%C2%AD", "%E2%80%8B", "?", "%AD"):
             path = new_path()
             damaged.append(f"{path[:60]}{signs}{path[60:]}")
-        damaged += [new_path().upper(), f"/unsubscribe/{new_path().rpartition('/')[2].upper()}"]
+        damaged += [
+            f"/{new_path()}",
+            f"//{new_path()}",
+            new_path().upper(),
+            f"/unsubscribe/{new_path().rpartition('/')[2].upper()}",
+        ]
         for path in damaged:
             assert client.get(path, Host="mail.example.org").status == 200, path
             done = client.post(path, ONE_CLICK, Host="mail.example.org")
