@@ -28,6 +28,11 @@ _JOINERS = f"(?<!{_JOINED})[\u200c\u200d]|[\u200c\u200d](?!{_JOINED})"
 _IN_A_LINE = re.compile(f"[\x00-\x1f{_INVISIBLE}]|{_JOINERS}")
 # Every invisible character except line feeds and tabs.
 HIDDEN = re.compile(f"[\x00-\x08\x0b-\x1f{_INVISIBLE}]|{_JOINERS}")
+# Those of them that are no controls. In an email they can only hide text or turn it round.
+_FORMATS = re.compile(
+    "[\xad\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    f"\U0001d173-\U0001d17a\U000e0000-\U000e007f]|{_JOINERS}"
+)
 # A line of a table or of the log. Longer values of rows and servers would hide the rest of it.
 _MAX_EXCERPT_CHARS = 160
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -41,6 +46,11 @@ def printable(value: object) -> str:
 def printable_lines(text: str) -> str:
     """Return text of several lines, such as a message's body, like `printable`. Line feeds and tabs stay."""
     return HIDDEN.sub(_REPLACEMENT, text.replace("\r\n", "\n"))
+
+
+def without_invisible(text: str) -> str:
+    """Return text for an email without bidirectional controls and zero-width characters. Other controls stay."""
+    return text if text.isascii() else _FORMATS.sub("", text)
 
 
 def escaped(text: str) -> str:

@@ -1,6 +1,7 @@
 """The messages of a rule: rendered for real rows and for a hostile one, in every language, and then examined."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from secrets import token_bytes
@@ -25,12 +26,17 @@ from listener.worker.lookup import Lookup, LookupResult
 HOSTILE = (
     "x\"'><script>alert(1)</script><img src=x onerror=y>&lt;{{ 7 * 7 }}{% x %}\r\nBcc: x@example.org\u2028\u202e\0"
 )
+# How Python writes NULL. A template that makes a text of it by itself prints this.
+_NONE = re.compile(r"\bNone\b")
 # A line shows this many remarks; `preview` shows all.
 _MAX_SHOWN = 3
 
 
 async def template(context: Context, rule: str) -> Finding:
-    """Compile the template, compare its variables with the lookup's columns, and render it for the newest rows."""
+    """Compile the template, compare its variables with the lookup's columns, and render it for the newest rows.
+
+    Each row is rendered once more with NULL in every column that may be NULL.
+    """
     settings = context.settings
     name = settings.rules[rule].template
     try:
@@ -46,9 +52,9 @@ async def template(context: Context, rule: str) -> Finding:
         return fault(str(exc), "correct it in [mail]")
     except RuleBroken as exc:
         return fault(str(exc), f"add it to the SELECT of [rules.{rule}] lookup, or remove it from the template")  # noqa: S608
-    trial = _Trial(rule, composer)
+    trial = _Trial(rule, settings.rules[rule], composer)
     languages = templates.languages(name) if "language" in sample.columns else [""]
-    rendered, failures = 0, list[str]()
+    rendered, failures, lacking = 0, list[str](), None
     for key, recipient, row in _sendable(settings.rules[rule], rule, sample):
         try:
             trial.compose(key, recipient, row)
@@ -58,6 +64,7 @@ async def template(context: Context, rule: str) -> Finding:
                     for language in languages
                 ]
                 injection = trial.injection(key, recipient, row, languages)
+            lacking = lacking or trial.lacking(key, recipient, row)
         except BadData as exc:
             failures.append(f"key {key}: {exc}")
         else:
@@ -71,8 +78,13 @@ async def template(context: Context, rule: str) -> Finding:
         return ok(f"{name} compiles; no row to render it for")
     if injection is not None:
         return warn(f"{name}: {injection[0]}", injection[1])
+    if lacking is not None:
+        remedy = (
+            f"write {{{{ x | default('…', true) }}}} in template {name}, or add the columns to [rules.{rule}] require"
+        )
+        return warn(f"{name}: {lacking}", remedy)
     translated = f", in {len(languages)} languages" if len(languages) > 1 else ""
-    return ok(f"{name} renders for {rendered} row{'s' if rendered != 1 else ''} and for hostile text{translated}")
+    return ok(f"{name} renders for {rendered} row{'s' if rendered != 1 else ''}, NULL and hostile text{translated}")
 
 
 async def mail(context: Context, rule: str) -> Finding:
@@ -127,8 +139,9 @@ def _unlinked(settings: Settings, name: str) -> Iterator[str]:
 class _Trial:
     """Composes messages of one rule, which nobody gets."""
 
-    def __init__(self, rule: str, composer: Composer) -> None:
+    def __init__(self, rule: str, configured: Rule, composer: Composer) -> None:
         self._rule = rule
+        self._needed = {*OWN_COLUMNS, *configured.require}
         self._composer = composer
 
     def compose(self, key: str, recipient: Address, row: Mapping[str, Any]) -> Message:
@@ -137,6 +150,20 @@ class _Trial:
         return self._composer.compose(
             self._rule, key, row, recipient, make_message_id(b"doctor", self._rule, 0, now), now
         )
+
+    def lacking(self, key: str, recipient: Address, row: Mapping[str, Any]) -> str | None:
+        """Return what is wrong with the message if every column that may be NULL is. None if nothing is."""
+        columns = [name for name in row if name not in self._needed and name != "language"]
+        expected = self.compose(key, recipient, row).content
+        try:
+            made = self.compose(key, recipient, {**row, **dict.fromkeys(columns)}).content
+        except BadData as exc:
+            return f"fails if {_listed(columns)} NULL (key {key}): {exc}"
+        for part in ("subject", "text", "html"):
+            before, after = (_NONE.findall(getattr(each, part) or "") for each in (expected, made))
+            if len(after) > len(before):
+                return f"prints None in the {part} if {_listed(columns)} NULL (key {key})"
+        return None
 
     def injection(
         self, key: str, recipient: Address, row: Mapping[str, Any], languages: list[str]
@@ -156,7 +183,7 @@ class _Trial:
             if _tags(made.html) != _tags(expected.html):
                 return (
                     f"a text of the row becomes markup in the HTML part{where}: its author controls the email",
-                    "remove | safe, and put quotes around attribute values",
+                    "remove | safe and {% autoescape false %}, and put quotes around attribute values",
                 )
             if len(made.text.splitlines()) != len(expected.text.splitlines()):
                 return (
@@ -174,6 +201,10 @@ def _sendable(rule: Rule, name: str, sample: RowSample) -> Iterator[tuple[str, A
         decision = decide(event, LookupResult({key: [{**row, "consent": True} for row in rows]}))
         if isinstance(decision, ToSend):
             yield key, parse_address(str(rows[0]["email"])), rows[0]
+
+
+def _listed(columns: Sequence[str]) -> str:
+    return f"{', '.join(columns)} {'is' if len(columns) == 1 else 'are'}"
 
 
 def _tags(html: str | None) -> list[tuple[str, tuple[str, ...]]]:

@@ -14,6 +14,7 @@ from listener.errors import BadData, RuleBroken
 from listener.mail.environment import TemplateEnvironment, place_of, too_large
 from listener.mail.language import PARTS, choose, translations, wider
 from listener.mail.message import Content
+from listener.mail.values import as_value
 from listener.mail.variables import Variables, references, variables_of
 from listener.resources import resource
 from listener.transport.base import MAX_MESSAGE_BYTES
@@ -40,7 +41,9 @@ class Templates:
 
     def __init__(self, names: Iterable[str], directory: Path | None = None) -> None:
         self._folders = [folder for folder in (directory, resource("templates")) if folder]
-        self._environment = TemplateEnvironment(self._folders)
+        # A file is compiled for each kind of part that uses it, so that its name does not decide what is escaped.
+        self._texts = TemplateEnvironment(self._folders)
+        self._pages = TemplateEnvironment(self._folders, html=True)
         self._compiled = {name: self._compile_languages(name) for name in names}
 
     def languages(self, name: str) -> list[str]:
@@ -76,7 +79,7 @@ class Templates:
             if isinstance(value, str) and len(value) > MAX_MESSAGE_BYTES:
                 raise too_large(f"{variable} has {len(value)} characters")
         try:
-            values = {**self._environment.globals, **context}
+            values = {**self._texts.globals, **{name: as_value(value) for name, value in context.items()}}
             subject = self._render_file(template.subject, values)
             text = self._render_file(template.text, values) + "\n"
             html = None if template.html is None else self._render_file(template.html, values) + "\n"
@@ -101,7 +104,7 @@ class Templates:
                 pieces.append(piece)
             return "".join(pieces).strip()
         except Exception:
-            self._environment.handle_exception()
+            template.environment.handle_exception()
 
     def _compile_languages(self, name: str) -> dict[str, _CompiledTemplate]:
         default = self._compile([name])
@@ -123,24 +126,25 @@ class Templates:
 
     def _compile(self, folders: list[str]) -> _CompiledTemplate:
         """Compile the files of one language, each from the first of `folders` that has it."""
-        trees: dict[str, nodes.Template] = {}
+        texts: dict[str, nodes.Template] = {}
+        pages: dict[str, nodes.Template] = {}
         subject_file, text_file, html_file = (
             next((file for folder in folders if self._exists(file := f"{folder}/{part}")), f"{folders[0]}/{part}")
             for part in PARTS
         )
-        subject = self._compile_file(subject_file, trees)
-        text = self._compile_file(text_file, trees)
-        html = self._compile_file(html_file, trees) if self._exists(html_file) else None
-        return _CompiledTemplate(subject, text, html, variables_of(trees.values()))
+        subject = self._compile_file(self._texts, subject_file, texts)
+        text = self._compile_file(self._texts, text_file, texts)
+        html = self._compile_file(self._pages, html_file, pages) if self._exists(html_file) else None
+        return _CompiledTemplate(subject, text, html, variables_of([*texts.values(), *pages.values()]))
 
-    def _compile_file(self, file: str, trees: dict[str, nodes.Template]) -> Template:
+    def _compile_file(self, environment: TemplateEnvironment, file: str, trees: dict[str, nodes.Template]) -> Template:
         """Compile a file and those it extends, includes or imports. Add their syntax trees to `trees`."""
         place = file
         try:
             source, filename, _ = self._source(file)
             place = filename or file
-            trees[file] = self._environment.parse(source)
-            template = self._environment.get_template(file)
+            trees[file] = environment.parse(source)
+            template = environment.get_template(file)
         except TemplateNotFound:
             folders = " or ".join(map(str, self._folders))
             raise RuleBroken(f"there is no template {file} in {folders}; write it, or correct its name") from None
@@ -158,13 +162,13 @@ class Templates:
                     "row; write one name in quotes"
                 )
             if other not in trees and not (may_be_missing and not self._exists(other)):
-                self._compile_file(other, trees)
+                self._compile_file(environment, other, trees)
         return template
 
     def _source(self, file: str) -> tuple[str, str | None, object]:
-        loader = self._environment.loader
+        loader = self._texts.loader
         assert loader is not None
-        return loader.get_source(self._environment, file)
+        return loader.get_source(self._texts, file)
 
     def _exists(self, file: str) -> bool:
         try:

@@ -61,6 +61,29 @@ def test_a_mail_that_is_not_right(
     names(doctor(PGHERALD_MAIL_TEMPLATES=str(folder.parent)), check, "warn", *words)
 
 
+@pytest.mark.parametrize(
+    ("text", "state", "words"),
+    [
+        ("{{ note | title }} {{ note.real }} {{ '%d' % note }} {{ 1 / note }}", "ok", ("NULL and hostile text",)),
+        ("{{ 1 // (note or 0) }}", "warn", ("fails if note is NULL", "ZeroDivisionError", "require")),
+        ("{{ note or 'None' }}", "warn", ("prints None in the text if note is NULL",)),
+    ],
+)
+def test_each_row_is_rendered_with_null_too(
+    plan: int, doctor: Examine, tmp_path: Path, text: str, state: str, words: tuple[str, ...]
+) -> None:
+    def change(settings: Settings) -> Settings:
+        return rule_with(lookup=without(settings.rules[RULE].lookup, ", p.place", ", p.place, 7 AS note"))(settings)
+
+    folder = tmp_path / "templates" / RULE
+    folder.mkdir(parents=True)
+    (folder / "body.txt.j2").write_text(text)
+    finding = doctor(change, PGHERALD_MAIL_TEMPLATES=str(folder.parent))[TEMPLATE]
+    assert finding.state == state
+    for word in words:
+        assert word in f"{finding.seen} {finding.remedy}"
+
+
 def test_translations_are_tried_too(plan: int, doctor: Examine, tmp_path: Path) -> None:
     def change(settings: Settings) -> Settings:
         lookup = without(settings.rules[RULE].lookup, ", p.place", ", p.place, NULL::text AS language")

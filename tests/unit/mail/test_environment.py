@@ -25,8 +25,12 @@ def test_the_first_folder_goes_first(environment: TemplateEnvironment) -> None:
     assert environment.get_template("both.txt.j2").render(v="x") == "first x"
 
 
-def test_only_html_is_escaped_and_a_byte_order_mark_is_dropped(environment: TemplateEnvironment) -> None:
-    assert environment.get_template("mail.html.j2").render(v="<b>") == "&lt;b&gt;"
+def test_only_html_is_escaped_and_a_byte_order_mark_is_dropped(
+    environment: TemplateEnvironment, tmp_path: Path
+) -> None:
+    page = TemplateEnvironment([tmp_path / "second"], html=True)
+    assert page.get_template("mail.html.j2").render(v="<b>") == "&lt;b&gt;"
+    assert environment.get_template("mail.html.j2").render(v="<b>") == "<b>"
     assert environment.get_template("both.txt.j2").render(v="<b>") == "first <b>"
 
 

@@ -161,8 +161,8 @@ class _Tags(HTMLParser):
         (Decimal("12.50"), "12.50"),
         (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
         (0, "0"),
-        (True, "True"),
-        ([1, None], "[1, None]"),
+        (True, "true"),
+        ([1, None, 2], "1, 2"),
     ],
 )
 def test_values_that_are_no_text_just_work(write: Write, value: object, shown: str) -> None:
@@ -174,6 +174,24 @@ def test_values_that_are_no_text_just_work(write: Write, value: object, shown: s
 def test_only_html_is_escaped(write: Write) -> None:
     content = _render(write("{{ v }}", "{{ v }}", "{{ v }}"), v="<&>\"'")
     assert content == Content("<&>\"'", "<&>\"'\n", "&lt;&amp;&gt;&#34;&#39;\n")
+
+
+@pytest.mark.parametrize("name", ["card/_card.html", "base.j2", "part.txt.j2", "Karte", "x.xml", "a.html.j2.bak"])
+@pytest.mark.parametrize(
+    ("source", "file"),
+    [
+        ("{% include 'FILE' %}", "{{ v }}"),
+        ("{% extends 'FILE' %}{% block b %}{{ v }}{% endblock %}", "{% block b %}{% endblock %}"),
+        ("{% extends 'FILE' %}{% block b %}{{ super() }}{% endblock %}", "{% block b %}{{ v }}{% endblock %}"),
+        ("{% import 'FILE' as f %}{{ f.m(v) }}", "{% macro m(x) %}{{ x }}{% endmacro %}"),
+        ("{% from 'FILE' import m with context %}{{ m() }}", "{% macro m() %}{{ v }}{% endmacro %}"),
+        ("{% from 'FILE' import m %}{% call m() %}{{ v }}{% endcall %}", "{% macro m() %}{{ caller() }}{% endmacro %}"),
+    ],
+)
+def test_the_kind_of_part_decides_what_is_escaped(write: Write, name: str, source: str, file: str) -> None:
+    source = source.replace("FILE", name)
+    content = _render(write(source, source, source, **{name: file}), v="<a href=x>&'")
+    assert content == Content("<a href=x>&'", "<a href=x>&'\n", "&lt;a href=x&gt;&amp;&#39;\n")
 
 
 def test_a_line_with_only_a_tag_leaves_no_line(write: Write) -> None:
