@@ -84,9 +84,10 @@ def test_it_shows_who_was_told_who_was_not_and_why(pgherald: Pgherald, folder: P
         ["skipped", "user24@example.org", "dateplan 24: incomplete (place is NULL)"],
     ]
     assert re.search(r"^  skipped  \(no address\) +dateplan 18: no_recipient", said, re.MULTILINE)
-    asked, answer, *history = said.partition("$ pgherald")[2].partition("\n\n")[0].splitlines()
+    asked, answer, name, *history = said.partition("$ pgherald")[2].partition("\n\n")[0].splitlines()
     assert asked == " explain dateplan_verified 6"
     assert re.fullmatch(r"event \d+: skipped \(no_consent\), attempt 0", answer)
+    assert re.fullmatch(r"  Message-ID <[a-z2-7]{26}@.+>", name)
     assert [line.split()[2] for line in history] == ["captured", "claimed", "skipped"]
 
 

@@ -70,6 +70,7 @@ def test_a_wrong_password_costs_one_login_until_somebody_asks_for_another(
     assert {event["attempt"] for event in database.events()} == {1}
 
 
+@pytest.mark.slow
 def test_a_file_with_the_password_is_read_at_the_next_login(
     database: Database, secure: MailServer, pgherald: Pgherald, tmp_path: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_file_with_the_password_is_read_at_the_next_login(
         secure.wait_for(1)
 
 
+@pytest.mark.slow
 def test_tokens_come_from_the_provider(database: Database, pgherald: Pgherald) -> None:
     with TokenEndpoint() as endpoint, MailServer(security="tls", users={"herald": "token-2"}) as secure:
         endpoint.answers = [(401, {"error": "invalid_client"})]

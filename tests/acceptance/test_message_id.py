@@ -64,6 +64,7 @@ def test_it_leads_back_to_the_event_alone(database: Database, pgherald: Pgherald
     assert lines[:3] == [f"{RULE} {row}", f"event {number}: sent, attempt 1", f"  Message-ID {sent}"]
 
 
+@pytest.mark.slow
 def test_every_line_of_the_log_about_an_event_has_it(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     mail.script("rcpt", answer("450 4.2.1 busy"), recipient="later@example.org", times=1)
     mail.script("rcpt", answer("550 5.1.1 no such user"), recipient="gone@example.org")
@@ -104,6 +105,7 @@ def test_a_name_with_a_changed_character_is_refused(pgherald: Pgherald, sent: st
 
 
 @pytest.mark.parametrize("how", ["purged", "restored"])
+@pytest.mark.slow
 def test_an_event_that_is_gone_is_said_to_be_gone(database: Database, pgherald: Pgherald, sent: str, how: str) -> None:
     """After a restore the id may belong to another event, which is not taken for this one."""
     if how == "purged":
@@ -115,6 +117,7 @@ def test_an_event_that_is_gone_is_said_to_be_gone(database: Database, pgherald: 
     assert "is not in the outbox any more" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_row_or_an_email_is_named_and_not_both(pgherald: Pgherald) -> None:
     for arguments in ([], [RULE], [RULE, "1", "--message", "x"], [RULE, "--message", "x"]):
         assert pgherald("explain", *arguments).returncode == 2

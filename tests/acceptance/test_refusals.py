@@ -142,6 +142,7 @@ def test_dead_addresses_in_a_row_stop_nobody(database: Database, mail: MailServe
     assert Counter(reasons(database)) == {("sent", None): EVENTS - 6, ("failed", "bad_address"): 6}
 
 
+@pytest.mark.slow
 def test_a_server_that_allows_two_connections_gets_two(
     database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:

@@ -35,7 +35,7 @@ PLAIN = tuple(extension for extension in EXTENSIONS if extension != "PIPELINING"
 SHORT = Timeouts(connect=5, greeting=5, command=0.5, data=0.5, dot=0.5, quit=0.5)
 PATIENT = Timeouts(connect=40, greeting=40, command=40, data=40, dot=40, quit=40)
 _DISTRUSTFUL = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-SECURED = pytest.mark.parametrize("security", ["off", "starttls", "tls"])
+SECURED = pytest.mark.parametrize("security", ["off", "starttls", repeats("tls")])
 PIPELINED = pytest.mark.parametrize("extensions", [EXTENSIONS, PLAIN], ids=["pipelined", "one by one"])
 
 
