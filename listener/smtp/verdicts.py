@@ -31,10 +31,14 @@ _MAILBOX_FULL = Verdict(Scope.recipient, permanent=False, reason="mailbox_full",
 _MAILBOX_BUSY = Verdict(Scope.recipient, permanent=False, reason="deferred", uses_attempt=True, delay=300.0)
 _GREYLISTED = Verdict(Scope.recipient, permanent=False, reason="greylisted", uses_attempt=True, delay=300.0)
 # Guesses.
+# Never the recipient's own fault, although the server may take recipients of its own. So it fails no event before its age.
 _RELAY_DENIED = Verdict(
-    Scope.recipient, permanent=True, reason="relay_denied", uses_attempt=True,
+    Scope.recipient,
+    permanent=False,
+    reason="relay_denied",
+    uses_attempt=True,
     if_shared=replace(CONFIGURATION, reason="relay_denied"),
-)  # fmt: skip
+)
 _RECIPIENT_DEFERRED = replace(_MAILBOX_BUSY, if_shared=SERVER)
 _RECIPIENT_THROTTLED = replace(_MAILBOX_BUSY, delay=30.0, if_shared=THROTTLED)
 _RECIPIENT_QUOTA = replace(_MAILBOX_BUSY, if_shared=_QUOTA)
@@ -203,8 +207,7 @@ TABLE: tuple[ReplyRule, ...] = (
     _row("rcpt data dot", r"5\d\d 5\.(1\.(1|2|3|6|10)|2\.1)$", _RECIPIENT_REJECTED, _OWN_SIDE_TEXT),
     _row("rcpt data dot", r"5\d\d 5\.(1\.(1|2|3|6|10)|2\.1)$", _BAD_ADDRESS),
     _row("rcpt", r"552", _MAILBOX_FULL),
-    _row("rcpt", r"5\d\d (-|5\.7\.)", _RELAY_DENIED, r"\brelay(ing)?\b(?!\.)|rcpthosts"),
-    _row("rcpt", r"4\d\d (-|4\.7\.)", replace(_RELAY_DENIED, permanent=False), r"\brelay(ing)?\b(?!\.)|rcpthosts"),
+    _row("rcpt", r"[45]\d\d (-|[45]\.7\.)", _RELAY_DENIED, r"\brelay(ing)?\b(?!\.)|rcpthosts"),
     _row("rcpt", r"5(11|5[0134]) ", _RECIPIENT_REJECTED, _OWN_SIDE_TEXT),
     _row("rcpt", r"5(11|5[0134]) ", _BAD_ADDRESS, _MAILBOX_TEXT),
     _row("rcpt data dot", r"4\d\d 4\.2\.0$", _GREYLISTED),

@@ -1,6 +1,7 @@
 """A refusal that concerns every message fails no event, and one that concerns a single message delays no other."""
 
 import json
+import time
 from collections import Counter
 
 import pytest
@@ -56,8 +57,13 @@ def test_nothing_fails_and_all_is_sent_after_the_repair(
         tried = mail.smtpd.seen[phase]
         mail.wait_reached(phase, tried + 2)
         assert "failed" not in states(database)
+        refused, connections = mail.smtpd.seen[phase], mail.smtpd.connections
         mail.forget_script()
-        mail.wait_for(EVENTS)
+        repaired = time.time()
+        last = mail.wait_for(EVENTS)[-1].at - repaired
+    print(
+        f"{reply[:60]!r}: {refused} refused over {connections} connections; the last sent {last:.1f} s after the repair"
+    )
     assert states(database) == {"sent": EVENTS}
     assert len(set(mail.recipients)) == EVENTS
 
@@ -83,8 +89,10 @@ def test_one_messages_own_trouble_delays_no_other(
     mail.script(phase, answer(reply), recipient="u7@example.org")
     plans = add_plans(database, EVENTS)
     with pgherald.daemon() as daemon:
+        changed = time.time()
         database.verify(*plans)
-        mail.wait_for(EVENTS - 1)
+        latest = mail.wait_for(EVENTS - 1)[-1].at - changed
+        print(f"{reply[:60]!r}: the last of the {EVENTS - 1} others was accepted {latest:.2f} s after the change")
         # It is tried again, and others go on. From its second failure on, it uses attempts.
         for number in range(1, 40):
             if any(event["attempt"] >= 1 for event in database.events() if event["state"] != "sent"):
