@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from listener.printable import without_invisible
 from tests.support.backlog import states
 from tests.support.command import Pgherald
 from tests.support.database import Database
@@ -137,7 +138,8 @@ def safely_read(received: Received) -> "EmailMessage[Any, Any]":
 
 
 def says(message: "EmailMessage[Any, Any]", place: str) -> None:
-    """As text, and as text in HTML, what stands in the row, but for characters that no mail can hold."""
+    """As text, and as text in HTML, what stands in the row, but for invisible characters and those that no mail can hold."""
+    place = without_invisible(place)
     kept = re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "", place.replace("\r\n", "\n").replace("\r", "\n"))
     text, page = (part.get_content().replace("\r\n", "\n") for part in message.iter_parts())
     assert text == f"[[{kept}]]\n"
