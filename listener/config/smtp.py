@@ -91,6 +91,15 @@ class Smtp(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _passwords_are_given(self) -> Self:
+        url = self.url if self.auth == "password" else None
+        for key, value in (("url", url), ("fallback_url", self.fallback_url)):
+            server = parse_smtp_url(value) if value is not None else None
+            if server is not None and server.username is not None and server.password is None:
+                raise ValueError(f"{key} has a user and no password; write smtp://user:secret@host:587")
+        return self
+
     def _check_grant(self, server: SmtpServer) -> None:
         if not self.oauth_client_id:
             raise ValueError("oauth_token_url needs oauth_client_id; set it to the application's id at the provider")

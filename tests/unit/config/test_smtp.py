@@ -48,6 +48,13 @@ def test_keys_that_do_not_go_together(old: str, new: str, says: str) -> None:
     assert "s3cret" not in said
 
 
+def test_a_user_without_a_password_is_an_error() -> None:
+    """The login would be tried with an empty one."""
+    assert "url has a user and no password" in refused("[smtp]\nurl = 'smtps://jane@mail.example.org'\n")
+    said = refused("[smtp]\nurl = 'smtp://127.0.0.1'\nfallback_url = 'smtps://jane:@mail.example.org'\n")
+    assert "fallback_url has a user and no password" in said
+
+
 def test_a_token_endpoint_on_this_host_needs_no_tls() -> None:
     assert loaded(TOKENS.replace("https://oauth.example.org", "http://127.0.0.1:8080")).smtp.server.grant is not None
 
