@@ -30,8 +30,8 @@ import aiosmtplib
 from listener.address import parse_address
 from listener.config.settings import Settings
 from listener.mail.composer import Composer
-from listener.mail.message import make_message_id
 from listener.mail.templates import Templates
+from listener.message_id import make_message_id
 from listener.smtp.breaker import Breaker
 from listener.smtp.outcome import Accepted
 from listener.smtp.pool import SmtpPool

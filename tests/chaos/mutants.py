@@ -36,9 +36,13 @@ def mark_after_dot() -> None:
         return future
 
     async def send_and_mark(
-        self: senders.Senders, runtime: Runtime, message: OutgoingMessage, previous: asyncio.Future[bool] | None
+        self: senders.Senders,
+        runtime: Runtime,
+        message: OutgoingMessage,
+        previous: asyncio.Future[bool] | None,
+        looked_up_at: float,
     ) -> Settlement:
-        settlement = await send(self, runtime, message, previous)
+        settlement = await send(self, runtime, message, previous, looked_up_at)
         await mark(self._batch_writer, message)
         return settlement
 
