@@ -48,7 +48,7 @@ def _furthest(daemon: Daemon) -> timedelta:
 def test_a_clock_that_is_set_makes_no_difference(
     database: Database, mail: MailServer, pgherald: Pgherald, clock: Path
 ) -> None:
-    mail.script("rcpt", answer("451 4.3.0 in a moment"), recipient="later@example.org", times=1)
+    mail.script("rcpt", answer("451 4.2.1 in a moment"), recipient="later@example.org", times=1)
     with pgherald.daemon(env=_faked(clock)) as daemon, pgherald.daemon(env={"PGHERALD_DELIVERY_LEASE": "2s"}) as other:
         database.verify(database.add_plan("Café", "later@example.org"))
         wait_until(lambda: any(event["event"] == "event_deferred" for event in [*daemon.events, *other.events]))

@@ -26,7 +26,7 @@ MUTANTS = {"settle_without_fence": "doubled", "mark_after_dot": "doubled", "wake
 @pytest.mark.parametrize(("mutant", "found"), MUTANTS.items())
 def test_a_bug_put_in_on_purpose_is_found(mutant: str, found: str) -> None:
     # Twenty seconds bring it to light as a rule, not always.
-    for _ in range(3):
+    for _ in range(8):
         done = run("tests.chaos", "--seconds", 20, "--policy", "hold", "--mutant", mutant)
         if done.returncode == 1:
             break
