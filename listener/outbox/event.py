@@ -2,7 +2,7 @@
 
 import zlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 from listener.address import Address
@@ -53,9 +53,12 @@ class Event:
     @property
     def deferred_for(self) -> float:
         """The seconds from the first attempt, if it was deferred, to the claim."""
-        if self.deferred_at is None:
+        try:
+            deferred_at = datetime.fromisoformat(self.deferred_at or "").astimezone(UTC)
+        except (ValueError, OverflowError):
+            # It was never deferred, or somebody has edited the history.
             return 0.0
-        return self.age - (datetime.fromisoformat(self.deferred_at) - self.captured_at).total_seconds()
+        return self.age - (deferred_at - self.captured_at).total_seconds()
 
     @property
     def log_name(self) -> dict[str, str]:
