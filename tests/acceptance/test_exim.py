@@ -10,13 +10,18 @@ from tests.support.backlog import add_plans, reasons, states, wait_sent
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.exim import Exim
-from tests.support.refusal import CONNECTIONS, EVERYBODY, NUMBER, extra_attempts, outlive, stops, wait_delivered
+from tests.support.refusal import (
+    ALL_BUT_ONE,
+    CONNECTIONS,
+    EVERYBODY,
+    NUMBER,
+    extra_attempts,
+    outlive,
+    stops,
+    wait_delivered,
+)
 
 pytestmark = pytest.mark.slow
-
-# Two waves of 20, and one recipient of the first that is refused.
-ALL_BUT_ONE = {f"{wave}{number}@example.org": 1 for wave in "uv" for number in range(1, NUMBER + 1)}
-del ALL_BUT_ONE["u7@example.org"]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tests.support.database import Database
 from tests.support.milter import Milter
 from tests.support.postfix import Postfix
 from tests.support.refusal import (
+    ALL_BUT_ONE,
     CONNECTIONS,
     EVERYBODY,
     NUMBER,
@@ -28,10 +29,6 @@ from tests.support.refusal import (
 from tests.support.sasl import SaslServer
 
 pytestmark = pytest.mark.slow
-
-# Two waves of 20, and one recipient of the first that is refused.
-ALL_BUT_ONE = {f"{wave}{number}@example.org": 1 for wave in "uv" for number in range(1, NUMBER + 1)}
-del ALL_BUT_ONE["u7@example.org"]
 
 
 @pytest.mark.parametrize(

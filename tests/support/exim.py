@@ -13,9 +13,7 @@ from typing import Self
 
 from tests.support import wait_until
 from tests.support.database import free_port
-from tests.support.postfix import greets
-
-_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
+from tests.support.program import find_program, greets
 
 # Addresses of example.org are routed, and of no other domain. Messages stay in the queue.
 _CONFIGURATION = """\
@@ -63,7 +61,7 @@ class Exim:
     """
 
     def __init__(self, *, main: str = "", rcpt: str = "", data: str = "", router: str = "") -> None:
-        program = os.environ.get("PGHERALD_TEST_EXIM") or shutil.which("exim4", path=_PATH)
+        program = os.environ.get("PGHERALD_TEST_EXIM") or find_program("exim4")
         assert program, "Exim is missing: .ci/run installs it, or set PGHERALD_TEST_EXIM to its program exim4"
         assert os.geteuid() == 0, "Exim runs as root alone"
         self._program = program

@@ -5,10 +5,10 @@ The protocol is Sendmail's, version 6, of which Postfix's ``src/milter/milter8.c
 
 import socketserver
 import struct
-import threading
 from collections.abc import Callable
 from io import BufferedIOBase
-from typing import Self
+
+from tests.support.threaded import ThreadedServer
 
 # It wants the recipient and the end of the message, and nothing else: all other SMFIP_NO* are set.
 _UNWANTED = 0x1 | 0x2 | 0x4 | 0x10 | 0x20 | 0x40 | 0x100 | 0x200
@@ -16,7 +16,7 @@ _UNWANTED = 0x1 | 0x2 | 0x4 | 0x10 | 0x20 | 0x40 | 0x100 | 0x200
 _UNANSWERED = frozenset(b"DA")
 
 
-class Milter:
+class Milter(ThreadedServer):
     """Runs while entered; `address` is for ``smtpd_milters``.
 
     `verdict` is asked for each complete message, by its recipient. It returns a reply, such as ``421 4.7.0 no``; None
@@ -28,27 +28,7 @@ class Milter:
             def handle(self) -> None:
                 _serve(self.rfile, self.wfile, verdict)
 
-        self._server = _Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="milter", daemon=True)
-
-    @property
-    def address(self) -> str:
-        return f"inet:127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class _Server(socketserver.ThreadingTCPServer):
-    # A client that stays must not keep the test from ending.
-    daemon_threads = True
-    block_on_close = False
+        super().__init__("milter", Handler)
 
 
 def _serve(read: BufferedIOBase, write: BufferedIOBase, verdict: Callable[[str], str | None]) -> None:

@@ -1,6 +1,5 @@
 """A real PgBouncer before a test's database. https://www.pgbouncer.org/config.html"""
 
-import os
 import shutil
 import signal
 import socket
@@ -16,8 +15,7 @@ from psycopg.rows import TupleRow
 
 from listener.demo.binaries import server_account
 from tests.support import wait_until
-
-_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
+from tests.support.program import find_program
 
 
 class PgBouncer:
@@ -27,7 +25,7 @@ class PgBouncer:
     """
 
     def __init__(self, url: str, mode: Literal["transaction", "session"] = "transaction", size: int = 8) -> None:
-        program = shutil.which("pgbouncer", path=_PATH)
+        program = find_program("pgbouncer")
         assert program, "PgBouncer is missing: apt-get install pgbouncer (it need not run as a service)"
         self._program = program
         self._server = conninfo_to_dict(url)

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections import Counter
@@ -13,8 +12,7 @@ from typing import Self
 
 from tests.support import wait_until
 from tests.support.database import free_port
-
-_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
+from tests.support.program import find_program, greets
 
 # Everything that is accepted is delivered to nowhere. Settings that are not named here have Postfix's defaults.
 _SETTINGS = {
@@ -63,7 +61,7 @@ class Postfix:
     """
 
     def __init__(self, **settings: str) -> None:
-        program = shutil.which("postfix", path=_PATH)
+        program = find_program("postfix")
         assert program, "Postfix is missing: apt-get install postfix (it need not run as a service)"
         assert os.geteuid() == 0, "Postfix runs as root alone"
         self._program = program
@@ -191,12 +189,3 @@ class Postfix:
         }
         (folder / "main.cf").write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
         (folder / "master.cf").write_text(_SERVICES.format(port=self._port))
-
-
-def greets(port: int) -> bool:
-    """Return whether an SMTP server answers at this port of loopback, be it with a refusal."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
-            return bool(sock.recv(1))
-    except OSError:
-        return False

@@ -12,6 +12,9 @@ from tests.support.postfix import Postfix
 
 NUMBER = 20
 EVERYBODY = {f"u{number}@example.org": 1 for number in range(1, NUMBER + 1)}
+# Two waves of 20, and one recipient of the first that is refused.
+ALL_BUT_ONE = {f"{wave}{number}@example.org": 1 for wave in "uv" for number in range(1, NUMBER + 1)}
+del ALL_BUT_ONE["u7@example.org"]
 # The daemon's connections: so many messages may be refused at once, before it knows that all are.
 CONNECTIONS = 8
 # What stops or slows down all events.

@@ -5,13 +5,13 @@ https://doc.dovecot.org/2.3/developer_manual/design/auth_protocol/
 
 import base64
 import socketserver
-import threading
-from typing import Self
+
+from tests.support.threaded import ThreadedServer
 
 _HELLO = "VERSION\t1\t2\nMECH\tPLAIN\tplaintext\nSPID\t1\nCUID\t1\nCOOKIE\t0123456789abcdef0123456789abcdef\nDONE\n"
 
 
-class SaslServer:
+class SaslServer(ThreadedServer):
     """Runs while entered; `settings` are Postfix's that lead to it."""
 
     def __init__(self, user: str, password: str) -> None:
@@ -27,28 +27,12 @@ class SaslServer:
                         answer = "OK" if base64.b64decode(given).decode() == right else "FAIL"
                         self.wfile.write(f"{answer}\t{words[0]}\tuser={user}\n".encode())
 
-        self._server = _Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="sasl", daemon=True)
+        super().__init__("sasl", Handler)
 
     @property
     def settings(self) -> dict[str, str]:
         return {
             "smtpd_sasl_auth_enable": "yes",
             "smtpd_sasl_type": "dovecot",
-            "smtpd_sasl_path": f"inet:127.0.0.1:{self._server.server_address[1]}",
+            "smtpd_sasl_path": self.address,
         }
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class _Server(socketserver.ThreadingTCPServer):
-    # Postfix keeps its connection.
-    daemon_threads = True
-    block_on_close = False
