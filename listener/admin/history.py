@@ -49,7 +49,7 @@ def read_history(
     with translate_errors():
         row = _row(tables, name, rule, key)
         key = row.key if row is not None else _written(tables, rule, key)
-        events = _events(conn, name, key)
+        events = _events(conn, read_secret(conn), name, key)
         why = _why(conn, name, rule, key, row) if not events else None
         return RowHistory(events, row is not None, why, _paused_at(conn, name, events))
 
@@ -73,12 +73,13 @@ def read_email(conn: psycopg.Connection[Any], text: str) -> EmailHistory | int |
         DatabaseUnavailable: The server or the network failed.
     """
     with translate_errors():
-        found = read_message_id(read_secret(conn), text)
+        secret = read_secret(conn)
+        found = read_message_id(secret, text)
         if found is None:
             return None
         message_id, number = found
         row = conn.execute(_QUERIES["row_of_event"], {"id": number}).fetchone()
-        events = _events(conn, *row) if row is not None else []
+        events = _events(conn, secret, *row) if row is not None else []
         # The id alone would not do: after a restore it may belong to another event.
         events = [event for event in events if event["message_id"] == message_id]
         if row is None or not events:
@@ -87,9 +88,8 @@ def read_email(conn: psycopg.Connection[Any], text: str) -> EmailHistory | int |
         return EmailHistory(name, key, RowHistory(events, True, None, _paused_at(conn, name, events)))
 
 
-def _events(conn: psycopg.Connection[Any], name: str, key: str) -> list[dict[str, Any]]:
+def _events(conn: psycopg.Connection[Any], secret: bytes, name: str, key: str) -> list[dict[str, Any]]:
     """Return a row's events, with the left part of their emails' Message-IDs."""
-    secret = read_secret(conn)
     with conn.cursor(row_factory=dict_row) as cursor:
         events = cursor.execute(_QUERIES["row_history"], {"rule": name, "key": key}).fetchall()
     for event in events:

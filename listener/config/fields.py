@@ -2,7 +2,7 @@
 
 import re
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -56,28 +56,32 @@ def _reject_boolean(value: object) -> object:
     return value
 
 
+def _number_or_off(value: object) -> object:
+    return None if value == "off" else _reject_boolean(value)
+
+
 Count = Annotated[int, BeforeValidator(_reject_boolean)]
-CountOrOff = Annotated[
-    Annotated[int, Field(ge=1)] | None,
-    BeforeValidator(lambda value: None if value == "off" else _reject_boolean(value)),
-]
+CountOrOff = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_number_or_off)]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 DurationOrOff = Annotated[float | None, BeforeValidator(_duration_or_off)]
-RateOrOff = Annotated[
-    Annotated[float, Field(ge=0.001, le=100_000)] | None,
-    BeforeValidator(lambda value: None if value == "off" else _reject_boolean(value)),
-]
+RateOrOff = Annotated[Annotated[float, Field(ge=0.001, le=100_000)] | None, BeforeValidator(_number_or_off)]
+
+
+def _split(url: str, problem: str) -> SplitResult:
+    """Return the parts of a URL. A `ValueError` says `problem`."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises ValueError if the port is not a number
+    except ValueError:
+        raise ValueError(problem) from None
+    return parts
 
 
 def _base_url(value: object) -> object:
     if not isinstance(value, str) or not value:
         return value
     problem = "is not an http or https URL; write https://app.example.org, or with a path: https://example.org/app"
-    try:
-        parts = urlsplit(value)
-        parts.port  # noqa: B018 - raises ValueError if the port is not a number
-    except ValueError:
-        raise ValueError(problem) from None
+    parts = _split(value, problem)
     if (
         parts.scheme not in ("http", "https")
         or not parts.hostname
@@ -93,11 +97,7 @@ def _token_url(value: object) -> object:
     if not isinstance(value, str) or not value:
         return value
     problem = "is not the https URL of a token endpoint; write https://oauth2.googleapis.com/token"
-    try:
-        parts = urlsplit(value)
-        parts.port  # noqa: B018 - raises ValueError if the port is not a number
-    except ValueError:
-        raise ValueError(problem) from None
+    parts = _split(value, problem)
     # A request carries the client's secret, so it leaves this host over TLS only.
     is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
     if not is_safe or not parts.hostname or "@" in parts.netloc or not re.fullmatch(r"[!-~]+", value) or "#" in value:

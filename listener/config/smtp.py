@@ -1,7 +1,6 @@
 """The section `[smtp]` of the configuration file: the mail server, and the login there."""
 
 import ssl
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
@@ -108,27 +107,23 @@ class Smtp(Section):
         if server.password is not None:
             raise ValueError("oauth_token_url gets the access token; remove the password from url")
 
-    def read_again(self) -> SmtpServer:
+    def read_again(self, key: Literal["url", "fallback_url"] = "url") -> SmtpServer:
         """Return the server with its secrets as the files hold them that ``PGHERALD_SMTP_…_FILE`` name.
 
         Raises:
             ConfigError: a file cannot be read, or has no valid URL.
         """
-        return self._read_again("url", lambda smtp: smtp.server)
-
-    def read_fallback_again(self) -> SmtpServer:
-        """Return the second server, as `read_again` does."""
-        return self._read_again("fallback_url", lambda smtp: smtp.fallback or smtp.server)
-
-    def _read_again(self, key: str, server: Callable[[Self], SmtpServer]) -> SmtpServer:
-        secrets = {key: secret for key in _SECRETS if (secret := present_secret("smtp", key)) is not None}
+        secrets = {name: secret for name in _SECRETS if (secret := present_secret("smtp", name)) is not None}
         for name in (name for name, secret in secrets.items() if not secret):
             # Another program has emptied it, to write the next secret.
             raise ConfigError(f"PGHERALD_SMTP_{name.upper()}_FILE: the file is empty; write the secret into it")
+        now = self.model_copy(update=secrets)
         try:
-            return server(self.model_copy(update=secrets))
+            server = now.server if key == "url" else now.fallback
         except ValueError as exc:
             raise ConfigError(f"PGHERALD_SMTP_{key.upper()}_FILE: {exc}") from None
+        assert server is not None
+        return server
 
     @property
     def server(self) -> SmtpServer:

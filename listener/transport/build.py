@@ -1,5 +1,6 @@
 """Makes the configured transport."""
 
+from functools import partial
 from typing import assert_never
 
 from listener.config.settings import Settings
@@ -31,7 +32,9 @@ def transport(settings: Settings, breaker: Breaker, tokens: AccessTokens | None 
                 return SmtpPool(smtp.server, tls, smtp.connections, breaker, logins)
             breaker.bypassed = Breaker()
             first = SmtpPool(smtp.server, tls, smtp.connections, breaker.bypassed, logins)
-            second = SmtpPool(smtp.fallback, tls, smtp.connections, breaker, Logins(read=smtp.read_fallback_again))
+            second = SmtpPool(
+                smtp.fallback, tls, smtp.connections, breaker, Logins(read=partial(smtp.read_again, "fallback_url"))
+            )
             return SmtpFallback(first, breaker.bypassed, second)
         case "file":
             assert settings.mail.directory is not None
