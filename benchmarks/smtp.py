@@ -35,6 +35,7 @@ from listener.message_id import make_message_id
 from listener.smtp.breaker import Breaker
 from listener.smtp.outcome import Accepted
 from listener.smtp.pool import SmtpPool
+from listener.smtp.sending import Sending
 from listener.smtp.server import SmtpServer
 from listener.smtp.session import tls_context
 from tests.support.proxy import Proxy
@@ -63,7 +64,7 @@ async def pgherald(port: int, connections: int, carry: Callable[[list[Send]], Aw
     async def send(number: int) -> None:
         key = make_message_id(b"secret", RULE, number, DATE)
         message = COMPOSER.compose(RULE, str(number), row(number), RECIPIENT, key, DATE)
-        assert isinstance(await post.send(SENDER, RECIPIENT, message.octets, yes, key), Accepted)
+        assert isinstance(await post.send(Sending(SENDER, RECIPIENT, message.octets, yes, key)), Accepted)
 
     # Twice, as the daemon does it: while one message is on the wire, the next is made.
     await carry([send] * 2 * connections)

@@ -17,6 +17,7 @@ from listener.recipients import RecipientPolicy
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused
 from listener.smtp.remedies import remedy_for
 from listener.smtp.replies import Reply
+from listener.smtp.sending import Sending
 from listener.transport.base import Transport
 
 _TEMPLATE = "send_test"
@@ -57,7 +58,7 @@ async def send(settings: Settings, transport: Transport, message: Message) -> Re
 
     try:
         outcome = await transport.send(
-            settings.mail.return_path, message.recipient, message.octets, permit, message.key
+            Sending(settings.mail.return_path, message.recipient, message.octets, permit, message.key)
         )
     finally:
         await transport.close()

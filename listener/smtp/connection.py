@@ -12,21 +12,11 @@ import ssl
 from dataclasses import replace
 from typing import Self
 
-from listener.address import Address
 from listener.smtp.commands import RESET, Command, body, commands
-from listener.smtp.outcome import (
-    Accepted,
-    InDoubt,
-    MayBegin,
-    NotPermitted,
-    NotSent,
-    Permission,
-    Refused,
-    SendOutcome,
-    always,
-)
+from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
 from listener.smtp.protocol import ConnectionLost, SmtpProtocol
 from listener.smtp.replies import Phase, Reply, Scope
+from listener.smtp.sending import Sending
 from listener.smtp.server import SmtpServer
 from listener.smtp.session import ServerMemory, open_session
 from listener.smtp.verdicts import CONFIGURATION, SERVER, STALE, classify
@@ -56,7 +46,6 @@ class SmtpConnection:
         self._protocol = SmtpProtocol(transport, self._loop)
         self._busy = False
         self._reset_due = False
-        self._size = 0
         self.local_address = str((transport.get_extra_info("sockname") or ("",))[0])
         self.capabilities = capabilities
         self.used = self.refused = 0
@@ -76,16 +65,8 @@ class SmtpConnection:
         """Return whether the next message may begin: the connection is open and idle, and the server has sent nothing."""
         return not self._busy and self._protocol.lost is None
 
-    async def send(
-        self,
-        sender: Address,
-        recipient: Address,
-        raw: bytes,
-        permission: Permission,
-        message_id: str,
-        may_begin: MayBegin = always,
-    ) -> SendOutcome:
-        """Send one message to one recipient. `raw` is RFC 5322 with CRLF lines, not dot-stuffed.
+    async def send(self, sending: Sending) -> SendOutcome:
+        """Send one message to one recipient.
 
         `may_begin` is asked just before MAIL. If it returns False, the connection stays usable.
 
@@ -102,24 +83,23 @@ class SmtpConnection:
         if self._busy:
             raise RuntimeError("the connection is busy: it sends one message at a time")
         try:
-            data = body(raw)
+            data = body(sending.raw)
         except ValueError as error:
             return _refusal(Phase.data, Reply(554, "5.6.0", str(error)))
-        if refused := self._check_capabilities(sender, recipient, len(raw)):
+        if refused := self._check_capabilities(sending):
             return refused
         self._busy = True
-        self._size = len(raw)
         try:
-            if failure := await self._send_commands(sender, recipient, len(raw), message_id, may_begin):
+            if failure := await self._send_commands(sending):
                 return failure
-            if not await permission():
+            if not await sending.permission():
                 self.abort()
                 return NotPermitted()
             if self._protocol.lost is not None:
                 return NotSent(Phase.data, self._protocol.lost, SERVER)
             # Nothing may be awaited between permission and this write. The permission is good for this moment only.
             self._protocol.send(data)
-            return await self._read_outcome()
+            return await self._read_outcome(sending)
         except BaseException:
             self.abort()
             raise
@@ -142,8 +122,9 @@ class SmtpConnection:
         """Cut the connection at once. A message that waits for the reply to its dot ends in doubt."""
         self._protocol.fail("the connection was cut from this side")
 
-    def _check_capabilities(self, sender: Address, recipient: Address, size: int) -> Refused | None:
+    def _check_capabilities(self, sending: Sending) -> Refused | None:
         """Return a refusal if the server announced that it cannot take this message."""
+        size = len(sending.raw)
         limit = self.capabilities.get("size", "")
         if limit.isdecimal() and len(limit) <= _MAX_SIZE_DIGITS and 0 < int(limit) < size:
             if size <= _LEAST_SIZE:
@@ -153,19 +134,19 @@ class SmtpConnection:
             return _refusal(Phase.mail, Reply(552, "5.3.4", text))
         if "smtputf8" not in self.capabilities:
             reply = Reply(553, "5.6.7", "the address is not ASCII, and the server does not announce SMTPUTF8")
-            if sender.needs_smtputf8:
+            if sending.sender.needs_smtputf8:
                 return Refused(Phase.mail, reply, CONFIGURATION)
-            if recipient.needs_smtputf8:
+            if sending.recipient.needs_smtputf8:
                 return _refusal(Phase.rcpt, reply)
         return None
 
-    async def _send_commands(
-        self, sender: Address, recipient: Address, size: int, message_id: str, may_begin: MayBegin
-    ) -> Refused | NotSent | NotPermitted | None:
+    async def _send_commands(self, sending: Sending) -> Refused | NotSent | NotPermitted | None:
         """Send MAIL, RCPT and DATA. Return None after 354; any other result means certainly not sent."""
         protocol, timeouts = self._protocol, self._timeouts
         reused = self.used > 0 or self._loop.time() - self.idle_since > _MAX_FRESH_S
-        steps = envelope = commands(sender, recipient, size, message_id, self.capabilities)
+        steps = envelope = commands(
+            sending.sender, sending.recipient, len(sending.raw), sending.message_id, self.capabilities
+        )
         if self._reset_due:
             steps = (RESET, *envelope)
         pipelined = "pipelining" in self.capabilities
@@ -174,7 +155,7 @@ class SmtpConnection:
         for step in steps:
             if step is beginning:
                 # Nothing may be awaited between this question and the write of MAIL.
-                if not may_begin():
+                if not sending.may_begin():
                     return NotPermitted()
                 self.used += 1
             if not pipelined:
@@ -193,7 +174,7 @@ class SmtpConnection:
             if reply.code < 400:
                 self.abort()
                 return refused or NotSent(step.phase, f"the server answered {step.phase} with {reply}", SERVER)
-            refused = refused or self._refuse(step, reply, reused=reused)
+            refused = refused or self._refuse(sending, step, reply, reused=reused)
             if reply.code == _CLOSING:
                 # RFC 5321 3.8: the server closes the channel. Some leave it open and answer nothing more.
                 self.abort()
@@ -208,11 +189,11 @@ class SmtpConnection:
         self._reset_due = refused is not None
         return refused
 
-    def _refuse(self, step: Command, reply: Reply, *, reused: bool) -> Refused:
+    def _refuse(self, sending: Sending, step: Command, reply: Reply, *, reused: bool) -> Refused:
         # RSET is no part of the message. A server that refuses it has lost the session.
         known = STALE if step is RESET else None
         verdict = known or classify(step.phase, reply, reused=reused, extended=bool(step.extensions))
-        if verdict.reason == "too_large" and self._size > _LEAST_SIZE:
+        if verdict.reason == "too_large" and len(sending.raw) > _LEAST_SIZE:
             verdict = replace(verdict, if_shared=None)
         if verdict.scope is Scope.capability:
             # Drop the optional extensions first. Without SMTPUTF8 the message could not be sent at all.
@@ -223,7 +204,7 @@ class SmtpConnection:
             self.abort()
         return Refused(step.phase, reply, verdict)
 
-    async def _read_outcome(self) -> Accepted | Refused | NotSent | InDoubt:
+    async def _read_outcome(self, sending: Sending) -> Accepted | Refused | NotSent | InDoubt:
         """Wait for the reply to the dot."""
         protocol = self._protocol
         try:
@@ -236,7 +217,7 @@ class SmtpConnection:
             if reply.code < 400:
                 return NotSent(Phase.dot, f"the server answered half the message with {reply}", SERVER)
         if reply.code >= 400:
-            return self._refuse(Command(Phase.dot, b""), reply, reused=False)
+            return self._refuse(sending, Command(Phase.dot, b""), reply, reused=False)
         if reply.code >= 300:
             self.abort()
             return InDoubt(f"the server answered the message with {reply}")

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from listener.address import Address
 from listener.smtp.breaker import Breaker
-from listener.smtp.outcome import InDoubt, MayBegin, NotPermitted, NotSent, Permission, Refused, SendOutcome, always
+from listener.smtp.outcome import NotPermitted, NotSent, Refused, SendOutcome
 from listener.smtp.pool import SmtpPool
 from listener.smtp.replies import Phase, Scope
+from listener.smtp.sending import Sending
 from listener.smtp.verdicts import SERVER
 
 # A message that may have been sent waits for the first server. It is looked at again after this time.
@@ -26,25 +26,15 @@ class SmtpFallback:
         self._breaker = breaker
         self._second = second
 
-    async def send(
-        self,
-        sender: Address,
-        recipient: Address,
-        raw: bytes,
-        permission: Permission,
-        message_id: str,
-        may_begin: MayBegin = always,
-        *,
-        is_repeat: bool = False,
-    ) -> SendOutcome:
-        """Send one message, as `SmtpPool.send` does. With `is_repeat`, the first server may have it already."""
+    async def send(self, sending: Sending) -> SendOutcome:
+        """Send one message, as `SmtpPool.send` does. The first server may have a repeated one already."""
         if self._breaker.admit():
-            outcome = await self._first.send(sender, recipient, raw, permission, message_id, may_begin)
+            outcome = await self._first.send(sending)
             if not (self._breaker.is_open and _is_certainly_not_sent(outcome)):
                 return outcome
-        if is_repeat:
+        if sending.is_repeat:
             return NotSent(Phase.connect, "the first server may have this message, so it waits for that server", _WAITS)
-        return await self._second.send(sender, recipient, raw, permission, message_id, may_begin)
+        return await self._second.send(sending)
 
     def abort(self) -> None:
         """Cut all busy connections, as `SmtpPool.abort` does."""
@@ -65,6 +55,5 @@ def _is_certainly_not_sent(outcome: SendOutcome) -> bool:
         case NotPermitted():
             # The breaker opened while the message waited. If a stop was the reason, the second server asks again.
             return True
-        case InDoubt():
+        case _:
             return False
-    return False

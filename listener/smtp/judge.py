@@ -4,11 +4,11 @@ import re
 from dataclasses import replace
 
 from listener import metrics
-from listener.address import Address
 from listener.smtp.breaker import Breaker
 from listener.smtp.fault_finder import SEVERAL, FaultFinder
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome, describe
 from listener.smtp.replies import Phase, Scope, Verdict
+from listener.smtp.sending import Sending
 
 # The pause for a used-up quota if the verdict has no delay of its own.
 _QUOTA_PAUSE_S = 600.0
@@ -26,14 +26,15 @@ class Judge:
         """Return whether a refusal may concern everybody. The next messages then go one at a time."""
         return self._faults.is_guessing
 
-    def judge(self, outcome: SendOutcome, recipient: Address, message_id: str) -> SendOutcome:
+    def judge(self, outcome: SendOutcome, sending: Sending) -> SendOutcome:
         """Return the outcome with the verdict in the light of those of other messages, and report it to the breaker."""
-        outcome = self._in_context(outcome, recipient, message_id)
+        outcome = self._in_context(outcome, sending)
         self._report(outcome)
         _count(outcome)
         return outcome
 
-    def _in_context(self, outcome: SendOutcome, recipient: Address, message_id: str) -> SendOutcome:
+    def _in_context(self, outcome: SendOutcome, sending: Sending) -> SendOutcome:
+        message_id, recipient = sending.message_id, sending.recipient
         match outcome:
             case Accepted():
                 self._faults.accepted(message_id)

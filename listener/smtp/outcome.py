@@ -1,14 +1,8 @@
 """The outcome of sending one message: the server took it, refused it, never got it, or left us in doubt."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from listener.smtp.replies import Phase, Reply, Verdict
-
-Permission = Callable[[], Awaitable[bool]]
-"""Called once, after the server's 354 and before the first byte of the body. False stops the sending."""
-MayBegin = Callable[[], bool]
-"""Called just before each MAIL, however long the server took up to then. False keeps MAIL from being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +44,6 @@ class InDoubt:
     """The whole message left, and no usable reply came. The server may or may not have taken it."""
 
     detail: str
-
-
-def always() -> bool:
-    """Return True: a message that may begin at any time."""
-    return True
 
 
 SendOutcome = Accepted | Refused | NotSent | NotPermitted | InDoubt

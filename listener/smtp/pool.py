@@ -3,26 +3,17 @@
 import asyncio
 import random
 import ssl
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from listener import metrics
-from listener.address import Address
 from listener.smtp.breaker import Breaker
 from listener.smtp.connection import SmtpConnection
 from listener.smtp.connection_limit import ConnectionLimit
 from listener.smtp.judge import Judge
 from listener.smtp.logins import Logins
-from listener.smtp.outcome import (
-    MayBegin,
-    NotPermitted,
-    NotSent,
-    Permission,
-    Refused,
-    SendOutcome,
-    always,
-    describe,
-)
+from listener.smtp.outcome import NotPermitted, NotSent, Refused, SendOutcome, describe
 from listener.smtp.replies import Scope
+from listener.smtp.sending import Sending
 from listener.smtp.server import SmtpServer
 from listener.smtp.session import ServerMemory
 from listener.smtp.session_error import SessionError
@@ -39,18 +30,6 @@ MAX_IDLE_S = 5.0
 # and DATA. A message that is accepted sets its count to zero.
 MAX_REFUSALS_PER_CONNECTION = 4
 _MAX_RETRIES = 2
-
-
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """The arguments of `SmtpPool.send`."""
-
-    sender: Address
-    recipient: Address
-    raw: bytes
-    permission: Permission
-    id: str
-    may_begin: MayBegin
 
 
 class SmtpPool:
@@ -74,17 +53,7 @@ class SmtpPool:
         self._memory = ServerMemory(logins)
         self._sweeper: asyncio.TimerHandle | None = None
 
-    async def send(
-        self,
-        sender: Address,
-        recipient: Address,
-        raw: bytes,
-        permission: Permission,
-        message_id: str,
-        may_begin: MayBegin = always,
-        *,
-        is_repeat: bool = False,
-    ) -> SendOutcome:
+    async def send(self, sending: Sending) -> SendOutcome:
         """Send one message, as `SmtpConnection.send` does.
 
         The message is retried at once, at most twice, if the connection was stale or the server refused an extension
@@ -93,27 +62,26 @@ class SmtpPool:
 
         If `may_begin` returns False, the connection stays open, so that the next message need not wait for one.
         """
-        message = _Message(sender, recipient, raw, permission, message_id, may_begin)
         if self._judge.is_guessing:
             async with self._one_at_a_time:
                 if self._judge.is_guessing:
-                    return await self._send_unless_open(message)
-        return await self._send_unless_open(message)
+                    return await self._send_unless_open(sending)
+        return await self._send_unless_open(sending)
 
-    async def _send_unless_open(self, message: _Message) -> SendOutcome:
+    async def _send_unless_open(self, sending: Sending) -> SendOutcome:
         if self._breaker.is_open:
             return NotPermitted()
         begun = asyncio.get_running_loop().time()
-        outcome = self._judge.judge(await self._send_or_retry(message), message.recipient, message.id)
+        outcome = self._judge.judge(await self._send_or_retry(sending), sending)
         metrics.message_sent(asyncio.get_running_loop().time() - begun)
         return outcome
 
-    async def _send_or_retry(self, message: _Message) -> SendOutcome:
+    async def _send_or_retry(self, sending: Sending) -> SendOutcome:
         retries = _MAX_RETRIES
         while True:
             async with self._limit:
                 try:
-                    outcome = await self._send(message)
+                    outcome = await self._send(sending)
                 except SessionError as failure:
                     outcome = NotSent(failure.phase, failure.detail, failure.verdict)
                     if failure.pause is not None:
@@ -136,13 +104,11 @@ class SmtpPool:
                 idle, self._idle = self._idle, []
                 self._close_in_background(idle)
 
-    async def _send(self, message: _Message) -> SendOutcome:
+    async def _send(self, sending: Sending) -> SendOutcome:
         connection = self._take_idle() or await self._open()
         self._busy.add(connection)
         try:
-            outcome = await connection.send(
-                message.sender, message.recipient, message.raw, message.permission, message.id, message.may_begin
-            )
+            outcome = await connection.send(sending)
         except BaseException:
             connection.abort()
             raise

@@ -7,12 +7,12 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from listener.address import Address
 from listener.files import folder, put
 from listener.printable import printable, printable_lines
 from listener.smtp.breaker import Breaker
-from listener.smtp.outcome import Accepted, MayBegin, NotPermitted, NotSent, Permission, SendOutcome, always
+from listener.smtp.outcome import Accepted, NotPermitted, NotSent, SendOutcome
 from listener.smtp.replies import Phase, Reply, Scope
+from listener.smtp.sending import Sending
 from listener.smtp.verdicts import SERVER
 
 
@@ -22,22 +22,12 @@ class _LocalTransport:
     def __init__(self, breaker: Breaker) -> None:
         self._breaker = breaker
 
-    async def send(
-        self,
-        sender: Address,
-        recipient: Address,
-        raw: bytes,
-        permission: Permission,
-        message_id: str,
-        may_begin: MayBegin = always,
-        *,
-        is_repeat: bool = False,
-    ) -> SendOutcome:
+    async def send(self, sending: Sending) -> SendOutcome:
         """Write the message in a thread, because a disk may block. An error counts as a failure of the server."""
-        if not await permission() or not may_begin():
+        if not await sending.permission() or not sending.may_begin():
             return NotPermitted()
         try:
-            done = await asyncio.to_thread(self._write, sender, recipient, raw, message_id)
+            done = await asyncio.to_thread(self._write, sending)
         except OSError as error:
             detail = f"{error.filename or self}: {error.strerror or error}"
             self._breaker.failed(Scope.server, detail)
@@ -45,7 +35,7 @@ class _LocalTransport:
         self._breaker.succeeded()
         return Accepted(Reply(250, None, done))
 
-    def _write(self, sender: Address, recipient: Address, raw: bytes, message_id: str) -> str:
+    def _write(self, sending: Sending) -> str:
         """Write the message and return, for the history, where it is."""
         raise NotImplementedError
 
@@ -67,14 +57,14 @@ class Maildir(_LocalTransport):
         super().__init__(breaker)
         self._folder = folder
 
-    def _write(self, sender: Address, recipient: Address, raw: bytes, message_id: str) -> str:
+    def _write(self, sending: Sending) -> str:
         # A server adds these fields when it delivers (RFC 5321 4.4). Without them the envelope would be lost.
-        envelope = f"Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n".encode()
+        envelope = f"Return-Path: <{sending.sender}>\r\nDelivered-To: {sending.recipient}\r\n".encode()
         with ExitStack() as opened:
             box = opened.enter_context(folder(self._folder))
             tmp, new, _ = (opened.enter_context(folder(Path(part), within=box)) for part in ("tmp", "new", "cur"))
-            put(new, f"{message_id}.eml", envelope + raw, by_way_of=tmp)
-        return f"new/{message_id}.eml"
+            put(new, f"{sending.message_id}.eml", envelope + sending.raw, by_way_of=tmp)
+        return f"new/{sending.message_id}.eml"
 
     def __str__(self) -> str:
         return str(self._folder)
@@ -83,8 +73,8 @@ class Maildir(_LocalTransport):
 class Console(_LocalTransport):
     """Prints the headers and the decoded text to stdout, without the HTML, while somebody writes a rule."""
 
-    def _write(self, sender: Address, recipient: Address, raw: bytes, message_id: str) -> str:
-        parsed = email.message_from_bytes(raw, policy=email.policy.default)
+    def _write(self, sending: Sending) -> str:
+        parsed = email.message_from_bytes(sending.raw, policy=email.policy.default)
         headers = "\n".join(
             printable(f"{name}: {value}") for name, value in parsed.items() if not name.startswith("Content-")
         )

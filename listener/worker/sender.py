@@ -15,6 +15,7 @@ from listener.outbox.store import Outbox
 from listener.smtp.breaker import Breaker
 from listener.smtp.outcome import Accepted, NotPermitted, NotSent, Refused
 from listener.smtp.replies import Scope
+from listener.smtp.sending import Sending
 from listener.transport.base import Transport
 from listener.worker import tracing
 from listener.worker.decision import ToSend
@@ -171,13 +172,19 @@ class Senders:
         def may_begin() -> bool:
             return not _is_stale(looked_up_at) and not self._stopping
 
+        sending = Sending(
+            runtime.sender,
+            message.recipient,
+            message.raw,
+            permission,
+            message.message_id,
+            may_begin,
+            is_repeat=event.has_stored_message,
+        )
         self._transports.append(runtime.transport)
         try:
             span = tracing.begin(event.rule, event.id, event.attempt, event.in_doubt_count, event.traceparent)
-            outcome = await runtime.transport.send(
-                runtime.sender, message.recipient, message.raw, permission, message.message_id, may_begin,
-                is_repeat=event.has_stored_message,
-            )  # fmt: skip
+            outcome = await runtime.transport.send(sending)
         except Exception as exc:
             await marked
             return settle_internal_error(event, exc, sending=True)

@@ -17,6 +17,7 @@ from listener.address import parse_address
 from listener.smtp.commands import body
 from listener.smtp.connection import SmtpConnection
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
+from listener.smtp.sending import Sending
 from listener.smtp.server import SmtpServer
 from tests.support.clock import JumpingLoop
 
@@ -165,7 +166,7 @@ class Story:
     async def one(self, connection: SmtpConnection) -> None:
         self.begin = len(self.peer.heard)
         self.asked = 0
-        task = asyncio.create_task(connection.send(SENDER, JANE, MESSAGE, self.permission, "key"))
+        task = asyncio.create_task(connection.send(Sending(SENDER, JANE, MESSAGE, self.permission, "key")))
         if self.pick(*range(6)) == 5:
             asyncio.get_running_loop().call_later(self.pick(0.0, 0.5, 1.5), task.cancel)
         try:

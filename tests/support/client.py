@@ -13,7 +13,8 @@ import pytest
 
 from listener.address import parse_address
 from listener.smtp.connection import SmtpConnection
-from listener.smtp.outcome import MayBegin, SendOutcome, always
+from listener.smtp.outcome import SendOutcome
+from listener.smtp.sending import MayBegin, Sending, always
 from listener.smtp.server import SmtpServer, Timeouts
 from listener.smtp.session import SessionError, tls_context
 from tests.support import PATIENCE, repeats
@@ -86,7 +87,9 @@ def send(
     sender: str = "no-reply@example.org",
     may_begin: MayBegin = always,
 ) -> Coroutine[Any, Any, SendOutcome]:
-    return connection.send(parse_address(sender), parse_address(recipient), message, permission, KEY, may_begin)
+    return connection.send(
+        Sending(parse_address(sender), parse_address(recipient), message, permission, KEY, may_begin)
+    )
 
 
 async def trouble_of(smtpd: Smtpd, timeouts: Timeouts = PATIENT, **changes: Any) -> SessionError:

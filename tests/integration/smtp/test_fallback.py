@@ -10,6 +10,7 @@ from listener.smtp.breaker import Breaker
 from listener.smtp.fallback import SmtpFallback
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
 from listener.smtp.pool import SmtpPool
+from listener.smtp.sending import Sending
 from listener.smtp.session import tls_context
 from tests.support.client import MESSAGE, server_of, yes
 from tests.support.smtpd import Smtpd, answer, drop, swallow
@@ -31,9 +32,8 @@ class Pair:
     async def send(self, number: int = 0, *, is_repeat: bool = False) -> SendOutcome:
         self.sent += 1
         number = number or self.sent
-        return await self.transport.send(
-            SENDER, parse_address(f"u{number}@example.org"), MESSAGE, yes, f"id{number}", is_repeat=is_repeat
-        )
+        recipient = parse_address(f"u{number}@example.org")
+        return await self.transport.send(Sending(SENDER, recipient, MESSAGE, yes, f"id{number}", is_repeat=is_repeat))
 
     async def break_first(self) -> None:
         """Open the first one's breaker by a failure that concerns all messages."""

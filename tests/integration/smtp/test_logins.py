@@ -16,6 +16,7 @@ from listener.smtp.outcome import Accepted, NotSent, SendOutcome
 from listener.smtp.pool import SmtpPool
 from listener.smtp.replies import Phase, Reply, Scope
 from listener.smtp.sasl import is_banned, refused
+from listener.smtp.sending import Sending
 from listener.smtp.server import SmtpServer
 from listener.smtp.session import tls_context
 from tests.support.client import KEY, MESSAGE, connected, on_every_loop, send, server_of, trouble_of, yes
@@ -175,7 +176,7 @@ async def test_a_server_that_repeats_the_last_line_reveals_nothing(auth: str) ->
 
 
 async def deliver(pool: SmtpPool) -> SendOutcome:
-    return await pool.send(SENDER, parse_address("jane@example.com"), MESSAGE, yes, KEY)
+    return await pool.send(Sending(SENDER, parse_address("jane@example.com"), MESSAGE, yes, KEY))
 
 
 @on_every_loop

@@ -15,6 +15,7 @@ from listener.smtp.oauth import AccessTokens
 from listener.smtp.outcome import Accepted, NotSent, SendOutcome
 from listener.smtp.pool import SmtpPool
 from listener.smtp.replies import Scope
+from listener.smtp.sending import Sending
 from listener.smtp.server import OAuthGrant
 from listener.smtp.session import tls_context
 from tests.support.client import KEY, MESSAGE, server_of, yes
@@ -126,7 +127,7 @@ async def test_an_endpoint_that_is_away(endpoint: TokenEndpoint) -> None:
 
 
 async def deliver(pool: SmtpPool) -> SendOutcome:
-    return await pool.send(ADDRESS, ADDRESS, MESSAGE, yes, KEY)
+    return await pool.send(Sending(ADDRESS, ADDRESS, MESSAGE, yes, KEY))
 
 
 def pool_of(smtpd: Smtpd, grant: OAuthGrant, tokens: AccessTokens, size: int = 4) -> SmtpPool:

@@ -11,6 +11,7 @@ from listener.smtp.breaker import Breaker
 from listener.smtp.outcome import Accepted, NotPermitted, NotSent, Refused, SendOutcome
 from listener.smtp.pool import SmtpPool
 from listener.smtp.replies import Scope
+from listener.smtp.sending import Sending
 from listener.smtp.session import tls_context
 from tests.support import repeats
 from tests.support.client import KEY, MESSAGE, server_of, yes
@@ -36,7 +37,7 @@ async def pool(smtpd: Smtpd) -> AsyncIterator[SmtpPool]:
 
 
 async def send(pool: SmtpPool, recipient: str = "jane@example.com") -> SendOutcome:
-    return await pool.send(SENDER, parse_address(recipient), MESSAGE, yes, f"{KEY} {recipient}")
+    return await pool.send(Sending(SENDER, parse_address(recipient), MESSAGE, yes, f"{KEY} {recipient}"))
 
 
 async def test_one_message_after_the_other_needs_one_connection(smtpd: Smtpd, pool: SmtpPool) -> None:

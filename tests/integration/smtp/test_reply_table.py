@@ -19,6 +19,7 @@ from listener.smtp.breaker import Breaker
 from listener.smtp.outcome import Refused, SendOutcome
 from listener.smtp.pool import SmtpPool
 from listener.smtp.replies import Scope
+from listener.smtp.sending import Sending
 from listener.smtp.session import tls_context
 from listener.worker.delivery import Delivery
 from listener.worker.retry_policy import RetryPolicy
@@ -228,7 +229,7 @@ def action(reply: str) -> Action:
 
 async def hand_over(pool: SmtpPool, number: int = 1) -> SendOutcome:
     """Send the message of this number. Each has a recipient of its own."""
-    return await pool.send(SENDER, parse_address(f"jane{number}@example.com"), MESSAGE, yes, f"{KEY}{number}")
+    return await pool.send(Sending(SENDER, parse_address(f"jane{number}@example.com"), MESSAGE, yes, f"{KEY}{number}"))
 
 
 def for_event(smtpd: Smtpd, outcome: SendOutcome) -> str:

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from listener.address import Address, parse_address
+from listener.address import parse_address
 from listener.config.settings import Settings
 from listener.errors import PgheraldError
 from listener.mail.composer import Message
 from listener.preview.send_test import compose_test, send
-from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Permission, Refused, SendOutcome
+from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
 from listener.smtp.replies import Phase, Reply
+from listener.smtp.sending import Sending
 from listener.smtp.verdicts import SERVER, classify
 
 JANE = parse_address("jane@example.org")
@@ -26,11 +27,9 @@ class FakeTransport:
         self.sent: list[tuple[str, str, bytes, str]] = []
         self.closed = False
 
-    async def send(
-        self, sender: Address, recipient: Address, raw: bytes, permission: Permission, message_id: str
-    ) -> SendOutcome:
-        assert await permission()
-        self.sent.append((str(sender), str(recipient), raw, message_id))
+    async def send(self, sending: Sending) -> SendOutcome:
+        assert await sending.permission()
+        self.sent.append((str(sending.sender), str(sending.recipient), sending.raw, sending.message_id))
         return self.outcome
 
     def abort(self) -> None:

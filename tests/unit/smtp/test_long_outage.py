@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from listener.address import Address, parse_address
+from listener.address import parse_address
 from listener.outbox.event import Event
 from listener.smtp.breaker import Breaker
 from listener.smtp.connection import SmtpConnection
 from listener.smtp.outcome import Accepted, NotPermitted, NotSent, Refused, SendOutcome
 from listener.smtp.pool import SmtpPool
 from listener.smtp.replies import Phase, Reply
+from listener.smtp.sending import Sending
 from listener.smtp.server import SmtpServer
 from listener.smtp.verdicts import classify
 from listener.worker.retry_policy import RetryPolicy
@@ -50,7 +51,7 @@ class Connection:
         self.used = self.refused = 0
         self.opened_at = self.idle_since = now()
 
-    async def send(self, sender: Address, recipient: Address, *_: object) -> SendOutcome:
+    async def send(self, _: Sending) -> SendOutcome:
         await asyncio.sleep(0.01)
         self.used += 1
         return self._server.answer()
@@ -92,7 +93,9 @@ async def test_six_hours(monkeypatch: pytest.MonkeyPatch, phase: str, reply: str
         while event.id not in sent:
             async with probe:
                 await breaker.wait()
-            outcome = await pool.send(SENDER, parse_address(f"user{event.id}@example.org"), b"", yes, f"id{event.id}")
+            outcome = await pool.send(
+                Sending(SENDER, parse_address(f"user{event.id}@example.org"), b"", yes, f"id{event.id}")
+            )
             if isinstance(outcome, Accepted):
                 sent[event.id] = now()
             elif isinstance(outcome, Refused | NotSent):

@@ -7,6 +7,7 @@ import pytest
 from listener.address import parse_address
 from listener.smtp.breaker import Breaker
 from listener.smtp.outcome import Accepted, NotPermitted, NotSent, SendOutcome
+from listener.smtp.sending import Sending
 from listener.transport.base import Transport
 from listener.transport.local import Console, Maildir
 
@@ -20,7 +21,7 @@ async def hand_over(transport: Transport, *, permitted: bool = True, message: by
     async def permission() -> bool:
         return permitted
 
-    return await transport.send(HERALD, JANE, message, permission, KEY)
+    return await transport.send(Sending(HERALD, JANE, message, permission, KEY))
 
 
 async def test_nothing_is_written_before_or_without_permission(
@@ -34,7 +35,7 @@ async def test_nothing_is_written_before_or_without_permission(
             assert capsys.readouterr().out == ""
             return True
 
-        assert isinstance(await transport.send(HERALD, JANE, MESSAGE, permission, KEY), Accepted)
+        assert isinstance(await transport.send(Sending(HERALD, JANE, MESSAGE, permission, KEY)), Accepted)
         if (tmp_path / "box").exists():
             (tmp_path / "box").rename(tmp_path / "away")
 

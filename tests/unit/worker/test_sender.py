@@ -16,8 +16,9 @@ from listener.mail.message import Content
 from listener.notify.doorbell import Doorbell
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage
 from listener.recipients import RecipientPolicy
-from listener.smtp.outcome import Accepted, MayBegin, NotPermitted
+from listener.smtp.outcome import Accepted, NotPermitted
 from listener.smtp.replies import Reply
+from listener.smtp.sending import Sending
 from listener.worker import sender as module
 from listener.worker.decision import ToSend
 from listener.worker.delivery import Delivery
@@ -53,27 +54,17 @@ class Everything:
             raise self.compose_error
         return Message("key", JANE, Content("", "", None), b"x" * self.size)
 
-    async def send(
-        self,
-        sender: Any,
-        recipient: Any,
-        message: bytes,
-        permission: Any,
-        key: str,
-        may_begin: MayBegin,
-        *,
-        is_repeat: bool,
-    ) -> Accepted | NotPermitted:
+    async def send(self, sending: Sending) -> Accepted | NotPermitted:
         if self.ready_after:
             await asyncio.sleep(self.ready_after)
-            if not may_begin():
+            if not sending.may_begin():
                 return NotPermitted()
-        assert await permission()
-        self.sending += len(message)
+        assert await sending.permission()
+        self.sending += len(sending.raw)
         self.most = max(self.most, self.sending)
         await asyncio.sleep(0.01)
-        self.sending -= len(message)
-        if self.send_error is not None and key:
+        self.sending -= len(sending.raw)
+        if self.send_error is not None and sending.message_id:
             raise self.send_error
         return Accepted(Reply(250, None, "ok"))
 
