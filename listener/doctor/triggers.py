@@ -189,6 +189,12 @@ async def capture(context: Context, rule: str) -> Finding:
             f"{name} is owned by {row['owner']}, which may not use schema pgherald, so the application's writes fail",
             f"GRANT USAGE ON SCHEMA pgherald TO {row['owner']}",
         )
+    if row["may_not_partition"] is not None:
+        return fault(
+            f"{row['may_not_partition']}, the owner of the partitioned table, may not execute {name}, so it can neither "
+            "create nor attach a partition",
+            _INSTALL,
+        )
     return ok(f"{name} is unchanged")
 
 

@@ -182,6 +182,11 @@ SELECT function.prosrc AS body,
        outbox.relowner::regrole::text AS outbox_owner,
        has_table_privilege(function.proowner, outbox.oid, 'INSERT') AS owner_may_insert,
        has_schema_privilege(function.proowner, namespace.oid, 'USAGE') AS owner_may_use_schema,
+       -- Only the owner of a partitioned table needs it: CREATE TABLE … PARTITION OF creates our triggers as that role.
+       (SELECT relowner::regrole::text
+          FROM pg_class
+         WHERE pg_class.oid = rule."table" AND relkind = 'p'
+           AND NOT has_function_privilege(relowner, function.oid, 'EXECUTE')) AS may_not_partition,
        (SELECT bool_and(has_function_privilege(builder.oid, 'EXECUTE'))
           FROM pg_proc AS builder
          WHERE builder.pronamespace = namespace.oid

@@ -228,6 +228,27 @@ def test_a_partition_whose_trigger_is_disabled(database: Database, doctor: Exami
     assert "pgherald_dateplan_verified_update on public.south is disabled" in finding.seen
 
 
+def test_an_owner_who_can_make_no_partitions(database: Database, doctor: Examine, daemon_role: str) -> None:
+    """At midnight, when the next partition is due, the application's rows would have none."""
+    database.execute(
+        """CREATE TABLE public.parted (id int PRIMARY KEY, status text) PARTITION BY RANGE (id);
+           CREATE TABLE public.first PARTITION OF public.parted FOR VALUES FROM (1) TO (100);
+           SELECT pgherald.watch('dateplan_verified', 'public.parted')"""
+    )
+    parted = rule_with(table="public.parted")
+    owner = sql.Identifier(daemon_role)
+    database.execute(sql.SQL("ALTER TABLE public.parted OWNER TO {}").format(owner))
+    finding = doctor(parted)[CAPTURE]
+    assert finding.state == State.fault
+    assert f"{daemon_role}, the owner of the partitioned table" in finding.seen
+    assert "neither create nor attach a partition" in finding.seen
+    assert "pgherald install" in finding.remedy
+    # As `install` does.
+    database.execute("SELECT pgherald.watch('dateplan_verified', 'public.parted')")
+    assert doctor(parted)[CAPTURE].state == State.ok
+    database.execute("ALTER TABLE public.parted OWNER TO CURRENT_USER")
+
+
 def test_session_replication_role(
     plan: int, databases: Databases, database: Database, daemon_role: str, doctor: Examine
 ) -> None:
