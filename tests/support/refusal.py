@@ -42,7 +42,11 @@ def outlive(
         opened = wait_opened(database, daemon)
         assert reply in opened["reason"], opened
         # The daemon writes it with its next heartbeat.
-        wait_until(lambda: reply in pgherald("status", check=True).stdout)
+        try:
+            wait_until(lambda: reply in pgherald("status", check=True).stdout)
+        except AssertionError:
+            print(pgherald("status").stdout, daemon.tail(), *server.lines[-40:], sep="\n")
+            raise
         wait_until(lambda: states(database)["failed"] or refused_for(database) >= _REFUSED_FOR_S)
         assert states(database)["failed"] == 0, daemon.tail()
         (repair or server.configure)()
