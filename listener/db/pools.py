@@ -1,11 +1,16 @@
 """The daemon's connection pools: for the outbox, for lookups, for unsubscribing and for the overview."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from decimal import Decimal
+from functools import partial
+from typing import Any, Self
 
 import psycopg
 from psycopg import errors
+from psycopg.pq import TransactionStatus
+from psycopg.types.json import set_json_loads
 
 from listener.db.connection import (
     KEEPALIVES,
@@ -43,6 +48,9 @@ _LOCK_MARGIN_S = 1.0
 _MAX_LOOKUP_CONNECTIONS = 2
 # The most sessions of one daemon without `http.listen`: the LISTEN session and the two pools. docs/dba.md, Connections.
 MAX_SESSIONS = 1 + _MAX_OUTBOX_CONNECTIONS + _MAX_LOOKUP_CONNECTIONS
+# A lookup that writes a time as text or as a day must not depend on the settings of the role or the database.
+_UTC = "SET TimeZone = 'UTC'"
+_LOCAL_UTC = "SET LOCAL TimeZone = 'UTC'"
 # A backend that runs or waits notices within this time that its client is gone.
 _NOTICE_LOST_CLIENT = "SET client_connection_check_interval = '1s'"
 
@@ -83,6 +91,19 @@ class _UnsubscribeCursor(SecuredAsyncCursor):
     policies = "on"
 
 
+class _LookupCursor(psycopg.AsyncCursor[Any]):
+    """For lookups through a pooler, which lends the session to others: each transaction sets its time zone."""
+
+    async def execute(self, *args: Any, **kwargs: Any) -> Self:
+        """Run one statement as psycopg does, in UTC."""
+        if self.connection.info.transaction_status != TransactionStatus.IDLE:
+            await super().execute(_LOCAL_UTC)
+            return await super().execute(*args, **kwargs)
+        async with self.connection.transaction():
+            await super().execute(_LOCAL_UTC)
+            return await super().execute(*args, **kwargs)
+
+
 def _lock_timeout(patience: float) -> str:
     return f"SET lock_timeout = {1000 * (patience - _LOCK_MARGIN_S):.0f}"
 
@@ -108,13 +129,16 @@ async def _outbox_session(conn: psycopg.AsyncConnection[Any]) -> None:
 
 async def _lookup_session(conn: psycopg.AsyncConnection[Any]) -> None:
     # No `secure`: the lookup is the operator's own query, and its names are found by the path of its role.
+    # Numbers of a jsonb keep their digits, as those of the type numeric do.
+    set_json_loads(partial(json.loads, parse_float=Decimal), conn)
     if await is_pooled(conn):
         conn.prepare_threshold = None
+        conn.cursor_factory = _LookupCursor
     else:
         # Planning the query again for each batch takes longer than looking up a single key.
         await conn.execute(
             f"{_lock_timeout(_LOOKUP_TIMEOUT_S)}; SET default_transaction_isolation = '{READ_COMMITTED}'; "
-            f"SET default_transaction_read_only = on; SET plan_cache_mode = force_generic_plan; {KEEPALIVES}",
+            f"SET default_transaction_read_only = on; SET plan_cache_mode = force_generic_plan; {_UTC}; {KEEPALIVES}",
             prepare=False,
         )
         await _notice_lost_client(conn)

@@ -11,14 +11,18 @@ from jinja2 import ChoiceLoader, FileSystemLoader, StrictUndefined, nodes
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
+from markupsafe import Markup
 
 from listener.config.rules import BUILT_IN_VARIABLES
 from listener.errors import BadData
-from listener.mail.values import NULL, Null, as_json, as_printed, as_python
+from listener.mail.language import direction
+from listener.mail.reader import FILTERS, current_reader
+from listener.mail.values import NULL, Null, as_json, as_printed, as_python, is_against, isolated
 from listener.transport.base import MAX_MESSAGE_BYTES
 
 # These give NULL a value. Every other filter returns NULL for it, as most functions of SQL do.
 _TAKE_NULL = frozenset({"default", "d", "tojson"})
+_LINKED = re.compile(r"(?<=\S)[.@:](?=\S)")
 # A conversion of `%`: its key, its flags, width and precision, and its type.
 _CONVERSION = re.compile(r"%(?:\((?P<key>[^)]*)\))?(?P<form>[-#0 +]*\d*(?:\.\d+)?)(?P<type>[a-zA-Z%])")
 
@@ -39,13 +43,13 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             loader=ChoiceLoader([FileSystemLoader(folder, encoding="utf-8-sig") for folder in folders]),
             undefined=StrictUndefined,
             autoescape=html,
-            finalize=as_printed,
+            finalize=as_printed if html else _printed_in_text,
             trim_blocks=True,
             lstrip_blocks=True,
             auto_reload=False,
             cache_size=-1,
         )
-        self.filters["oneline"] = oneline
+        self.filters.update(FILTERS, oneline=oneline, nolink=nolink, direction=direction, bdi=bdi)
         self.filters["format"] = lambda text, *args, **kwargs: _formatted(text, kwargs or args)
         self.filters = {name: each if name in _TAKE_NULL else _strict(each) for name, each in self.filters.items()}
         self.filters["text"] = as_printed
@@ -91,6 +95,21 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
+def nolink(value: object) -> str:
+    """Return the value so that mail programs do not turn it into a link: the template filter ``nolink``.
+
+    They find addresses by the dot, the @ and the colon. A zero-width non-joiner before each hides them.
+    """
+    return _LINKED.sub("\u200c\\g<0>", str(as_printed(value)))
+
+
+def bdi(value: object) -> str:
+    """Return the value in a ``<bdi>`` if it is written against the direction of the words: the filter of an HTML part."""
+    text, reader = str(as_printed(value)), current_reader()
+    against = reader is not None and is_against(text, reader.direction)
+    return Markup("<bdi>{}</bdi>").format(text) if against else text
+
+
 class _Rewriter(NodeTransformer):
     """Replaces None in a template by NULL, and lets ``~`` join the texts of its operands as they print."""
 
@@ -129,6 +148,12 @@ def _unwrapped(test: Callable[..., Any]) -> Callable[..., Any]:
         return test(*args[:position], *map(as_python, args[position:]), **kwargs)
 
     return unwrapped
+
+
+def _printed_in_text(value: Any) -> Any:
+    """Return what a text part prints: a value against the direction of its words is isolated."""
+    value, reader = as_printed(value), current_reader()
+    return isolated(str(value), reader.direction) if reader is not None else value
 
 
 def _formatted(text: Any, values: Any) -> Any:

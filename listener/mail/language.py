@@ -12,6 +12,38 @@ from listener.errors import RuleBroken
 _TAG = re.compile(r"[a-z]{2,8}(-[a-z0-9]{1,8})*")
 # RFC 5646 4.4.1: a buffer of 35 characters holds every tag that is likely. The value of a row may be a megabyte.
 _MAX_TAG_CHARS = 35
+# The languages and scripts that are written from right to left (CLDR, character order).
+_RTL_LANGUAGES = frozenset(
+    [
+        "ar",
+        "arc",
+        "ckb",
+        "dv",
+        "fa",
+        "glk",
+        "he",
+        "iw",
+        "ji",
+        "ks",
+        "lrc",
+        "mzn",
+        "nqo",
+        "pnb",
+        "ps",
+        "sd",
+        "sdh",
+        "syr",
+        "ug",
+        "ur",
+        "yi",
+        "az-ir",
+        "ku-ir",
+        "ku-iq",
+        "pa-pk",
+        "uz-af",
+    ]
+)
+_RTL_SCRIPTS = frozenset(["adlm", "arab", "aran", "hebr", "mand", "nkoo", "rohg", "samr", "syrc", "thaa"])
 PARTS = ("subject.txt.j2", "body.txt.j2", "body.html.j2")
 """The files of a template, in the order subject, text and HTML."""
 
@@ -27,6 +59,15 @@ def tag_of(wanted: object) -> str:
     while tag and not _TAG.fullmatch(tag):
         tag = tag.rpartition("-")[0]
     return tag
+
+
+def direction(language: object) -> str:
+    """Return ``rtl`` for a language that is written from right to left, and ``ltr`` for any other."""
+    first, *rest = tag_of(str(language)).split("-")
+    scripts = [part for part in rest if len(part) == 4 and part.isalpha()]
+    if scripts:
+        return "rtl" if scripts[0] in _RTL_SCRIPTS else "ltr"
+    return "rtl" if first in _RTL_LANGUAGES or "-".join([first, *rest[:1]]) in _RTL_LANGUAGES else "ltr"
 
 
 def choose(available: Collection[str], wanted: object) -> str:

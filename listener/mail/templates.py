@@ -14,6 +14,7 @@ from listener.errors import BadData, RuleBroken
 from listener.mail.environment import TemplateEnvironment, place_of, too_large
 from listener.mail.language import PARTS, choose, translations, wider
 from listener.mail.message import Content
+from listener.mail.reader import reader_of, writing_for
 from listener.mail.values import as_value
 from listener.mail.variables import Variables, references, variables_of
 from listener.resources import resource
@@ -68,7 +69,8 @@ class Templates:
             RuleBroken: The context lacks a variable. Every row of the rule would fail.
         """
         languages = self._compiled[name]
-        template = languages[choose(languages.keys(), context.get("language"))]
+        language = choose(languages.keys(), context.get("language"))
+        template = languages[language]
         if missing := sorted(template.variables.needed - context.keys()):
             raise RuleBroken(
                 f"template {name} uses {{{{ {missing[0]} }}}}, which the lookup does not return; add it to the SELECT"
@@ -80,9 +82,10 @@ class Templates:
                 raise too_large(f"{variable} has {len(value)} characters")
         try:
             values = {**self._texts.globals, **{name: as_value(value) for name, value in context.items()}}
-            subject = self._render_file(template.subject, values)
-            text = self._render_file(template.text, values) + "\n"
-            html = None if template.html is None else self._render_file(template.html, values) + "\n"
+            with writing_for(reader_of(context, language)):
+                subject = self._render_file(template.subject, values)
+                text = self._render_file(template.text, values) + "\n"
+                html = None if template.html is None else self._render_file(template.html, values) + "\n"
         except BadData:
             raise
         except Exception as error:

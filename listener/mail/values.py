@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Self
+from unicodedata import bidirectional
 
 from markupsafe import Markup
 
 from listener.printable import without_invisible
+
+# Classes of characters (UAX 9, table 4). In text from right to left, numbers too may end up in another order.
+_LEFT_TO_RIGHT = frozenset({"L", "EN"})
+_RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
 
 
 class Null(str):
@@ -147,6 +152,22 @@ def as_python(value: Any) -> Any:
     if isinstance(value, Null):
         return None
     return bool(value) if isinstance(value, Boolean) else value
+
+
+def is_against(text: str, direction: str) -> bool:
+    """Return whether parts of a text are written against `direction`, ``ltr`` or ``rtl`` (UAX 9)."""
+    against = _LEFT_TO_RIGHT if direction == "rtl" else _RIGHT_TO_LEFT
+    return not (text.isascii() and direction == "ltr") and any(bidirectional(char) in against for char in text)
+
+
+def isolated(text: str, direction: str) -> str:
+    """Return a line of text between U+2068 and U+2069 if it is against `direction`.
+
+    Otherwise the words and the punctuation around it would change places. A URL stays as it is: mail programs would
+    take the mark for a part of it.
+    """
+    alone = "://" not in text and "\n" not in text and is_against(text, direction)
+    return f"\u2068{text}\u2069" if alone else text
 
 
 def as_json(value: Any, **_: object) -> str:

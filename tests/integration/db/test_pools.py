@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from decimal import Decimal
 
 import psycopg
 import pytest
@@ -13,6 +14,7 @@ from listener.db.pool import Connection, Pool
 from listener.db.pools import lookup_pool, opened, outbox_pool, overview_pool, unsubscribe_pool
 from tests.support import wait_until
 from tests.support.database import Database
+from tests.support.pgbouncer import PgBouncer
 
 Setting = tuple[str, str]
 CASES: list[tuple[Callable[[str], Pool], list[Setting], bool]] = [
@@ -23,6 +25,7 @@ CASES: list[tuple[Callable[[str], Pool], list[Setting], bool]] = [
     ),
     (outbox_pool, [("synchronous_commit", "on"), ("array_nulls", "on")], True),
     (lookup_pool, [("default_transaction_read_only", "on"), ("search_path", '"$user", public')], True),
+    (lookup_pool, [("TimeZone", "UTC")], True),
     (unsubscribe_pool, [("row_security", "on"), ("search_path", "pg_catalog, pg_temp")], False),
     (overview_pool, [("enable_seqscan", "off"), ("enable_sort", "on"), ("row_security", "off")], True),
 ]
@@ -32,12 +35,30 @@ CASES: list[tuple[Callable[[str], Pool], list[Setting], bool]] = [
 async def test_its_sessions(
     database: Database, make: Callable[[str], Pool], expected: list[Setting], prepares: bool
 ) -> None:
-    database.execute(f"ALTER DATABASE {database.value('SELECT current_database()')} SET synchronous_commit = off")  # type: ignore[arg-type]
+    for setting in ("synchronous_commit = off", "TimeZone = 'Asia/Kathmandu'"):
+        database.execute(f"ALTER DATABASE {database.value('SELECT current_database()')} SET {setting}")  # type: ignore[arg-type]
     async with opened(pool := make(database.url)), pool.connection() as conn:
         for name, value in expected:
             row = await (await conn.execute("SELECT current_setting(%s)", (name,))).fetchone()
             assert row == (value,), name
         assert (conn.prepare_threshold is not None) == prepares
+
+
+@pytest.mark.slow
+async def test_a_lookup_through_a_pooler_is_in_utc_and_leaves_nothing_behind(database: Database) -> None:
+    database.execute(f"ALTER DATABASE {database.value('SELECT current_database()')} SET TimeZone = 'Asia/Kathmandu'")  # type: ignore[arg-type]
+    text = "SELECT '2026-12-06 20:00+00'::timestamptz::text"
+    with PgBouncer(database.url, size=1) as bouncer:
+        async with opened(pool := lookup_pool(bouncer.url)), pool.connection() as conn:
+            assert await (await conn.execute(text)).fetchone() == ("2026-12-06 20:00:00+00",)
+        with psycopg.connect(bouncer.url, prepare_threshold=None) as other:
+            assert other.execute(text).fetchone() == ("2026-12-07 01:45:00+05:45",)
+
+
+async def test_a_number_of_a_jsonb_keeps_its_digits(database: Database) -> None:
+    async with opened(pool := lookup_pool(database.url)), pool.connection() as conn:
+        row = await (await conn.execute("""SELECT '{"a": 12.50}'::jsonb""")).fetchone()
+        assert row == ({"a": Decimal("12.50")},)
 
 
 def shut_down(conn: Connection) -> None:

@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from listener.errors import RuleBroken
-from listener.mail.language import choose, tag_of
+from listener.mail.environment import TemplateEnvironment
+from listener.mail.language import choose, direction, tag_of
 from listener.mail.templates import Templates
 
 THERE = {"", "de", "de-at", "pt-br", "zh-hant"}
@@ -94,7 +95,7 @@ def test_the_shipped_mail_speaks_german() -> None:
         "",
     ]
     html = content.html or ""
-    assert '<html lang="de">' in html
+    assert '<html lang="de" dir="ltr">' in html
     assert "Deine Verabredung bei Café &lt;Jane&gt; ist jetzt bestätigt." in html
     english = [
         word for word in ("Congratulations", "verified", "lovely", "You get", "VERIFIED", "Open") if word in html
@@ -160,3 +161,76 @@ def test_a_translation_counts_only_where_the_lookup_names_languages(write: Write
     templates = Templates(["mail"], folder)
     assert templates.variables("mail", translated=False) == {"place"}
     assert templates.variables("mail", translated=True) == {"place", "ort"}
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        *(
+            (tag, "rtl")
+            for tag in [
+                "ar",
+                "he",
+                "fa",
+                "ur",
+                "ps",
+                "sd",
+                "ug",
+                "yi",
+                "dv",
+                "ckb",
+                "ar-EG",
+                "ku-Arab",
+                "az-Arab",
+                "pa-Arab-PK",
+                "pa_PK",
+                "uz-AF",
+                "iw",
+            ]
+        ),
+        *(
+            (tag, "ltr")
+            for tag in ["", "de", "en", "ku", "sd-Deva", "ar-Latn", "ug-cyrl-kz", "arn", "zh-hant-tw", None]
+        ),
+    ],
+)
+def test_the_direction_of_a_language(tag: object, expected: str) -> None:
+    assert direction(tag) == expected
+
+
+@pytest.mark.parametrize(("language", "start"), [("ar", "right"), ("he", "right"), ("fr", "left")])
+def test_a_translation_from_right_to_left_mirrors_the_page_and_isolates_values(
+    tmp_path: Path, language: str, start: str
+) -> None:
+    folder = tmp_path / "dateplan_verified" / language
+    folder.mkdir(parents=True)
+    (folder / "body.html.j2").write_text(
+        '{% extends "dateplan_verified/body.html.j2" %}{% block lang %}' + language + "{% endblock %}", encoding="utf-8"
+    )
+    (folder / "body.txt.j2").write_text("\u0641\u064a {{ place | oneline }}.\n{{ link }}", encoding="utf-8")
+    (folder / "subject.txt.j2").write_text("\u0641\u064a {{ place }}", encoding="utf-8")
+    row = {"place": "Caf\u00e9 9", "language": language, "link": "https://a.example/7"}
+    content = Templates(["dateplan_verified"], tmp_path).render("dateplan_verified", row)
+    html, rtl = content.html or "", start == "right"
+    assert html.startswith("<!DOCTYPE html>")
+    assert f'<html lang="{language}" dir="{"rtl" if rtl else "ltr"}">' in html
+    assert f'<table role="presentation" class="page" dir="{"rtl" if rtl else "ltr"}"' in html
+    assert f'class="panel" align="{start}"' in html
+    assert f"border-{start}:4px" in html
+    assert f"text-align:{start}" in html
+    assert ("date plan at <bdi>Caf\u00e9 9</bdi> is" in html) == rtl
+    place = "\u2068Caf\u00e9 9\u2069" if rtl else "Caf\u00e9 9"
+    assert content.text == f"\u0641\u064a {place}.\nhttps://a.example/7\n"
+
+
+def test_a_value_from_right_to_left_is_isolated_in_other_mails() -> None:
+    content = Templates(["dateplan_verified"]).render("dateplan_verified", {"place": "<\u05e7\u05e4\u05d4> 9"})
+    assert "at \u2068<\u05e7\u05e4\u05d4> 9\u2069 is now verified." in content.text
+    assert "at <bdi>&lt;\u05e7\u05e4\u05d4&gt; 9</bdi> is now verified." in (content.html or "")
+
+
+def test_a_value_is_kept_from_becoming_a_link() -> None:
+    environment = TemplateEnvironment([])
+    shown = environment.from_string("{{ v | nolink }}").render(v="https://evil.example x@y.z. 12:30 end.")
+    assert shown == "https\u200c://evil\u200c.example x\u200c@y\u200c.z. 12\u200c:30 end."
+    assert environment.from_string("{{ v | nolink }}").render(v=None) == ""

@@ -107,7 +107,7 @@ def test_the_html_keeps_the_rules_of_html_mail(language: str, links: dict[str, s
     found = {tag for tag, _ in tags.tags}
     assert len(html.encode()) < 6_000
     assert html.startswith("<!DOCTYPE html>")
-    assert ("html", {"lang": language}) in tags.tags
+    assert ("html", {"lang": language, "dir": "ltr"}) in tags.tags
     assert ("meta", {"charset": "utf-8"}) in tags.tags
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in tags.tags
     assert ("meta", {"name": "color-scheme", "content": "light dark"}) in tags.tags
