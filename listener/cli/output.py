@@ -9,8 +9,8 @@ from rich.text import Text
 
 from listener.printable import as_json, printable, printable_lines
 
-# Wide enough for the longest row of a table. A pipe or a file has no width, and rich would cut lines at 80 columns.
-_PIPE_COLUMNS = 160
+# A pipe or a file has no width. Each sentence and each row of a table is one line there, for grep.
+_PIPE_COLUMNS = 10_000
 
 
 def write_line(text: object, *, mark: str = "", err: bool = False) -> None:

@@ -39,5 +39,6 @@ def test_a_screen_takes_no_markup_and_no_emoji_names(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == "[red]a[/red] :warning: \N{REPLACEMENT CHARACTER}[31m\n"
 
 
-def test_a_pipe_is_not_cut_at_80_columns() -> None:
-    assert console().width == 160
+def test_a_sentence_is_one_line_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    console().print("a reason of several words, " * 20 + "end")
+    assert capsys.readouterr().out.count("\n") == 1

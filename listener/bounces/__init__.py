@@ -1,0 +1,1 @@
+"""Bounces and complaints: what a relay learns after it has accepted a message."""
