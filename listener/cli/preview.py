@@ -20,7 +20,7 @@ from listener.preview import page, sample
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for RULE.eml, .html and .txt, and for an index.html that shows them side by side.",
+    help="Folder for RULE.eml, .html, .txt and .ics, and for an index.html that shows them side by side.",
 )
 @config_option
 def preview(rule: str, key: str | None, out: Path | None, config_file: Path | None) -> None:
@@ -38,11 +38,15 @@ def preview(rule: str, key: str | None, out: Path | None, config_file: Path | No
     shown = asyncio.run(sample.make(loaded, templates(loaded), rule, stored))
     if shown.note:
         write_line(f"note: {shown.note}", err=True)
+    if fault := shown.message.content.calendar_fault:
+        write_line(f"note: there is no calendar entry: {fault}", err=True)
     if out is None:
         content = page.read(shown.message)
         write_line(f"To: {shown.message.recipient}")
         write_line(f"Subject: {content.subject}")
         write_lines(f"\n{content.text}")
+        if content.calendar is not None:
+            write_lines(f"\n{content.calendar}")
         return
     for file in _write(out, dict(_files(rule, shown))):
         write_line(file)
@@ -69,4 +73,6 @@ def _files(rule: str, shown: sample.RenderedSample) -> Iterator[tuple[str, bytes
         yield f"{stem}.txt", content.text.encode()
         if content.html is not None:
             yield f"{stem}.html", content.html.encode()
+        if message.content.calendar is not None:
+            yield f"{stem}.ics", message.content.calendar.encode()
     yield "index.html", page.page(rule, shown.key, {"as sent": shown.message, **shown.translations}).encode()

@@ -54,10 +54,11 @@ async def template(context: Context, rule: str) -> Finding:
         return fault(str(exc), f"add it to the SELECT of [rules.{rule}] lookup, or remove it from the template")  # noqa: S608
     trial = _Trial(rule, settings.rules[rule], composer)
     languages = templates.languages(name) if "language" in sample.columns else [""]
-    rendered, failures, lacking = 0, list[str](), None
+    rendered, failures, faults, lacking = 0, list[str](), list[str](), None
     for key, recipient, row in _sendable(settings.rules[rule], rule, sample):
         try:
-            trial.compose(key, recipient, row)
+            if fault_of_entry := trial.compose(key, recipient, row).content.calendar_fault:
+                faults.append(f"key {key}: {fault_of_entry}")
             if not rendered:
                 context.messages[rule] = [
                     (language or "default", trial.compose(key, recipient, {**row, "language": language}))
@@ -83,6 +84,11 @@ async def template(context: Context, rule: str) -> Finding:
             f"write {{{{ x | default('…', true) }}}} in template {name}, or add the columns to [rules.{rule}] require"
         )
         return warn(f"{name}: {lacking}", remedy)
+    if faults:
+        return warn(
+            f"{name}: no calendar entry for {len(faults)} of {rendered} rows; {faults[0]}",
+            f"correct the row or {name}/event.ics.j2; the email is sent without an entry",
+        )
     translated = f", in {len(languages)} languages" if len(languages) > 1 else ""
     return ok(f"{name} renders for {rendered} row{'s' if rendered != 1 else ''}, NULL and hostile text{translated}")
 
@@ -159,7 +165,7 @@ class _Trial:
             made = self.compose(key, recipient, {**row, **dict.fromkeys(columns)}).content
         except BadData as exc:
             return f"fails if {_listed(columns)} NULL (key {key}): {exc}"
-        for part in ("subject", "text", "html"):
+        for part in ("subject", "text", "html", "calendar"):
             before, after = (_NONE.findall(getattr(each, part) or "") for each in (expected, made))
             if len(after) > len(before):
                 return f"prints None in the {part} if {_listed(columns)} NULL (key {key})"

@@ -1,4 +1,4 @@
-"""The body of a message: a text and an HTML part in quoted-printable (RFC 2045), in lines that end in CRLF."""
+"""The body of a message: its parts in quoted-printable (RFC 2045), in lines that end in CRLF."""
 
 import re
 from binascii import b2a_qp
@@ -9,19 +9,21 @@ _C1_CONTROLS = re.compile(rb"\xc2[\x80-\x9f]")
 _LINE_OF_77 = re.compile(rb"^(.{74})(=20|=09)(?=\r$)", re.MULTILINE)
 
 
-def part(subtype: str, text: str) -> bytes:
-    """Return a ``text/SUBTYPE`` part: its headers, an empty line, and the encoded text."""
-    head = f'Content-Type: text/{subtype}; charset="utf-8"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n'
+def part(media_type: str, text: str, file: str = "") -> bytes:
+    """Return a part: its headers, an empty line, and the encoded text. With `file` it is an attachment of that name."""
+    head = (
+        f'Content-Type: {media_type}; charset="utf-8"\r\n'
+        + (f'Content-Disposition: attachment; filename="{file}"\r\n' if file else "")
+        + "Content-Transfer-Encoding: quoted-printable\r\n\r\n"
+    )
     return head.encode("ascii") + _quoted_printable(text)
 
 
-def alternative(boundary: bytes, text: bytes, html: bytes) -> bytes:
-    """Return the two parts as multipart/alternative (RFC 2046 5.1.4), the preferred one last."""
+def multipart(subtype: bytes, boundary: bytes, *parts: bytes) -> bytes:
+    """Return the parts as ``multipart/SUBTYPE`` (RFC 2046 5.1). An ``alternative`` has the preferred one last."""
     # "=_" cannot occur in quoted-printable, so no text can contain the boundary (RFC 2045 6.7).
-    return (
-        b'Content-Type: multipart/alternative;\r\n boundary="=_%b"\r\n\r\n'
-        b"--=_%b\r\n%b\r\n--=_%b\r\n%b\r\n--=_%b--\r\n" % (boundary, boundary, text, boundary, html, boundary)
-    )
+    head = b'Content-Type: multipart/%b;\r\n boundary="=_%b"\r\n\r\n' % (subtype, boundary)
+    return head + b"".join(b"--=_%b\r\n%b\r\n" % (boundary, each) for each in parts) + b"--=_%b--\r\n" % boundary
 
 
 def _quoted_printable(text: str) -> bytes:

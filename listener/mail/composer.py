@@ -11,6 +11,7 @@ from listener.config.keys import show_key
 from listener.config.rules import APPLICATION, BUILT_IN_VARIABLES, OWN_COLUMNS, PLACEHOLDER, Rule
 from listener.config.settings import Settings
 from listener.errors import ConfigError, RuleBroken
+from listener.mail.calendar import Publication, make_uid, uid_key
 from listener.mail.language import tag_of
 from listener.mail.message import Content, MessageDefaults, build
 from listener.mail.templates import Templates
@@ -68,6 +69,7 @@ class Composer:
         self._unsubscribe_mailto = mail.unsubscribe_mailto
         self._templates = templates
         self._signing_key = signing_key(secret)
+        self._uid_key = uid_key(secret)
 
     def check(self, name: str, columns: frozenset[str]) -> None:
         """Check that a lookup with these columns returns all that the template and the link of the rule use.
@@ -91,12 +93,19 @@ class Composer:
             raise RuleBroken(f"[rules.{name}] link uses {{{missing[0]}}}, which the lookup does not return")
 
     def compose(
-        self, name: str, key: str, row: Mapping[str, Any], recipient: Address, message_id: str, date: datetime
+        self,
+        name: str,
+        key: str,
+        row: Mapping[str, Any],
+        recipient: Address,
+        message_id: str,
+        date: datetime,
+        captured_at: datetime | None = None,
     ) -> Message:
         """Compose the message of rule `name` for one row of its lookup.
 
         `key` is the key of the watched row. The message goes to `recipient`, unless ``mail.redirect_to`` is set. `date`
-        is the time of this call, by the database's clock.
+        is the time of this call, by the database's clock. `captured_at` is the time of the change, or None for `date`.
 
         Raises:
             BadData: This row cannot be rendered, or its message would be too large.
@@ -106,7 +115,12 @@ class Composer:
         urls = list(self._unsubscribe_urls(Subscription(name, key, tag_of(row.get("language")))))
         page = next((url for url in urls if url.startswith("http")), None)
         made = {"link": self._link(rule, key, row), "unsubscribe": page}
-        content = self._templates.render(rule.template, {**row, **made})
+        publication = None
+        if self._templates.has_calendar(rule.template):
+            sender = self._defaults.sender
+            uid = make_uid(self._uid_key, name, key, sender.address.domain)
+            publication = Publication(uid, captured_at or date, sender)
+        content = self._templates.render(rule.template, {**row, **made}, publication)
         actual = self.recipients.route(recipient)
         octets = build(
             self._defaults,

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from listener.config.rules import BUILT_IN_VARIABLES
 from listener.errors import BadData
+from listener.mail.calendar import marked
 from listener.mail.language import direction
 from listener.mail.reader import FILTERS, current_reader
 from listener.mail.values import NULL, Null, as_json, as_printed, as_python, is_against, isolated
@@ -30,21 +31,23 @@ _CONVERSION = re.compile(r"%(?:\((?P<key>[^)]*)\))?(?P<form>[-#0 +]*\d*(?:\.\d+)
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
     """A Jinja2 sandbox that takes templates from `folders`, the first one first.
 
-    With `html`, every value is escaped, whatever the name of the file that prints it. A missing variable is an error.
+    With `html`, every value is escaped, whatever the name of the file that prints it. With `calendar`, every value is
+    marked (see `listener.mail.calendar`). A missing variable is an error.
     NULL prints as nothing (see `listener.mail.values`). Code in a template cannot repeat a text into gigabytes.
     """
 
     intercepted_binops = frozenset({"*", "%"})
     null = NULL
 
-    def __init__(self, folders: Sequence[Path], *, html: bool = False) -> None:
+    def __init__(self, folders: Sequence[Path], *, html: bool = False, calendar: bool = False) -> None:
         super().__init__(
             # utf-8-sig drops the byte order mark that some editors write. Otherwise it would begin the message.
             loader=ChoiceLoader([FileSystemLoader(folder, encoding="utf-8-sig") for folder in folders]),
             undefined=StrictUndefined,
             autoescape=html,
-            finalize=as_printed if html else _printed_in_text,
-            trim_blocks=True,
+            finalize=marked if calendar else as_printed if html else _printed_in_text,
+            # In a calendar part, a block at the end of a line may not join it to the next one.
+            trim_blocks=not calendar,
             lstrip_blocks=True,
             auto_reload=False,
             cache_size=-1,

@@ -44,8 +44,8 @@ _RTL_LANGUAGES = frozenset(
     ]
 )
 _RTL_SCRIPTS = frozenset(["adlm", "arab", "aran", "hebr", "mand", "nkoo", "rohg", "samr", "syrc", "thaa"])
-PARTS = ("subject.txt.j2", "body.txt.j2", "body.html.j2")
-"""The files of a template, in the order subject, text and HTML."""
+PARTS = ("subject.txt.j2", "body.txt.j2", "body.html.j2", "event.ics.j2")
+"""The files of a template, in the order subject, text, HTML and calendar entry."""
 
 
 def tag_of(wanted: object) -> str:

@@ -1,20 +1,24 @@
 """Templates: compiled and checked at start-up, then rendered into the words of a message for one row.
 
 A template has the files ``NAME/subject.txt.j2`` and ``NAME/body.txt.j2``. With ``NAME/body.html.j2`` its messages have
-an HTML part too. A translation has the same files in a folder of its own, such as ``NAME/de/body.txt.j2``.
+an HTML part too, and with ``NAME/event.ics.j2`` a calendar entry. A translation has the same files in a folder of its
+own, such as ``NAME/de/body.txt.j2``.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 
 from jinja2 import Template, TemplateNotFound, TemplateSyntaxError, nodes
 
 from listener.errors import BadData, RuleBroken
+from listener.mail.calendar import VALUE, InvalidEntry, Publication, entry, property_fault
 from listener.mail.environment import TemplateEnvironment, place_of, too_large
 from listener.mail.language import PARTS, choose, translations, wider
 from listener.mail.message import Content
 from listener.mail.reader import reader_of, writing_for
+from listener.mail.skeleton import skeleton
 from listener.mail.values import as_value
 from listener.mail.variables import Variables, references, variables_of
 from listener.resources import resource
@@ -28,6 +32,7 @@ class _CompiledTemplate:
     subject: Template
     text: Template
     html: Template | None
+    calendar: Template | None
     variables: Variables
 
 
@@ -45,6 +50,7 @@ class Templates:
         # A file is compiled for each kind of part that uses it, so that its name does not decide what is escaped.
         self._texts = TemplateEnvironment(self._folders)
         self._pages = TemplateEnvironment(self._folders, html=True)
+        self._calendars = TemplateEnvironment(self._folders, calendar=True)
         self._compiled = {name: self._compile_languages(name) for name in names}
 
     def languages(self, name: str) -> list[str]:
@@ -61,8 +67,14 @@ class Templates:
             *(each.variables.needed for language, each in compiled.items() if translated or not language)
         )
 
-    def render(self, name: str, context: Mapping[str, object]) -> Content:
+    def has_calendar(self, name: str) -> bool:
+        """Return whether the template has a calendar entry in any language."""
+        return any(each.calendar is not None for each in self._compiled[name].values())
+
+    def render(self, name: str, context: Mapping[str, object], publication: Publication | None = None) -> Content:
         """Render the message for one row, in the language of its column `language` if there is that translation.
+
+        The message has a calendar entry if the template has one and `publication` is given.
 
         Raises:
             BadData: This row cannot be rendered (``render_error`` or ``too_large``).
@@ -82,16 +94,24 @@ class Templates:
                 raise too_large(f"{variable} has {len(value)} characters")
         try:
             values = {**self._texts.globals, **{name: as_value(value) for name, value in context.items()}}
-            with writing_for(reader_of(context, language)):
+            calendar = fault = None
+            with writing_for(reader := reader_of(context, language)):
                 subject = self._render_file(template.subject, values)
                 text = self._render_file(template.text, values) + "\n"
                 html = None if template.html is None else self._render_file(template.html, values) + "\n"
+                if template.calendar is not None and publication is not None:
+                    lines = self._render_file(template.calendar, values)
+                    try:
+                        # Without a valid column `timezone`, the reader's zone is not known.
+                        calendar = entry(lines, publication, None if reader.zone is UTC else reader.zone)
+                    except InvalidEntry as error:
+                        fault = str(error)
         except BadData:
             raise
         except Exception as error:
             # Only the type and the place, without the cause: the error's own message may quote the row.
             raise BadData("render_error", f"{type(error).__name__} in {place_of(error)}") from None
-        return Content(subject, text, html)
+        return Content(subject, text, html, calendar, fault)
 
     def _render_file(self, template: Template, values: dict[str, object]) -> str:
         """Render one file, and stop as soon as the result is larger than a message may be.
@@ -110,10 +130,10 @@ class Templates:
             template.environment.handle_exception()
 
     def _compile_languages(self, name: str) -> dict[str, _CompiledTemplate]:
-        default = self._compile([name])
+        default = self._compile(name, [name])
         compiled = {"": default}
         for language in sorted(self._translations(name)):
-            compiled[language] = each = self._compile([f"{name}/{tag}" for tag in wider(language)])
+            compiled[language] = each = self._compile(name, [f"{name}/{tag}" for tag in wider(language)])
             if each.html is None and default.html is not None:
                 raise RuleBroken(f"there is no template {name}/{language}/body.html.j2, while {name} has one; write it")
         return compiled
@@ -121,24 +141,47 @@ class Templates:
     def _translations(self, name: str) -> set[str]:
         *own, shipped = (folder / name for folder in self._folders)
         # The shipped translations do not say what an operator's own words say.
-        rewritten = any((folder / part).exists() for folder in own for part in PARTS[1:])
+        rewritten = any((folder / part).exists() for folder in own for part in PARTS[1:3])
         try:
             return set().union(*(translations(folder) for folder in (own if rewritten else [*own, shipped])))
         except OSError as error:
             raise RuleBroken(f"the template {name} cannot be read ({error}); correct its permissions") from None
 
-    def _compile(self, folders: list[str]) -> _CompiledTemplate:
+    def _compile(self, name: str, folders: list[str]) -> _CompiledTemplate:
         """Compile the files of one language, each from the first of `folders` that has it."""
         texts: dict[str, nodes.Template] = {}
         pages: dict[str, nodes.Template] = {}
-        subject_file, text_file, html_file = (
-            next((file for folder in folders if self._exists(file := f"{folder}/{part}")), f"{folders[0]}/{part}")
-            for part in PARTS
-        )
+        calendars: dict[str, nodes.Template] = {}
+        *words, event = PARTS
+        subject_file, text_file, html_file = (self._find(folders, part) for part in words)
+        # An entry is mostly data. A translation without one of its own takes the default's.
+        calendar_file = self._find([*folders, name], event)
         subject = self._compile_file(self._texts, subject_file, texts)
         text = self._compile_file(self._texts, text_file, texts)
         html = self._compile_file(self._pages, html_file, pages) if self._exists(html_file) else None
-        return _CompiledTemplate(subject, text, html, variables_of([*texts.values(), *pages.values()]))
+        calendar = (
+            self._compile_file(self._calendars, calendar_file, calendars) if self._exists(calendar_file) else None
+        )
+        if calendar is not None:
+            self._check_calendar(calendar_file, calendars)
+        trees = [*texts.values(), *pages.values(), *calendars.values()]
+        return _CompiledTemplate(subject, text, html, calendar, variables_of(trees))
+
+    def _check_calendar(self, file: str, trees: dict[str, nodes.Template]) -> None:
+        """Check that each line that the template can print is a property of an event, and that it can print a start."""
+        # Loaded here, so that the first message does not wait for it.
+        import icalendar  # noqa: F401
+
+        lines = [line for line in skeleton(file, trees, VALUE) if line.text.strip()]
+        for line in lines:
+            if fault := property_fault(line.text.strip()):
+                raise RuleBroken(f"{self._source(line.file)[1] or line.file}, line {line.number}: {fault}")
+        if lines and not any(line.text.strip().upper().startswith("DTSTART:") for line in lines):
+            raise RuleBroken(f"{self._source(file)[1] or file}: the event has no DTSTART; write DTSTART:{{{{ … }}}}")
+
+    def _find(self, folders: list[str], part: str) -> str:
+        """Return the file of the first folder that has this part, and otherwise the name that it should have."""
+        return next((file for folder in folders if self._exists(file := f"{folder}/{part}")), f"{folders[0]}/{part}")
 
     def _compile_file(self, environment: TemplateEnvironment, file: str, trees: dict[str, nodes.Template]) -> Template:
         """Compile a file and those it extends, includes or imports. Add their syntax trees to `trees`."""

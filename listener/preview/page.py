@@ -26,7 +26,8 @@ def read(message: Message) -> Content:
     """Return the message as a mail program reads it. It contains no control characters and is safe for a terminal."""
     parsed = _parsed(message)
     text, html = (parsed.get_body((subtype,)) for subtype in ("plain", "html"))
-    return Content(str(parsed["Subject"]), _content(text) or "", _content(html))
+    calendar = next((part for part in parsed.walk() if part.get_content_type() == "text/calendar"), None)
+    return Content(str(parsed["Subject"]), _content(text) or "", _content(html), _content(calendar))
 
 
 def page(rule: str, key: str, messages: Mapping[str, Message]) -> str:
@@ -71,7 +72,7 @@ def _parsed(message: Message) -> "EmailMessage[Any, Any]":
     return parsed
 
 
-def _content(part: "MIMEPart[Any, Any] | None") -> str | None:
+def _content(part: "EmailMessage[Any, Any] | MIMEPart[Any, Any] | None") -> str | None:
     return None if part is None else str(part.get_content()).replace("\r\n", "\n")
 
 

@@ -177,13 +177,17 @@ class Delivery:
                 if not self._composer.recipients.leads_to(to_send.recipient, recipient):
                     return settle_moved(event, recipient, to_send.recipient)
                 return OutgoingMessage(event, self._composer.recipients.route(recipient), stored.message, key)
-            message = self._composer.compose(event.rule, event.key, to_send.context, to_send.recipient, key, date)
+            message = self._composer.compose(
+                event.rule, event.key, to_send.context, to_send.recipient, key, date, event.captured_at
+            )
         except BadData as exc:
             return settle_bad_data(event, exc)
         except RuleBroken:
             raise
         except Exception as exc:
             return settle_internal_error(event, exc)
+        if fault := message.content.calendar_fault:
+            log.warning("calendar_entry_left_out", event_id=event.id, rule=event.rule, reason=fault, **event.log_name)
         return OutgoingMessage(event, message.recipient, message.octets, key)
 
     def settlement(self, message: OutgoingMessage, outcome: SendOutcome) -> Settlement:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from listener.mail.body import alternative, part
+from listener.mail.body import multipart, part
 
 
 def encoded(text: str) -> bytes:
-    head, _, content = part("plain", text).partition(b"\r\n\r\n")
+    head, _, content = part("text/plain", text).partition(b"\r\n\r\n")
     assert b"text/plain" in head
     return content
 
@@ -46,7 +46,9 @@ def test_line_ends_become_crlf_and_controls_are_removed(text: str, content: byte
 
 
 def test_the_boundary_is_in_no_part() -> None:
-    raw = b"MIME-Version: 1.0\r\n" + alternative(b"k", part("plain", "--=_k--"), part("html", "<p>--=_k</p>"))
+    raw = b"MIME-Version: 1.0\r\n" + multipart(
+        b"alternative", b"k", part("text/plain", "--=_k--"), part("text/html", "<p>--=_k</p>")
+    )
     message = email.message_from_bytes(raw, policy=email.policy.default)
     assert not message.defects
     text, html = message.iter_parts()  # type: ignore[attr-defined]
