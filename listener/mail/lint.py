@@ -68,8 +68,6 @@ def lint(message: Message) -> list[str]:
         )
     if not content.text.strip():
         remarks.append("the text part is empty")
-    if content.calendar_fault:
-        remarks.append(f"there is no calendar entry: {content.calendar_fault}")
     head, _, body = message.octets.partition(b"\r\n\r\n")
     for part, lines, limit in (("header", head, _MAX_HEADER_LINE_BYTES), ("body", body, _MAX_BODY_LINE_BYTES)):
         if (longest := max(map(len, lines.split(b"\r\n")))) > limit:

@@ -47,11 +47,11 @@ def page(rule: str, key: str, messages: Mapping[str, Message]) -> str:
 
 
 def _context(name: str, message: Message) -> dict[str, object]:
-    content = read(message)
+    content, fault = read(message), message.content.calendar_fault
     return {
         "name": name,
         "content": content,
-        "remarks": lint(message),
+        "remarks": [*([f"there is no calendar entry: {fault}"] if fault else []), *lint(message)],
         "headers": [
             (name, value) for name, value in _parsed(message).items() if not name.lower().startswith("content-")
         ],

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from listener.config.rules import default_rules
 from tests.support import wait_until
 from tests.support.command import Pgherald
 from tests.support.database import Database
@@ -134,3 +135,30 @@ CONTRAST = """(selector) => {
   const paper = shine(numbers(getComputedStyle(ground).backgroundColor));
   return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
 }"""
+
+
+def test_the_preview_shows_a_calendar_entry(database: Database, pgherald: Pgherald, page: Page, tmp_path: Path) -> None:
+    database.add_plan("Café Zürich 🎉 שלום", "jane@example.org", status="VE")
+    lookup = default_rules()[RULE].lookup.replace(
+        ", p.place", ", p.place, timestamptz '2026-12-31 18:00+00' AS starts_at"
+    )
+    config = tmp_path / "pgherald.toml"
+    config.write_text(
+        f'''[rules.{RULE}]
+table = "public.dateplan"
+becomes = "VE"
+template = "{RULE}"
+lookup = """{lookup}"""
+''',
+        encoding="utf-8",
+    )
+    pgherald("preview", RULE, "--out", tmp_path / "out", env={"PGHERALD_CONFIG": str(config)}, check=True)
+    page.goto((tmp_path / "out" / "index.html").as_uri())
+    shown = page.locator("pre.calendar")
+    expect(shown).to_be_visible()
+    expect(shown).to_contain_text("DTSTART:20261231T180000Z")
+    expect(shown).to_contain_text("SUMMARY:DatePlan: Café Zürich 🎉 שלום")
+    box = shown.bounding_box()
+    assert box is not None
+    assert box["height"] > 200
+    shown.screenshot(path=tmp_path / "calendar.png")

@@ -115,3 +115,35 @@ def test_links_that_lead_nowhere(plan: int, doctor: Examine) -> None:
     names(doctor(broken, **there), f"unsubscribe {RULE}", "fault", "public.nobody", "correct [rules.dateplan_verified]")
     slug = rule_with(link="/dateplans/{slug}")
     names(doctor(slug, **there), TEMPLATE, "fault", "link uses {slug}")
+
+
+@pytest.mark.parametrize(
+    ("event", "state", "words"),
+    [
+        (None, "ok", ("NULL and hostile text",)),
+        ("DTSTART:{{ starts_at }}\nSUMMARY:{{ place }}", "ok", ("NULL and hostile text",)),
+        ("DTSTART:{{ starts_at }}\nUID:{{ place }}", "fault", ("event.ics.j2, line 2: pgherald writes UID itself",)),
+        ("DTSTART:{{ begins_at }}", "fault", ("{{ begins_at }}",)),
+        ("DTSTART:{{ starts_at }}\nDTEND:{{ place }}", "warn", ("no calendar entry for 1 of 1 rows; key 1: DTEND is",)),
+        ("DTSTART:{{ starts_at or none.x or (1 // 0) }}", "warn", ("fails if place, starts_at are NULL",)),
+    ],
+    ids=["shipped", "own", "not ours", "no column", "bad values", "NULL"],
+)
+def test_a_calendar_entry(
+    plan: int, doctor: Examine, tmp_path: Path, event: str | None, state: str, words: tuple[str, ...]
+) -> None:
+    lookup = "timestamptz '2026-12-31 18:00+00' AS starts_at"
+    folder = tmp_path / "templates" / RULE
+    folder.mkdir(parents=True)
+    if event is not None:
+        (folder / "event.ics.j2").write_text(event)
+
+    def change(settings: Settings) -> Settings:
+        shown = without(settings.rules[RULE].lookup, ", p.place", f", p.place, {lookup}")
+        return rule_with(lookup=shown, require=())(settings)
+
+    findings = doctor(change, PGHERALD_MAIL_TEMPLATES=str(folder.parent))
+    assert ill(findings) - HEALTHY == (set() if state == "ok" else {TEMPLATE})
+    assert findings[TEMPLATE].state == state
+    for word in words:
+        assert word in findings[TEMPLATE].seen

@@ -3,7 +3,7 @@
 import email
 import email.policy
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -203,3 +203,28 @@ def test_a_idempotency_header_that_is_set_as_well_is_refused() -> None:
                 by_alias=True
             )
         )
+
+
+def test_a_row_with_a_start_has_one_entry_for_all_its_events() -> None:
+    made = composer(LINKED, **ADDRESSES)
+    row = {"place": "Café", "starts_at": NOW, "ends_at": None}
+
+    def entry(key: str, captured_at: datetime) -> dict[str, str]:
+        message = made.compose(NAME, key, row, JANE, "k" * 26, NOW, captured_at)
+        lines = (message.content.calendar or "").replace("\r\n ", "").splitlines()
+        assert message.octets.count(b"Content-Type: text/calendar; method=PUBLISH") == 1
+        return dict(line.split(":", 1) for line in lines)
+
+    first, again, other = entry("1", NOW), entry("1", NOW + timedelta(days=1)), entry("2", NOW)
+    assert first["UID"] == again["UID"] != other["UID"]
+    assert int(first["SEQUENCE"]) + 86_400 == int(again["SEQUENCE"])
+    assert (first["DTSTAMP"], again["DTSTAMP"]) == ("20261122T090500Z", "20261123T090500Z")
+    assert first["URL"] == "https://app.example.org/dateplans/1"
+    assert "DTEND" not in first
+
+
+def test_a_row_without_a_start_has_the_message_that_it_had() -> None:
+    made = composer(LINKED, **ADDRESSES)
+    plain, empty = (compose(made, **row)[0] for row in ({}, {"starts_at": None}))
+    assert plain.octets == empty.octets
+    assert b"text/calendar" not in plain.octets

@@ -363,3 +363,35 @@ def _lines(text: str) -> str:
     if lines[-1] == "":
         lines.pop()
     return "".join(f"{line}\r\n" for line in lines or [""])
+
+
+CALENDAR = "BEGIN:VCALENDAR\r\nSUMMARY:é=_\r\n .\r\nEND:VCALENDAR\r\n"
+
+
+@pytest.mark.parametrize("html", ["<p>x</p>\n", None])
+def test_a_calendar_is_the_last_alternative_and_an_attachment(html: str | None) -> None:
+    raw = build(PLAIN, Content("s", "x\n", html, CALENDAR), JANE, KEY, DATE)
+    _assert_wire_safe(raw)
+    message = _read(raw)
+    alternative, attachment = message.iter_parts()
+    *words, calendar = alternative.iter_parts()  # type: ignore[attr-defined]
+    assert [part.get_content_type() for part in (message, alternative, *words, calendar, attachment)] == [
+        "multipart/mixed",
+        "multipart/alternative",
+        "text/plain",
+        *(["text/html"] if html else []),
+        "text/calendar",
+        "application/ics",
+    ]
+    assert [part.get_content() for part in words] == ["x\r\n", *(["<p>x</p>\r\n"] if html else [])]
+    assert calendar.get_content() == CALENDAR
+    assert dict(calendar["Content-Type"].params) == {"method": "PUBLISH", "charset": "utf-8"}
+    assert attachment.get_content() == CALENDAR.encode()
+    assert (attachment.get_content_disposition(), attachment.get_filename()) == ("attachment", "invite.ics")
+    assert not any(part.defects for part in message.walk())
+
+
+def test_a_calendar_counts_towards_the_limit() -> None:
+    with pytest.raises(BadData) as caught:
+        build(PLAIN, Content("s", "x", None, "x" * 500_000), JANE, KEY, DATE)
+    assert caught.value.reason == "too_large"

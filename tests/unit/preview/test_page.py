@@ -70,3 +70,15 @@ def test_nothing_of_a_message_runs_on_the_page() -> None:
     shown = page(evil, evil, {evil: message(evil, evil, f"<p>{evil}</p>")})
     assert "<script" not in shown
     assert "default-src 'none'" in shown
+
+
+def test_a_calendar_entry_is_shown_or_why_there_is_none() -> None:
+    calendar = "BEGIN:VCALENDAR\r\nSUMMARY:<b>\r\nEND:VCALENDAR\r\n"
+    content = Content("hello", "hello\n", None, calendar)
+    octets = build(DEFAULTS, content, JANE, "k" * 26, datetime(2026, 11, 22, tzinfo=UTC))
+    made = Message("k" * 26, JANE, content, octets)
+    assert read(made).calendar == calendar.replace("\r\n", "\n")
+    shown = page("rule", "7", {"as sent": made})
+    assert '<pre class="text calendar">BEGIN:VCALENDAR\nSUMMARY:&lt;b&gt;\nEND:VCALENDAR\n</pre>' in shown
+    left_out = Message("k" * 26, JANE, Content("x", "x", None, None, "DTEND is not after DTSTART"), message().octets)
+    assert "<li>there is no calendar entry: DTEND is not after DTSTART</li>" in page("rule", "7", {"as sent": left_out})

@@ -292,3 +292,17 @@ def test_a_second_sending_goes_only_where_the_first_went_and_still_belongs(
         )
         assert first not in str(composed.detail)
         assert now not in str(composed.detail)
+
+
+def test_an_entry_that_is_left_out_is_logged() -> None:
+    composer = FakeComposer()
+    left_out = Message("key", JANE, Content("", "", None, None, "DTEND is not after DTSTART"), b"composed")
+    composer.compose = lambda *_: left_out  # type: ignore[method-assign]
+    with structlog.testing.capture_logs() as logged:
+        assert isinstance(delivery(composer).compose(ToSend(event(1), JANE, ROW), NOW), OutgoingMessage)
+    [line] = logged
+    assert (line["event"], line["event_id"], line["reason"]) == (
+        "calendar_entry_left_out",
+        1,
+        "DTEND is not after DTSTART",
+    )
