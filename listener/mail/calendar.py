@@ -103,12 +103,13 @@ def entry(lines: str, publication: Publication, zone: tzinfo | None) -> str | No
     Raises:
         InvalidEntry: The values make no valid event.
     """
-    from icalendar import Calendar, Event, vCalAddress, vText, vUri
-
     properties = {name: (parameters, value) for name, parameters, value in _properties(lines)}
     times = _times({name: value for name, (_, value) in properties.items() if name in _TIMES}, zone)
     if "DTSTART" not in times:
         return None
+
+    from icalendar import Calendar, Event, vCalAddress, vText, vUri
+
     event = Event()
     event.add("uid", publication.uid)
     event.add("dtstamp", publication.changed_at.astimezone(UTC).replace(microsecond=0))
@@ -143,7 +144,7 @@ def _properties(lines: str) -> Iterator[tuple[str, dict[str, str], str]]:
     seen = set[str]()
     for line in split(lines):
         found = _PROPERTY.fullmatch(line)
-        if found is None or property_fault(line):
+        if found is None:
             raise InvalidEntry("the template prints a line that is not a property")
         name = found[1].upper()
         if name in seen:

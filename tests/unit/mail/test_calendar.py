@@ -245,7 +245,7 @@ def test_a_duration(tmp_path: Path, start: date, duration: object, line: str | N
     ],
 )  # fmt: skip
 def test_a_property(tmp_path: Path, line: str, value: str | None, made: str | None) -> None:
-    found = properties(render(template(tmp_path, f"{line}\n\nDTSTART:20261231\n"), x=value))
+    found = properties(render(template(tmp_path, f"{line}\nDTSTART:20261231\n"), x=value))
     assert found.get(re.split("[;:]", line)[0].upper()) == made
 
 

@@ -25,7 +25,7 @@ from listener.worker.delivery import Delivery
 from listener.worker.lookup import LookupResult, ToSend
 from listener.worker.retry_policy import RetryPolicy
 from tests.support.clock import jumping
-from tests.support.events import JANE, event
+from tests.support.events import CAPTURED_AT, JANE, event
 
 MAX_ATTEMPTS = 5
 DAY = 86_400.0
@@ -297,9 +297,16 @@ def test_a_second_sending_goes_only_where_the_first_went_and_still_belongs(
 def test_an_entry_that_is_left_out_is_logged() -> None:
     composer = FakeComposer()
     left_out = Message("key", JANE, Content("", "", None, None, "DTEND is not after DTSTART"), b"composed")
-    composer.compose = lambda *_: left_out  # type: ignore[method-assign]
+    given: list[tuple[Any, ...]] = []
+
+    def compose(*arguments: Any) -> Message:
+        given.append(arguments)
+        return left_out
+
+    composer.compose = compose  # type: ignore[method-assign]
     with structlog.testing.capture_logs() as logged:
         assert isinstance(delivery(composer).compose(ToSend(event(1), JANE, ROW), NOW), OutgoingMessage)
+    assert given[0][-2:] == (NOW, CAPTURED_AT), "the entry's SEQUENCE is the time of the change"
     [line] = logged
     assert (line["event"], line["event_id"], line["reason"]) == (
         "calendar_entry_left_out",
