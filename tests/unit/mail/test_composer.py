@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from listener.address import parse_address
 from listener.config.rules import Rule, default_rules
-from listener.config.sections import Mail
 from listener.config.settings import Settings
-from listener.errors import ConfigError, RuleBroken
+from listener.errors import RuleBroken
 from listener.mail.composer import Composer, Message
 from listener.mail.templates import Templates
 from listener.mail.unsubscribe import Subscription, read_token, signing_key
@@ -159,7 +158,7 @@ def test_the_longest_token_and_address_fit_the_header() -> None:
 @given(st.text(max_size=100), st.text(max_size=60))
 @example("x" * 5000, "x\r\nBcc: evil@example.org")
 def test_whatever_is_in_the_row_the_message_has_no_defect(key: str, place: str) -> None:
-    made = composer({**LINKED, "unsubscribe": STATEMENT}, **{**ADDRESSES, "mail": {**ADDRESSES["mail"], "feedback_id": "a:b:c:d", "redirect_to": "qa@example.org"}})  # fmt: skip
+    made = composer({**LINKED, "unsubscribe": STATEMENT}, **{**ADDRESSES, "mail": {**ADDRESSES["mail"], "headers": {"Feedback-ID": "a:b:c:d"}, "redirect_to": "qa@example.org"}})  # fmt: skip
     _, parsed = compose(made, key.encode("utf-8", "ignore").decode(), place=place)
     assert not parsed.defects
     names = {name for name in parsed.keys() if not name.startswith("List-")}  # noqa: SIM118
@@ -194,12 +193,3 @@ def test_a_link_of_a_column_that_is_not_there_breaks_the_rule() -> None:
 def test_a_link_that_is_no_path_is_refused(link: str) -> None:
     with pytest.raises(ValueError, match="write a path below"):
         Rule.model_validate({**default_rules()[NAME].model_dump(), "link": link})
-
-
-def test_a_idempotency_header_that_is_set_as_well_is_refused() -> None:
-    with pytest.raises(ConfigError, match="feedback_id"):
-        composer(
-            mail=Mail.model_validate({"idempotency_header": "Feedback-ID", "feedback_id": "a"}).model_dump(
-                by_alias=True
-            )
-        )
