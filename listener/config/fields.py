@@ -143,7 +143,7 @@ def _mailbox(value: object) -> object:
     return parse_mailbox(value) if isinstance(value, str) else value
 
 
-# A part of a list of mailboxes (RFC 5322 3.4). A comma in quotes or in brackets is none between two of them.
+# A part of a list of mailboxes (RFC 5322 3.4). A comma in quotes or in brackets does not separate two of them.
 _LISTED = re.compile(r'(?:"(?:\\.|[^"\\])*"|<[^>]*>|[^,])+')
 
 

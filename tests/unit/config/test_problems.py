@@ -17,7 +17,7 @@ class TestRefused:
             ("[http]\nhosts = []", "[http] hosts", "allowed_hosts"),
             ("[http]\ntoken = 'x'", "[http] token", "admin_token"),
             ("[mail]\nallow = []", "[mail] allow", "allowed_recipients"),
-            ("[mail]\nkey_header = 'X'", "[mail] key_header", "idempotency_header"),
+            ("[mail]\nreplyto = 'X'", "[mail] replyto", "reply_to"),
         ],
     )
     def test_an_unknown_key_with_its_place_and_the_one_that_was_meant(self, text: str, place: str, meant: str) -> None:

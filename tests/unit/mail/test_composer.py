@@ -193,3 +193,43 @@ def test_a_link_of_a_column_that_is_not_there_breaks_the_rule() -> None:
 def test_a_link_that_is_no_path_is_refused(link: str) -> None:
     with pytest.raises(ValueError, match="write a path below"):
         Rule.model_validate({**default_rules()[NAME].model_dump(), "link": link})
+
+
+ANSWERED = {"mail": {"from": "Plans <no-reply@example.org>", "reply_to": "help@example.org", "headers": {"X-Tag": "a"}}}
+
+
+def test_a_row_may_name_the_sender_and_the_answers() -> None:
+    made = composer(**ANSWERED)
+    message, parsed = compose(made, from_name="Müller, Anna", reply_to=["Ben <ben@Bücher.example>", "c@example.org"])
+    assert str(parsed["From"]) == '"Müller, Anna" <no-reply@example.org>'
+    assert str(parsed["Reply-To"]) == "Ben <ben@xn--bcher-kva.example>, c@example.org"
+    assert (parsed["X-Tag"], message.remarks) == ("a", ())
+    message, parsed = compose(made, from_name="ceo@bank.example", reply_to="nobody")
+    assert (parsed["From"], parsed["Reply-To"]) == ("Plans <no-reply@example.org>", "help@example.org")
+    assert len(message.remarks) == 2
+    assert compose(composer())[1]["Reply-To"] is None
+
+
+def test_an_answer_on_a_staging_system_reaches_nobody_real() -> None:
+    staging = composer(mail={**ANSWERED["mail"], "redirect_to": "qa@example.org"})
+    message, parsed = compose(staging, reply_to="real@example.com")
+    assert (parsed["To"], parsed["Reply-To"], message.remarks) == ("qa@example.org", "help@example.org", ())
+    assert b"real@example.com" not in message.octets
+
+
+@given(st.text(max_size=200), st.text(max_size=100) | st.lists(st.text(max_size=60), max_size=4))
+@example("x\r\nBcc: evil@example.org", "a@example.org\r\nBcc: evil@example.org")
+@example("é" * 100, ["é <a@example.org>"] * 4)
+def test_whatever_names_a_row_has_the_headers_are_the_same(name: str, answers: str | list[str]) -> None:
+    message, _ = compose(composer(**ANSWERED), from_name=name, reply_to=answers)
+    parsed = email.message_from_bytes(message.octets, policy=email.policy.SMTP)
+    assert parsed.keys() == [
+        "From", "To", "Subject", "Date", "Message-ID", "Reply-To", "MIME-Version", "Auto-Submitted",
+        "X-Auto-Response-Suppress", "X-Tag", "X-Pgherald-Key", "Content-Type",
+    ]  # fmt: skip
+    assert not [value for value in parsed.values() if value.defects]
+    assert [address.addr_spec for address in parsed["From"].addresses] == ["no-reply@example.org"]
+    assert parsed["To"] == "jane@example.org"
+    assert 1 <= len(parsed["Reply-To"].addresses) <= 4
+    assert not re.search(rb"(?<!\r)\n|\r(?!\n)", message.octets)
+    assert max(map(len, message.octets.partition(b"\r\n\r\n")[0].split(b"\r\n"))) <= 998
