@@ -46,7 +46,10 @@ lookup = """{LOOKUP}"""
     assert str(first["From"]) == '"Müller, Anna" <no-reply@example.org>'
     assert str(first["Reply-To"]) == "Ben <ben@xn--bcher-kva.example>, office@example.org"
     for message in (bad, plain):
-        assert (message["From"], message["Reply-To"]) == ("Date Plans <no-reply@example.org>", "Help <help@example.org>")
+        assert (message["From"], message["Reply-To"]) == (
+            "Date Plans <no-reply@example.org>",
+            "Help <help@example.org>",
+        )
     for message in parsed.values():
         assert message.keys() == first.keys()
         assert message["X-PM-Message-Stream"] == "outbound"
@@ -62,5 +65,7 @@ lookup = """{LOOKUP}"""
     shown = pgherald(
         "preview", RULE, "--key", hostile, env={"PGHERALD_CONFIG": str(tmp_path / "pgherald.toml")}, check=True
     )
-    assert shown.stdout.startswith("From: Date Plans <no-reply@example.org>\nReply-To: Help <help@example.org>\nTo: bad@")
+    assert shown.stdout.startswith(
+        "From: Date Plans <no-reply@example.org>\nReply-To: Help <help@example.org>\nTo: bad@"
+    )
     assert shown.stderr.count("note: ") == 2
