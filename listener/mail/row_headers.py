@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from listener.address import Mailbox, parse_address, parse_mailbox
@@ -94,6 +95,8 @@ def _mailboxes(value: object) -> tuple[Mailbox, ...]:
     return tuple(_mailbox(text) for text in texts if text.strip())
 
 
+# Many rows have the same few. A text that is too long raises, and so is not kept.
+@lru_cache(maxsize=256)
 def _mailbox(text: str) -> Mailbox:
     address = parse_address(text)
     if address.needs_smtputf8:
