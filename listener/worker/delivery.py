@@ -184,6 +184,8 @@ class Delivery:
             raise
         except Exception as exc:
             return settle_internal_error(event, exc)
+        for remark in message.remarks:
+            log.warning("column_left_out", event_id=event.id, rule=event.rule, remark=remark, **event.log_name)
         return OutgoingMessage(event, message.recipient, message.octets, key)
 
     def settlement(self, message: OutgoingMessage, outcome: SendOutcome) -> Settlement:

@@ -29,7 +29,10 @@ def test_on_the_screen_and_nothing_happens(database: Database, mail: MailServer,
     plan = database.add_plan(HOSTILE, "anna@example.org", status="VE")
     before = database.events()
     done = pgherald("preview", RULE, check=True)
-    assert done.stdout.startswith("To: anna@example.org\nSubject: Your DatePlan is now verified 🎉\n\nCongratulations!")
+    headers, _, text = done.stdout.partition("\n\n")
+    assert headers.splitlines()[1:] == ["To: anna@example.org", "Subject: Your DatePlan is now verified 🎉"]
+    assert headers.startswith("From: ")
+    assert text.startswith("Congratulations!")
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", done.stdout), "what could take over a terminal"
     assert pgherald("preview", RULE, "--key", plan, check=True).stdout == done.stdout
     assert database.events() == before

@@ -115,3 +115,12 @@ def test_links_that_lead_nowhere(plan: int, doctor: Examine) -> None:
     names(doctor(broken, **there), f"unsubscribe {RULE}", "fault", "public.nobody", "correct [rules.dateplan_verified]")
     slug = rule_with(link="/dateplans/{slug}")
     names(doctor(slug, **there), TEMPLATE, "fault", "link uses {slug}")
+
+
+def test_a_column_that_would_be_left_out(plan: int, doctor: Examine) -> None:
+    def change(settings: Settings) -> Settings:
+        lookup = without(settings.rules[RULE].lookup, ", p.place", ", p.place, 'x' AS from_name, 'nobody' AS reply_to")
+        return rule_with(lookup=lookup)(settings)
+
+    words = ("reply_to is left out: the address has no @", "(key 1)", "correct that column")
+    names(doctor(change), TEMPLATE, "warn", *words)

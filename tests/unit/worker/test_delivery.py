@@ -36,14 +36,15 @@ ROW = {"current": "VE", "email": "jane@example.org", "consent": True, "place": "
 class FakeComposer:
     """Composes one short message for every row, or raises `error`."""
 
-    def __init__(self, *allowed: str, error: Exception | None = None) -> None:
+    def __init__(self, *allowed: str, error: Exception | None = None, remarks: tuple[str, ...] = ()) -> None:
         self.recipients = RecipientPolicy(allowed or None)
         self._error = error
+        self._remarks = remarks
 
     def compose(self, *_: Any) -> Message:
         if self._error is not None:
             raise self._error
-        return Message("key", JANE, Content("", "", None), b"composed")
+        return Message("key", JANE, Content("", "", None), b"composed", self._remarks)
 
 
 ANYBODY: Any = FakeComposer()
@@ -239,6 +240,17 @@ def test_no_message_can_be_composed(composer: Any, stored: StoredMessage | None,
     settled = delivery(composer).compose(ToSend(event(1), JANE, ROW), NOW, stored)
     assert isinstance(settled, Settlement)
     assert (settled.state, settled.reason) == (state, reason)
+
+
+def test_a_column_that_is_left_out_is_logged_and_the_message_goes() -> None:
+    with structlog.testing.capture_logs() as logs:
+        composed = delivery(FakeComposer(remarks=("reply_to is left out: the address has no @",))).compose(
+            ToSend(event(1), JANE, ROW), NOW
+        )
+    assert isinstance(composed, OutgoingMessage)
+    [entry] = logs
+    assert (entry["event"], entry["log_level"], entry["event_id"]) == ("column_left_out", "warning", 1)
+    assert entry["remark"] == "reply_to is left out: the address has no @"
 
 
 def test_a_broken_template_fails_no_event() -> None:
