@@ -27,6 +27,10 @@ class RecipientPolicy:
         """Return the address that the message is really sent to."""
         return self.redirect_to or recipient
 
+    def may_be_answered(self, address: Address) -> bool:
+        """Return whether Reply-To may have an address from a row: whether an email to it would reach it."""
+        return self.allows(address) and self.route(address) == address
+
     def leads_to(self, recipient: Address, actual: Address) -> bool:
         """Return whether an email to `recipient` reaches `actual`, directly or by a redirection."""
         return _comparable(actual) in (_comparable(recipient), _comparable(self.route(recipient)))

@@ -62,7 +62,7 @@ def _default(model: type[BaseModel], key: str, field: FieldInfo) -> str:
         value = str(value).lower()
     elif isinstance(value, Mailbox):
         value = f"{value.name} <{value.address}>"
-    elif isinstance(value, tuple):
+    elif isinstance(value, tuple | dict):
         value = ", ".join(map(str, value))
     return f"`{value}`" if str(value) else NONE
 

@@ -36,14 +36,13 @@ def preview(rule: str, key: str | None, out: Path | None, config_file: Path | No
     watched = get_rule(loaded, rule)
     stored = stored_key(watched, key, hint="--key") if key is not None else None
     shown = asyncio.run(sample.make(loaded, templates(loaded), rule, stored))
-    if shown.note:
-        write_line(f"note: {shown.note}", err=True)
-    if fault := shown.message.content.calendar_fault:
-        write_line(f"note: there is no calendar entry: {fault}", err=True)
+    for note in (shown.note, *shown.message.remarks):
+        if note:
+            write_line(f"note: {note}", err=True)
     if out is None:
         content = page.read(shown.message)
-        write_line(f"To: {shown.message.recipient}")
-        write_line(f"Subject: {content.subject}")
+        for name, value in page.headers(shown.message):
+            write_line(f"{name}: {value}")
         write_lines(f"\n{content.text}")
         if content.calendar is not None:
             write_lines(f"\n{content.calendar}")

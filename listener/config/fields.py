@@ -143,6 +143,21 @@ def _mailbox(value: object) -> object:
     return parse_mailbox(value) if isinstance(value, str) else value
 
 
+# A part of a list of mailboxes (RFC 5322 3.4). A comma in quotes or in brackets does not separate two of them.
+_LISTED = re.compile(r'(?:"(?:\\.|[^"\\])*"|<[^>]*>|[^,])+')
+
+
+def _mailboxes(value: object) -> object:
+    return tuple(filter(str.strip, _LISTED.findall(value))) if isinstance(value, str) else value
+
+
+def _are_ascii(value: tuple[Mailbox, ...]) -> tuple[Mailbox, ...]:
+    # RFC 6531 3.4: such a header needs SMTPUTF8 on the whole way, which the recipient's server may not announce.
+    if any(mailbox.address.needs_smtputf8 for mailbox in value):
+        raise ValueError("may have only ASCII characters before the @; name another address")
+    return value
+
+
 def _address(value: object) -> object:
     try:
         return parse_address(value) if isinstance(value, str) else value
@@ -164,6 +179,7 @@ def _allowed(value: object) -> object:
 
 
 MailboxText = Annotated[Mailbox, BeforeValidator(_mailbox)]
+Mailboxes = Annotated[tuple[MailboxText, ...], BeforeValidator(_mailboxes), AfterValidator(_are_ascii)]
 AddressText = Annotated[Address, BeforeValidator(_address)]
 Allowed = Annotated[tuple[str, ...] | None, BeforeValidator(_allowed)]
 

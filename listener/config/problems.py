@@ -11,8 +11,6 @@ from listener.config.rules import Rule
 
 # By key: what to say of a value that does not match the key's pattern.
 _PATTERNS = {
-    "idempotency_header": "is not the name of a header; write letters, digits and hyphens, such as X-Pgherald-Key",
-    "feedback_id": "is not valid; write at most 200 visible ASCII characters without spaces",
     "table": 'is not a table with its schema; write public.dateplan, or with quotes as in SQL: public."Date Plan"',
     "template": "is not the name of a folder; write letters, digits, - and _",
 }
@@ -29,7 +27,8 @@ def explained(error: Any, values: Mapping[str, Any], file: Path | None, settings
     `values` are those of the file. A place that is not among them came from the environment.
     """
     path = [str(part) for part in error["loc"]]
-    *section, key = path[:3] if path[0] == "rules" else path[:2]
+    # Each rule and each header is a key of a section below its section.
+    *section, key = path[:3] if path[0] == "rules" or path[:2] == ["mail", "headers"] else path[:2]
     place = f"[{'.'.join(section)}] {key}" if section else f"[{key}]"
     in_file = _is_in(values, error["loc"]) or (error["type"] == "missing" and path[0] in values)
     source = str(file) if in_file else f"environment, PGHERALD_{'_'.join(path[:2]).upper()}"
@@ -38,11 +37,11 @@ def explained(error: Any, values: Mapping[str, Any], file: Path | None, settings
         return f"{source}: {place}: unknown key" + (f"; did you mean {meant!r}?" if meant else "")
     if path[2:] == ["[key]"]:
         return f"{source}: [rules.{path[1]}]: {_RULE_NAME}"
-    return f"{source}: {place}: {_problem(error, key)}"
+    return f"{source}: {place}: {_problem(error, key, '.'.join(path))}"
 
 
-def _problem(error: Any, key: str) -> str:
-    """Return what is wrong with a value, and what to write."""
+def _problem(error: Any, key: str, name: str) -> str:
+    """Return what is wrong with a value, and what to write. `name` is the key with its sections."""
     limits, got = error.get("ctx", {}), error["input"]
     match error["type"]:
         case "missing":
@@ -66,7 +65,9 @@ def _problem(error: Any, key: str) -> str:
         case "tuple_type":
             return f'must be a list, got {_TYPES.get(type(got), "another type")}; write ["a", "b"]'
         case "model_type" | "model_attributes_type" | "dict_type":
-            return f"must be a section, got {_TYPES.get(type(got), 'another type')}; write [{key}] on a line of its own"
+            return (
+                f"must be a section, got {_TYPES.get(type(got), 'another type')}; write [{name}] on a line of its own"
+            )
         case "too_short":
             return "must not be empty"
         case _:

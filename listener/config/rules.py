@@ -14,7 +14,8 @@ SELECT d.id AS key, d.status AS current, u.email, u.email_notifications_enabled 
 """
 # An identifier as SQL writes it (manual, 4.1.1), quoted or not.
 SQL_NAME = r'(?:[A-Za-z_\u0080-\U0010ffff][\w$]*|"(?:[^"\x00]|"")+")'
-# The columns of a lookup that the daemon reads. Every other column is a variable of the template.
+# The columns that the daemon needs of a lookup. `language`, `from_name` and `reply_to` are read if they are there. All
+# are variables of the template too.
 OWN_COLUMNS = ("key", "current", "email", "consent")
 # Variables of the template that the daemon sets itself. A column of this name would hide one.
 BUILT_IN_VARIABLES = ("link", "unsubscribe")

@@ -18,11 +18,13 @@ from listener.config.fields import (
     CountOrOff,
     Duration,
     DurationOrOff,
+    Mailboxes,
     MailboxText,
     Names,
     at_least,
     parse_listen,
 )
+from listener.config.headers import HeaderName, Headers, duplicates
 
 # 16 characters of `openssl rand -hex` are 64 bits: beyond guessing over HTTP, which admits a few attempts a second.
 MIN_ADMIN_TOKEN_CHARS = 16
@@ -62,7 +64,13 @@ class Mail(Section):
     """name and address in the From header. Set it"""
     envelope_from: MailboxText | None = None
     """address that bounces go to. Default: the address in `from`"""
-    idempotency_header: str = Field("X-Pgherald-Key", pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")
+    reply_to: Mailboxes = ()
+    """address that answers go to, or several: `["Help <help@example.org>", "…"]`. In the environment, separate them with
+    commas. The column `reply_to` of a lookup [takes precedence](#sender-and-answers)"""
+    headers: Headers = {}
+    """headers to add to every email, as a section `[mail.headers]`; see [below](#headers-of-your-own). In the environment,
+    write one `Name: value` a line"""
+    idempotency_header: HeaderName = "X-Pgherald-Key"
     """header that carries the event's key, such as `Resend-Idempotency-Key`"""
     templates: Path | None = None
     """folder of templates. A file in it replaces the shipped file of the same name"""
@@ -70,8 +78,6 @@ class Mail(Section):
     """the application's URL, put before the `link` of a rule: `https://app.example.org`"""
     unsubscribe_mailto: AddressText | None = None
     """address for `List-Unsubscribe`, beside the one of `http.public_url`; see [below](#unsubscribe-by-one-click)"""
-    feedback_id: str = Field("", pattern=r"^[!-~]{0,200}$")
-    """fixed `Feedback-ID` header for Gmail's Postmaster Tools, such as `verified:plans:pgherald:example`"""
     transport: Literal["smtp", "file", "console"] = "smtp"
     """`smtp`; or `file` or `console` for staging and development, see below"""
     directory: Path | None = None
@@ -95,6 +101,12 @@ class Mail(Section):
         if value is not None and not re.fullmatch(r"[A-Za-z0-9._+-]+", value.local):
             raise ValueError("may have only letters, digits, dots, _, + and - before the @; name another address")
         return value
+
+    @model_validator(mode="after")
+    def _key_has_own_header(self) -> Self:
+        if same := duplicates([self.idempotency_header, *self.headers]):
+            raise ValueError(f"idempotency_header {same[0]} is in [mail.headers] too; remove it there")
+        return self
 
     @model_validator(mode="after")
     def _file_has_folder(self) -> Self:

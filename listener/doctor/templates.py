@@ -12,7 +12,7 @@ from listener.config.rules import APPLICATION, OWN_COLUMNS, Rule
 from listener.config.settings import Settings
 from listener.doctor.context import Context, RowSample
 from listener.doctor.result import Finding, NotChecked, fault, ok, warn
-from listener.errors import BadData, ConfigError, RuleBroken
+from listener.errors import BadData, RuleBroken
 from listener.mail.composer import Composer, Message
 from listener.mail.lint import lint
 from listener.mail.templates import Templates
@@ -48,17 +48,15 @@ async def template(context: Context, rule: str) -> Finding:
     try:
         composer = Composer(settings, templates, token_bytes(32))
         composer.check(rule, sample.columns)
-    except ConfigError as exc:
-        return fault(str(exc), "correct it in [mail]")
     except RuleBroken as exc:
         return fault(str(exc), f"add it to the SELECT of [rules.{rule}] lookup, or remove it from the template")  # noqa: S608
     trial = _Trial(rule, settings.rules[rule], composer)
     languages = templates.languages(name) if "language" in sample.columns else [""]
-    rendered, failures, faults, lacking = 0, list[str](), list[str](), None
+    rendered, failures, lacking, left_out = 0, list[str](), None, None
     for key, recipient, row in _sendable(settings.rules[rule], rule, sample):
         try:
-            if fault_of_entry := trial.compose(key, recipient, row).content.calendar_fault:
-                faults.append(f"key {key}: {fault_of_entry}")
+            if remarks := trial.compose(key, recipient, row).remarks:
+                left_out = left_out or f"{remarks[0]} (key {key})"
             if not rendered:
                 context.messages[rule] = [
                     (language or "default", trial.compose(key, recipient, {**row, "language": language}))
@@ -84,11 +82,8 @@ async def template(context: Context, rule: str) -> Finding:
             f"write {{{{ x | default('…', true) }}}} in template {name}, or add the columns to [rules.{rule}] require"
         )
         return warn(f"{name}: {lacking}", remedy)
-    if faults:
-        return warn(
-            f"{name}: no calendar entry for {len(faults)} of {rendered} rows; {faults[0]}",
-            f"correct the row or {name}/event.ics.j2; the email is sent without an entry",
-        )
+    if left_out is not None:
+        return warn(f"{name}: {left_out}", f"correct that column of [rules.{rule}] lookup, the rows or the template")
     translated = f", in {len(languages)} languages" if len(languages) > 1 else ""
     return ok(f"{name} renders for {rendered} row{'s' if rendered != 1 else ''}, NULL and hostile text{translated}")
 

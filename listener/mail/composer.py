@@ -9,11 +9,13 @@ from urllib.parse import quote
 from listener.address import Address
 from listener.config.keys import show_key
 from listener.config.rules import APPLICATION, BUILT_IN_VARIABLES, OWN_COLUMNS, PLACEHOLDER, Rule
+from listener.config.sections import Mail
 from listener.config.settings import Settings
-from listener.errors import ConfigError, RuleBroken
+from listener.errors import RuleBroken
 from listener.mail.calendar import Publication, make_uid, uid_key
 from listener.mail.language import tag_of
 from listener.mail.message import Content, MessageDefaults, build
+from listener.mail.row_headers import row_headers
 from listener.mail.templates import Templates
 from listener.mail.unsubscribe import Subscription, make_token, signing_key
 from listener.recipients import RecipientPolicy
@@ -33,6 +35,8 @@ class Message:
     content: Content
     octets: bytes
     """the whole message as it is sent (RFC 5322)"""
+    remarks: tuple[str, ...] = ()
+    """one sentence for each part that a row should have given and that was left out, without its value"""
 
 
 def templates(settings: Settings) -> Templates:
@@ -44,24 +48,20 @@ def templates(settings: Settings) -> Templates:
     return Templates({rule.template for rule in settings.rules.values()}, settings.mail.templates)
 
 
+def message_defaults(mail: Mail) -> MessageDefaults:
+    """Return the headers that all messages share."""
+    return MessageDefaults(mail.sender, mail.idempotency_header, mail.reply_to, mail.headers)
+
+
 class Composer:
     """Composes the messages of all rules. The same row and date always give the same bytes.
 
     `recipients` decides which addresses may get mail at all. `secret` is the one of the database.
-
-    Raises:
-        ConfigError: A header of ``[mail]`` is invalid.
     """
 
     def __init__(self, settings: Settings, templates: Templates, secret: bytes) -> None:
         mail = settings.mail
-        feedback = (("Feedback-ID", mail.feedback_id),) if mail.feedback_id else ()
-        try:
-            self._defaults = MessageDefaults(
-                sender=mail.sender, idempotency_header=mail.idempotency_header, headers=feedback
-            )
-        except ValueError as exc:
-            raise ConfigError(f"[mail] idempotency_header or feedback_id: {exc}") from exc
+        self._defaults = message_defaults(mail)
         self.recipients = RecipientPolicy(mail.allowed_recipients, mail.redirect_to)
         self._rules = settings.rules
         self._base_url = mail.base_url
@@ -122,16 +122,21 @@ class Composer:
             publication = Publication(uid, captured_at or date, sender)
         content = self._templates.render(rule.template, {**row, **made}, publication)
         actual = self.recipients.route(recipient)
+        own = row_headers(row, self.recipients)
+        fault = content.calendar_fault
+        remarks = (*own.remarks, *([f"the calendar entry is left out: {fault}"] if fault else []))
         octets = build(
             self._defaults,
             content,
             actual,
             message_id,
             date,
+            sender_name=own.from_name,
+            reply_to=own.reply_to,
             unsubscribe=urls,
             original_recipient=recipient if actual != recipient else None,
         )
-        return Message(message_id, actual, content, octets)
+        return Message(message_id, actual, content, octets, remarks)
 
     def _link(self, rule: Rule, key: str, row: Mapping[str, Any]) -> str | None:
         """Return the link of the message.

@@ -10,18 +10,13 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from listener.address import Mailbox
+from listener.config.headers import fold_points
 
 # RFC 2047 2: the longest line with an encoded word. RFC 5322 2.1.1 recommends at most 78 for other lines.
 _MAX_LINE_CHARS = 76
 _ENCODED_WORD_CHARS = len("=?utf-8?q??=")
 
 _URL = re.compile(r"(?:https?://|mailto:)[!#-;=?-~]{1,900}")
-_HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,40}")
-_RESERVED = re.compile(
-    r"from|sender|reply-to|to|cc|bcc|subject|date|message-id|mime-version|content-.*"
-    r"|return-path|received|x-original-to|list-unsubscribe|list-unsubscribe-post",
-    re.IGNORECASE,
-)
 
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -37,18 +32,6 @@ _Q_ENCODING |= {char: char for char in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 _Q_ENCODING |= {" ": "_"}
 
 
-def check_name(name: str) -> None:
-    """Check that the operator may add a header field of this name.
-
-    Raises:
-        ValueError: The name is invalid (RFC 5322 2.2), or belongs to a header that pgherald makes.
-    """
-    if not _HEADER_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is not a header name; write up to 40 letters, digits and hyphens")
-    if _RESERVED.fullmatch(name):
-        raise ValueError(f"pgherald itself sets the header {name}; choose another name")
-
-
 def one_line(text: str) -> str:
     """Return the text as one line, without characters that are invisible or change the direction of writing."""
     return _WHITE_SPACE.sub(" ", _REMOVED.sub("", text)).strip(" ")
@@ -59,19 +42,14 @@ def one_line(text: str) -> str:
 def unstructured(name: str, value: str) -> str:
     """Return a header field with free text (RFC 5322 2.2.1), encoded if necessary, without the final CRLF."""
     value = one_line(value)
-    return _folded(name, value if _is_plain(value) else _encoded_words(name, value))
+    return folded(name, value if _is_plain(value) else _encoded_words(name, value))
 
 
-def originator(name: str, mailbox: Mailbox) -> str:
-    """Return a header field such as From, with one mailbox (RFC 5322 3.6.2), without the final CRLF."""
-    display_name = one_line(mailbox.name)
-    if not display_name:
-        return f"{name}: {mailbox.address}"
-    if not _is_plain(display_name):
-        display_name = _encoded_words(name, display_name)
-    elif not _PHRASE.fullmatch(display_name):
-        display_name = '"' + re.sub(r'(["\\])', r"\\\1", display_name) + '"'
-    return _folded(name, f"{display_name} <{mailbox.address}>")
+# The names and the answers' addresses of a rule's rows are mostly few.
+@lru_cache(maxsize=256)
+def originators(name: str, *mailboxes: Mailbox) -> str:
+    """Return a header field such as From or Reply-To, with its mailboxes (RFC 5322 3.6.2), without the final CRLF."""
+    return folded(name, ", ".join(_written(name, mailbox) for mailbox in mailboxes))
 
 
 def list_unsubscribe(urls: Sequence[str]) -> Iterator[str]:
@@ -110,6 +88,31 @@ def date_time(moment: datetime) -> str:
     return f"{day} {moment.hour:02}:{moment.minute:02}:{moment.second:02} +0000"
 
 
+def folded(name: str, value: str) -> str:
+    """Return the header field in lines, broken at spaces. Never break after the name: some receivers misread that.
+
+    The value is ASCII, and goes into the message as it is.
+    """
+    first, *words = fold_points(value)
+    lines = [f"{name}: {first}"]
+    for word in words:
+        if len(lines[-1]) + 1 + len(word) > _MAX_LINE_CHARS:
+            lines.append("")
+        lines[-1] += f" {word}"
+    return "\r\n".join(lines)
+
+
+def _written(name: str, mailbox: Mailbox) -> str:
+    display_name = one_line(mailbox.name)
+    if not display_name:
+        return str(mailbox.address)
+    if not _is_plain(display_name):
+        display_name = _encoded_words(name, display_name)
+    elif not _PHRASE.fullmatch(display_name):
+        display_name = '"' + re.sub(r'(["\\])', r"\\\1", display_name) + '"'
+    return f"{display_name} <{mailbox.address}>"
+
+
 def _is_plain(text: str) -> bool:
     """Return whether the text can stand in a header as it is. Text like ``=?…?=`` cannot: readers would decode it."""
     return text.isascii() and "=?" not in text
@@ -125,14 +128,3 @@ def _encoded_words(name: str, text: str) -> str:
             words.append("")
         words[-1] += piece
     return " ".join(f"=?utf-8?q?{word}?=" for word in words)
-
-
-def _folded(name: str, value: str) -> str:
-    """Return the header field in lines, broken at spaces. Never break after the name: some receivers misread that."""
-    first, *words = value.split(" ")
-    lines = [f"{name}: {first}"]
-    for word in words:
-        if len(lines[-1]) + 1 + len(word) > _MAX_LINE_CHARS:
-            lines.append("")
-        lines[-1] += f" {word}"
-    return "\r\n".join(lines)

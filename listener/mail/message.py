@@ -1,21 +1,19 @@
 """The bytes of a message: its headers and its parts. The same input always gives the same bytes."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from listener.address import Address, Mailbox
 from listener.errors import BadData
 from listener.mail.body import multipart, part
-from listener.mail.headers import check_name, date_time, list_unsubscribe, one_line, originator, unstructured
+from listener.mail.headers import date_time, folded, list_unsubscribe, one_line, originators, unstructured
 from listener.message_id import header_value
 from listener.transport.base import MAX_MESSAGE_BYTES
 
 # Mail programs show about 80 characters of a subject. A row could contain a megabyte.
 MAX_SUBJECT_CHARS = 200
-# RFC 5322 2.1.1: no line may be longer.
-_MAX_LINE_BYTES = 998
 
 _MESSAGE_ID = re.compile(r"[a-z0-9.-]{1,64}")
 # RFC 3834 5, and the header that Exchange reads. Not "All", which would also suppress reports of failed deliveries.
@@ -40,40 +38,23 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class MessageDefaults:
-    """The headers that all messages share.
-
-    Raises:
-        ValueError: The operator may not set one of the headers, or its value cannot be a header.
-    """
+    """The headers that all messages share, encoded once."""
 
     sender: Mailbox
     idempotency_header: str = "X-Pgherald-Key"
     """the header that carries the message id, for providers that drop a second message with the same value"""
-    reply_to: Mailbox | None = None
-    headers: tuple[tuple[str, str], ...] = ()
-    """the operator's own headers, as (name, value)"""
+    reply_to: tuple[Mailbox, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """the operator's own headers, as `config.headers` has checked them"""
     _from: str = field(init=False, repr=False, compare=False)
+    _reply_to: str = field(init=False, repr=False, compare=False)
     _rest: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in (self.idempotency_header, *(name for name, _ in self.headers)):
-            check_name(name)
-        own = {name.lower() for name, _ in self.headers}
-        if self.idempotency_header.lower() in own:
-            raise ValueError(
-                f"the header {self.idempotency_header} carries the event's key, and is set as well; choose another name"
-            )
-        kept = [header for header in _AUTOMATIC if header[0].lower() not in own]
-        rest = ["MIME-Version: 1.0", *(unstructured(name, value) for name, value in (*kept, *self.headers))]
-        if self.reply_to:
-            rest.insert(0, originator("Reply-To", self.reply_to))
-        lines = "\r\n".join(rest)
-        if len(max(lines.encode().split(b"\r\n"), key=len)) > _MAX_LINE_BYTES:
-            raise ValueError(
-                f"a header has a line of more than {_MAX_LINE_BYTES} octets that cannot be folded; shorten it"
-            )
-        object.__setattr__(self, "_from", originator("From", self.sender))
-        object.__setattr__(self, "_rest", lines)
+        rest = ["MIME-Version: 1.0", *(folded(*header) for header in (*_AUTOMATIC, *self.headers.items()))]
+        object.__setattr__(self, "_from", originators("From", self.sender))
+        object.__setattr__(self, "_reply_to", originators("Reply-To", *self.reply_to))
+        object.__setattr__(self, "_rest", "\r\n".join(rest))
 
 
 def build(
@@ -83,6 +64,8 @@ def build(
     message_id: str,
     date: datetime,
     *,
+    sender_name: str = "",
+    reply_to: tuple[Mailbox, ...] = (),
     unsubscribe: Sequence[str] = (),
     original_recipient: Address | None = None,
 ) -> bytes:
@@ -90,6 +73,7 @@ def build(
 
     `date` is the time of the sending and not of the change. Some servers refuse an email whose Date is a week old, and
     SpamAssassin counts four hours against it. A second sending does not call this, because its bytes are stored.
+    `sender_name` and `reply_to` replace the name and the mailboxes of `defaults`, unless they are empty.
     `unsubscribe` are the URLs of List-Unsubscribe. `original_recipient` is the owner of the row if `recipient` gets the message
     instead (``mail.redirect_to``).
 
@@ -101,12 +85,14 @@ def build(
     _check_size(len(content.text) + len(content.html or "") + 2 * len(content.calendar or ""))
     if not _MESSAGE_ID.fullmatch(message_id):
         raise ValueError("the key may contain only [a-z0-9.-], and at most 64 characters")
+    sender = defaults.sender
     lines = [
-        defaults._from,
+        originators("From", replace(sender, name=sender_name)) if sender_name else defaults._from,
         f"To: {recipient}",
         unstructured("Subject", one_line(content.subject)[:MAX_SUBJECT_CHARS]),
         f"Date: {date_time(date)}",
-        f"Message-ID: {header_value(message_id, defaults.sender.address.domain)}",
+        f"Message-ID: {header_value(message_id, sender.address.domain)}",
+        *([originators("Reply-To", *reply_to)] if reply_to else [defaults._reply_to] if defaults.reply_to else []),
         defaults._rest,
         f"{defaults.idempotency_header}: {message_id}",
         *list_unsubscribe(unsubscribe),

@@ -22,6 +22,12 @@ _ALWAYS, _NEVER = "(min-width: 0)", "(max-width: 0)"
 _WIDTHS_PX = {"Desktop": 660, "Phone": 360}
 
 
+def headers(message: Message) -> list[tuple[str, str]]:
+    """Return the headers that the reader of the message sees, as a mail program reads them."""
+    parsed = _parsed(message)
+    return [(name, str(parsed[name])) for name in ("From", "Reply-To", "To", "Subject") if name in parsed]
+
+
 def read(message: Message) -> Content:
     """Return the message as a mail program reads it. It contains no control characters and is safe for a terminal."""
     parsed = _parsed(message)
@@ -47,11 +53,11 @@ def page(rule: str, key: str, messages: Mapping[str, Message]) -> str:
 
 
 def _context(name: str, message: Message) -> dict[str, object]:
-    content, fault = read(message), message.content.calendar_fault
+    content = read(message)
     return {
         "name": name,
         "content": content,
-        "remarks": [*([f"there is no calendar entry: {fault}"] if fault else []), *lint(message)],
+        "remarks": [*message.remarks, *lint(message)],
         "headers": [
             (name, value) for name, value in _parsed(message).items() if not name.lower().startswith("content-")
         ],

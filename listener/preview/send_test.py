@@ -9,8 +9,8 @@ from listener import __version__
 from listener.address import Address
 from listener.config.settings import Settings
 from listener.errors import PgheraldError
-from listener.mail.composer import Message
-from listener.mail.message import MessageDefaults, build
+from listener.mail.composer import Message, message_defaults
+from listener.mail.message import build
 from listener.mail.templates import Templates
 from listener.message_id import make_message_id
 from listener.recipients import RecipientPolicy
@@ -40,9 +40,8 @@ def compose_test(settings: Settings, recipient: Address, where: str) -> Message:
     content = Templates([_TEMPLATE]).render(_TEMPLATE, context)
     actual = policy.route(recipient)
     message_id = make_message_id(token_bytes(32), _TEMPLATE, 0, now)
-    defaults = MessageDefaults(sender=settings.mail.sender, idempotency_header=settings.mail.idempotency_header)
     original = recipient if actual != recipient else None
-    octets = build(defaults, content, actual, message_id, now, original_recipient=original)
+    octets = build(message_defaults(settings.mail), content, actual, message_id, now, original_recipient=original)
     return Message(message_id, actual, content, octets)
 
 

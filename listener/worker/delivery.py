@@ -186,8 +186,8 @@ class Delivery:
             raise
         except Exception as exc:
             return settle_internal_error(event, exc)
-        if fault := message.content.calendar_fault:
-            log.warning("calendar_entry_left_out", event_id=event.id, rule=event.rule, reason=fault, **event.log_name)
+        for remark in message.remarks:
+            log.warning("part_left_out", event_id=event.id, rule=event.rule, remark=remark, **event.log_name)
         return OutgoingMessage(event, message.recipient, message.octets, key)
 
     def settlement(self, message: OutgoingMessage, outcome: SendOutcome) -> Settlement:

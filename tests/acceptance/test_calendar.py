@@ -41,7 +41,7 @@ def test_one_entry_a_row(database: Database, mail: MailServer, pgherald: Pgheral
         over = "SELECT clock_timestamp() > max(captured_at) + interval '1 second' FROM pgherald.outbox"
         wait_until(lambda: database.value(over))
         database.verify(dated)
-        daemon.wait_event("calendar_entry_left_out", reason="DTEND is not after DTSTART")
+        daemon.wait_event("part_left_out", remark="the calendar entry is left out: DTEND is not after DTSTART")
         first, again = (found for found in mail.wait_for(4) if found.recipient == "dated@example.org")
     entries = []
     for received in (first, again):

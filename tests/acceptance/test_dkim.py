@@ -16,7 +16,7 @@ from tests.support.mail import MailServer
 RULE = "dateplan_verified"
 SIGNED = (
     "From", "To", "Subject", "Date", "Message-ID", "MIME-Version", "Content-Type", "List-Unsubscribe",
-    "List-Unsubscribe-Post", "Feedback-ID", "Auto-Submitted",
+    "List-Unsubscribe-Post", "Feedback-ID", "Auto-Submitted", "Reply-To", "X-MSYS-API",
 )  # fmt: skip
 PLACES = (
     "Café Zürich",
@@ -65,7 +65,10 @@ def test_a_relays_signature_covers_what_was_sent(
     (tmp_path / "pgherald.toml").write_text(
         f'''
 [mail]
-feedback_id = "verified:plans:pgherald:example"
+reply_to = ["Help <help@example.org>", "office@example.org"]
+[mail.headers]
+Feedback-ID = "verified:plans:pgherald:example"
+X-MSYS-API = '{{"campaign_id": "plans",  "options": {{"open_tracking": false, "click_tracking": false}}}}'
 [http]
 public_url = "https://mail.example.org"
 [rules.{RULE}]
@@ -73,7 +76,7 @@ table = "{rule.table}"
 becomes = "{rule.becomes}"
 template = "{rule.template}"
 unsubscribe = "application"
-lookup = """{rule.lookup}"""
+lookup = """{rule.lookup.replace(", p.place", ", p.place, p.place AS from_name")}"""
 ''',
         encoding="utf-8",
     )
@@ -92,6 +95,7 @@ lookup = """{rule.lookup}"""
         for before, after in (
             (b"/unsubscribe/v1", b"/unsubscribe/v2"),
             (b"One-Click", b"One-click"),
+            (b"Help <help@", b"Help <self@"),
             (b"Congratulations", b"Commiserations"),
         ):
             assert before in signed

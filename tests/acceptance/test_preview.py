@@ -29,7 +29,10 @@ def test_on_the_screen_and_nothing_happens(database: Database, mail: MailServer,
     plan = database.add_plan(HOSTILE, "anna@example.org", status="VE")
     before = database.events()
     done = pgherald("preview", RULE, check=True)
-    assert done.stdout.startswith("To: anna@example.org\nSubject: Your DatePlan is now verified 🎉\n\nCongratulations!")
+    headers, _, text = done.stdout.partition("\n\n")
+    assert headers.splitlines()[1:] == ["To: anna@example.org", "Subject: Your DatePlan is now verified 🎉"]
+    assert headers.startswith("From: ")
+    assert text.startswith("Congratulations!")
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", done.stdout), "what could take over a terminal"
     assert pgherald("preview", RULE, "--key", plan, check=True).stdout == done.stdout
     assert database.events() == before
@@ -215,5 +218,5 @@ def test_a_calendar_entry(database: Database, pgherald: Pgherald, tmp_path: Path
     assert "DTSTART:20261231T180000Z" in files["index.html"]
     env = {"PGHERALD_CONFIG": with_start(tmp_path, end="timestamptz '2026-12-31 17:00+00'")}
     done = pgherald("preview", RULE, env=env, check=True)
-    assert done.stderr == "note: there is no calendar entry: DTEND is not after DTSTART\n"
+    assert done.stderr == "note: the calendar entry is left out: DTEND is not after DTSTART\n"
     assert "VCALENDAR" not in done.stdout

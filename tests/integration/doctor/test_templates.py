@@ -124,7 +124,7 @@ def test_links_that_lead_nowhere(plan: int, doctor: Examine) -> None:
         ("DTSTART:{{ starts_at }}\nSUMMARY:{{ place }}", "ok", ("NULL and hostile text",)),
         ("DTSTART:{{ starts_at }}\nUID:{{ place }}", "fault", ("event.ics.j2, line 2: pgherald writes UID itself",)),
         ("DTSTART:{{ begins_at }}", "fault", ("{{ begins_at }}",)),
-        ("DTSTART:{{ starts_at }}\nDTEND:{{ place }}", "warn", ("no calendar entry for 1 of 1 rows; key 1: DTEND is",)),
+        ("DTSTART:{{ starts_at }}\nDTEND:{{ place }}", "warn", ("the calendar entry is left out: DTEND is",)),
         ("DTSTART:{{ starts_at or none.x or (1 // 0) }}", "warn", ("fails if place, starts_at are NULL",)),
     ],
     ids=["shipped", "own", "not ours", "no column", "bad values", "NULL"],
@@ -147,3 +147,12 @@ def test_a_calendar_entry(
     assert findings[TEMPLATE].state == state
     for word in words:
         assert word in findings[TEMPLATE].seen
+
+
+def test_a_column_that_would_be_left_out(plan: int, doctor: Examine) -> None:
+    def change(settings: Settings) -> Settings:
+        lookup = without(settings.rules[RULE].lookup, ", p.place", ", p.place, 'x' AS from_name, 'nobody' AS reply_to")
+        return rule_with(lookup=lookup)(settings)
+
+    words = ("reply_to is left out: the address has no @", "(key 1)", "correct that column")
+    names(doctor(change), TEMPLATE, "warn", *words)

@@ -109,3 +109,37 @@ def test_no_rate(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
     monkeypatch.setenv("PGHERALD_SMTP_RATE", said)
     with pytest.raises(ConfigError, match="PGHERALD_SMTP_RATE"):
         load()
+
+
+class TestMailboxes:
+    @pytest.mark.parametrize(
+        ("value", "read"),
+        [
+            ("'help@example.org'", [("", "help@example.org")]),
+            ("['Help <help@example.org>', 'a@bücher.example']", [("Help", "help@example.org"), ("", "a@xn--bcher-kva.example")]),
+            ("""'"Plans, Date" <a@example.org>, b@example.org,'""", [("Plans, Date", "a@example.org"), ("", "b@example.org")]),
+            ("''", []),
+            ("[]", []),
+        ],
+    )  # fmt: skip
+    def test_are_one_or_several(self, value: str, read: list[tuple[str, str]]) -> None:
+        found = loaded(f"[mail]\nreply_to = {value}").mail.reply_to
+        assert [(mailbox.name, str(mailbox.address)) for mailbox in found] == read
+
+    def test_are_separated_by_commas_in_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PGHERALD_MAIL_REPLY_TO", "Help <help@example.org>, b@example.org")
+        assert [str(mailbox.address) for mailbox in load().mail.reply_to] == ["help@example.org", "b@example.org"]
+
+    @pytest.mark.parametrize(
+        ("value", "said"),
+        [
+            ("'help'", "the address has no @"),
+            ("['a@example.org', '']", "the address has no @"),
+            ("'josé@example.org'", "may have only ASCII characters before the @; name another address"),
+            (r'"a@example.org\r\nBcc: b@example.org"', "the address has an invalid character"),
+            (r'"Anna\r\nBcc: b <a@example.org>"', "the display name has a control character"),
+            ("3", 'must be a list, got a number; write ["a", "b"]'),
+        ],
+    )
+    def test_are_refused(self, value: str, said: str) -> None:
+        assert said in refused(f"[mail]\nreply_to = {value}")

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from listener.address import parse_address
 from listener.config.rules import Rule, default_rules
-from listener.config.sections import Mail
 from listener.config.settings import Settings
-from listener.errors import ConfigError, RuleBroken
+from listener.errors import RuleBroken
 from listener.mail.composer import Composer, Message
 from listener.mail.templates import Templates
 from listener.mail.unsubscribe import Subscription, read_token, signing_key
@@ -159,7 +158,7 @@ def test_the_longest_token_and_address_fit_the_header() -> None:
 @given(st.text(max_size=100), st.text(max_size=60))
 @example("x" * 5000, "x\r\nBcc: evil@example.org")
 def test_whatever_is_in_the_row_the_message_has_no_defect(key: str, place: str) -> None:
-    made = composer({**LINKED, "unsubscribe": STATEMENT}, **{**ADDRESSES, "mail": {**ADDRESSES["mail"], "feedback_id": "a:b:c:d", "redirect_to": "qa@example.org"}})  # fmt: skip
+    made = composer({**LINKED, "unsubscribe": STATEMENT}, **{**ADDRESSES, "mail": {**ADDRESSES["mail"], "headers": {"Feedback-ID": "a:b:c:d"}, "redirect_to": "qa@example.org"}})  # fmt: skip
     _, parsed = compose(made, key.encode("utf-8", "ignore").decode(), place=place)
     assert not parsed.defects
     names = {name for name in parsed.keys() if not name.startswith("List-")}  # noqa: SIM118
@@ -196,15 +195,6 @@ def test_a_link_that_is_no_path_is_refused(link: str) -> None:
         Rule.model_validate({**default_rules()[NAME].model_dump(), "link": link})
 
 
-def test_a_idempotency_header_that_is_set_as_well_is_refused() -> None:
-    with pytest.raises(ConfigError, match="feedback_id"):
-        composer(
-            mail=Mail.model_validate({"idempotency_header": "Feedback-ID", "feedback_id": "a"}).model_dump(
-                by_alias=True
-            )
-        )
-
-
 def test_a_row_with_a_start_has_one_entry_for_all_its_events() -> None:
     made = composer(LINKED, **ADDRESSES)
     row = {"place": "Café", "starts_at": NOW, "ends_at": None}
@@ -228,3 +218,50 @@ def test_a_row_without_a_start_has_the_message_that_it_had() -> None:
     plain, empty = (compose(made, **row)[0] for row in ({}, {"starts_at": None}))
     assert plain.octets == empty.octets
     assert b"text/calendar" not in plain.octets
+    assert plain.remarks == empty.remarks == ()
+
+
+def test_an_entry_that_is_left_out_is_remarked() -> None:
+    message, _ = compose(composer(), starts_at=NOW, ends_at=NOW)
+    assert message.remarks == ("the calendar entry is left out: DTEND is not after DTSTART",)
+    assert b"text/calendar" not in message.octets
+
+
+ANSWERED = {"mail": {"from": "Plans <no-reply@example.org>", "reply_to": "help@example.org", "headers": {"X-Tag": "a"}}}
+
+
+def test_a_row_may_name_the_sender_and_the_answers() -> None:
+    made = composer(**ANSWERED)
+    message, parsed = compose(made, from_name="Müller, Anna", reply_to=["Ben <ben@Bücher.example>", "c@example.org"])
+    assert str(parsed["From"]) == '"Müller, Anna" <no-reply@example.org>'
+    assert str(parsed["Reply-To"]) == "Ben <ben@xn--bcher-kva.example>, c@example.org"
+    assert (parsed["X-Tag"], message.remarks) == ("a", ())
+    message, parsed = compose(made, from_name="ceo@bank.example", reply_to="nobody")
+    assert (parsed["From"], parsed["Reply-To"]) == ("Plans <no-reply@example.org>", "help@example.org")
+    assert len(message.remarks) == 2
+    assert compose(composer())[1]["Reply-To"] is None
+
+
+def test_an_answer_on_a_staging_system_reaches_nobody_real() -> None:
+    staging = composer(mail={**ANSWERED["mail"], "redirect_to": "qa@example.org"})
+    message, parsed = compose(staging, reply_to="real@example.com")
+    assert (parsed["To"], parsed["Reply-To"], message.remarks) == ("qa@example.org", "help@example.org", ())
+    assert b"real@example.com" not in message.octets
+
+
+@given(st.text(max_size=200), st.text(max_size=100) | st.lists(st.text(max_size=60), max_size=4))
+@example("x\r\nBcc: evil@example.org", "a@example.org\r\nBcc: evil@example.org")
+@example("é" * 100, ["é <a@example.org>"] * 4)
+def test_whatever_names_a_row_has_the_headers_are_the_same(name: str, answers: str | list[str]) -> None:
+    message, _ = compose(composer(**ANSWERED), from_name=name, reply_to=answers)
+    parsed = email.message_from_bytes(message.octets, policy=email.policy.SMTP)
+    assert parsed.keys() == [
+        "From", "To", "Subject", "Date", "Message-ID", "Reply-To", "MIME-Version", "Auto-Submitted",
+        "X-Auto-Response-Suppress", "X-Tag", "X-Pgherald-Key", "Content-Type",
+    ]  # fmt: skip
+    assert not [value for value in parsed.values() if value.defects]
+    assert [address.addr_spec for address in parsed["From"].addresses] == ["no-reply@example.org"]
+    assert parsed["To"] == "jane@example.org"
+    assert 1 <= len(parsed["Reply-To"].addresses) <= 4
+    assert not re.search(rb"(?<!\r)\n|\r(?!\n)", message.octets)
+    assert max(map(len, message.octets.partition(b"\r\n\r\n")[0].split(b"\r\n"))) <= 998

@@ -55,6 +55,12 @@ def test_the_message_says_what_it_is() -> None:
     assert "127.0.0.1:25, in clear" in parsed.get_body(("plain",)).get_content()  # type: ignore[union-attr]
 
 
+def test_it_has_the_headers_that_a_provider_needs() -> None:
+    message = composed(reply_to="help@example.org", headers={"X-PM-Message-Stream": "outbound"})
+    parsed = email.message_from_bytes(message.octets, policy=email.policy.default)
+    assert (parsed["Reply-To"], parsed["X-PM-Message-Stream"]) == ("help@example.org", "outbound")
+
+
 def test_each_message_is_another_one() -> None:
     assert composed().key != composed().key
 

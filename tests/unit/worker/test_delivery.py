@@ -36,14 +36,15 @@ ROW = {"current": "VE", "email": "jane@example.org", "consent": True, "place": "
 class FakeComposer:
     """Composes one short message for every row, or raises `error`."""
 
-    def __init__(self, *allowed: str, error: Exception | None = None) -> None:
+    def __init__(self, *allowed: str, error: Exception | None = None, remarks: tuple[str, ...] = ()) -> None:
         self.recipients = RecipientPolicy(allowed or None)
         self._error = error
+        self._remarks = remarks
 
     def compose(self, *_: Any) -> Message:
         if self._error is not None:
             raise self._error
-        return Message("key", JANE, Content("", "", None), b"composed")
+        return Message("key", JANE, Content("", "", None), b"composed", self._remarks)
 
 
 ANYBODY: Any = FakeComposer()
@@ -241,6 +242,17 @@ def test_no_message_can_be_composed(composer: Any, stored: StoredMessage | None,
     assert (settled.state, settled.reason) == (state, reason)
 
 
+def test_a_column_that_is_left_out_is_logged_and_the_message_goes() -> None:
+    with structlog.testing.capture_logs() as logs:
+        composed = delivery(FakeComposer(remarks=("reply_to is left out: the address has no @",))).compose(
+            ToSend(event(1), JANE, ROW), NOW
+        )
+    assert isinstance(composed, OutgoingMessage)
+    [entry] = logs
+    assert (entry["event"], entry["log_level"], entry["event_id"]) == ("part_left_out", "warning", 1)
+    assert entry["remark"] == "reply_to is left out: the address has no @"
+
+
 def test_a_broken_template_fails_no_event() -> None:
     with pytest.raises(RuleBroken):
         delivery(FakeComposer(error=RuleBroken("no variable"))).compose(ToSend(event(1), JANE, ROW), NOW)
@@ -294,22 +306,16 @@ def test_a_second_sending_goes_only_where_the_first_went_and_still_belongs(
         assert now not in str(composed.detail)
 
 
-def test_an_entry_that_is_left_out_is_logged() -> None:
-    composer = FakeComposer()
-    left_out = Message("key", JANE, Content("", "", None, None, "DTEND is not after DTSTART"), b"composed")
+def test_the_composer_gets_the_time_of_the_change() -> None:
+    """The SEQUENCE of a calendar entry is this time."""
     given: list[tuple[Any, ...]] = []
 
-    def compose(*arguments: Any) -> Message:
-        given.append(arguments)
-        return left_out
+    class Noting(FakeComposer):
+        """Notes its arguments."""
 
-    composer.compose = compose  # type: ignore[method-assign]
-    with structlog.testing.capture_logs() as logged:
-        assert isinstance(delivery(composer).compose(ToSend(event(1), JANE, ROW), NOW), OutgoingMessage)
-    assert given[0][-2:] == (NOW, CAPTURED_AT), "the entry's SEQUENCE is the time of the change"
-    [line] = logged
-    assert (line["event"], line["event_id"], line["reason"]) == (
-        "calendar_entry_left_out",
-        1,
-        "DTEND is not after DTSTART",
-    )
+        def compose(self, *arguments: Any) -> Message:
+            given.append(arguments)
+            return super().compose(*arguments)
+
+    delivery(Noting()).compose(ToSend(event(1), JANE, ROW), NOW)
+    assert given[0][-2:] == (NOW, CAPTURED_AT)
