@@ -114,6 +114,13 @@ class Mail(Section):
             raise ValueError('transport = "file" needs a folder; set [mail] directory')
         return self
 
+    @model_validator(mode="after")
+    def _asks_for_smtputf8(self) -> Self:
+        # RFC 6531 3.4: MAIL asks for SMTPUTF8 if its own address needs it. The address in From then goes with it.
+        if self.sender.address.needs_smtputf8 and not self.return_path.needs_smtputf8:
+            raise ValueError("from needs SMTPUTF8, and envelope_from does not; remove envelope_from")
+        return self
+
     @property
     def return_path(self) -> Address:
         """The address that bounces go to."""

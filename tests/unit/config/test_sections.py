@@ -30,6 +30,12 @@ def test_bounces_go_to_the_sender_unless_another_address_is_set() -> None:
     )
 
 
+def test_an_address_in_from_that_needs_smtputf8_is_also_that_of_the_envelope() -> None:
+    sender = "[mail]\nfrom = 'jörg@example.org'\n"
+    assert str(loaded(sender).mail.return_path) == "jörg@example.org"
+    assert "remove envelope_from" in refused(f"{sender}envelope_from = 'bounces@example.org'")
+
+
 def test_the_address_to_unsubscribe_needs_no_escapes_in_a_url() -> None:
     for address in ("stop+plans_1@example.org", "stop@bücher.example"):
         assert loaded(f"[mail]\nunsubscribe_mailto = '{address}'").mail.unsubscribe_mailto == parse_address(address)
