@@ -13,6 +13,7 @@ from listener.config.rules import Rule
 _PATTERNS = {
     "idempotency_header": "is not the name of a header; write letters, digits and hyphens, such as X-Pgherald-Key",
     "feedback_id": "is not valid; write at most 200 visible ASCII characters without spaces",
+    "ses_topic": "is not the ARN of an SNS topic; write arn:aws:sns:eu-west-1:123456789012:bounces",
     "table": 'is not a table with its schema; write public.dateplan, or with quotes as in SQL: public."Date Plan"',
     "template": "is not the name of a folder; write letters, digits, - and _",
 }
