@@ -5,10 +5,22 @@ from functools import partial
 
 import psycopg
 
+from listener.config.sections import Bounces
 from listener.config.settings import Settings
 from listener.db.errors import summary
 from listener.db.statement import bounced_of, unsubscribe_of
-from listener.doctor import lookup, notifications, privacy, schema, server, smtp, statements, templates, triggers
+from listener.doctor import (
+    lookup,
+    notifications,
+    privacy,
+    schema,
+    server,
+    smtp,
+    statements,
+    templates,
+    triggers,
+    webhooks,
+)
 from listener.doctor.context import Context
 from listener.doctor.result import CheckResult, Finding, NotChecked, fault, warn
 from listener.errors import PgheraldError
@@ -69,6 +81,7 @@ def _checks(settings: Settings) -> list[tuple[str, Check]]:
         ("sender", smtp.sender),
         ("smtp", smtp.smtp),
         *([("smtp fallback", smtp.fallback)] if settings.smtp.fallback is not None else []),
+        *([("bounces", webhooks.bounces)] if settings.bounces != Bounces() else []),
     ]
 
 
