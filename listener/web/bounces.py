@@ -119,8 +119,8 @@ class _Endpoint:
         self.name = name
         self.provider = provider
         self.requests = 0
-        # One thread of its own: a certificate that is fetched slowly must not hold up other providers, nor the
-        # addresses that asyncio resolves in its own threads.
+        # A certificate that is fetched slowly must not hold up other providers. Nor may it take the threads in which
+        # asyncio resolves names.
         self.thread = ThreadPoolExecutor(1, f"webhook {name}")
         self.limit = TokenBucket(_REQUESTS_PER_S, _MAX_BURST_REQUESTS)
         self.failing = Outage("webhook_failed", first=0.0, longest=0.0)

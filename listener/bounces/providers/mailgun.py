@@ -1,8 +1,8 @@
 """Mailgun: the webhooks "Permanent failure" and "Spam complaints" (documentation.mailgun.com, Webhooks).
 
 The body contains its proof: HMAC-SHA256 over `timestamp` and `token`, with the account's HTTP webhook signing key. It does
-not cover the event. Somebody who has seen one signature could therefore use it for an event of their own, and a signature
-is refused 12 hours after it was made. Mailgun repeats a webhook for 8 hours.
+not cover the event. Somebody who has seen one signature could use it for an event of their own. So a signature is refused
+12 hours after it was made. Mailgun repeats a webhook for 8 hours.
 
 A temporary failure is no report, because Mailgun goes on trying. If it gives up, it reports a permanent one.
 """
