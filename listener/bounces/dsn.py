@@ -75,10 +75,11 @@ def read_report(raw: bytes) -> Report | str:
     if copy := _QMAIL_COPY.search(text):
         begin = _QMAIL_BEGIN.search(text)
         return _plain(text[: copy.start()], text[copy.end() :], begin, begin[1] if begin else "")
-    if _field(headers, "Auto-Submitted").lower() not in ("", "no") or headers["X-Autoreply"] is not None:
-        return "the mail is an automatic reply, and no report; nothing changed"
     if headers.get_param("report-type") == "disposition-notification":
         return "the mail is a receipt, and reports no failure; nothing changed"
+    is_automatic = _field(headers, "Auto-Submitted").lower() not in ("", "no") or headers["X-Autoreply"] is not None
+    if is_automatic and whole.kind != "multipart/report":
+        return "the mail is an automatic reply, and no report; nothing changed"
     raise BadReport("the mail is no report: it has neither a delivery status nor a complaint; nothing changed")
 
 
@@ -125,7 +126,7 @@ def _complaint(part: Part, beside: list[Part]) -> Report | str:
     if not kind:
         raise BadReport("the complaint has no Feedback-Type, so it is incomplete; nothing changed")
     if kind in _NOT_COMPLAINTS:
-        return f"the mail is a report of type {kind}, and no complaint; nothing changed"
+        return f"the mail is a report of type {mask(kind)}, and no complaint; nothing changed"
     reporter = _field(fields, "User-Agent") or _field(fields, "Reporting-MTA")
     detail = mask(f"{kind}, reported by {reporter}" if reporter else kind)
     return Report(_message(_field(fields, "Original-Envelope-Id"), beside), BounceClass.complaint, detail)
@@ -161,9 +162,9 @@ def _class(status: str, diagnostic: str) -> BounceClass:
         code = int(f"{enhanced[0]}50")
     words = diagnostic[reply.end() :] if reply else diagnostic
     verdict = classify(Phase.rcpt, Reply(code, enhanced, words), reused=False)
-    if verdict.reason == "bad_address" or (_NO_DOMAIN.search(words) and not (enhanced or "").startswith("4")):
-        return BounceClass.hard
-    return BounceClass.soft
+    # Words without a reply are the reporting server's own. In another server's reply a domain may be that of the sender.
+    has_no_domain = reply is None and not (enhanced or "").startswith("4") and _NO_DOMAIN.search(words) is not None
+    return BounceClass.hard if verdict.reason == "bad_address" or has_no_domain else BounceClass.soft
 
 
 def _field(headers: Message, name: str) -> str:
