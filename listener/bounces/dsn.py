@@ -1,13 +1,11 @@
-"""Read a mail that reports on another one: a delivery status notification, or a complaint.
+"""Read an email that reports on another one.
 
-| format | source |
-|---|---|
-| delivery status notification | RFC 3464; RFC 6533 for internationalized addresses |
-| complaint in the Abuse Reporting Format | RFC 5965 |
-| bounce of Exim as plain text | header X-Failed-Recipients and a copy of the message |
-| bounce of qmail | QSBMF, https://cr.yp.to/proto/qsbmf.txt |
+- A delivery status notification: RFC 3464, and RFC 6533 for internationalized addresses.
+- A complaint in the Abuse Reporting Format: RFC 5965.
+- A bounce of an older Exim: plain text, with the header X-Failed-Recipients and a copy of the message.
+- A bounce of qmail: QSBMF, https://cr.yp.to/proto/qsbmf.txt.
 
-Every mail may be hostile. `mime` bounds the work, and the patterns here run over bounded text or in linear time.
+Any of them may be hostile. `mime` bounds the work, and the patterns here run over bounded text or in linear time.
 """
 
 import re
@@ -57,12 +55,12 @@ _QMAIL_BEGIN = re.compile(r"^<([^>\n]*)>:[ \t]*$", re.MULTILINE)
 
 
 def read_report(raw: bytes) -> Report | str:
-    """Return the report in a mail, or one line about why the mail needs no action.
+    """Return the report in an email, or one line about why the email needs no action.
 
-    Such a mail reports a delay or a delivery, or it is an automatic reply. Only its first megabyte is read.
+    Such an email reports a delay or a delivery, or it is an automatic reply. Only its first megabyte is read.
 
     Raises:
-        BadReport: The mail is no report, or cannot be read.
+        BadReport: The email is no report, or cannot be read.
     """
     whole = parse_part(raw[:MAX_BYTES])
     if (found := find_report(whole)) is not None:
@@ -76,11 +74,11 @@ def read_report(raw: bytes) -> Report | str:
         begin = _QMAIL_BEGIN.search(text)
         return _plain(text[: copy.start()], text[copy.end() :], begin, begin[1] if begin else "")
     if headers.get_param("report-type") == "disposition-notification":
-        return "the mail is a receipt, and reports no failure; nothing changed"
+        return "this email is a receipt, and reports no failure; nothing changed"
     is_automatic = _field(headers, "Auto-Submitted").lower() not in ("", "no") or headers["X-Autoreply"] is not None
     if is_automatic and whole.kind != "multipart/report":
-        return "the mail is an automatic reply, and no report; nothing changed"
-    raise BadReport("the mail is no report: it has neither a delivery status nor a complaint; nothing changed")
+        return "this email is an automatic reply, and no report; nothing changed"
+    raise BadReport("this email is no report: it has neither a delivery status nor a complaint; nothing changed")
 
 
 def _delivery(part: Part, beside: list[Part]) -> Report | str:
@@ -126,7 +124,7 @@ def _complaint(part: Part, beside: list[Part]) -> Report | str:
     if not kind:
         raise BadReport("the complaint has no Feedback-Type, so it is incomplete; nothing changed")
     if kind in _NOT_COMPLAINTS:
-        return f"the mail is a report of type {mask(kind)}, and no complaint; nothing changed"
+        return f"this email is a report of type {mask(kind)}, and no complaint; nothing changed"
     reporter = _field(fields, "User-Agent") or _field(fields, "Reporting-MTA")
     detail = mask(f"{kind}, reported by {reporter}" if reporter else kind)
     return Report(_message(_field(fields, "Original-Envelope-Id"), beside), BounceClass.complaint, detail)

@@ -1,4 +1,4 @@
-"""The parts of a mail from anywhere, with bounded work.
+"""The parts of an email from anywhere, with bounded work.
 
 The parser of Python's `email` package takes time by the square of a long header or of deep nesting. So it reads headers
 alone here, each cut. The parts are split here (RFC 2046 5.1.1).
@@ -27,7 +27,7 @@ COMPLAINT = "message/feedback-report"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A mail or a part of one. `kind` is its media type in lower case, and `body` its bytes as transferred."""
+    """An email or a part of one. `kind` is its media type in lower case, and `body` its bytes as transferred."""
 
     headers: Message
     kind: str
@@ -35,7 +35,7 @@ class Part:
 
 
 class _Cut(Compat32):
-    """Cuts each header. A parameter behind the cut is lost, which makes the mail unreadable at worst."""
+    """Cuts each header. A parameter behind the cut is lost, which makes the email unreadable at worst."""
 
     def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
         name, value = super().header_source_parse(sourcelines)
@@ -51,7 +51,7 @@ def parse_headers(text: str) -> Message:
 
 
 def parse_part(raw: bytes) -> Part:
-    """Return a mail or a part of one."""
+    """Return an email or a part of one."""
     if raw.startswith((b"\n", b"\r\n")):
         head, body = b"", raw
     elif end := _END_OF_HEADERS.search(raw, 0, _MAX_HEADERS_BYTES):
@@ -77,10 +77,10 @@ def text_of(part: Part) -> str:
 
 
 def find_report(whole: Part) -> tuple[Part, list[Part]] | None:
-    """Return the first status or complaint in a mail, with the parts beside it. A forwarded mail is searched too.
+    """Return the first status or complaint in an email, with the parts beside it. A forwarded email is searched too.
 
     Raises:
-        BadReport: The mail has too many parts, or is nested too deeply.
+        BadReport: The email has too many parts, or is nested too deeply.
     """
     return _search([whole], 0, [_MAX_PARTS])
 
@@ -88,7 +88,7 @@ def find_report(whole: Part) -> tuple[Part, list[Part]] | None:
 def _search(parts: list[Part], depth: int, left: list[int]) -> tuple[Part, list[Part]] | None:
     left[0] -= len(parts)
     if left[0] < 0 or depth > _MAX_DEPTH:
-        raise BadReport("the mail has too many parts, or is nested too deeply; nothing changed")
+        raise BadReport("this email has too many parts, or is nested too deeply; nothing changed")
     # Before any forwarded message, because the message that a report returns may contain a report itself.
     for part in parts:
         if part.kind in (*STATUSES, COMPLAINT):

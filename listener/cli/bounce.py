@@ -23,7 +23,7 @@ from listener.db.schema import secret
 from listener.db.schema_version import usable_version
 from listener.errors import PgheraldError
 
-# sysexits.h, as Postfix's pipe(8) and procmail read them: return or file the mail; keep it and try again.
+# sysexits.h, as Postfix's pipe(8) and procmail read them: return or file the email; keep it and try again.
 _EX_DATAERR = 65
 _EX_TEMPFAIL = 75
 _CHUNK_BYTES = 64 * 1024
@@ -34,12 +34,12 @@ _CHUNK_BYTES = 64 * 1024
 def bounce(config_file: Path | None) -> None:
     """Read a bounce or a complaint from stdin, and record it in its event.
 
-    Your mail server pipes the mail into this command. The rule's statement `bounced` then runs for the row.
+    Your mail server pipes the email into this command. The rule's statement `bounced` then runs for the row.
 
     \b
     Exit status:  0   recorded, or there is nothing to record; the line says which
-                  65  the mail is no report on an email of this database, or cannot be read
-                  75  not now: the configuration, the database or the statement fails; deliver the mail again later
+                  65  the email is no report on an email of this database, or cannot be read
+                  75  not now: the configuration, the database or the statement fails; deliver the email again later
 
     \b
     Example:  pgherald bounce < mail.eml

@@ -1,4 +1,4 @@
-"""`pgherald bounce`: its exit statuses, and a real Postfix that returns an email after it has accepted it."""
+"""A real Postfix returns an email that it had accepted, and pipes the report into `pgherald bounce`."""
 
 import json
 import re
@@ -15,84 +15,23 @@ import pytest
 
 import listener
 from listener.config.rules import DEFAULT_NAME
-from listener.db.schema import read_secret
-from listener.message_id import make_message_id
 from tests.support import wait_until
 from tests.support.command import Pgherald
 from tests.support.configuration import configuration
 from tests.support.database import Database
 from tests.support.mail import MailServer
 from tests.support.postfix import Postfix
-from tests.support.reports import arf, dsn
 from tests.support.smtpd import answer
 
-EX_DATAERR, EX_TEMPFAIL = 65, 75
 PAGE = (Path(__file__).parents[2] / "docs" / "bounces.md").read_text(encoding="utf-8")
 # As the page shows it.
 STATEMENT = PAGE.partition('bounced = """')[2].partition('"""')[0]
-
-
-def sent(database: Database) -> str:
-    """Make an event that was sent, and return its key."""
-    database.verify(database.add_plan("Café", "gone@example.org"))
-    database.execute("UPDATE pgherald.outbox SET state = 'sent', settled_at = now()")
-    [event] = database.events()
-    return make_message_id(read_secret(database.connect()), DEFAULT_NAME, event["id"], event["captured_at"])
 
 
 def explained(pgherald: Pgherald) -> dict[str, Any]:
     [event] = json.loads(pgherald("explain", DEFAULT_NAME, "1", "--json", check=True).stdout)["events"]
     assert isinstance(event, dict)
     return event
-
-
-def test_its_exit_statuses(database: Database, pgherald: Pgherald) -> None:
-    key = sent(database)
-    configuration(pgherald.folder, bounced=STATEMENT)
-    hard = dsn(key=key).decode()
-    away = {"PGHERALD_DATABASE_URL": "postgresql://127.0.0.1:1/x"}
-    wrong = {"PGHERALD_SMTP_URL": "ftp://x"}
-    for text, env, status, words in (
-        (
-            dsn(key=key, action="delayed", status="4.4.1").decode(),
-            {},
-            0,
-            "the mail server reports delayed, and no failure",
-        ),
-        ("Auto-Submitted: auto-replied\n\nI am away.\n", {}, 0, "automatic reply"),
-        ("Subject: Hello\n\nHow are you?\n", {}, EX_DATAERR, "Error: the mail is no report"),
-        (dsn().decode(), {}, EX_DATAERR, "not on an email of this database"),
-        ("Content-Type: message/rfc822\n\n" * 5000, {}, EX_DATAERR, "Error: the mail has too many parts"),
-        (hard, away, EX_TEMPFAIL, "Error: the database cannot be reached"),
-        (hard, wrong, EX_TEMPFAIL, "Error: "),
-        (hard, {}, 0, "hard bounce of dateplan_verified 1 recorded; the statement `bounced` changed 1 row"),
-        (hard, {}, 0, "has a report of class hard already; nothing changed"),
-        (arf(key=key).decode(), {}, 0, "complaint of dateplan_verified 1 recorded"),
-    ):
-        done = pgherald("bounce", input=text, env=env)
-        assert (done.returncode, len((done.stdout + done.stderr).splitlines())) == (status, 1), done
-        assert words in done.stdout + done.stderr
-    event = explained(pgherald)
-    assert (event["state"], event["reason"]) == ("sent", "complained")
-    assert [entry["what"] for entry in event["history"]] == ["captured", "bounced", "complained"]
-    assert "event 1: sent (complained), attempt 0" in pgherald("explain", DEFAULT_NAME, "1").stdout
-    [listed] = json.loads(pgherald("events", "list", "--reason", "complained", "--json", check=True).stdout)
-    assert listed["id"] == 1
-    told = json.loads(pgherald("status", "--json", check=True).stdout)["rules"][DEFAULT_NAME]
-    assert (told["sent"], told["bounced"], told["complained"]) == (1, 1, 1)
-
-
-def test_a_statement_that_fails_is_tried_again_by_the_mail_server(database: Database, pgherald: Pgherald) -> None:
-    text = dsn(key=sent(database)).decode()
-    configuration(pgherald.folder, bounced="DELETE FROM public.gone WHERE id::text = ANY (%(keys)s)")
-    done = pgherald("bounce", input=text)
-    assert done.returncode == EX_TEMPFAIL
-    assert done.stderr == 'Error: [rules.dateplan_verified] bounced fails: relation "public.gone" does not exist\n'
-    configuration(pgherald.folder, bounced=STATEMENT)
-    assert pgherald("bounce", input=text).returncode == 0
-    # The daemon does not start with a statement that cannot run.
-    configuration(pgherald.folder, bounced="DELETE FROM public.gone WHERE id::text = ANY (%(keys)s)")
-    assert "bounced fails" in pgherald("run", "--once").stderr
 
 
 @pytest.fixture
