@@ -45,8 +45,8 @@ _QMAIL_STATUS = re.compile(r"#([45]\.\d{1,3}\.\d{1,3})")
 _XTEXT = re.compile(r"\+([0-9A-F]{2})")
 # A long identifier stands on the line after the name.
 _MESSAGE_ID = re.compile(r"^[> \t]*message-id:\s{0,20}(\S{1,500})", re.IGNORECASE | re.MULTILINE)
-# A domain that does not exist: 5.1.2, and 5.4.4 of Postfix. After a name server's failure Postfix writes "try again".
-_NO_DOMAIN = re.compile(r"\bNXDOMAIN\b|\b(host|domain)( or domain)?( name)? not found\b(?!.*try again)", re.IGNORECASE)
+# A domain that does not exist: 5.1.2, and 5.4.4 of Postfix. If a name server fails, Postfix writes the same as 4.4.3.
+_NO_DOMAIN = re.compile(r"\bNXDOMAIN\b|\b(host|domain)( or domain)?( name)? not found\b", re.IGNORECASE)
 _EXIM_COPY = re.compile(r"^-{4,} (This is a copy of|The body of|The header of)", re.MULTILINE)
 _QMAIL_COPY = re.compile(r"^--- (Below this line is a copy of|Enclosed are the original headers)", re.MULTILINE)
 # The server's words stand behind these lines.

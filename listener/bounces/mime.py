@@ -63,7 +63,7 @@ def parse_part(raw: bytes) -> Part:
 
 
 def octets_of(part: Part) -> bytes:
-    """Return the body without its transfer encoding. A body that is not valid in it is returned as it is."""
+    """Return the body without its transfer encoding (RFC 2045 6). Octets that are invalid in it are left out."""
     message = Message(policy=_POLICY)
     message["Content-Transfer-Encoding"] = str(part.headers["Content-Transfer-Encoding"] or "7bit")
     message.set_payload(part.body.decode("ascii", "surrogateescape"))
