@@ -46,6 +46,12 @@ REPLIES = Counter(
 SMTP_SEND = Histogram(
     "pgherald_smtp_send_seconds", "Time of one attempt to send, including the connection", registry=REGISTRY
 )
+WEBHOOKS = Counter(
+    "pgherald_webhook_requests",
+    "Requests of mail providers to /bounces/, by result",
+    ["provider", "result"],
+    registry=REGISTRY,
+)
 UNWRITTEN = Gauge("pgherald_unwritten_outcomes", "Outcomes that wait to be written to the outbox", registry=REGISTRY)
 RECONNECTS = Counter("pgherald_listen_reconnects", "LISTEN connections opened after the first", registry=REGISTRY)
 Gauge("pgherald_build_info", "1", ["version", "python"], registry=REGISTRY).labels(__version__, python_version()).set(1)
@@ -85,6 +91,11 @@ def woken(source: str) -> None:
 def replied(phase: str, code: int | None) -> None:
     """Count an attempt to send. `code` is that of the reply, or None if the connection ended without one."""
     _replies(phase, f"{code // 100}xx" if code is not None else "none").inc()
+
+
+def webhook(provider: str, result: str) -> None:
+    """Count a request to a webhook: `recorded`, `ignored`, `unmatched`, `refused` or `failed`."""
+    WEBHOOKS.labels(provider, result).inc()
 
 
 def quantile(counts: list[int], share: float) -> float | None:

@@ -62,8 +62,9 @@ GRANT USAGE ON SCHEMA pgherald TO pgherald_daemon;
 GRANT SELECT, UPDATE ON pgherald.outbox TO pgherald_daemon;
 GRANT SELECT, INSERT, UPDATE, DELETE ON pgherald.worker, pgherald.event_stats TO pgherald_daemon;
 GRANT SELECT ON pgherald.rule, pgherald.handled, pgherald.secret, pgherald.rate_limit TO pgherald_daemon;
--- The daemon's role may retry and discard events, and so it may also pause a rule. Only the owner may change a rule.
-GRANT UPDATE (paused_at) ON pgherald.rule TO pgherald_daemon;
+-- The daemon's role may retry and discard events, and so it may also pause a rule. It counts the rule's bounces. Only the
+-- owner may change a rule.
+GRANT UPDATE (paused_at, bounced, complained) ON pgherald.rule TO pgherald_daemon;
 GRANT UPDATE (rate, throttled_at, next_at) ON pgherald.rate_limit TO pgherald_daemon;
 GRANT EXECUTE ON FUNCTION pgherald.version(), pgherald.usable_from(), pgherald.append_history(jsonb, text, text),
                           pgherald.handled_key(text), pgherald.shown(text), pgherald.typed(text) TO pgherald_daemon;

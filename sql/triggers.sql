@@ -326,7 +326,9 @@ CREATE TABLE IF NOT EXISTS pgherald.rule (
                       CONSTRAINT rule_capture_known CHECK (capture IN ('row', 'statement')),
     -- Since when the rule is paused by a person; NULL: it is not. It is stored here, so that it applies to all daemons,
     -- and to one that starts later. Capture goes on.
-    paused_at         timestamptz
+    paused_at         timestamptz,
+    bounced           bigint      NOT NULL DEFAULT 0,     -- sent events whose email bounced, since the rule is watched
+    complained        bigint      NOT NULL DEFAULT 0      -- sent events whose reader complained
 );
 
 -- Rows that need no event: backfill leaves them out.

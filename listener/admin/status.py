@@ -17,6 +17,8 @@ _QUERIES = load("admin")
 
 # In the order of an event's way.
 STATES = ("available", "claimed", "transmitting", "in_doubt", "sent", "skipped", "failed")
+# The reasons of sent events.
+REPORTS = ("bounced", "complained")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class OutboxStatus:
 
     Attributes:
         rules: events by rule and state. Each rule has every state.
+        reports: by rule, how many of its sent events `bounced` and `complained`, since it is watched.
         oldest_available_age_s: seconds since the capture of the oldest event that waits, or None if no event waits.
         workers: the rows of the query `workers`, in the order of their registration.
         outbox: `bytes`, `size` for people, `dead_rows` by estimate, and `rows` by count.
@@ -34,6 +37,7 @@ class OutboxStatus:
     """
 
     rules: dict[str, dict[str, int]]
+    reports: dict[str, dict[str, int]]
     oldest_available_age_s: float | None
     workers: list[dict[str, Any]]
     outbox: dict[str, Any]
@@ -53,6 +57,9 @@ def read_status(conn: psycopg.Connection[Any], configured: Iterable[str]) -> Out
     with translate_errors():
         for rule, state, count in conn.execute(_QUERIES["counts"]):
             rules.setdefault(rule, dict.fromkeys(STATES, 0))[state] = count
+        reports = {name: dict.fromkeys(REPORTS, 0) for name in rules}
+        for rule, *numbers in conn.execute(_QUERIES["reports"]):
+            reports[rule] = dict(zip(REPORTS, numbers, strict=True))
         (oldest,) = conn.execute(_QUERIES["oldest"]).fetchone() or (None,)
         workers = conn.cursor(row_factory=dict_row).execute(_QUERIES["workers"]).fetchall()
         [outbox] = conn.cursor(row_factory=dict_row).execute(_QUERIES["outbox_size"]).fetchall()
@@ -61,4 +68,4 @@ def read_status(conn: psycopg.Connection[Any], configured: Iterable[str]) -> Out
         holders = foreign_locks.strangers_now(conn)
     # Every event is in one of the counts, so the sum is exact. The statistics of PostgreSQL are an estimate.
     outbox["rows"] = sum(sum(counts.values()) for counts in rules.values())
-    return OutboxStatus(rules, oldest, workers, outbox, paused, asleep, holders)
+    return OutboxStatus(rules, reports, oldest, workers, outbox, paused, asleep, holders)

@@ -33,6 +33,7 @@ _COMMANDS = {
     "purge": "retention",
     "preview": "preview",
     "send-test": "send_test",
+    "bounce": "bounce",
 }
 
 
@@ -69,7 +70,7 @@ def pgherald(context: click.Context, config: Path | None) -> None:
     In your own database:   pgherald init && pgherald install && pgherald run
 
     \b
-    Exit status:  0 success; 1 an error, or a problem was found; 2 wrong usage.
+    Exit status:  0 success; 1 an error, or a problem was found; 2 wrong usage. `bounce` has its own.
     Environment:  every key of the configuration can be set as PGHERALD_SECTION_KEY.
     Completion:   eval "$(_PGHERALD_COMPLETE=bash_source pgherald)"; zsh_source and fish_source, too.
     """

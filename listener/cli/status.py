@@ -7,7 +7,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from listener.admin.status import STATES, OutboxStatus, read_status
+from listener.admin.status import REPORTS, STATES, OutboxStatus, read_status
 from listener.cli.connection import outbox_connection
 from listener.cli.options import config_option, json_option, load_settings, quantity
 from listener.cli.output import console, write_json
@@ -33,7 +33,7 @@ def status(as_json: bool, config_file: Path | None) -> None:
 
 def _as_json(now: OutboxStatus) -> dict[str, Any]:
     return {
-        "rules": now.rules,
+        "rules": {rule: counts | _reports(now, rule) for rule, counts in now.rules.items()},
         "oldest_available_seconds": now.oldest_available_age_s,
         "workers": [{**worker, "started_at": worker["started_at"].isoformat()} for worker in now.workers],
         "listening": any(worker["listening"] and worker["alive"] for worker in now.workers),
@@ -46,9 +46,10 @@ def _as_json(now: OutboxStatus) -> dict[str, Any]:
 
 def _show(now: OutboxStatus) -> None:
     screen = console()
-    table = Table("rule", *STATES, box=None)
+    table = Table("rule", *STATES, *REPORTS, box=None)
     for rule, counts in now.rules.items():
-        table.add_row(rule, *(str(counts[state]) for state in STATES))
+        reports = _reports(now, rule)
+        table.add_row(rule, *(str(counts[state]) for state in STATES), *(str(reports[word]) for word in REPORTS))
     screen.print(table)
     oldest = now.oldest_available_age_s
     screen.print("no event is waiting" if oldest is None else f"the oldest waiting event: {oldest:.0f} s old")
@@ -67,6 +68,11 @@ def _show(now: OutboxStatus) -> None:
         )
     if not now.workers:
         screen.print("no daemon is running")
+
+
+def _reports(now: OutboxStatus, rule: str) -> dict[str, int]:
+    """Return a rule's reports. A rule that has only events is not watched, and has none."""
+    return now.reports.get(rule, dict.fromkeys(REPORTS, 0))
 
 
 def _worker(worker: dict[str, Any]) -> str:

@@ -151,12 +151,14 @@ def _hour(minutes: list[Minute]) -> RenderableType:
 
 
 def _rules(o: Overview) -> RenderableType:
-    table = Table("", "waiting", "oldest", "in doubt", box=None, expand=True, header_style="dim", padding=(0, 1, 0, 0))
+    columns = ("", "waiting", "oldest", "in doubt", "bounced", "complaints")
+    table = Table(*columns, box=None, expand=True, header_style="dim", padding=(0, 1, 0, 0))
     for rule in o.rules:
         name = Text(excerpt(rule.name))
         if rule.paused_at is not None:
             name.append("  paused", "yellow")
-        table.add_row(name, str(rule.available), duration(rule.oldest), str(rule.in_doubt))
+        reports = (str(rule.bounced), str(rule.complained))
+        table.add_row(name, str(rule.available), duration(rule.oldest), str(rule.in_doubt), *reports)
     return Panel(table, title="Rules", title_align="left", border_style="dim")
 
 
@@ -186,7 +188,8 @@ def _events(title: str, events: list[EventState]) -> RenderableType:
     table.add_column(no_wrap=True, max_width=_MAX_RULE_AND_KEY_CHARS)
     table.add_column(no_wrap=True, ratio=1, style="dim")
     for e in events:
-        detail = f"after {duration(e.seconds)}" if e.state == "sent" else excerpt(e.detail or "")
+        has_arrived = e.state == "sent" and e.reason is None
+        detail = f"after {duration(e.seconds)}" if has_arrived else excerpt(e.detail or "")
         word = Text(excerpt(e.reason or e.state), _COLORS.get(e.state, "dim"))
         table.add_row(f"{e.at.astimezone():%H:%M:%S}", word, Text(f"{excerpt(e.rule)} {excerpt(e.key)}"), Text(detail))
     return Panel(table if events else Text("none", "dim"), title=title, title_align="left", border_style="dim")

@@ -1,5 +1,6 @@
 """The types of settings: durations, rates, addresses, URLs. Each says in its error what to write instead."""
 
+import base64
 import re
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
@@ -214,3 +215,22 @@ def parse_listen(value: str) -> tuple[str, int] | None:
             f"{value!r} is not an address with a port; write 127.0.0.1:9599, 0.0.0.0:9599, [::]:9599 or off"
         )
     return match[1] or match[2], int(match[3])
+
+
+def check_ec_public_key(value: str) -> None:
+    """Check that the text is an elliptic curve's public key (X.509 SubjectPublicKeyInfo) in base64.
+
+    Raises:
+        ValueError: It is none.
+    """
+    # Imported here: loading it takes longer than loading the configuration, and few configurations have such a key.
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+    try:
+        key = load_der_public_key(base64.b64decode(value, validate=True))
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, EllipticCurvePublicKey):
+        raise ValueError("is not a public key; copy the verification key from SendGrid, one line that starts with MFkw")

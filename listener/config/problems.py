@@ -11,6 +11,7 @@ from listener.config.rules import Rule
 
 # By key: what to say of a value that does not match the key's pattern.
 _PATTERNS = {
+    "ses_topic": "is not the ARN of an SNS topic; write arn:aws:sns:eu-west-1:123456789012:bounces",
     "table": 'is not a table with its schema; write public.dateplan, or with quotes as in SQL: public."Date Plan"',
     "template": "is not the name of a folder; write letters, digits, - and _",
 }

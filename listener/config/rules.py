@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 # The rule that applies if the configuration has none, so that the demo and a first `pgherald install` need no file.
 DEFAULT_NAME = "dateplan_verified"
@@ -59,6 +59,9 @@ class Rule(BaseModel):
     """path below `mail.base_url`, with columns of the lookup in braces: `/dateplans/{key}`"""
     unsubscribe: str = ""
     """SQL statement that withdraws consent, or `application`, see below"""
+    bounced: str = ""
+    """SQL statement that runs when an email bounced or its reader complained; see
+    [bounces.md](bounces.md#the-statement-bounced)"""
 
     @field_validator("becomes", mode="before")
     @classmethod
@@ -83,15 +86,16 @@ class Rule(BaseModel):
             )
         return value
 
-    @field_validator("lookup", "unsubscribe")
+    @field_validator("lookup", "unsubscribe", "bounced")
     @classmethod
-    def _takes_keys(cls, value: str) -> str:
-        if value in ("", APPLICATION):
+    def _takes_keys(cls, value: str, info: ValidationInfo) -> str:
+        if (value in ("", APPLICATION) and info.field_name != "bounced") or not value:
             return value
         bare = value.replace("%%", "")
         if "%(keys)s" not in bare:
             raise ValueError("must take the keys of a batch; write … = ANY (%(keys)s::bigint[])")
-        if stray := re.search(r"%(?!\(keys\)[sbt])", bare):
+        parameters = "keys|class" if info.field_name == "bounced" else "keys"
+        if stray := re.search(rf"%(?!\(({parameters})\)[sbt])", bare):
             raise ValueError(f"has a single % at character {stray.start()}; write a literal % as %%")
         return value
 

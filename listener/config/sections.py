@@ -22,12 +22,13 @@ from listener.config.fields import (
     MailboxText,
     Names,
     at_least,
+    check_ec_public_key,
     parse_listen,
 )
 from listener.config.headers import HeaderName, Headers, duplicates
 
 # 16 characters of `openssl rand -hex` are 64 bits: beyond guessing over HTTP, which admits a few attempts a second.
-MIN_ADMIN_TOKEN_CHARS = 16
+_MIN_TOKEN_CHARS = 16
 
 
 class Section(BaseModel):
@@ -37,6 +38,12 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, hide_input_in_errors=True)
+
+
+def _long_enough(token: str | None) -> str | None:
+    if token is not None and len(token) < _MIN_TOKEN_CHARS:
+        raise ValueError(f"must have at least {_MIN_TOKEN_CHARS} characters; make one with `openssl rand -hex 16`")
+    return token
 
 
 class Database(Section):
@@ -154,8 +161,8 @@ class Http(Section):
     """address and port of health, metrics and the page, or `off`. If set, startup fails when the port is in use. The
     default falls back to a free port, logged as `http_listening`"""
     public_url: BaseUrl = ""
-    """URL at which `/unsubscribe/` can be reached from outside, for the links in emails: `https://mail.example.org`. Its
-    host name need not be in `allowed_hosts`, and serves nothing else"""
+    """URL at which `/unsubscribe/` and `/bounces/` can be reached from outside: `https://mail.example.org`. The links in
+    emails begin with it. Its host name need not be in `allowed_hosts`, and serves nothing else"""
     allowed_hosts: Names = ()
     """Host headers accepted besides IP addresses and `localhost`, such as `["pgherald.internal"]` (protects against DNS
     rebinding). In the environment, separate them with commas"""
@@ -171,11 +178,7 @@ class Http(Section):
     @field_validator("admin_token")
     @classmethod
     def _hard_to_guess(cls, value: str | None) -> str | None:
-        if value is not None and len(value) < MIN_ADMIN_TOKEN_CHARS:
-            raise ValueError(
-                f"must have at least {MIN_ADMIN_TOKEN_CHARS} characters; make one with `openssl rand -hex 16`"
-            )
-        return value
+        return _long_enough(value)
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -186,6 +189,35 @@ class Http(Section):
     def chosen(self) -> bool:
         """True if the user has set `listen`. The daemon then takes no other port."""
         return "listen" in self.model_fields_set
+
+
+class Bounces(Section):
+    """The section `[bounces]`: the providers whose webhooks report bounces and complaints. An unset key is no webhook."""
+
+    ses_topic: str | None = Field(
+        None, pattern=r"^arn:aws(-cn|-us-gov)?:sns:[a-z]{2}[a-z0-9-]{1,30}:[0-9]{12}:[A-Za-z0-9_-]{1,256}(\.fifo)?$"
+    )
+    """ARN of the SNS topic to which Amazon SES publishes. Messages of other topics are refused"""
+    postmark_token: str | None = Field(None, repr=False)
+    """token in the URL of Postmark's webhook; at least 16 characters"""
+    sendgrid_key: str | None = None
+    """verification key of SendGrid's signed event webhook, in base64. It is a public key"""
+    mailgun_key: str | None = Field(None, repr=False)
+    """HTTP webhook signing key of the Mailgun account"""
+    brevo_token: str | None = Field(None, repr=False)
+    """token that Brevo's webhook sends; at least 16 characters"""
+
+    @field_validator("postmark_token", "mailgun_key", "brevo_token")
+    @classmethod
+    def _hard_to_guess(cls, value: str | None) -> str | None:
+        return _long_enough(value)
+
+    @field_validator("sendgrid_key")
+    @classmethod
+    def _is_public_key(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_ec_public_key(value)
+        return value
 
 
 class Log(Section):

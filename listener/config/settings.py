@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from listener.config.environment import Environment
 from listener.config.problems import explained
 from listener.config.rules import Rule, default_rules
-from listener.config.sections import Database, DeliverySettings, Http, Log, Mail
+from listener.config.sections import Bounces, Database, DeliverySettings, Http, Log, Mail
 from listener.config.smtp import Smtp
 from listener.errors import ConfigError
 
@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     mail: Mail = Field(default_factory=lambda: Mail.model_validate({}))
     delivery: DeliverySettings = DeliverySettings()
     http: Http = Http()
+    bounces: Bounces = Bounces()
     log: Log = Log()
     rules: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], Rule] = Field(
         default_factory=default_rules, min_length=1

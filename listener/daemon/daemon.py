@@ -15,7 +15,6 @@ from listener.daemon.tasks import Tasks
 from listener.db.pools import lookup_pool, opened, outbox_pool
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.logs import log
-from listener.mail.unsubscribe import signing_key
 from listener.notify.listener import Listener
 from listener.outage import Outage
 from listener.outbox.batch_writer import BatchWriter
@@ -68,7 +67,7 @@ class Daemon:
             from listener.web import server
 
             self._http = server.HttpServer(
-                settings, lambda: self._reloader.settings.http, self._health, self._listener, self._breaker
+                settings, lambda: self._reloader.settings, self._health, self._listener, self._breaker
             )
         self._systemd = Systemd()
         self._tasks = Tasks()
@@ -161,7 +160,7 @@ class Daemon:
                     raise SystemExit(0) from exc
             else:
                 if self._http:
-                    self._http.set_signing_key(signing_key(self._reloader.secret))
+                    self._http.set_secret(self._reloader.secret)
                     self._http.log_address()
                 return runtime
 

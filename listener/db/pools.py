@@ -1,4 +1,4 @@
-"""The daemon's connection pools: for the outbox, for lookups, for unsubscribing and for the overview."""
+"""The daemon's connection pools: for the outbox, lookups, the rules' statements, bounces and the overview."""
 
 import json
 from collections.abc import AsyncIterator
@@ -39,6 +39,8 @@ OVERVIEW_PLANS = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit
 # operator's query and may take its time.
 _TIMEOUT_S = 5.0
 _LOOKUP_TIMEOUT_S = 30.0
+# Longer than the connection and the statement of `unsubscribe_pool` may take.
+_BOUNCE_TIMEOUT_S = 20.0
 # The loop, the batch writer, the lease and a ring can each use a connection at the same moment.
 _MAX_OUTBOX_CONNECTIONS = 4
 # A connection that is cut leaves its backend behind until the lock that it waits for is free. The server therefore ends
@@ -66,8 +68,13 @@ def lookup_pool(url: str) -> Pool:
 
 
 def unsubscribe_pool(url: str) -> Pool:
-    """Return the pool for the rules' unsubscribe statements. One connection: such requests are rare."""
+    """Return the pool for the rules' statements `unsubscribe` and `bounced`. One connection: they are rare."""
     return Pool(parameters(url), _unsubscribe_session, 1, patience=_TIMEOUT_S)
+
+
+def bounce_pool(url: str) -> Pool:
+    """Return the pool that writes bounces into the outbox. Its one connection is in use while a statement runs."""
+    return Pool(parameters(url), _bounce_session, 1, patience=_BOUNCE_TIMEOUT_S)
 
 
 def overview_pool(url: str) -> Pool:
@@ -152,6 +159,15 @@ async def _unsubscribe_session(conn: psycopg.AsyncConnection[Any]) -> None:
         await _notice_lost_client(conn)
     await refuse_standby(conn)
     # A few statements a day gain nothing from being prepared, and a pooler could lose them.
+    conn.prepare_threshold = None
+
+
+async def _bounce_session(conn: psycopg.AsyncConnection[Any]) -> None:
+    read_any_time(conn)
+    if not await secure(conn):
+        await conn.execute(f"{_lock_timeout(_BOUNCE_TIMEOUT_S)}; {KEEPALIVES}", prepare=False)
+        await _notice_lost_client(conn)
+    await refuse_standby(conn)
     conn.prepare_threshold = None
 
 

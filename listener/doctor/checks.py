@@ -5,13 +5,25 @@ from functools import partial
 
 import psycopg
 
+from listener.config.sections import Bounces
 from listener.config.settings import Settings
 from listener.db.errors import summary
-from listener.doctor import lookup, notifications, privacy, schema, server, smtp, templates, triggers
+from listener.db.statement import bounced_of, unsubscribe_of
+from listener.doctor import (
+    lookup,
+    notifications,
+    privacy,
+    schema,
+    server,
+    smtp,
+    statements,
+    templates,
+    triggers,
+    webhooks,
+)
 from listener.doctor.context import Context
 from listener.doctor.result import CheckResult, Finding, NotChecked, fault, warn
 from listener.errors import PgheraldError
-from listener.mail.unsubscribe import is_statement
 
 Check = Callable[[Context], Awaitable[Finding]]
 
@@ -51,9 +63,14 @@ def _checks(settings: Settings) -> list[tuple[str, Check]]:
         *((f"template {rule}", partial(templates.template, rule=rule)) for rule in rules),
         *((f"mail {rule}", partial(templates.mail, rule=rule)) for rule in rules),
         *(
-            (f"unsubscribe {name}", partial(templates.unsubscribe, rule=name))
+            (f"unsubscribe {name}", partial(statements.unsubscribe, statement=statement))
             for name, rule in rules.items()
-            if is_statement(rule)
+            if (statement := unsubscribe_of(name, rule)) is not None
+        ),
+        *(
+            (f"bounced {name}", partial(statements.bounced, statement=statement))
+            for name, rule in rules.items()
+            if (statement := bounced_of(name, rule)) is not None
         ),
         ("listen", notifications.listen),
         ("queue", notifications.queue),
@@ -64,6 +81,7 @@ def _checks(settings: Settings) -> list[tuple[str, Check]]:
         ("sender", smtp.sender),
         ("smtp", smtp.smtp),
         *([("smtp fallback", smtp.fallback)] if settings.smtp.fallback is not None else []),
+        *([("bounces", webhooks.bounces)] if settings.bounces != Bounces() else []),
     ]
 
 

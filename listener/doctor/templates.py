@@ -16,7 +16,6 @@ from listener.errors import BadData, RuleBroken
 from listener.mail.composer import Composer, Message
 from listener.mail.lint import lint
 from listener.mail.templates import Templates
-from listener.mail.unsubscribe import check
 from listener.message_id import make_message_id
 from listener.outbox.event import Event
 from listener.worker.decision import ToSend
@@ -109,18 +108,6 @@ async def mail(context: Context, rule: str) -> Finding:
         )
     largest = max(len(message.octets) for _, message in messages)
     return ok(f"{largest / 1000:.1f} KB at most; no problem found")
-
-
-async def unsubscribe(context: Context, rule: str) -> Finding:
-    """Check that the statement is valid and that this role may run it, without running it."""
-    try:
-        async with context.read_transaction() as conn:
-            await check(conn, rule, context.settings.rules[rule])
-    except RuleBroken as exc:
-        if "permission denied" in str(exc):
-            return fault(str(exc), "GRANT the daemon's role the privileges of this statement, and no others")
-        return fault(str(exc), f"correct [rules.{rule}] unsubscribe")
-    return ok("the statement is valid, and this role may run it")
 
 
 def _unlinked(settings: Settings, name: str) -> Iterator[str]:

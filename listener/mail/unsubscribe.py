@@ -16,20 +16,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
 from urllib.parse import unquote
 
-import psycopg
-
-from listener.config.rules import APPLICATION, Rule
-from listener.db.connection import POLICIES_APPLY
-from listener.db.errors import is_unavailable, summary
+from listener.config.rules import Rule
 from listener.db.pool import Pool
-from listener.errors import DatabaseUnavailable, RuleBroken
+from listener.db.statement import unsubscribe_of
+from listener.errors import RuleBroken
 from listener.logs import log
 
 _VERSION = "v1"
-_CALL = re.compile(r"\s*CALL\b", re.IGNORECASE)
 # More than any usual key needs. With the URL before it, the token stays below the 900 characters that a header may have.
 _MAX_TOKEN_CHARS = 600
 # 128 bits cannot be guessed, and a shorter token breaks less often in mail programs. They are 26 characters in base32.
@@ -84,29 +79,6 @@ def read_token(signing_key: bytes, text: str) -> Subscription | None:
     return None
 
 
-def is_statement(rule: Rule) -> bool:
-    """Return whether the rule unsubscribes by a statement of its own, and not through the application or not at all."""
-    return rule.unsubscribe not in ("", APPLICATION)
-
-
-async def check(conn: psycopg.AsyncConnection[Any], name: str, rule: Rule) -> None:
-    """Check that this role could run the rule's statement, without running it. A CALL cannot be checked.
-
-    Raises:
-        RuleBroken: The statement is invalid, or the role lacks a right.
-        DatabaseUnavailable: The check can be retried.
-    """
-    if not is_statement(rule) or _CALL.match(rule.unsubscribe):
-        return
-    try:
-        # EXPLAIN checks the syntax, the names and the rights, and stops before it changes a row.
-        async with conn.transaction():
-            await conn.execute(POLICIES_APPLY)
-            await conn.execute(f"EXPLAIN {_sql(rule)}", {"keys": []})
-    except (psycopg.Error, OSError) as exc:
-        raise _failure(name, exc) from exc
-
-
 async def unsubscribe(pool: Pool, rules: Mapping[str, Rule], subscription: Subscription) -> None:
     """Run the rule's statement for the row. A row that is gone or already unsubscribed is no error.
 
@@ -115,28 +87,14 @@ async def unsubscribe(pool: Pool, rules: Mapping[str, Rule], subscription: Subsc
         DatabaseUnavailable: The request can be retried.
     """
     rule = rules.get(subscription.rule)
-    if rule is None or not is_statement(rule):
+    statement = unsubscribe_of(subscription.rule, rule) if rule is not None else None
+    if statement is None:
         raise RuleBroken(
             f"[rules.{subscription.rule}] unsubscribe: must be a statement, because messages with a link to it were sent; "
             "restore it"
         )
-    statement = f"-- name: unsubscribe {subscription.rule}\n{_sql(rule)}"
-    try:
-        async with pool.connection() as conn:
-            cursor = await conn.execute(statement, {"keys": [subscription.key]})
-    except (psycopg.Error, OSError, TimeoutError) as exc:
-        raise _failure(subscription.rule, exc) from exc
-    log.info("unsubscribed", rule=subscription.rule, key=subscription.key, rows=cursor.rowcount)
-
-
-def _sql(rule: Rule) -> str:
-    return rule.unsubscribe.strip().rstrip(";")
-
-
-def _failure(name: str, exc: BaseException) -> RuleBroken | DatabaseUnavailable:
-    if is_unavailable(exc):
-        return DatabaseUnavailable(f"the unsubscribe statement of rule {name} cannot run now: {summary(exc)}")
-    return RuleBroken(f"[rules.{name}] unsubscribe fails: {summary(exc)}")
+    rows = await statement.run(pool, subscription.key)
+    log.info("unsubscribed", rule=subscription.rule, key=subscription.key, rows=rows)
 
 
 def _signature(key: bytes, signed: str) -> str:

@@ -31,10 +31,11 @@ _QUERIES = {**load("admin"), **load("overview")}
 
 @dataclass(frozen=True, slots=True)
 class RuleState:
-    """The events of one rule that are not settled.
+    """The events of one rule that are not settled, and the reports on those that were sent.
 
     `available` is counted up to 10000. `oldest` is the age of the oldest of them in seconds, from its
-    capture. `paused_at` is set while an operator pauses the rule.
+    capture. `paused_at` is set while an operator pauses the rule. `bounced` and `complained` count the sent events of
+    which a bounce or a complaint was reported, since the rule is watched.
     """
 
     name: str
@@ -42,6 +43,8 @@ class RuleState:
     oldest: float | None
     in_doubt: int
     paused_at: datetime | None
+    bounced: int
+    complained: int
 
 
 @dataclass(frozen=True, slots=True)

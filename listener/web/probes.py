@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from listener.metrics import REGISTRY
@@ -103,11 +103,20 @@ class _Gauges(Collector):
             "pgherald_in_doubt", "Events whose message was transmitted and got no reply", labels=["rule"]
         )
         paused = GaugeMetricFamily("pgherald_rule_paused", "1: an operator has paused the rule", labels=["rule"])
+        # Counted in the database, because a command records reports too.
+        bounced = CounterMetricFamily(
+            "pgherald_bounced", "Sent events whose email bounced, since the rule is watched", labels=["rule"]
+        )
+        complained = CounterMetricFamily(
+            "pgherald_complained", "Sent events whose reader complained, since the rule is watched", labels=["rule"]
+        )
         for rule in self._overview.rules:
             oldest.add_metric([rule.name], rule.oldest or 0.0)
             available.add_metric([rule.name], rule.available)
             in_doubt.add_metric([rule.name], rule.in_doubt)
             paused.add_metric([rule.name], rule.paused_at is not None)
+            bounced.add_metric([rule.name], rule.bounced)
+            complained.add_metric([rule.name], rule.complained)
         foreign = GaugeMetricFamily(
             "pgherald_foreign_lock_holder",
             "1: a session that is not a daemon holds this advisory lock of pgherald",
@@ -117,7 +126,7 @@ class _Gauges(Collector):
             foreign.add_metric(
                 [holder.lock, str(holder.pid or ""), excerpt(holder.user), excerpt(holder.application)], 1.0
             )
-        yield from (oldest, available, in_doubt, paused, foreign)
+        yield from (oldest, available, in_doubt, paused, bounced, complained, foreign)
         yield _gauge(
             "notify_queue_usage_ratio",
             "Used share of PostgreSQL's notification queue; at 1 every NOTIFY fails",

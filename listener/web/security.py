@@ -23,14 +23,17 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-# The only path that recipients of emails open, in upper case too. It answers under the name of [http] public_url as well.
-PUBLIC = "/unsubscribe/"
+# The paths that answer under the name of [http] public_url as well, in upper case too. Recipients of emails open the first,
+# and mail providers post to the second.
+UNSUBSCRIBE = "/unsubscribe/"
+BOUNCES = "/bounces/"
+PUBLIC = (UNSUBSCRIBE, BOUNCES)
 
 
 def check_request(http: Callable[[], Http]) -> Middleware:
     """Return the middleware that checks the Host header and turns uncaught exceptions into responses.
 
-    Accepted are IP addresses, localhost, and the names of `allowed_hosts` and `listen`. For the path `PUBLIC` the name in
+    Accepted are IP addresses, localhost, and the names of `allowed_hosts` and `listen`. For the paths `PUBLIC` the name in
     `public_url` is accepted too. `http` returns the settings in use, which a reload may replace. Without this check, a
     foreign web page could point a name of its own at this address (DNS rebinding). Its script would then read what the
     visitor's browser gets from here. It cannot do so with an IP address.

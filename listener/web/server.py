@@ -12,19 +12,22 @@ from aiohttp import web
 
 from listener.config.sections import Http
 from listener.config.settings import Settings
-from listener.db.pools import opened, overview_pool, unsubscribe_pool
+from listener.db.pools import bounce_pool, opened, overview_pool, unsubscribe_pool
 from listener.errors import ConfigError
 from listener.logs import log
+from listener.mail.unsubscribe import signing_key
 from listener.notify.listener import Listener
 from listener.smtp.breaker import Breaker
 from listener.status.health import Health
 from listener.status.overview import OverviewCache
+from listener.web.bounces import BounceWebhooks
 from listener.web.page import Page
 from listener.web.probes import Probes
 from listener.web.security import check_request, set_security_headers
 from listener.web.unsubscribe import UnsubscribePage
 
-# Far above any body that is read: a login form, or the one-click POST of mail providers (RFC 8058).
+# Far above any body that is read: a login form, or the one-click POST of mail providers (RFC 8058). Webhooks have their
+# own limit.
 _MAX_BODY_BYTES = 16 * 1024
 # The daemon does not wait longer for open requests when it stops.
 _SHUTDOWN_TIMEOUT_S = 1.0
@@ -33,33 +36,46 @@ _KEEP_ALIVE_S = 30
 
 
 class HttpServer:
-    """Serve the probes, the metrics, the status page and the unsubscribe page.
+    """Serve the probes, the metrics, the status page, the unsubscribe page and the webhooks of mail providers.
 
-    The server has pools of its own with one connection each. A slow page never takes a connection from delivery. `http`
+    The server has pools of its own with one connection each. A slow page never takes a connection from delivery. `used`
     returns the settings in use, which a reload may replace.
     """
 
     def __init__(
-        self, settings: Settings, http: Callable[[], Http], health: Health, listener: Listener, breaker: Breaker
+        self, settings: Settings, used: Callable[[], Settings], health: Health, listener: Listener, breaker: Breaker
     ) -> None:
+        def http() -> Http:
+            return used().http
+
         self._http = settings.http
         self._overview_pool = overview_pool(settings.database.url)
         self._unsubscribe_pool = unsubscribe_pool(settings.database.url)
+        # Statements that take long must not hold up those who unsubscribe.
+        self._bounce_pools = (bounce_pool(settings.database.url), unsubscribe_pool(settings.database.lookups))
         self._overview_cache = OverviewCache(self._overview_pool)
         self._page = Page(settings, http, health, self._overview_cache)
         self._unsubscribe = UnsubscribePage(health, self._unsubscribe_pool)
+        self._bounces = BounceWebhooks(lambda: used().bounces, health, *self._bounce_pools)
         app = web.Application(middlewares=[check_request(http)], client_max_size=_MAX_BODY_BYTES)
         app.on_response_prepare.append(set_security_headers)
-        for part in (Probes(health, self._overview_cache, listener, breaker), self._page, self._unsubscribe):
+        probes = Probes(health, self._overview_cache, listener, breaker)
+        for part in (probes, self._page, self._unsubscribe, self._bounces):
             app.add_routes(part.routes())
         self._pending_log: Callable[[], None] | None = None
         self._runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=_SHUTDOWN_TIMEOUT_S, keepalive_timeout=_KEEP_ALIVE_S
+            app,
+            access_log=None,
+            shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
+            keepalive_timeout=_KEEP_ALIVE_S,
+            # Nobody compresses what we read, and a few kilobytes could become gigabytes.
+            auto_decompress=False,
         )
 
-    def set_signing_key(self, key: bytes) -> None:
-        """Set the key of the List-Unsubscribe tokens. It is stored in the database, so it is known only later."""
-        self._unsubscribe.key = key
+    def set_secret(self, secret: bytes) -> None:
+        """Set the database's secret, which is known only later. It leads from tokens and Message-IDs to events."""
+        self._unsubscribe.key = signing_key(secret)
+        self._bounces.secret = secret
 
     @asynccontextmanager
     async def served(self) -> AsyncIterator[None]:
@@ -71,13 +87,14 @@ class HttpServer:
         Raises:
             ConfigError: the address of `[http] listen` cannot be bound.
         """
-        async with opened(self._overview_pool, self._unsubscribe_pool):
+        async with opened(self._overview_pool, self._unsubscribe_pool, *self._bounce_pools):
             try:
                 await self._open()
                 yield
             finally:
                 self._page.stream.closing.set()
                 await self._runner.cleanup()
+                self._bounces.close()
                 await self._overview_cache.close()
 
     def log_address(self) -> None:

@@ -1,4 +1,4 @@
-"""The page ``/unsubscribe/TOKEN``, the target of List-Unsubscribe (RFC 8058). It is the only public page.
+"""The page ``/unsubscribe/TOKEN``, the target of List-Unsubscribe (RFC 8058). It is the only page that recipients open.
 
 GET shows a button and changes nothing, because mail scanners follow links. POST runs the rule's statement. It needs no
 cookie and no redirect, ignores its body, and may come any number of times.
@@ -18,7 +18,7 @@ from listener.mail.unsubscribe import Subscription, read_token, unsubscribe
 from listener.outage import Outage
 from listener.status.health import Health
 from listener.web.render import Renderer
-from listener.web.security import PUBLIC
+from listener.web.security import UNSUBSCRIBE
 from listener.web.token_bucket import TokenBucket
 from listener.web.wording import Wording, wording
 
@@ -48,7 +48,7 @@ class UnsubscribePage:
         """Return the routes of this page, for the HTTP server."""
         # A damaged link may contain a slash or a line end, and a gateway may write all of it in upper case. A proxy may
         # put a second slash in front.
-        path = f"/{{page:(?i:/*{PUBLIC.strip('/')})}}/{{token:(?s:.*)}}"
+        path = f"/{{page:(?i:/*{UNSUBSCRIBE.strip('/')})}}/{{token:(?s:.*)}}"
         return [web.get(path, self.get), web.post(path, self.post)]
 
     async def get(self, request: web.Request) -> web.Response:

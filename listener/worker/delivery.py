@@ -10,9 +10,9 @@ from psycopg import AsyncConnection
 from listener.address import mask, parse_address
 from listener.config.rules import Rule
 from listener.db.pool import Pool
+from listener.db.statement import bounced_of, unsubscribe_of
 from listener.errors import BadData, RuleBroken
 from listener.logs import log
-from listener.mail import unsubscribe
 from listener.mail.composer import Composer
 from listener.message_id import make_message_id
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage
@@ -57,11 +57,16 @@ class Delivery:
         """Try every rule against the database, without a row. `conn` is the daemon's own session.
 
         Raises:
-            RuleBroken: A lookup or a statement to unsubscribe fails, or a template uses a column that its lookup lacks.
+            RuleBroken: A lookup or a statement fails, or a template uses a column that its lookup lacks.
+            DatabaseUnavailable: The check can be retried.
         """
         for name, lookup in self._lookups.items():
             self._composer.check(name, await lookup.check(lookups))
-            await unsubscribe.check(conn, name, lookup.rule)
+            if (statement := unsubscribe_of(name, lookup.rule)) is not None:
+                await statement.check(conn)
+            if (statement := bounced_of(name, lookup.rule)) is not None:
+                async with lookups.connection() as session:
+                    await statement.check(session)
 
     def message_id(self, event: Event) -> str:
         """Return the left part of the email's Message-ID; of an event that cannot be read, an empty text."""

@@ -106,6 +106,10 @@ SELECT count(*) FROM pgherald.outbox WHERE settled_at IS NULL;
 -- Count the events of each rule and state.
 SELECT rule, state, count(*) FROM pgherald.outbox GROUP BY rule, state;
 
+-- name: reports
+-- Return how many sent events of each rule bounced, and of how many a reader complained.
+SELECT rule, bounced, complained FROM pgherald.rule;
+
 -- name: outbox_size
 -- Return the outbox's size on disk with its partitions at any depth, and how many dead rows vacuum has yet to remove.
 -- Live rows come from `counts`. pg_stat_user_tables shows up to twice as many if ANALYZE ran before a session reported

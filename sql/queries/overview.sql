@@ -34,7 +34,9 @@ SELECT coalesce(rule.rule, available.rule, doubted.rule) AS name,
        coalesce(available.events, 0) AS available,
        extract(epoch FROM now() - available.oldest)::float8 AS oldest,
        coalesce(doubted.events, 0) AS in_doubt,
-       rule.paused_at
+       rule.paused_at,
+       coalesce(rule.bounced, 0) AS bounced,
+       coalesce(rule.complained, 0) AS complained
   FROM pgherald.rule
   FULL JOIN available ON available.rule = rule.rule
   FULL JOIN doubted ON doubted.rule = coalesce(rule.rule, available.rule)

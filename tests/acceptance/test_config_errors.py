@@ -32,6 +32,7 @@ def test_unknown_rule_is_a_matter_of_usage(pgherald: Pgherald) -> None:
         repeats({"lookup": LOOKUP + "; -- the end"}, ("dateplan_verified", "single SELECT", "semicolon")),
         ({"template": "no_such"}, ("no_such",)),
         ({"unsubscribe": "DELETE FROM nobody WHERE id = ANY (%(keys)s)"}, ("unsubscribe fails", "nobody")),
+        ({"bounced": "DELETE FROM nobody WHERE id = ANY (%(keys)s)"}, ("bounced fails", "nobody")),
     ],
     ids=[
         "table",
@@ -42,6 +43,7 @@ def test_unknown_rule_is_a_matter_of_usage(pgherald: Pgherald) -> None:
         "lookup goes on behind its end",
         "template",
         "unsubscribe",
+        "bounced",
     ],
 )
 @pytest.mark.parametrize("once", [["--once"], repeats([])], ids=["once", "daemon"])

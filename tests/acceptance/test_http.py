@@ -64,6 +64,8 @@ def test_alive_ready_and_counted(database: Database, mail: MailServer, pgherald:
         assert seen["pgherald_breaker_open"] == seen["pgherald_listen_reconnects_total"] == 0
         assert seen["pgherald_listening"] == seen["pgherald_database_up"] == 1
         assert seen[f'pgherald_in_doubt{{rule="{RULE}"}}'] == 0
+        assert seen[f'pgherald_bounced_total{{rule="{RULE}"}}'] == 0
+        assert seen[f'pgherald_complained_total{{rule="{RULE}"}}'] == 0
         assert f'pgherald_oldest_available_age_seconds{{rule="{RULE}"}}' in seen
         assert 0 <= seen["pgherald_notify_queue_usage_ratio"] < 1
         assert any(name.startswith("pgherald_build_info{") for name in seen)

@@ -77,6 +77,8 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
         ("smtp.oauth_token_url", "{}", "write https://"),
         *((f"database.{key}", url, "write ") for key in ("url", "listen_url") for url in DATABASE),
         *(("http.admin_token", token, "16 characters") for token in TOKEN),
+        *((f"bounces.{key}", TOKEN[0], "16 characters") for key in ("postmark_token", "mailgun_key", "brevo_token")),
+        ("bounces.sendgrid_key", TOKEN[0], "copy the verification key"),
         *(("http.public_url", url, "write https://") for url in ("https://u:{}@h", "https://h:{}", "https://[{}]", "https://u:{}／@h", "{}")),
         *(("mail.base_url", url, "write https://") for url in ("https://u:{}@h", "https://h:{}", "https://[{}]", "https://u:{}／@h", "{}")),
     ],
@@ -165,9 +167,11 @@ def test_no_secret_where_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PGHERALD_DATABASE_URL", f"postgresql://u:{SECRET}@h/d")
     monkeypatch.setenv("PGHERALD_DATABASE_LISTEN_URL", f"postgresql://u:{SECRET}@h/d")
     monkeypatch.setenv("PGHERALD_HTTP_ADMIN_TOKEN", 2 * SECRET)
+    for key in ("POSTMARK_TOKEN", "MAILGUN_KEY", "BREVO_TOKEN"):
+        monkeypatch.setenv(f"PGHERALD_BOUNCES_{key}", 2 * SECRET)
     settings = load()
     assert settings.smtp.server.password == SECRET
-    for shown in (settings, settings.smtp, settings.database, settings.http, settings.smtp.server):
+    for shown in (settings, settings.smtp, settings.database, settings.http, settings.bounces, settings.smtp.server):
         assert SECRET not in repr(shown)
         assert SECRET not in str(shown)
     assert isinstance(settings, Settings)

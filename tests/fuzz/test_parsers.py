@@ -6,11 +6,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from listener.address import Address, Mailbox, mask, parse_address, parse_mailbox
+from listener.bounces.dsn import read_report
+from listener.bounces.report import BadReport, Report
 from listener.errors import BadData
 from listener.smtp.commands import commands
 from listener.smtp.replies import Phase, Reply
 from listener.smtp.verdicts import classify
 from tests.fuzz.test_send import BUDGET, REPLIES, SENDER
+from tests.support.reports import arf, dsn, exim, qmail
 
 SOME = settings(BUDGET, max_examples=max(300, settings.default.max_examples if settings.default else 0))
 
@@ -100,3 +103,26 @@ def test_masking_leaves_no_address(text: str) -> None:
     shown = mask(f"said <{text}> to jane.doe@example.org")
     assert is_one_line(shown)
     assert "jane.doe@" not in shown
+
+
+SAMPLES = [dsn(), dsn(forwarded=True), dsn(encoding="base64"), arf(), exim("550 5.1.1 no"), qmail("no (#5.1.1)")]
+MIME = [
+    b"\n", b"--B1/relay", b"Content-Type: ", b"message/rfc822", b"multipart/mixed; boundary=", b"*0*=utf-8''%ff", b'"', b"\xff",
+    b"Content-Transfer-Encoding: ", b"x-uuencode", b"base64", b"=?utf-8?q?=ff?=", b"\0", b":", b"Status: ", b"Action: failed",
+]  # fmt: skip
+EDITS = st.lists(
+    st.tuples(st.floats(0, 1), st.integers(0, 40), st.sampled_from(MIME) | st.binary(max_size=5)), max_size=8
+)
+
+
+@SOME
+@given(st.sampled_from(SAMPLES), EDITS)
+def test_a_damaged_report_is_read_or_refused(raw: bytes, edits: list[tuple[float, int, bytes]]) -> None:
+    for where, length, piece in edits:
+        at = round(where * len(raw))
+        raw = raw[:at] + piece + raw[at + length :]
+    try:
+        report = read_report(raw)
+    except BadReport as error:
+        report = str(error)
+    assert is_one_line(report.detail if isinstance(report, Report) else report)

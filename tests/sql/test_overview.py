@@ -49,6 +49,12 @@ def test_what_waits_and_why(sandbox: Database) -> None:
     assert (o.available, o.in_doubt, len(o.in_doubt_events), o.failed, o.latest) == (4, 2, 2, [], [])
 
 
+def test_the_reports_of_each_rule(sandbox: Database) -> None:
+    put(sandbox, "available", 1, rule="gone")
+    sandbox.execute("UPDATE pgherald.rule SET bounced = 3, complained = 2")
+    assert [(rule.bounced, rule.complained) for rule in seen(sandbox).rules] == [(3, 2), (0, 0)]
+
+
 def test_the_latest_are_found_behind_a_backlog(sandbox: Database) -> None:
     put(sandbox, "sent", 20, settled="now() - interval '1 min' + g * interval '1 s'")
     put(sandbox, "failed", 1, settled="now()")

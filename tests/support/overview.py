@@ -10,7 +10,7 @@ NOW = datetime(2026, 11, 22, 20, 0, tzinfo=UTC)
 def overview(available: int = 0) -> Overview:
     """An idle system with one rule, of which `available` events wait."""
     minutes = [Minute(NOW - timedelta(minutes=i), 0, 0, 0, None, None) for i in reversed(range(MINUTES))]
-    rule = RuleState("paid", available, 12.0 if available else None, 0, None)
+    rule = RuleState("paid", available, 12.0 if available else None, 0, None, 0, 0)
     return Overview([rule], [], True, [], [], [], [], minutes, 0.0, NOW)
 
 

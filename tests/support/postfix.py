@@ -57,14 +57,16 @@ postlog unix-dgram n - n - 1 postlogd
 class Postfix:
     """Runs while entered, with `settings` on top of `_SETTINGS`. Its folder is temporary, and nothing in /etc is used.
 
-    Postfix starts its programs under other accounts, so that only root can run it.
+    Postfix starts its programs under other accounts, so that only root can run it. `services` are lines of master.cf that
+    come after `_SERVICES`.
     """
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, services: str = "", **settings: str) -> None:
         program = find_program("postfix")
         assert program, "Postfix is missing: apt-get install postfix (it need not run as a service)"
         assert os.geteuid() == 0, "Postfix runs as root alone"
         self._program = program
+        self._services = services
         self._given = settings
         self._port = free_port()
         self._folder = Path()
@@ -120,6 +122,10 @@ class Postfix:
         self._given = settings
         self._write()
         self._control("reload")
+
+    def flush(self) -> None:
+        """Try to deliver now what waits in the queue."""
+        self._control("flush")
 
     def __enter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix="postfix-"))
@@ -188,4 +194,4 @@ class Postfix:
             **self._given,
         }
         (folder / "main.cf").write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
-        (folder / "master.cf").write_text(_SERVICES.format(port=self._port))
+        (folder / "master.cf").write_text(_SERVICES.format(port=self._port) + self._services)

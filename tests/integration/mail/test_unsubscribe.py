@@ -9,8 +9,9 @@ from listener.config.rules import APPLICATION, Rule, default_rules
 from listener.db import schema
 from listener.db.connection import connect_async
 from listener.db.pools import opened, unsubscribe_pool
+from listener.db.statement import unsubscribe_of
 from listener.errors import DatabaseUnavailable, RuleBroken
-from listener.mail.unsubscribe import Subscription, check, signing_key, unsubscribe
+from listener.mail.unsubscribe import Subscription, signing_key, unsubscribe
 from tests.support.database import Database
 
 NAME = "dateplan_verified"
@@ -36,7 +37,8 @@ async def tried(url: str, statement: str) -> None:
     async with await connect_async(url) as conn, conn.transaction():
         # As doctor does: even so, it tells whether it could be run.
         await conn.execute("SET TRANSACTION READ ONLY")
-        await check(conn, NAME, rules(statement)[NAME])
+        if (found := unsubscribe_of(NAME, rules(statement)[NAME])) is not None:
+            await found.check(conn)
 
 
 def consents(database: Database) -> list[bool]:

@@ -26,7 +26,8 @@ WORKER: dict[str, Any] = {
 
 def now(**changes: Any) -> OutboxStatus:
     values: dict[str, Any] = {
-        "rules": {"paid": dict.fromkeys(STATES, 0) | {"in_doubt": 1}},
+        "rules": {"paid": dict.fromkeys(STATES, 0) | {"in_doubt": 1}, "gone": dict.fromkeys(STATES, 0)},
+        "reports": {"paid": {"bounced": 3, "complained": 1}},
         "oldest_available_age_s": None,
         "workers": [WORKER],
         "outbox": {"bytes": 8192, "size": "8192 bytes", "dead_rows": 3, "rows": 1},
@@ -44,9 +45,10 @@ def shown(capsys: pytest.CaptureFixture[str], **changes: Any) -> list[str]:
 
 def test_an_idle_outbox(capsys: pytest.CaptureFixture[str]) -> None:
     lines = shown(capsys)
-    assert lines[0].split() == ["rule", *STATES]
-    assert lines[1].split() == ["paid", "0", "0", "0", "1", "0", "0", "0"]
-    assert lines[2:] == [
+    assert lines[0].split() == ["rule", *STATES, "bounced", "complained"]
+    assert lines[1].split() == ["paid", "0", "0", "0", "1", "0", "0", "0", "3", "1"]
+    assert lines[2].split() == ["gone", *"000000000"]
+    assert lines[3:] == [
         "no event is waiting",
         "1 event in doubt: pgherald events list --state in_doubt",
         "worker vm:1: listening, leader, 2 in flight",
@@ -80,7 +82,10 @@ def test_a_line_for_each_thing_to_know(capsys: pytest.CaptureFixture[str], chang
 def test_the_json_for_scripts() -> None:
     holder = LockHolder("gate", 7, "app", "psql", None)
     assert _as_json(now(paused={"paid": AT}, foreign_locks=[holder], workers=[{**WORKER, "alive": False}])) == {
-        "rules": {"paid": dict.fromkeys(STATES, 0) | {"in_doubt": 1}},
+        "rules": {
+            "paid": dict.fromkeys(STATES, 0) | {"in_doubt": 1, "bounced": 3, "complained": 1},
+            "gone": dict.fromkeys([*STATES, "bounced", "complained"], 0),
+        },
         "oldest_available_seconds": None,
         "workers": [{**WORKER, "alive": False, "started_at": "2026-11-22T17:44:00+00:00"}],
         "listening": False,

@@ -115,6 +115,19 @@ class TestRefused:
         ("[delivery]\nin_doubt = 'maybe'", "[delivery] in_doubt: must be 'resend' or 'hold', got text"),
         ("[http]\nadmin_token = 1234567890123456", "[http] admin_token: must be text in quotes, got a number"),
         (
+            "[bounces]\nses_topic = 'bounces'",
+            "[bounces] ses_topic: is not the ARN of an SNS topic; write arn:aws:sns:eu-west-1:123456789012:bounces",
+        ),
+        (
+            "[bounces]\nsendgrid_key = 'MFkw'",
+            "[bounces] sendgrid_key: is not a public key; copy the verification key from SendGrid, one line that starts "
+            "with MFkw",
+        ),
+        (
+            "[bounces]\nbrevo_token = 'short'",
+            "[bounces] brevo_token: must have at least 16 characters; make one with `openssl rand -hex 16`",
+        ),
+        (
             RULE.replace('"VE"', "true") + LOOKUP,
             "[rules.plan_verified] becomes: must be text in quotes, got true or false; write one value in quotes, "
             'such as "true"; for several values, watch a generated column',

@@ -68,3 +68,13 @@ class TestUnsubscribe:
         assert loaded(f"{rule}unsubscribe = 'application'").rules["plan_verified"].unsubscribe == "application"
         assert "[rules.plan_verified] unsubscribe: must take the keys" in refused(f"{rule}unsubscribe = 'DELETE'")
         assert "write a literal % as %%" in refused(f"{rule}unsubscribe = 'x %(keys)s 5%'")
+
+
+class TestBounced:
+    def test_is_nothing_or_a_statement_that_takes_the_keys_and_the_class(self) -> None:
+        rule = f"{RULE}{LOOKUP}"
+        assert loaded(rule).rules["plan_verified"].bounced == ""
+        assert loaded(f"{rule}bounced = 'x %(keys)s %(class)s'").rules["plan_verified"].bounced
+        assert "[rules.plan_verified] bounced: must take the keys" in refused(f"{rule}bounced = 'application'")
+        assert "write a literal % as %%" in refused(f"{rule}bounced = 'x %(keys)s %(reason)s'")
+        assert "write a literal % as %%" in refused(f"{rule}unsubscribe = 'x %(keys)s %(class)s'")

@@ -1,8 +1,11 @@
 """What the sections say of their settings together."""
 
+import pytest
+
 from listener.address import parse_address
 from listener.smtp.server import SmtpServer, Timeouts
 from tests.support.settings import loaded, refused
+from tests.support.webhooks import rsa_public_key, sendgrid_key
 
 
 def test_the_server_has_everything_that_a_session_needs() -> None:
@@ -55,3 +58,27 @@ def test_a_port_is_chosen_only_by_the_user() -> None:
     http = loaded("[http]\nlisten = '127.0.0.1:9599'").http
     assert (http.address, http.chosen) == (("127.0.0.1", 9599), True)
     assert loaded("[http]\nlisten = 'off'").http.address is None
+
+
+@pytest.mark.parametrize(
+    "topic",
+    ["arn:aws:sns:eu-west-1:123456789012:bounces", "arn:aws-cn:sns:cn-north-1:123456789012:a_b-C", "arn:aws-us-gov:sns:us-gov-west-1:123456789012:x.fifo"],
+)  # fmt: skip
+def test_the_topics_of_sns(topic: str) -> None:
+    assert loaded(f"[bounces]\nses_topic = '{topic}'").bounces.ses_topic == topic
+    # The host that is asked follows from the topic.
+    for wrong in (
+        topic.replace(":sns:", ":sns:evil.example/"),
+        f"{topic}/x",
+        f"{topic} ",
+        topic.replace("aws", "aws.x", 1),
+    ):
+        assert "[bounces] ses_topic: is not the ARN" in refused(f"[bounces]\nses_topic = '{wrong}'")
+
+
+def test_the_keys_of_sendgrid() -> None:
+    assert loaded(f"[bounces]\nsendgrid_key = '{sendgrid_key()}'").bounces.sendgrid_key == sendgrid_key()
+    # An RSA key, a private key, a PEM file, and a key with its end cut off.
+    rsa = rsa_public_key()
+    for wrong in (rsa, "", "not base64", f"-----BEGIN PUBLIC KEY-----\\n{sendgrid_key()}", sendgrid_key()[:-8]):
+        assert "[bounces] sendgrid_key: is not a public key" in refused(f'[bounces]\nsendgrid_key = "{wrong}"')

@@ -62,6 +62,11 @@ OTHER: dict[str, Any] = {
     "http.public_url": "https://mail.example.org",
     "http.allowed_hosts": ("pgherald.internal",),
     "http.admin_token": "correct-horse-battery",
+    "bounces.ses_topic": "arn:aws:sns:eu-west-1:123456789012:bounces",
+    "bounces.postmark_token": "correct-horse-battery",
+    "bounces.sendgrid_key": "other",
+    "bounces.mailgun_key": "correct-horse-battery",
+    "bounces.brevo_token": "correct-horse-battery",
     "log.format": "json",
     "log.level": "debug",
     "rules": {NAME: LINKED[NAME].model_copy(update={"require": ("other",)})},
@@ -79,6 +84,7 @@ RESTART = [f"database.{key}" for key in ("url", "listen_url", "lookup_url")]
 RESTART += ["smtp.connections", "delivery.poll", "delivery.lease", "http.listen", "log.format", "log.level"]
 # The parts that use these ask the reloader each time. test_reload_live.py shows that on a running daemon.
 ASKED = ["delivery.in_doubt", "delivery.grace", "http.public_url", "http.allowed_hosts", "http.admin_token"]
+ASKED += [key for key in OTHER if key.startswith("bounces.")]
 
 
 def keys() -> list[str]:

@@ -5,7 +5,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from listener.config.sections import Http
-from listener.web.security import HEADERS, PUBLIC, check_request, same_origin, set_security_headers
+from listener.web.security import BOUNCES, HEADERS, UNSUBSCRIBE, check_request, same_origin, set_security_headers
 
 
 async def answer(path: str, host: str, *, public: str = "https://mail.example.org") -> int:
@@ -25,8 +25,11 @@ async def answer(path: str, host: str, *, public: str = "https://mail.example.or
         ("/", "[::1]:9599", 200),
         ("/", "herald.internal", 200),
         ("/", "mail.example.org", 421),
-        (f"{PUBLIC}token", "mail.example.org", 200),
-        (f"{PUBLIC}token", "evil.example", 421),
+        (f"{UNSUBSCRIBE}token", "mail.example.org", 200),
+        (f"{UNSUBSCRIBE}token", "evil.example", 421),
+        (f"{BOUNCES}ses", "mail.example.org", 200),
+        (f"{BOUNCES}ses", "evil.example", 421),
+        ("/bounces", "mail.example.org", 421),
         ("/", "127.0.0.1.evil.example", 421),
         ("/", "[", 421),
         ("/", "", 421),
@@ -37,7 +40,7 @@ async def test_hosts(path: str, host: str, status: int) -> None:
 
 
 async def test_without_a_public_url_no_more_names_are_accepted() -> None:
-    assert await answer(f"{PUBLIC}token", "mail.example.org", public="") == 421
+    assert await answer(f"{UNSUBSCRIBE}token", "mail.example.org", public="") == 421
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
 def http_server(monkeypatch: pytest.MonkeyPatch, listen: str | None) -> HttpServer:
     if listen is not None:
         monkeypatch.setenv("PGHERALD_HTTP_LISTEN", listen)
-    return HttpServer(settings := Settings(), lambda: settings.http, ANYTHING, ANYTHING, ANYTHING)
+    return HttpServer(settings := Settings(), lambda: settings, ANYTHING, ANYTHING, ANYTHING)
 
 
 async def test_it_answers_while_the_block_runs(
