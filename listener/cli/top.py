@@ -133,6 +133,12 @@ def _head(o: Overview, age: float) -> RenderableType:
         Text.assemble("last hour: ", (str(sent), "bold"), " sent, ", (str(skipped), "bold"), " skipped, ",
                       (str(failed), "bold red" if failed else "bold"), " failed"),
     ]  # fmt: skip
+    bounced, complained = (sum(getattr(rule, word) for rule in o.rules) for word in ("bounced", "complained"))
+    if bounced or complained:
+        # The table of the rules has no room for two more columns.
+        words.append(
+            Text.assemble((str(bounced), "bold red"), " bounced, ", (str(complained), "bold red"), " complained")
+        )
     if age > 3 * _REFRESH_INTERVAL_S:
         words.append(Text(f"the database does not answer; these figures are {age:.0f} s old", "yellow"))
     return Text("   ").join([Text("pgherald", "bold cyan"), *words, Text("q quits", "dim")])
@@ -151,14 +157,12 @@ def _hour(minutes: list[Minute]) -> RenderableType:
 
 
 def _rules(o: Overview) -> RenderableType:
-    columns = ("", "waiting", "oldest", "in doubt", "bounced", "complaints")
-    table = Table(*columns, box=None, expand=True, header_style="dim", padding=(0, 1, 0, 0))
+    table = Table("", "waiting", "oldest", "in doubt", box=None, expand=True, header_style="dim", padding=(0, 1, 0, 0))
     for rule in o.rules:
         name = Text(excerpt(rule.name))
         if rule.paused_at is not None:
             name.append("  paused", "yellow")
-        reports = (str(rule.bounced), str(rule.complained))
-        table.add_row(name, str(rule.available), duration(rule.oldest), str(rule.in_doubt), *reports)
+        table.add_row(name, str(rule.available), duration(rule.oldest), str(rule.in_doubt))
     return Panel(table, title="Rules", title_align="left", border_style="dim")
 
 

@@ -87,6 +87,9 @@ def test_it_shows_what_happens_and_ends_with_q(database: Database, mail: MailSer
         assert "jane@" not in terminal.raw
         pgherald("pause", RULE, check=True)
         terminal.wait_for("dateplan_verified +paused")
+        assert "bounced" not in terminal.text
+        database.execute("UPDATE pgherald.rule SET bounced = 2, complained = 1")
+        terminal.wait_for("2 bounced, 1 complained")
         terminal.press(b"q")
         assert terminal.ended() == 0
         # The terminal is as it was: keys are shown again, and the picture is gone.

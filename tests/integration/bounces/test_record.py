@@ -5,6 +5,7 @@ import json
 from typing import Any, LiteralString
 
 import pytest
+from psycopg import sql
 
 from listener.bounces.record import Recorded, record
 from listener.bounces.report import BounceClass, Report
@@ -14,6 +15,7 @@ from listener.db.schema import read_secret
 from listener.errors import DatabaseUnavailable, RuleBroken
 from listener.message_id import make_message_id
 from tests.support.database import Database
+from tests.support.doctor import as_role
 
 # It counts its calls.
 STATEMENT = """
@@ -40,14 +42,19 @@ def key(database: Database) -> str:
 
 
 async def send(
-    database: Database, key: str, *kinds: str, configured: dict[str, Rule] | None = None, lookups: str = ""
+    database: Database,
+    key: str,
+    *kinds: str,
+    configured: dict[str, Rule] | None = None,
+    outbox: str = "",
+    lookups: str = "",
 ) -> list[Recorded]:
     """Record a report of each class, all at one moment, each with a connection of its own."""
     secret = read_secret(database.connect())
     detail = "550 5.1.1 <gone@example.org>: no\x1b[31m such\nuser" + "x" * 1000
 
     async def one(kind: str) -> Recorded:
-        pools = bounce_pool(database.url), unsubscribe_pool(lookups or database.url)
+        pools = bounce_pool(outbox or database.url), unsubscribe_pool(lookups or database.url)
         async with opened(*pools):
             report = Report(f"<{key}@example.com>", BounceClass(kind), detail)
             return await record(*pools, rules() if configured is None else configured, secret, report)
@@ -110,6 +117,17 @@ async def test_a_statement_that_fails_leaves_the_report_to_be_sent_again(databas
     assert state(database) == ("sent", None, [], 0, 0)
     [done] = await send(database, key, "hard")
     assert done.changed
+
+
+async def test_the_daemons_role_may_record_and_needs_no_right_on_the_tables(
+    database: Database, key: str, daemon_role: str
+) -> None:
+    database.execute(sql.SQL("REVOKE ALL ON public.users FROM {}").format(sql.Identifier(daemon_role)))
+    [done] = await send(database, key, "hard", outbox=as_role(database, daemon_role))
+    assert done.changed
+    assert state(database) == ("sent", "bounced", ["bounced hard:"], 1, 0)
+    with pytest.raises(RuleBroken, match="bounced fails: permission denied for table"):
+        await send(database, key, "complaint", lookups=as_role(database, daemon_role))
 
 
 async def test_without_a_statement_the_report_is_recorded(database: Database, key: str) -> None:

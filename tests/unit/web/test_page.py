@@ -1,6 +1,7 @@
 """The page's handlers without a database: what they show, and what they refuse before they would ask it."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -39,6 +40,11 @@ async def test_the_overview(client: Client, overviews: FixedOverviews) -> None:
     assert 'id="unavailable" class="banner" hidden' in shown
     assert "Log in to act" in shown
     assert 'action="rules/' not in shown
+    assert "1,200 bounced, 3 complained" not in shown
+    assert overviews.current is not None
+    reported = replace(overviews.current.rules[0], bounced=1200, complained=3)
+    overviews.current = replace(overviews.current, rules=[reported])
+    assert "1,200 bounced, 3 complained" in await (await client.get("/")).text()
     assert 'action="rules/paid/pause"' in await (await client.get("/", headers=BEARER)).text()
     overviews.current = None
     shown = await (await client.get("/")).text()
