@@ -42,7 +42,7 @@ class Recorded:
 async def record(outbox: Pool, lookups: Pool, rules: Mapping[str, Rule], secret: bytes, report: Report) -> Recorded:
     """Write a report into the history of its event, and run the rule's statement `bounced` for the row.
 
-    `outbox` is a `bounce_pool`, and `lookups` an `unsubscribe_pool` with the login of the lookups.
+    `outbox` is a `bounce_pool`, and `lookups` an `statement_pool` with the login of the lookups.
 
     A report of the same or a milder class than one before changes nothing. The event is locked meanwhile, so that the
     statement runs once for several reports at one moment. It is committed before the report. If the program ends in

@@ -18,7 +18,7 @@ from listener.cli.output import write_error, write_line
 from listener.config.settings import Settings
 from listener.db.connection import connect_async
 from listener.db.errors import summary, translate_errors
-from listener.db.pools import bounce_pool, opened, unsubscribe_pool
+from listener.db.pools import bounce_pool, opened, statement_pool
 from listener.db.schema import secret
 from listener.db.schema_version import usable_version
 from listener.errors import PgheraldError
@@ -67,7 +67,7 @@ async def _record(loaded: Settings, report: Report) -> Recorded:
         async with await connect_async(url) as conn:
             await usable_version(conn)
             key = await secret(conn)
-    outbox, lookups = bounce_pool(url), unsubscribe_pool(loaded.database.lookups)
+    outbox, lookups = bounce_pool(url), statement_pool(loaded.database.lookups)
     async with opened(outbox, lookups):
         return await record(outbox, lookups, loaded.rules, key, report)
 

@@ -4,8 +4,6 @@ import asyncio
 import traceback
 from collections.abc import Callable
 
-from psycopg import AsyncConnection
-
 from listener import metrics
 from listener.config.settings import Settings, reloaded
 from listener.db import schema
@@ -59,7 +57,7 @@ class Reloader:
             async with await connect_async(self.settings.database.url) as conn:
                 version = await schema.verify(conn, self.settings.rules)
                 self.secret = await schema.secret(conn)
-                runtime = await self._checked(conn, self.settings, self._templates)
+                runtime = await self._checked(self.settings, self._templates)
         if version.is_newer:
             log.info("schema_newer", schema_version=version.number, made_for=VERSION)
         return runtime
@@ -97,9 +95,9 @@ class Reloader:
         with translate_errors():
             async with await connect_async(settings.database.url) as conn:
                 await schema.verify(conn, settings.rules)
-                return settings, needs_restart, await self._checked(conn, settings, templates(settings))
+                return settings, needs_restart, await self._checked(settings, templates(settings))
 
-    async def _checked(self, conn: AsyncConnection[object], settings: Settings, compiled: Templates) -> Runtime:
+    async def _checked(self, settings: Settings, compiled: Templates) -> Runtime:
         delivery = Delivery(
             settings.rules,
             Composer(settings, compiled, self.secret),
@@ -107,7 +105,7 @@ class Reloader:
             retries=RetryPolicy(settings.delivery.give_up_after, settings.delivery.max_attempts),
             max_age=settings.delivery.max_age,
         )
-        await delivery.check(conn, self._lookups)
+        await delivery.check(self._lookups)
         way_out = transport(settings, self._breaker, self._tokens)
         return Runtime(delivery, way_out, settings.mail.return_path, settings.smtp.rate)
 

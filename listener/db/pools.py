@@ -39,7 +39,7 @@ OVERVIEW_PLANS = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit
 # operator's query and may take its time.
 _TIMEOUT_S = 5.0
 _LOOKUP_TIMEOUT_S = 30.0
-# Longer than the connection and the statement of `unsubscribe_pool` may take.
+# Longer than the connection and the statement of `statement_pool` may take.
 _BOUNCE_TIMEOUT_S = 20.0
 # The loop, the batch writer, the lease and a ring can each use a connection at the same moment.
 _MAX_OUTBOX_CONNECTIONS = 4
@@ -67,9 +67,9 @@ def lookup_pool(url: str) -> Pool:
     return Pool(parameters(url), _lookup_session, _MAX_LOOKUP_CONNECTIONS, patience=_LOOKUP_TIMEOUT_S)
 
 
-def unsubscribe_pool(url: str) -> Pool:
+def statement_pool(url: str) -> Pool:
     """Return the pool for the rules' statements `unsubscribe` and `bounced`. One connection: they are rare."""
-    return Pool(parameters(url), _unsubscribe_session, 1, patience=_TIMEOUT_S)
+    return Pool(parameters(url), _statement_session, 1, patience=_TIMEOUT_S)
 
 
 def bounce_pool(url: str) -> Pool:
@@ -92,7 +92,7 @@ async def opened(*pools: Pool) -> AsyncIterator[None]:
             await pool.close()
 
 
-class _UnsubscribeCursor(SecuredAsyncCursor):
+class _StatementCursor(SecuredAsyncCursor):
     """For statements that change the application's tables, where a policy may rightly show some of the rows."""
 
     policies = "on"
@@ -151,9 +151,9 @@ async def _lookup_session(conn: psycopg.AsyncConnection[Any]) -> None:
         await _notice_lost_client(conn)
 
 
-async def _unsubscribe_session(conn: psycopg.AsyncConnection[Any]) -> None:
+async def _statement_session(conn: psycopg.AsyncConnection[Any]) -> None:
     if await secure(conn):
-        conn.cursor_factory = _UnsubscribeCursor
+        conn.cursor_factory = _StatementCursor
     else:
         await conn.execute(f"{_lock_timeout(_TIMEOUT_S)}; RESET row_security; {KEEPALIVES}", prepare=False)
         await _notice_lost_client(conn)

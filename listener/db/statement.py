@@ -14,7 +14,7 @@ from listener.db.pool import Pool
 from listener.errors import DatabaseUnavailable, RuleBroken
 
 _CALL = re.compile(r"\s*CALL\b", re.IGNORECASE)
-# As in the session of `unsubscribe_pool`, where the statement will run.
+# As in the session of `statement_pool`, where the statement will run.
 _SESSION = f"SET LOCAL search_path = {PATH}; {POLICIES_APPLY}"
 
 
@@ -74,6 +74,11 @@ class Statement:
 def unsubscribe_of(name: str, rule: Rule) -> Statement | None:
     """Return the statement that withdraws consent. None: the application does it, or nobody can unsubscribe."""
     return None if rule.unsubscribe in ("", APPLICATION) else Statement(name, "unsubscribe", rule.unsubscribe)
+
+
+def statements_of(name: str, rule: Rule) -> list[Statement]:
+    """Return all statements that the rule has."""
+    return [each for each in (unsubscribe_of(name, rule), bounced_of(name, rule)) if each is not None]
 
 
 def bounced_of(name: str, rule: Rule) -> Statement | None:

@@ -8,7 +8,7 @@ import psycopg
 from listener.config.sections import Bounces
 from listener.config.settings import Settings
 from listener.db.errors import summary
-from listener.db.statement import bounced_of, unsubscribe_of
+from listener.db.statement import statements_of
 from listener.doctor import (
     lookup,
     notifications,
@@ -63,14 +63,9 @@ def _checks(settings: Settings) -> list[tuple[str, Check]]:
         *((f"template {rule}", partial(templates.template, rule=rule)) for rule in rules),
         *((f"mail {rule}", partial(templates.mail, rule=rule)) for rule in rules),
         *(
-            (f"unsubscribe {name}", partial(statements.unsubscribe, statement=statement))
+            (f"{statement.name} {name}", partial(statements.statement, statement=statement))
             for name, rule in rules.items()
-            if (statement := unsubscribe_of(name, rule)) is not None
-        ),
-        *(
-            (f"bounced {name}", partial(statements.bounced, statement=statement))
-            for name, rule in rules.items()
-            if (statement := bounced_of(name, rule)) is not None
+            for statement in statements_of(name, rule)
         ),
         ("listen", notifications.listen),
         ("queue", notifications.queue),

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from listener.config.sections import Http
 from listener.config.settings import Settings
-from listener.db.pools import bounce_pool, opened, overview_pool, unsubscribe_pool
+from listener.db.pools import bounce_pool, opened, overview_pool, statement_pool
 from listener.errors import ConfigError
 from listener.logs import log
 from listener.mail.unsubscribe import signing_key
@@ -50,9 +50,9 @@ class HttpServer:
 
         self._http = settings.http
         self._overview_pool = overview_pool(settings.database.url)
-        self._unsubscribe_pool = unsubscribe_pool(settings.database.url)
+        self._unsubscribe_pool = statement_pool(settings.database.lookups)
         # Statements that take long must not hold up those who unsubscribe.
-        self._bounce_pools = (bounce_pool(settings.database.url), unsubscribe_pool(settings.database.lookups))
+        self._bounce_pools = (bounce_pool(settings.database.url), statement_pool(settings.database.lookups))
         self._overview_cache = OverviewCache(self._overview_pool)
         self._page = Page(settings, http, health, self._overview_cache)
         self._unsubscribe = UnsubscribePage(health, self._unsubscribe_pool)

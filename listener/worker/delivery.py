@@ -3,14 +3,12 @@
 import asyncio
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, assert_never
-
-from psycopg import AsyncConnection
+from typing import assert_never
 
 from listener.address import mask, parse_address
 from listener.config.rules import Rule
 from listener.db.pool import Pool
-from listener.db.statement import bounced_of, unsubscribe_of
+from listener.db.statement import statements_of
 from listener.errors import BadData, RuleBroken
 from listener.logs import log
 from listener.mail.composer import Composer
@@ -53,8 +51,8 @@ class Delivery:
         self._max_age = max_age
         self._suspended_until: dict[str, float] = {}
 
-    async def check(self, conn: AsyncConnection[Any], lookups: Pool) -> None:
-        """Try every rule against the database, without a row. `conn` is the daemon's own session.
+    async def check(self, lookups: Pool) -> None:
+        """Try every rule against the database, without a row.
 
         Raises:
             RuleBroken: A lookup or a statement fails, or a template uses a column that its lookup lacks.
@@ -62,11 +60,9 @@ class Delivery:
         """
         for name, lookup in self._lookups.items():
             self._composer.check(name, await lookup.check(lookups))
-            if (statement := unsubscribe_of(name, lookup.rule)) is not None:
-                await statement.check(conn)
-            if (statement := bounced_of(name, lookup.rule)) is not None:
-                async with lookups.connection() as session:
-                    await statement.check(session)
+            for statement in statements_of(name, lookup.rule):
+                async with lookups.connection() as conn:
+                    await statement.check(conn)
 
     def message_id(self, event: Event) -> str:
         """Return the left part of the email's Message-ID; of an event that cannot be read, an empty text."""

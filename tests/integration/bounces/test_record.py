@@ -10,7 +10,7 @@ from psycopg import sql
 from listener.bounces.record import Recorded, record
 from listener.bounces.report import BounceClass, Report
 from listener.config.rules import DEFAULT_NAME, Rule, default_rules
-from listener.db.pools import bounce_pool, opened, unsubscribe_pool
+from listener.db.pools import bounce_pool, opened, statement_pool
 from listener.db.schema import read_secret
 from listener.errors import DatabaseUnavailable, RuleBroken
 from listener.message_id import make_message_id
@@ -54,7 +54,7 @@ async def send(
     detail = "550 5.1.1 <gone@example.org>: no\x1b[31m such\nuser" + "x" * 1000
 
     async def one(kind: str) -> Recorded:
-        pools = bounce_pool(outbox or database.url), unsubscribe_pool(lookups or database.url)
+        pools = bounce_pool(outbox or database.url), statement_pool(lookups or database.url)
         async with opened(*pools):
             report = Report(f"<{key}@example.com>", BounceClass(kind), detail)
             return await record(*pools, rules() if configured is None else configured, secret, report)

@@ -5,7 +5,7 @@ import pytest
 from psycopg import sql
 
 from listener.db.connection import connect, connect_async, is_pooled, is_shared, parameters, refuse_standby
-from listener.db.pools import lookup_pool, opened, outbox_pool, overview_pool, unsubscribe_pool
+from listener.db.pools import lookup_pool, opened, outbox_pool, overview_pool, statement_pool
 from listener.errors import ConfigError, DatabaseUnavailable
 from tests.support.database import Database
 
@@ -31,7 +31,7 @@ async def test_every_session_reads_what_is_committed(database: Database, default
         assert conn.execute(level).fetchone() == ("read committed",)
     async with await connect_async(database.url) as alone:
         assert await (await alone.execute(level)).fetchone() == ("read committed",)
-    for make in (outbox_pool, lookup_pool, unsubscribe_pool, overview_pool):
+    for make in (outbox_pool, lookup_pool, statement_pool, overview_pool):
         pool = make(database.url)
         async with opened(pool), pool.connection() as lent:
             assert await (await lent.execute(level)).fetchone() == ("read committed",)

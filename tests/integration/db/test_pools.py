@@ -11,7 +11,7 @@ import pytest
 
 from listener.db import pools
 from listener.db.pool import Connection, Pool
-from listener.db.pools import bounce_pool, lookup_pool, opened, outbox_pool, overview_pool, unsubscribe_pool
+from listener.db.pools import bounce_pool, lookup_pool, opened, outbox_pool, overview_pool, statement_pool
 from tests.support import wait_until
 from tests.support.database import Database
 from tests.support.pgbouncer import PgBouncer
@@ -26,7 +26,7 @@ CASES: list[tuple[Callable[[str], Pool], list[Setting], bool]] = [
     (outbox_pool, [("synchronous_commit", "on"), ("array_nulls", "on")], True),
     (lookup_pool, [("default_transaction_read_only", "on"), ("search_path", '"$user", public')], True),
     (lookup_pool, [("TimeZone", "UTC")], True),
-    (unsubscribe_pool, [("row_security", "on"), ("search_path", "pg_catalog, pg_temp")], False),
+    (statement_pool, [("row_security", "on"), ("search_path", "pg_catalog, pg_temp")], False),
     (bounce_pool, [("row_security", "off"), ("search_path", "pg_catalog, pg_temp")], False),
     (overview_pool, [("enable_seqscan", "off"), ("enable_sort", "on"), ("row_security", "off")], True),
 ]
@@ -67,7 +67,7 @@ def shut_down(conn: Connection) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-@pytest.mark.parametrize("make", [outbox_pool, lookup_pool, unsubscribe_pool, bounce_pool, overview_pool])
+@pytest.mark.parametrize("make", [outbox_pool, lookup_pool, statement_pool, bounce_pool, overview_pool])
 async def test_a_backend_whose_client_is_gone_ends_its_wait(database: Database, make: Callable[[str], Pool]) -> None:
     """Neither a timeout nor a cancellation ends it: the client's host has failed."""
     database.execute("SELECT 1")  # in a session that is not the locker's

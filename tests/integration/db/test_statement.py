@@ -3,7 +3,7 @@
 import pytest
 
 from listener.config.rules import DEFAULT_NAME, Rule, default_rules
-from listener.db.pools import lookup_pool, opened, unsubscribe_pool
+from listener.db.pools import lookup_pool, opened, statement_pool
 from listener.db.statement import Statement, bounced_of
 from listener.errors import RuleBroken
 from tests.support.database import Database
@@ -30,7 +30,7 @@ async def test_it_is_checked_in_a_session_for_lookups_too(database: Database) ->
 
 async def test_it_gets_the_key_and_the_class(database: Database) -> None:
     database.add_plan("Café", "a@example.org")
-    async with opened(pool := unsubscribe_pool(database.url)):
+    async with opened(pool := statement_pool(database.url)):
         assert [await statement(GOOD).run(pool, "1", {"class": kind}) for kind in ("soft", "hard")] == [0, 1]
         assert await statement(GOOD).run(pool, "4711", {"class": "hard"}) == 0
     assert database.value("SELECT email FROM public.users") == "hard"

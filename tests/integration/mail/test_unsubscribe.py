@@ -1,4 +1,4 @@
-"""The statement of a rule, run for the row of a token, as the daemon's role may run it."""
+"""The statement of a rule, run for the row of a token, as the role of the lookups may run it."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 from listener.config.rules import APPLICATION, Rule, default_rules
 from listener.db import schema
 from listener.db.connection import connect_async
-from listener.db.pools import opened, unsubscribe_pool
+from listener.db.pools import opened, statement_pool
 from listener.db.statement import unsubscribe_of
 from listener.errors import DatabaseUnavailable, RuleBroken
 from listener.mail.unsubscribe import Subscription, signing_key, unsubscribe
@@ -29,7 +29,7 @@ def rules(statement: str) -> dict[str, Rule]:
 
 
 async def follow(url: str, key: str, statement: str | None = None) -> None:
-    async with opened(pool := unsubscribe_pool(url)):
+    async with opened(pool := statement_pool(url)):
         await unsubscribe(pool, rules(documented() if statement is None else statement), Subscription(NAME, key))
 
 
@@ -84,7 +84,7 @@ async def test_no_database() -> None:
         await follow("postgresql://127.0.0.1:1/x", "1")
 
 
-async def test_the_daemons_role_needs_the_grant_of_the_page_and_no_more(database: Database) -> None:
+async def test_the_role_of_the_lookups_needs_the_grant_of_the_page_and_no_more(database: Database) -> None:
     plan = database.add_plan("Café", "a@example.org")
     role = "unsubscribes_" + database.value("SELECT current_database()").replace("-", "_")[-30:]
     grant = next(line.strip() for line in PAGE.read_text().splitlines() if line.startswith("    GRANT SELECT, UPDATE"))
@@ -96,7 +96,7 @@ async def test_the_daemons_role_needs_the_grant_of_the_page_and_no_more(database
             await follow(as_role, str(plan))
         with pytest.raises(RuleBroken, match="permission denied for table users"):
             await tried(as_role, documented())
-        database.execute(grant.replace("pgherald_daemon", f'"{role}"'))  # type: ignore[arg-type]
+        database.execute(grant.replace("herald_lookup", f'"{role}"'))  # type: ignore[arg-type]
         await tried(as_role, documented())
         assert consents(database) == [True]
         await follow(as_role, str(plan))

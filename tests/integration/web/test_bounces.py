@@ -12,7 +12,7 @@ from listener.bounces.providers import table
 from listener.bounces.providers.ses import Ses
 from listener.config.sections import Bounces
 from listener.config.settings import load
-from listener.db.pools import bounce_pool, opened, unsubscribe_pool
+from listener.db.pools import bounce_pool, opened, statement_pool
 from listener.db.schema import read_secret
 from listener.web.bounces import BounceWebhooks
 from tests.support.command import Pgherald
@@ -117,7 +117,7 @@ async def test_a_report_of_ses(
     monkeypatch.setattr(table, "Ses", lambda: Ses(amazon))
     settings = Bounces.model_validate(dict([hard_bounces()["ses"].setting]))
     health: Any = SimpleNamespace(is_ready=True, rules=rules)
-    async with opened(outbox := bounce_pool(database.url), statements := unsubscribe_pool(database.url)):
+    async with opened(outbox := bounce_pool(database.url), statements := statement_pool(database.url)):
         webhooks = BounceWebhooks(lambda: settings, health, outbox, statements)
         with database.connect() as conn:
             webhooks.secret = read_secret(conn)
