@@ -10,9 +10,10 @@ from pathlib import Path
 
 from jinja2 import Template, TemplateNotFound, TemplateSyntaxError, nodes
 
+from listener.config.rules import BUILT_IN_VARIABLES
 from listener.errors import BadData, RuleBroken
 from listener.mail.environment import TemplateEnvironment, place_of, too_large
-from listener.mail.language import PARTS, choose, translations, wider
+from listener.mail.language import PARTS, choose, direction, direction_of_words, translations, wider
 from listener.mail.message import Content
 from listener.mail.reader import reader_of, writing_for
 from listener.mail.values import as_value
@@ -29,6 +30,8 @@ class _CompiledTemplate:
     text: Template
     html: Template | None
     variables: Variables
+    direction: str
+    """that of its words, ``ltr`` or ``rtl``"""
 
 
 class Templates:
@@ -81,8 +84,10 @@ class Templates:
             if isinstance(value, str) and len(value) > MAX_MESSAGE_BYTES:
                 raise too_large(f"{variable} has {len(value)} characters")
         try:
-            values = {**self._texts.globals, **{name: as_value(value) for name, value in context.items()}}
-            with writing_for(reader_of(context, language)):
+            used = template.variables.used.union(BUILT_IN_VARIABLES)
+            row = {name: as_value(value) for name, value in context.items() if name in used}
+            values = {**self._texts.globals, "template_language": language, **row}
+            with writing_for(reader_of(context, language, template.direction)):
                 subject = self._render_file(template.subject, values)
                 text = self._render_file(template.text, values) + "\n"
                 html = None if template.html is None else self._render_file(template.html, values) + "\n"
@@ -113,7 +118,7 @@ class Templates:
         default = self._compile([name])
         compiled = {"": default}
         for language in sorted(self._translations(name)):
-            compiled[language] = each = self._compile([f"{name}/{tag}" for tag in wider(language)])
+            compiled[language] = each = self._compile([f"{name}/{tag}" for tag in wider(language)], language)
             if each.html is None and default.html is not None:
                 raise RuleBroken(f"there is no template {name}/{language}/body.html.j2, while {name} has one; write it")
         return compiled
@@ -127,8 +132,11 @@ class Templates:
         except OSError as error:
             raise RuleBroken(f"the template {name} cannot be read ({error}); correct its permissions") from None
 
-    def _compile(self, folders: list[str]) -> _CompiledTemplate:
-        """Compile the files of one language, each from the first of `folders` that has it."""
+    def _compile(self, folders: list[str], language: str = "") -> _CompiledTemplate:
+        """Compile the files of one language, each from the first of `folders` that has it.
+
+        The language of the files outside any language folder is not known. The letters of the text show its direction.
+        """
         texts: dict[str, nodes.Template] = {}
         pages: dict[str, nodes.Template] = {}
         subject_file, text_file, html_file = (
@@ -138,7 +146,9 @@ class Templates:
         subject = self._compile_file(self._texts, subject_file, texts)
         text = self._compile_file(self._texts, text_file, texts)
         html = self._compile_file(self._pages, html_file, pages) if self._exists(html_file) else None
-        return _CompiledTemplate(subject, text, html, variables_of([*texts.values(), *pages.values()]))
+        words = "".join(found.data for found in texts[text_file].find_all(nodes.TemplateData))
+        way = direction(language) if language else direction_of_words(words)
+        return _CompiledTemplate(subject, text, html, variables_of([*texts.values(), *pages.values()]), way)
 
     def _compile_file(self, environment: TemplateEnvironment, file: str, trees: dict[str, nodes.Template]) -> Template:
         """Compile a file and those it extends, includes or imports. Add their syntax trees to `trees`."""
