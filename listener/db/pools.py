@@ -49,7 +49,7 @@ _MAX_LOOKUP_CONNECTIONS = 2
 # The most sessions of one daemon without `http.listen`: the LISTEN session and the two pools. docs/dba.md, Connections.
 MAX_SESSIONS = 1 + _MAX_OUTBOX_CONNECTIONS + _MAX_LOOKUP_CONNECTIONS
 # A lookup that writes a time as text or as a day must not depend on the settings of the role or the database.
-# psycopg reads intervals in this style only.
+# Of the styles of intervals, psycopg reads this one only.
 _UTC = "SET TimeZone = 'UTC'; SET IntervalStyle = 'postgres'"
 _LOCAL_UTC = _UTC.replace("SET ", "SET LOCAL ")
 # A backend that runs or waits notices within this time that its client is gone.

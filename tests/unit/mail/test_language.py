@@ -229,6 +229,7 @@ def test_a_translation_from_right_to_left_mirrors_the_page_and_isolates_values(
     assert f'class="panel" align="{start}"' in html
     assert f"border-{start}:4px" in html
     assert f"text-align:{start}" in html
+    assert ("letter-spacing:normal" in html) == rtl, "it would tear Arabic letters apart"
     assert ("date plan at <bdi>Caf\u00e9 9</bdi> is" in html) == rtl
     place = "\u2068Caf\u00e9 9\u2069" if rtl else "Caf\u00e9 9"
     assert content.text == f"\u0641\u064a {place}.\nhttps://a.example/7\n"
