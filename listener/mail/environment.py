@@ -153,7 +153,7 @@ def _unwrapped(test: Callable[..., Any]) -> Callable[..., Any]:
 @pass_context
 def _printed_in_html(_: Context, value: Any) -> Any:
     """Return what an HTML part prints. With the context, Jinja does not print constants in advance, as Python does."""
-    return as_printed(value)
+    return value if isinstance(value, str) else as_printed(value)
 
 
 @pass_context

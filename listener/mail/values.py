@@ -21,6 +21,8 @@ from listener.printable import without_invisible
 # Classes of characters (UAX 9, table 4). In text from right to left, numbers too may end up in another order.
 _LEFT_TO_RIGHT = frozenset({"L", "EN"})
 _RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
+# No character before the Hebrew block is written from right to left.
+_FIRST_RIGHT_TO_LEFT = "\u0590"
 
 
 class Null(str):
@@ -196,8 +198,10 @@ def as_python(value: Any) -> Any:
 
 def is_against(text: str, direction: str) -> bool:
     """Return whether parts of a text are written against `direction`, ``ltr`` or ``rtl`` (UAX 9)."""
+    if direction == "ltr" and max(text, default="") < _FIRST_RIGHT_TO_LEFT:
+        return False
     against = _LEFT_TO_RIGHT if direction == "rtl" else _RIGHT_TO_LEFT
-    return not (text.isascii() and direction == "ltr") and any(bidirectional(char) in against for char in text)
+    return any(bidirectional(char) in against for char in text)
 
 
 def isolated(text: str, direction: str) -> str:
