@@ -51,9 +51,7 @@ def write_time(value: Any, format: str = "short") -> Any:
     """Return the time of day: the filter ``time``. It says UTC if the reader's time zone is not known."""
     reader, moment = _needed_reader(), _moment(value)
     if isinstance(moment, datetime):
-        # `format_time` would not know the day, and so not whether it is summer.
-        pattern = str(reader.locale.time_formats[format]) if format in _WIDTHS else format
-        written = format_datetime(reader.local(moment), pattern, locale=reader.locale)
+        written = format_time(reader.local(moment), format, locale=reader.locale)
         unknown = reader.zone is None and moment.tzinfo is not None
         return f"{written} UTC" if unknown and format in _WITHOUT_ZONE else written
     return format_time(moment, format, locale=reader.locale) if isinstance(moment, time) else value

@@ -73,13 +73,11 @@ def _named(moment: date | time, format: str) -> str:
         directive = found[1]
         if directive == "c" and isinstance(moment, date):
             write = format_datetime if isinstance(moment, datetime) else format_date
-            words = write(moment, locale=locale)
-        elif directive in _DAYS and isinstance(moment, date):
-            words = format_date(moment, _DAYS[directive], locale=locale)
-        elif directive in _CLOCKS and isinstance(moment, datetime | time):
-            words = format_time(moment, _CLOCKS[directive], locale=locale)
-        else:
-            return found[0]
-        return words.replace("%", "%%")
+            return write(moment, locale=locale)
+        if directive in _DAYS and isinstance(moment, date):
+            return format_date(moment, _DAYS[directive], locale=locale)
+        if directive in _CLOCKS and isinstance(moment, datetime | time):
+            return format_time(moment, _CLOCKS[directive], locale=locale)
+        return found[0]
 
     return _DIRECTIVE.sub(name, format)

@@ -106,6 +106,7 @@ def test_no_value_prints_as_python_does(value: Any, text: str, source: str) -> N
         ("{{ true }} {{ {1: false} }} {{ (1, none) }} {{ 1e20 }} {{ 0.5 }}", "true {1: false} 1 100000000000000000000 0.5"),
         ("{{ '{:>6}|{:6}|{:>14}'.format(true, [1, 2], d) }}", "  true|1, 2  |1 day 02:00:00"),
         ("{% for x in a | map('upper') %}{{ loop.index }}{{ x }}{{ loop.last }}{% endfor %}", "1Bfalse2Atrue"),
+        ("{% macro m(l) %}{{ l.index }}{% endmacro %}{% for x in range(3) %}{{ m(loop) }}{{ loop.last }} {% endfor %}", "1false 2false 3true "),
         ("{{ r.lower }}-{{ r.upper }}-{{ r.upper is none }}", "2026-12-06 19:30:00+00:00--true"),
     ],
 )  # fmt: skip
