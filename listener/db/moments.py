@@ -35,12 +35,15 @@ def _or_text(loader: type[Loader]) -> type[Loader]:
     """Return a loader that returns the text of a value that Python cannot hold, such as ``infinity``."""
 
     class OrText(loader):  # type: ignore[valid-type, misc]
-        """Load a value, or else its text."""
+        """Load a value, or else its text.
+
+        psycopg reads no style but ISO, which a function of the application may have changed in the session.
+        """
 
         def load(self, data: Buffer) -> Any:
             try:
                 return super().load(data)
-            except (psycopg.DataError, OverflowError):
+            except (psycopg.DataError, OverflowError, NotImplementedError):
                 return bytes(data).decode()
 
     return OrText

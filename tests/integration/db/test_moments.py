@@ -49,6 +49,15 @@ async def test_all_other_times_are_those_of_python(odd: Database) -> None:
             assert type(row[0]) is type(value)
 
 
+async def test_a_style_that_a_function_sets_makes_texts(database: Database) -> None:
+    async with opened(pool := lookup_pool(database.url)), pool.connection() as conn:
+        await conn.execute(
+            "SELECT set_config('IntervalStyle', 'iso_8601', false), set_config('DateStyle', 'German', false)"
+        )
+        row = await (await conn.execute("SELECT interval '1 day', timestamptz '2026-12-06 19:30+00'")).fetchone()
+        assert row == ("P1D", "06.12.2026 19:30:00 UTC")
+
+
 async def test_our_own_times_are_kept_in_the_range_of_python(odd: Database) -> None:
     async with await connect_async(odd.url) as conn:
         read_any_time(conn)
