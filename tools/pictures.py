@@ -24,14 +24,14 @@ NAME = "dateplan_verified"
 
 
 def messages() -> dict[str, Message]:
-    """Return the shipped email in each language, with the link and the unsubscribe line that are optional."""
+    """Return the shipped email in each language, and the example in Arabic, with the link and the unsubscribe line that are optional."""
     rule = default_rules()[NAME].model_copy(update={"link": "/dateplans/{key}", "unsubscribe": "application"})
     settings = Settings(
         rules={NAME: rule},
         mail=Mail.model_validate({"from": "Date Plans <no-reply@example.org>", "base_url": "https://app.example.org"}),
         http=Http(public_url="https://mail.example.org"),
     )
-    templates = Templates([NAME])
+    templates = Templates([NAME], FOLDER.parents[1] / "examples" / "templates")
     composer = Composer(settings, templates, b"no secret")
     when = datetime(2026, 11, 22, 18, 30, tzinfo=UTC)
     return {

@@ -18,7 +18,7 @@ SQL_NAME = r'(?:[A-Za-z_\u0080-\U0010ffff][\w$]*|"(?:[^"\x00]|"")+")'
 # are variables of the template too.
 OWN_COLUMNS = ("key", "current", "email", "consent")
 # Variables of the template that the daemon sets itself. A column of this name would hide one.
-BUILT_IN_VARIABLES = ("link", "unsubscribe")
+BUILT_IN_VARIABLES = ("link", "unsubscribe", "template_language")
 # A column of the lookup in a rule's `link`.
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 # The value of `unsubscribe` for which the application checks the tokens of the links, and not the daemon.

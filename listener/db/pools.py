@@ -21,7 +21,7 @@ from listener.db.connection import (
     refuse_standby,
     secure,
 )
-from listener.db.moments import read_any_time
+from listener.db.moments import read_any_time, read_any_time_or_text
 from listener.db.pool import Pool
 
 # A plan that was made while the outbox was empty, and kept until it was full, took 22 s a claim. These settings leave
@@ -51,8 +51,9 @@ _MAX_LOOKUP_CONNECTIONS = 2
 # The most sessions of one daemon without `http.listen`: the LISTEN session and the two pools. docs/dba.md, Connections.
 MAX_SESSIONS = 1 + _MAX_OUTBOX_CONNECTIONS + _MAX_LOOKUP_CONNECTIONS
 # A lookup that writes a time as text or as a day must not depend on the settings of the role or the database.
-_UTC = "SET TimeZone = 'UTC'"
-_LOCAL_UTC = "SET LOCAL TimeZone = 'UTC'"
+# Of the styles of intervals, psycopg reads this one only.
+_UTC = "SET TimeZone = 'UTC'; SET IntervalStyle = 'postgres'"
+_LOCAL_UTC = _UTC.replace("SET ", "SET LOCAL ")
 # A backend that runs or waits notices within this time that its client is gone.
 _NOTICE_LOST_CLIENT = "SET client_connection_check_interval = '1s'"
 
@@ -99,7 +100,7 @@ class _StatementCursor(SecuredAsyncCursor):
 
 
 class _LookupCursor(psycopg.AsyncCursor[Any]):
-    """For lookups through a pooler, which lends the session to others: each transaction sets its time zone."""
+    """For lookups through a pooler, which lends the session to others: each transaction sets how times are written."""
 
     async def execute(self, *args: Any, **kwargs: Any) -> Self:
         """Run one statement as psycopg does, in UTC."""
@@ -137,6 +138,7 @@ async def _outbox_session(conn: psycopg.AsyncConnection[Any]) -> None:
 async def _lookup_session(conn: psycopg.AsyncConnection[Any]) -> None:
     # No `secure`: the lookup is the operator's own query, and its names are found by the path of its role.
     # Numbers of a jsonb keep their digits, as those of the type numeric do.
+    read_any_time_or_text(conn)
     set_json_loads(partial(json.loads, parse_float=Decimal), conn)
     if await is_pooled(conn):
         conn.prepare_threshold = None

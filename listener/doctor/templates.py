@@ -157,10 +157,13 @@ class _Trial:
         self, key: str, recipient: Address, row: Mapping[str, Any], languages: list[str]
     ) -> tuple[str, str] | None:
         """Return how a hostile text in the row changes the message, and the remedy. None if it does not."""
-        texts = [name for name, value in row.items() if isinstance(value, str) and name not in OWN_COLUMNS]
         for language in languages:
             where = f" ({language})" if language else ""
-            plain, hostile = ({**row, **dict.fromkeys(texts, text), "language": language} for text in ("x", HOSTILE))
+            plain, hostile = (
+                {name: value if name in OWN_COLUMNS else _with_text(value, text) for name, value in row.items()}
+                | {"language": language}
+                for text in ("x", HOSTILE)
+            )
             try:
                 expected, made = (self.compose(key, recipient, each).content for each in (plain, hostile))
             except BadData as exc:
@@ -171,7 +174,7 @@ class _Trial:
             if _tags(made.html) != _tags(expected.html):
                 return (
                     f"a text of the row becomes markup in the HTML part{where}: its author controls the email",
-                    "remove | safe and {% autoescape false %}, and put quotes around attribute values",
+                    "remove | safe and {% autoescape false %}, put quotes around attribute values, and single quotes around | tojson",
                 )
             if len(made.text.splitlines()) != len(expected.text.splitlines()):
                 return (
@@ -189,6 +192,18 @@ def _sendable(rule: Rule, name: str, sample: RowSample) -> Iterator[tuple[str, A
         decision = decide(event, LookupResult({key: [{**row, "consent": True} for row in rows]}))
         if isinstance(decision, ToSend):
             yield key, parse_address(str(rows[0]["email"])), rows[0]
+
+
+def _with_text(value: Any, text: str) -> Any:
+    """Return a value of a row with another text in the place of each text in it."""
+    match value:
+        case str():
+            return text
+        case list() | tuple():
+            return [_with_text(each, text) for each in value]
+        case dict():
+            return {key: _with_text(each, text) for key, each in value.items()}
+    return value
 
 
 def _listed(columns: Sequence[str]) -> str:

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from decimal import Decimal
 from functools import wraps
 from pathlib import Path
 from traceback import walk_tb
@@ -10,20 +12,19 @@ from typing import Any
 from jinja2 import ChoiceLoader, FileSystemLoader, StrictUndefined, nodes
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import pass_context
 from jinja2.visitor import NodeTransformer
-from markupsafe import Markup
 
 from listener.config.rules import BUILT_IN_VARIABLES
 from listener.errors import BadData
 from listener.mail.calendar import marked
-from listener.mail.language import direction
-from listener.mail.reader import FILTERS, current_reader
-from listener.mail.values import NULL, Null, as_json, as_printed, as_python, is_against, isolated
+from listener.mail.filters import FILTERS
+from listener.mail.reader import current_reader
+from listener.mail.values import NULL, Null, as_json, as_printed, as_python, isolated
 from listener.transport.base import MAX_MESSAGE_BYTES
 
 # These give NULL a value. Every other filter returns NULL for it, as most functions of SQL do.
 _TAKE_NULL = frozenset({"default", "d", "tojson"})
-_LINKED = re.compile(r"(?<=\S)[.@:](?=\S)")
 # A conversion of `%`: its key, its flags, width and precision, and its type.
 _CONVERSION = re.compile(r"%(?:\((?P<key>[^)]*)\))?(?P<form>[-#0 +]*\d*(?:\.\d+)?)(?P<type>[a-zA-Z%])")
 
@@ -36,23 +37,25 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     NULL prints as nothing (see `listener.mail.values`). Code in a template cannot repeat a text into gigabytes.
     """
 
-    intercepted_binops = frozenset({"*", "%"})
+    intercepted_binops = frozenset({"*", "%", "/", "**"})
     null = NULL
 
     def __init__(self, folders: Sequence[Path], *, html: bool = False, calendar: bool = False) -> None:
         super().__init__(
+            # Compiled in advance, `5 | currency("EUR")` would have the form of no reader, and `true` that of Python.
+            optimized=False,
             # utf-8-sig drops the byte order mark that some editors write. Otherwise it would begin the message.
             loader=ChoiceLoader([FileSystemLoader(folder, encoding="utf-8-sig") for folder in folders]),
             undefined=StrictUndefined,
             autoescape=html,
-            finalize=marked if calendar else as_printed if html else _printed_in_text,
+            finalize=marked if calendar else _printed_in_html if html else _printed_in_text,
             # In a calendar part, a block at the end of a line may not join it to the next one.
             trim_blocks=not calendar,
             lstrip_blocks=True,
             auto_reload=False,
             cache_size=-1,
         )
-        self.filters.update(FILTERS, oneline=oneline, nolink=nolink, direction=direction, bdi=bdi)
+        self.filters.update(FILTERS)
         self.filters["format"] = lambda text, *args, **kwargs: _formatted(text, kwargs or args)
         self.filters = {name: each if name in _TAKE_NULL else _strict(each) for name, each in self.filters.items()}
         self.filters["text"] = as_printed
@@ -75,13 +78,16 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return obj if isinstance(obj, Null) else as_printed(super().getitem(obj, argument))
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        """Call a function of the template. Python's None becomes NULL, and a method of NULL returns NULL."""
+        """Call a function of the template, with values as they print. A method of NULL returns NULL."""
         if isinstance(__obj, Null):
             return __obj
-        return as_printed(super().call(__context, __obj, *args, **kwargs))
+        named = {name: as_printed(value) for name, value in kwargs.items()}
+        return as_printed(super().call(__context, __obj, *map(as_printed, args), **named))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Evaluate ``left * right``, unless the result is a text larger than a message may be, and ``text % values``.
+
+        An interval can be multiplied with and divided by every number.
 
         Raises:
             BadData: ``too_large``.
@@ -90,41 +96,35 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             return _formatted(left, right)
         for text, times in ((left, right), (right, left)):
             if (
-                isinstance(text, str | bytes | list | tuple)
+                operator == "*"
+                and isinstance(text, str | bytes | list | tuple)
                 and isinstance(times, int)
                 and len(text) * times > MAX_MESSAGE_BYTES
             ):
                 raise too_large(f"a text repeated {times} times")
-        return super().call_binop(context, operator, left, right)
-
-
-def nolink(value: object) -> str:
-    """Return the value so that mail programs do not turn it into a link: the template filter ``nolink``.
-
-    They find addresses by the dot, the @ and the colon. A zero-width non-joiner before each hides them.
-    """
-    return _LINKED.sub("\u200c\\g<0>", str(as_printed(value)))
-
-
-def bdi(value: object) -> str:
-    """Return the value in a ``<bdi>`` if it is written against the direction of the words: the filter of an HTML part."""
-    text, reader = str(as_printed(value)), current_reader()
-    against = reader is not None and is_against(text, reader.direction)
-    return Markup("<bdi>{}</bdi>").format(text) if against else text
+        if isinstance(left, timedelta) or isinstance(right, timedelta):
+            left, right = (float(each) if isinstance(each, Decimal) else each for each in (left, right))
+        return as_printed(super().call_binop(context, operator, left, right))
 
 
 class _Rewriter(NodeTransformer):
-    """Replaces None in a template by NULL, and lets ``~`` join the texts of its operands as they print."""
+    """Makes the constants of a template values as those of a row, and lets ``~`` join the texts of what is printed."""
 
     def visit_Const(self, node: nodes.Const) -> nodes.Expr:  # noqa: N802
-        """Replace None."""
-        return nodes.EnvironmentAttribute("null", lineno=node.lineno) if node.value is None else node
+        """Replace None, and numbers with a fraction."""
+        if node.value is None:
+            return nodes.EnvironmentAttribute("null", lineno=node.lineno)
+        return _printed(node) if isinstance(node.value, float) else node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Concat:  # noqa: N802
         """Replace the operands."""
         self.generic_visit(node)
-        node.nodes = [nodes.Filter(each, "text", [], [], None, None, lineno=node.lineno) for each in node.nodes]
+        node.nodes = list(map(_printed, node.nodes))
         return node
+
+
+def _printed(node: nodes.Expr) -> nodes.Expr:
+    return nodes.Filter(node, "text", [], [], None, None, lineno=node.lineno)
 
 
 def _strict(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,7 +153,14 @@ def _unwrapped(test: Callable[..., Any]) -> Callable[..., Any]:
     return unwrapped
 
 
-def _printed_in_text(value: Any) -> Any:
+@pass_context
+def _printed_in_html(_: Context, value: Any) -> Any:
+    """Return what an HTML part prints. With the context, Jinja does not print constants in advance, as Python does."""
+    return value if isinstance(value, str) else as_printed(value)
+
+
+@pass_context
+def _printed_in_text(_: Context, value: Any) -> Any:
     """Return what a text part prints: a value against the direction of its words is isolated."""
     value, reader = as_printed(value), current_reader()
     return isolated(str(value), reader.direction) if reader is not None else value
@@ -178,14 +185,6 @@ def _formatted(text: Any, values: Any) -> Any:
 
     # Markup escapes the values itself, so its class stays.
     return type(text)(_CONVERSION.sub(converted, str(text))) % given
-
-
-def oneline(value: object) -> str:
-    """Return the value as one line: the template filter ``oneline``.
-
-    In a text part, a value with line breaks could begin a line of its own and pass for words of the sender.
-    """
-    return " ".join(filter(None, str(as_printed(value)).splitlines()))
 
 
 def too_large(subject: str) -> BadData:

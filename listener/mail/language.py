@@ -4,8 +4,10 @@ A translation is a subfolder of the template's folder, named by its language tag
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
+from unicodedata import bidirectional
 
 from listener.errors import RuleBroken
 
@@ -44,6 +46,11 @@ _RTL_LANGUAGES = frozenset(
     ]
 )
 _RTL_SCRIPTS = frozenset(["adlm", "arab", "aran", "hebr", "mand", "nkoo", "rohg", "samr", "syrc", "thaa"])
+# Two tags for one language: the old one and that of today (IANA language subtag registry), and Norwegian.
+_SAME_LANGUAGES = {"iw": "he", "in": "id", "ji": "yi", "tl": "fil", "no": "nb"}
+_SAME_LANGUAGES |= {other: tag for tag, other in _SAME_LANGUAGES.items()}
+# The script of a region that differs from the usual one of its language (CLDR, likely subtags).
+_SCRIPTS = {"zh-tw": "zh-hant", "zh-hk": "zh-hant", "zh-mo": "zh-hant"}
 PARTS = ("subject.txt.j2", "body.txt.j2", "body.html.j2", "event.ics.j2")
 """The files of a template, in the order subject, text, HTML and calendar entry."""
 
@@ -70,16 +77,24 @@ def direction(language: object) -> str:
     return "rtl" if first in _RTL_LANGUAGES or "-".join([first, *rest[:1]]) in _RTL_LANGUAGES else "ltr"
 
 
+def direction_of_words(text: str) -> str:
+    """Return the direction in which most letters of a text are written, ``rtl`` or ``ltr``."""
+    letters = Counter(map(bidirectional, text))
+    return "rtl" if letters["R"] + letters["AL"] > letters["L"] else "ltr"
+
+
 def choose(available: Collection[str], wanted: object) -> str:
     """Return the translation for a reader of the language `wanted`, or ``""`` for the default (RFC 4647 3.4).
 
     A reader of ``de-AT`` gets ``de-at`` if it is available, then ``de``. `wanted` comes from a row. It is only compared
     with `available`, so that it cannot name a file.
     """
-    tag = tag_of(wanted)
-    while tag and tag not in available:
-        tag = tag.rpartition("-")[0]
-    return tag
+    for tag in wider(tag_of(wanted)):
+        language, hyphen, rest = tag.partition("-")
+        for each in (tag, f"{_SAME_LANGUAGES.get(language, language)}{hyphen}{rest}", _SCRIPTS.get(tag, tag)):
+            if each in available:
+                return each
+    return ""
 
 
 def wider(tag: str) -> list[str]:

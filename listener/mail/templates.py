@@ -7,15 +7,15 @@ own, such as ``NAME/de/body.txt.j2``.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC
 from pathlib import Path
 
 from jinja2 import Template, TemplateNotFound, TemplateSyntaxError, nodes
 
+from listener.config.rules import BUILT_IN_VARIABLES
 from listener.errors import BadData, RuleBroken
 from listener.mail.calendar import VALUE, InvalidEntry, Publication, entry, property_fault
 from listener.mail.environment import TemplateEnvironment, place_of, too_large
-from listener.mail.language import PARTS, choose, translations, wider
+from listener.mail.language import PARTS, choose, direction, direction_of_words, translations, wider
 from listener.mail.message import Content
 from listener.mail.reader import reader_of, writing_for
 from listener.mail.skeleton import skeleton
@@ -34,6 +34,8 @@ class _CompiledTemplate:
     html: Template | None
     calendar: Template | None
     variables: Variables
+    direction: str
+    """that of its words, ``ltr`` or ``rtl``"""
 
 
 class Templates:
@@ -93,17 +95,18 @@ class Templates:
             if isinstance(value, str) and len(value) > MAX_MESSAGE_BYTES:
                 raise too_large(f"{variable} has {len(value)} characters")
         try:
-            values = {**self._texts.globals, **{name: as_value(value) for name, value in context.items()}}
+            used = template.variables.used.union(BUILT_IN_VARIABLES)
+            row = {name: as_value(value) for name, value in context.items() if name in used}
+            values = {**self._texts.globals, "template_language": language, **row}
             calendar = fault = None
-            with writing_for(reader := reader_of(context, language)):
+            with writing_for(reader := reader_of(context, language, template.direction)):
                 subject = self._render_file(template.subject, values)
                 text = self._render_file(template.text, values) + "\n"
                 html = None if template.html is None else self._render_file(template.html, values) + "\n"
                 if template.calendar is not None and publication is not None:
                     lines = self._render_file(template.calendar, values)
                     try:
-                        # Without a valid column `timezone`, the reader's zone is not known.
-                        calendar = entry(lines, publication, None if reader.zone is UTC else reader.zone)
+                        calendar = entry(lines, publication, reader.zone)
                     except InvalidEntry as error:
                         fault = str(error)
         except BadData:
@@ -133,7 +136,7 @@ class Templates:
         default = self._compile(name, [name])
         compiled = {"": default}
         for language in sorted(self._translations(name)):
-            compiled[language] = each = self._compile(name, [f"{name}/{tag}" for tag in wider(language)])
+            compiled[language] = each = self._compile(name, [f"{name}/{tag}" for tag in wider(language)], language)
             if each.html is None and default.html is not None:
                 raise RuleBroken(f"there is no template {name}/{language}/body.html.j2, while {name} has one; write it")
         return compiled
@@ -147,8 +150,11 @@ class Templates:
         except OSError as error:
             raise RuleBroken(f"the template {name} cannot be read ({error}); correct its permissions") from None
 
-    def _compile(self, name: str, folders: list[str]) -> _CompiledTemplate:
-        """Compile the files of one language, each from the first of `folders` that has it."""
+    def _compile(self, name: str, folders: list[str], language: str = "") -> _CompiledTemplate:
+        """Compile the files of one language, each from the first of `folders` that has it.
+
+        The language of the files outside any language folder is not known. The letters of the text show its direction.
+        """
         texts: dict[str, nodes.Template] = {}
         pages: dict[str, nodes.Template] = {}
         calendars: dict[str, nodes.Template] = {}
@@ -165,7 +171,9 @@ class Templates:
         if calendar is not None:
             self._check_calendar(calendar_file, calendars)
         trees = [*texts.values(), *pages.values(), *calendars.values()]
-        return _CompiledTemplate(subject, text, html, calendar, variables_of(trees))
+        words_of_text = "".join(found.data for found in texts[text_file].find_all(nodes.TemplateData))
+        way = direction(language) if language else direction_of_words(words_of_text)
+        return _CompiledTemplate(subject, text, html, calendar, variables_of(trees), way)
 
     def _check_calendar(self, file: str, trees: dict[str, nodes.Template]) -> None:
         """Check that each line that the template can print is a property of an event, and that it can print a start."""

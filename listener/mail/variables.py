@@ -20,7 +20,7 @@ class Variables:
     needed: frozenset[str]
     """without one of these the template fails"""
     used: frozenset[str]
-    """these and the ones that it asks for with ``is defined`` or ``default``"""
+    """these, the ones that it asks for with ``is defined`` or ``default``, and those that it may assign first"""
 
 
 def variables_of(trees: Iterable[nodes.Template]) -> Variables:
@@ -29,7 +29,7 @@ def variables_of(trees: Iterable[nodes.Template]) -> Variables:
     taken = {name for tree in trees for name in meta.find_undeclared_variables(tree)}
     assigned = {name for tree in trees for name in _assigned(tree)}
     optional = {name for tree in trees for name in _optional(tree)}
-    return Variables(frozenset(taken - assigned - optional), frozenset(taken - assigned))
+    return Variables(frozenset(taken - assigned - optional), frozenset(taken))
 
 
 def references(tree: nodes.Template) -> Iterator[tuple[int, str | None, bool]]:

@@ -134,10 +134,6 @@ class Lookup:
         except PgheraldError:
             raise
         except Exception as exc:
-            if isinstance(exc, NotImplementedError) and not _reads_intervals(conn):
-                raise RuleBroken(
-                    f"the lookup of rule {self.name} returns a value that cannot be read; cast it to text"
-                ) from exc
             # For example text that is not UTF-8, a number too long for Python, or JSON nested too deeply.
             raise BadData("lookup_error", f"a value cannot be read ({type(exc).__name__})") from exc
         if len(rows) > MAX_ROWS and len(of) > 1:
@@ -217,10 +213,6 @@ def too_large(event: Event, octets: int) -> NotToSend:
     """Return the decision for an event whose row exceeds the limit."""
     detail = f"the lookup's row has {octets} octets; at most {MAX_ROW_BYTES} are read"
     return NotToSend(event, "too_large", detail, failed=True)
-
-
-def _reads_intervals(conn: psycopg.AsyncConnection[Any]) -> bool:
-    return conn.info.parameter_status("IntervalStyle") == "postgres"
 
 
 def _key_text(key: object) -> str:

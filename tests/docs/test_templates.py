@@ -45,5 +45,5 @@ def test_the_pictures_are_there_and_small() -> None:
     shown = {Path(name).name for name in re.findall(r"\]\(pictures/(\S+?)\)", PAGE)}
     there = {file.name for file in FOLDER.iterdir() if not file.name.startswith(("page-", "speed-"))}
     assert shown <= there
-    assert len(there) == 9
+    assert len(there) == 13
     assert all(file.stat().st_size < 60_000 for file in FOLDER.iterdir())

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import psycopg
@@ -25,7 +26,7 @@ CASES: list[tuple[Callable[[str], Pool], list[Setting], bool]] = [
     ),
     (outbox_pool, [("synchronous_commit", "on"), ("array_nulls", "on")], True),
     (lookup_pool, [("default_transaction_read_only", "on"), ("search_path", '"$user", public')], True),
-    (lookup_pool, [("TimeZone", "UTC")], True),
+    (lookup_pool, [("TimeZone", "UTC"), ("IntervalStyle", "postgres")], True),
     (statement_pool, [("row_security", "on"), ("search_path", "pg_catalog, pg_temp")], False),
     (bounce_pool, [("row_security", "off"), ("search_path", "pg_catalog, pg_temp")], False),
     (overview_pool, [("enable_seqscan", "off"), ("enable_sort", "on"), ("row_security", "off")], True),
@@ -36,7 +37,7 @@ CASES: list[tuple[Callable[[str], Pool], list[Setting], bool]] = [
 async def test_its_sessions(
     database: Database, make: Callable[[str], Pool], expected: list[Setting], prepares: bool
 ) -> None:
-    for setting in ("synchronous_commit = off", "TimeZone = 'Asia/Kathmandu'"):
+    for setting in ("synchronous_commit = off", "TimeZone = 'Asia/Kathmandu'", "IntervalStyle = 'iso_8601'"):
         database.execute(f"ALTER DATABASE {database.value('SELECT current_database()')} SET {setting}")  # type: ignore[arg-type]
     async with opened(pool := make(database.url)), pool.connection() as conn:
         for name, value in expected:
@@ -47,11 +48,15 @@ async def test_its_sessions(
 
 @pytest.mark.slow
 async def test_a_lookup_through_a_pooler_is_in_utc_and_leaves_nothing_behind(database: Database) -> None:
-    database.execute(f"ALTER DATABASE {database.value('SELECT current_database()')} SET TimeZone = 'Asia/Kathmandu'")  # type: ignore[arg-type]
+    for setting in ("TimeZone = 'Asia/Kathmandu'", "IntervalStyle = 'iso_8601'", "DateStyle = 'German'"):
+        database.execute(f"ALTER DATABASE {database.value('SELECT current_database()')} SET {setting}")  # type: ignore[arg-type]
     text = "SELECT '2026-12-06 20:00+00'::timestamptz::text"
     with PgBouncer(database.url, size=1) as bouncer:
         async with opened(pool := lookup_pool(bouncer.url)), pool.connection() as conn:
             assert await (await conn.execute(text)).fetchone() == ("2026-12-06 20:00:00+00",)
+            times = "SELECT interval '1 day 02:00', timestamptz '2026-12-06 20:00+00', timestamptz 'infinity'"
+            expected = (timedelta(days=1, hours=2), datetime(2026, 12, 6, 20, tzinfo=UTC), "infinity")
+            assert await (await conn.execute(times)).fetchone() == expected
         with psycopg.connect(bouncer.url, prepare_threshold=None) as other:
             assert other.execute(text).fetchone() == ("2026-12-07 01:45:00+05:45",)
 

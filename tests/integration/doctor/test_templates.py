@@ -40,6 +40,23 @@ def test_a_template_that_fails(
 
 
 @pytest.mark.parametrize(
+    "text", ["{{ tags[0] | safe }}", "{{ data.a[0] | safe }}", '<i title="{{ tags | tojson }}"></i>']
+)
+def test_texts_in_arrays_and_jsonb_are_hostile_too(plan: int, doctor: Examine, tmp_path: Path, text: str) -> None:
+    def change(settings: Settings) -> Settings:
+        columns = """, p.place, ARRAY['x'] AS tags, '{"a": ["x"]}'::jsonb AS data"""
+        return rule_with(lookup=without(settings.rules[RULE].lookup, ", p.place", columns))(settings)
+
+    folder = tmp_path / "templates" / RULE
+    folder.mkdir(parents=True)
+    (folder / "body.html.j2").write_text(text)
+    finding = doctor(change, PGHERALD_MAIL_TEMPLATES=str(folder.parent))[TEMPLATE]
+    assert finding.state == "warn"
+    assert "becomes markup" in finding.seen
+    assert "single quotes around | tojson" in finding.remedy
+
+
+@pytest.mark.parametrize(
     ("part", "text", "check", "words"),
     [
         ("body.html", "<b>{{ place | safe }}</b>", TEMPLATE, ("becomes markup in the HTML", "remove | safe")),

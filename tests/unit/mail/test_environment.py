@@ -7,7 +7,8 @@ from jinja2 import UndefinedError
 from jinja2.exceptions import SecurityError
 
 from listener.errors import BadData
-from listener.mail.environment import TemplateEnvironment, oneline, place_of
+from listener.mail.environment import TemplateEnvironment, place_of
+from listener.mail.reader import reader_of, writing_for
 from listener.transport.base import MAX_MESSAGE_BYTES
 
 
@@ -55,13 +56,18 @@ def test_a_template_cannot_reach_beyond_its_values(environment: TemplateEnvironm
         environment.from_string(source).render(v="x")
 
 
-@pytest.mark.parametrize(("value", "line"), [("a\r\nb\u2028c", "a b c"), ("a\n\n\nb", "a b"), (None, ""), (7, "7")])
-def test_oneline(value: object, line: str) -> None:
-    assert oneline(value) == line
-
-
 def test_an_error_names_the_template_and_the_line(environment: TemplateEnvironment) -> None:
     with pytest.raises(UndefinedError) as caught:
         environment.get_template("broken.txt.j2").render(v="x")
     assert place_of(caught.value) == "second/broken.txt.j2, line 2"
     assert place_of(ValueError("x")) == "a template"
+
+
+def test_what_is_constant_is_not_printed_in_advance() -> None:
+    """There would be no reader yet, and Python's own text of it."""
+    for html in (False, True):
+        environment = TemplateEnvironment([], html=html)
+        assert environment.from_string("{{ true }} {{ {1: true} == {1: true} }}").render() == "true true"
+        template = environment.from_string("{{ 1234 | number }} {{ '1.5' | number }}")
+        with writing_for(reader_of({"language": "de"}, "", "ltr")):
+            assert template.render() == "1.234 1,5"

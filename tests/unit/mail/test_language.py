@@ -9,8 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from listener.errors import RuleBroken
-from listener.mail.environment import TemplateEnvironment
-from listener.mail.language import choose, direction, tag_of
+from listener.mail.language import choose, direction, direction_of_words, tag_of
 from listener.mail.templates import Templates
 
 THERE = {"", "de", "de-at", "pt-br", "zh-hant"}
@@ -64,6 +63,18 @@ ENGLISH = {"mail__subject_txt": "hello", "mail__body_txt": "hello {{ place }}"}
 )
 def test_the_narrowest_there_is(wanted: object, chosen: str) -> None:
     assert choose(THERE, wanted) == chosen
+
+
+@pytest.mark.parametrize(
+    ("folder", "wanted"),
+    [
+        ("he", "iw-IL"), ("iw", "he"), ("id", "in"), ("fil", "tl"), ("nb", "no"), ("no", "nb-NO"), ("yi", "ji"),
+        ("zh-hant", "zh-TW"), ("zh-hant", "zh_HK"), ("zh-hant", "zh-Hant-TW"), ("zh", "zh-CN"), ("sr-latn", "sr-Latn-RS"),
+    ],
+)  # fmt: skip
+def test_one_language_with_two_tags(folder: str, wanted: str) -> None:
+    assert choose({"", "zh", "sr", folder}, wanted) == folder
+    assert choose({"", "sr", "en"}, wanted) in ("", "sr")
 
 
 @given(st.text())
@@ -218,6 +229,7 @@ def test_a_translation_from_right_to_left_mirrors_the_page_and_isolates_values(
     assert f'class="panel" align="{start}"' in html
     assert f"border-{start}:4px" in html
     assert f"text-align:{start}" in html
+    assert ("letter-spacing:normal" in html) == rtl, "it would tear Arabic letters apart"
     assert ("date plan at <bdi>Caf\u00e9 9</bdi> is" in html) == rtl
     place = "\u2068Caf\u00e9 9\u2069" if rtl else "Caf\u00e9 9"
     assert content.text == f"\u0641\u064a {place}.\nhttps://a.example/7\n"
@@ -229,8 +241,28 @@ def test_a_value_from_right_to_left_is_isolated_in_other_mails() -> None:
     assert "at <bdi>&lt;\u05e7\u05e4\u05d4&gt; 9</bdi> is now verified." in (content.html or "")
 
 
-def test_a_value_is_kept_from_becoming_a_link() -> None:
-    environment = TemplateEnvironment([])
-    shown = environment.from_string("{{ v | nolink }}").render(v="https://evil.example x@y.z. 12:30 end.")
-    assert shown == "https\u200c://evil\u200c.example x\u200c@y\u200c.z. 12\u200c:30 end."
-    assert environment.from_string("{{ v | nolink }}").render(v=None) == ""
+@pytest.mark.parametrize("lang", ["", "{% block lang %}he{% endblock %}"])
+def test_the_words_of_the_default_files_show_their_direction(write: Write, lang: str) -> None:
+    hebrew = "\u05e9\u05dc\u05d5\u05dd {{ place }}!"
+    html = "{% extends '_layout.html.j2' %}" + lang + "{% block message %}{{ place | bdi }}{% endblock %}"
+    templates = Templates(["mail"], write(mail__subject_txt=hebrew, mail__body_txt=hebrew, mail__body_html=html))
+    for place, alone in (("Caf\u00e9", True), ("\u05e7\u05e4\u05d4", False)):
+        content = templates.render("mail", {"place": place})
+        assert content.text == hebrew.replace("{{ place }}", f"\u2068{place}\u2069" if alone else place) + "\n"
+        assert (f"<bdi>{place}</bdi>" in (content.html or "")) == alone
+        assert f'<html lang="{"he" if lang else "en"}" dir="{"rtl" if lang else "ltr"}">' in (content.html or "")
+    assert [direction_of_words(text) for text in ("", "12 !", "a", "a \u05e7\u05e4\u05d4")] == [
+        "ltr",
+        "ltr",
+        "ltr",
+        "rtl",
+    ]
+
+
+def test_a_translation_has_the_language_of_its_folder(write: Write) -> None:
+    html = "{% extends '_layout.html.j2' %}"
+    for folder in ("mail", "mail__ar"):
+        write(**{f"{folder}__subject_txt": "s", f"{folder}__body_txt": "t", f"{folder}__body_html": html})
+    made = Templates(["mail"], write()).render("mail", {"language": "ar-EG"}).html or ""
+    assert '<html lang="ar" dir="rtl">' in made
+    assert '<table role="presentation" class="page" dir="rtl"' in made

@@ -2,6 +2,7 @@
 
 import dataclasses
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from tools.caniemail import FEATURES
 
 JANE = parse_address("jane@example.org")
 HEAD = '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+EXAMPLES = Path(__file__).parents[3] / "examples" / "templates"
 LINK = "https://app.example.org/dateplans/7"
 
 
@@ -32,10 +34,11 @@ def remarks(html: str | None = HEAD, text: str = f"hello {LINK}\n", subject: str
     return lint(message(Content(subject, text, html)))
 
 
-@pytest.mark.parametrize("language", ["", "de"])
+@pytest.mark.parametrize("language", ["", "de", "ar"])
 def test_the_shipped_mail_has_nothing_to_remark(language: str) -> None:
     context = {"place": "Café", "language": language, "link": LINK, "unsubscribe": "https://mail.example.org/u/x"}
-    assert lint(message(Templates(["dateplan_verified"]).render("dateplan_verified", context))) == []
+    templates = Templates(["dateplan_verified"], EXAMPLES)
+    assert lint(message(templates.render("dateplan_verified", context))) == []
 
 
 def test_nor_has_that_of_send_test() -> None:

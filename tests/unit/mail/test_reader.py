@@ -1,79 +1,57 @@
-"""Dates, times, numbers and money as the reader of a message writes them, whatever the row holds."""
+"""Readers: their language and their time zone, by the columns of a row."""
 
-from datetime import UTC, date, datetime, time
-from decimal import Decimal
-from html import unescape
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from listener.mail.reader import current_reader, reader_of
-from listener.mail.templates import Templates
-
-AT = datetime(2026, 12, 6, 19, 30, tzinfo=UTC)
-MACRO = "{% macro day(at) %}{{ at | date }}{% endmacro %}"
-
-
-@pytest.fixture
-def render(tmp_path: Path) -> Any:
-    def render(source: str, **row: Any) -> str:
-        (tmp_path / "mail").mkdir(exist_ok=True)
-        (tmp_path / "macros").write_text(MACRO, encoding="utf-8")
-        for part, text in (("subject.txt", "s"), ("body.txt", source), ("body.html", source)):
-            (tmp_path / "mail" / f"{part}.j2").write_text(text, encoding="utf-8")
-        content = Templates(["mail"], tmp_path).render("mail", row)
-        assert unescape(content.html or "") == content.text
-        # The CLDR has narrow spaces that do not break.
-        return content.text.removesuffix("\n").replace("\u202f", " ").replace("\xa0", " ")
-
-    return render
+from listener.mail.reader import current_reader, reader_of, writing_for
 
 
 @pytest.mark.parametrize(
-    ("language", "zone", "made"),
+    ("tag", "locale"),
     [
-        ("de", "Europe/Berlin", "6. Dezember 2026|20:30|6. Dezember 2026, 20:30|Sonntag, 6. Dezember|1.234,5|12,50 €"),
-        ("de_CH", "Asia/Tokyo", "7. Dezember 2026|04:30|7. Dezember 2026, 04:30|Montag, 7. Dezember|1'234.5|EUR 12.50"),
-        ("fr", None, "6 décembre 2026|19:30|6 décembre 2026, 19:30|dimanche, 6. décembre|1 234,5|12,50 €"),
-        (None, "../../etc/passwd", "December 6, 2026|7:30 PM|December 6, 2026, 7:30 PM|Sunday, 6. December|1,234.5|€12.50"),
-        ("xx", "", "December 6, 2026|7:30 PM|December 6, 2026, 7:30 PM|Sunday, 6. December|1,234.5|€12.50"),
-        (7, 7, "December 6, 2026|7:30 PM|December 6, 2026, 7:30 PM|Sunday, 6. December|1,234.5|€12.50"),
+        ("zh-Hans", "zh_Hans"), ("zh-TW", "zh_Hant_TW"), ("pt-br", "pt_BR"), ("sr-Latn", "sr_Latn"), ("no", "no"),
+        ("nb", "nb"), ("in", "id_ID"), ("iw", "he_IL"), ("tl", "fil_PH"), ("de_AT.UTF-8", "de"), ("de-DE-x-y", "de_DE"),
+        ("C", "en"), ("POSIX", "en"), ("", "en"), (None, "en"), (7, "en"), ("../../x", "en"), ("xx-YY", "en"),
+        ("x" * 100_000, "en"),
     ],
+    ids=lambda value: repr(value)[:20],
 )  # fmt: skip
-@pytest.mark.parametrize("at", [AT, "2026-12-06T19:30:00+00:00"])
-def test_a_reader_reads_their_own_forms(render: Any, language: Any, zone: Any, made: str, at: Any) -> None:
-    source = (
-        "{{ at | date }}|{{ at | time }}|{{ at | datetime }}|{{ at | date('EEEE, d. MMMM') }}|"
-        "{{ n | number }}|{{ p | currency('EUR') }}"
-    )
-    assert render(source, at=at, n=Decimal("1234.5"), p="12.5", language=language, timezone=zone) == made
+def test_the_language(tag: Any, locale: str) -> None:
+    assert str(reader_of({"language": tag}, "", "ltr").locale) == locale
 
 
-def test_other_forms(render: Any) -> None:
-    row = {"language": "de", "timezone": "America/New_York", "at": AT, "wall": datetime(2026, 1, 2, 3, 4), "n": 1234567}
-    assert render("{{ at | date('short') }} {{ at | time('HH') }} {{ wall | datetime('short') }}", **row) == "06.12.26 14 02.01.26, 03:04"  # fmt: skip
-    assert render("{{ d | date }} {{ d | datetime }} {{ t | time }}", d=date(2026, 1, 2), t=time(3, 4), **row) == "2. Januar 2026 2. Januar 2026 03:04"  # fmt: skip
-    assert render("{{ n | number }} {{ n | number(2) }} {{ 0.5 | number(0) }} {{ n | currency('JPY') }}", **row) == "1.234.567 1.234.567,00 0 1.234.567 ¥"  # fmt: skip
-    assert render("{{ n | currency(c) }} {{ n | currency(x) }}", c=None, x="<b>"[:0], **row).startswith("1.234.567,00 ")
-    assert render("{% import 'macros' as m %}{{ m.day(at) }}", **row) == "6. Dezember 2026"
+def test_without_a_language_it_is_that_of_the_template() -> None:
+    assert str(reader_of({}, "de-at", "ltr").locale) == "de_AT"
+    assert str(reader_of({"language": "xx"}, "de", "ltr").locale) == "de"
+    assert reader_of({"language": "ar-EG"}, "", "rtl").direction == "rtl"
 
 
-@pytest.mark.parametrize("value", ["x", "", "9" * 5000, "1e999999", "NaN", [1], {1: 2}, True])
-def test_what_is_no_time_and_no_number_stays_as_it_is(render: Any, value: Any) -> None:
-    plain = render("{{ v }}", v=value)
-    for name in ("date", "time", "datetime", "number", "currency('EUR')"):
-        assert render("{{ v | " + name + " }}", v=value) == plain
+@pytest.mark.parametrize(
+    ("name", "zone"),
+    [
+        ("Europe/Berlin", "Europe/Berlin"), ("europe/berlin", "Europe/Berlin"), ("Europe/Kiev", "Europe/Kiev"),
+        ("Europe/Kyiv", "Europe/Kyiv"), ("UTC", "UTC"), ("UTC+2", None), ("posixrules", None), ("", None), (7, None),
+        ("../../etc/passwd", None), ("/etc/localtime", None), ("Europe/Berlin\0", None), ("x" * 100_000, None),
+        (["UTC"], None),
+    ],
+    ids=lambda value: repr(value)[:20],
+)  # fmt: skip
+def test_the_time_zone(name: Any, zone: str | None) -> None:
+    found = reader_of({"timezone": name}, "", "ltr").zone
+    assert (None if found is None else str(found)) == zone
 
 
-def test_null_has_no_form(render: Any) -> None:
-    assert (
-        render("{{ v | date }}{{ v | time }}{{ v | datetime }}{{ v | number }}{{ v | currency('EUR') }}", v=None) == ""
-    )
+def test_a_time_is_moved_into_the_zone_if_it_can_be() -> None:
+    tokyo = reader_of({"timezone": "Asia/Tokyo"}, "", "ltr")
+    assert tokyo.local(datetime(2026, 12, 6, 23, tzinfo=UTC)).isoformat() == "2026-12-07T08:00:00+09:00"
+    for stays in (datetime(2026, 12, 6, 23), datetime.max.replace(tzinfo=UTC)):
+        assert tokyo.local(stays) is stays
+    assert reader_of({}, "", "ltr").local(datetime(2026, 12, 6, 23, tzinfo=UTC)).tzinfo is UTC
 
 
-def test_there_is_no_reader_between_messages(render: Any) -> None:
-    render("x")
+def test_there_is_no_reader_between_messages() -> None:
+    with writing_for(reader := reader_of({}, "", "ltr")):
+        assert current_reader() is reader
     assert current_reader() is None
-    assert reader_of({"language": "ar-EG"}, "ar").direction == "rtl"
-    assert reader_of({"language": "ar-EG"}, "").direction == "ltr"

@@ -86,8 +86,7 @@ def test_a_place_begins_no_line_of_its_own(end: str) -> None:
 def test_a_place_becomes_no_markup(place: str) -> None:
     html = _shipped(place).html
     assert html is not None
-    tags = _Tags(html).tags
-    assert tags == _Tags(_shipped("x").html or "").tags
+    assert [tag for tag in _Tags(html).tags if tag != ("bdi", {})] == _Tags(_shipped("x").html or "").tags
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 """What a template prints of each kind of value, wherever it stands."""
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from ipaddress import ip_interface, ip_network
 from typing import Any
+from uuid import UUID
 
 import pytest
 from jinja2.filters import FILTERS
 from jinja2.runtime import Undefined
+from psycopg.types.multirange import Multirange
+from psycopg.types.range import Range
 
 from listener.mail.environment import TemplateEnvironment
 from listener.mail.values import NULL, as_json, as_value
@@ -75,6 +79,13 @@ def test_null_anywhere_else(source: str, made: str) -> None:
         (b"ab", "\\x6162"), (timedelta(days=1, hours=2), "1 day 02:00:00"), (timedelta(hours=-1), "-01:00:00"),
         (timedelta(days=2), "2 days"), (timedelta(0), "00:00:00"), (timedelta(microseconds=1500), "00:00:00.0015"),
         (datetime(2026, 12, 6, 20, tzinfo=timezone(timedelta(hours=1))), "2026-12-06 19:00:00+00:00"),
+        (datetime(2026, 12, 6, 20), "2026-12-06 20:00:00"), (date(1, 1, 1), "0001-01-01"),
+        (datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))), "9999-12-31 23:59:59.999999-01:00"),
+        (time(19, 30, tzinfo=timezone(timedelta(hours=1))), "19:30:00+01:00"),
+        (Range(1, 5), "[1,5)"), (Range(Decimal("1E+3"), None, "()"), "(1000,)"), (Range(empty=True), "empty"),
+        (Range(None, date(2026, 12, 6), "(]"), "(,2026-12-06]"), (Multirange([Range(1, 2), Range(5)]), "{[1,2), [5,)}"),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"), (ip_interface("10.0.0.1/8"), "10.0.0.1/8"),
+        (ip_network("10.0.0.0/8"), "10.0.0.0/8"), (("a", None, True), "a, true"), (-0.0, "-0"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(
@@ -82,6 +93,36 @@ def test_null_anywhere_else(source: str, made: str) -> None:
 )  # fmt: skip
 def test_no_value_prints_as_python_does(value: Any, text: str, source: str) -> None:
     assert render(source, v=value) == text
+
+
+@pytest.mark.parametrize("environment", [TEXT, HTML])
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ a | map('upper') }}|{{ a | unique }}|{{ a | reverse }}|{{ a | batch(2) }}|{{ a | select }}", "B, A|b, A|A, b|b, A|b, A"),
+        ("{{ o.items() }}|{{ o.keys() }}|{{ o.values() }}|{{ o | items }}|{{ range(3) }}", "k, 1|k|1|k, 1|0, 1, 2"),
+        ("{{ a | map('nolink') }} {{ ['a.b'] | map('nolink') | join }}", "b, A a\u200c.b"),
+        ("{{ at | pprint }} {{ n | pprint }} {{ true | pprint(true) }}", "2026-12-06 19:30:00+00:00 1000 true"),
+        ("{{ true }} {{ {1: false} }} {{ (1, none) }} {{ 1e20 }} {{ 0.5 }}", "true {1: false} 1 100000000000000000000 0.5"),
+        ("{{ '{:>6}|{:6}|{:>14}'.format(true, [1, 2], d) }}", "  true|1, 2  |1 day 02:00:00"),
+        ("{% for x in a | map('upper') %}{{ loop.index }}{{ x }}{{ loop.last }}{% endfor %}", "1Bfalse2Atrue"),
+        ("{% macro m(l) %}{{ l.index }}{% endmacro %}{% for x in range(3) %}{{ m(loop) }}{{ loop.last }} {% endfor %}", "1false 2false 3true "),
+        ("{{ r.lower }}-{{ r.upper }}-{{ r.upper is none }}", "2026-12-06 19:30:00+00:00--true"),
+    ],
+)  # fmt: skip
+def test_no_expression_prints_as_python_does(environment: TemplateEnvironment, source: str, text: str) -> None:
+    at = datetime(2026, 12, 6, 19, 30, tzinfo=UTC)
+    row = {"a": ["b", None, "A"], "o": {"k": 1}, "at": at, "n": Decimal("1E+3"), "r": Range(at, None)}
+    made = render(source.replace("a |", "a | reject('none') |"), environment, d=timedelta(days=1, hours=2), **row)
+    assert made.replace("&#34;", "").replace('"', "") == text
+
+
+def test_numbers_of_all_types_can_be_calculated_with_each_other() -> None:
+    row = {"p": Decimal("12.50"), "f": 0.1, "i": 3, "t": timedelta(hours=3), "nan": float("nan")}
+    assert render("{{ p * 1.19 }} {{ f + p }} {{ i / 2 * p }} {{ f + 0.2 }} {{ f == 0.1 }}", **row) == "14.8750 12.60 18.750 0.3 true"  # fmt: skip
+    assert render("{{ t * 1.5 }} {{ 0.5 * t }} {{ t / 2 }} {{ t / 0.5 }}", **row) == "04:30:00 01:30:00 01:30:00 06:00:00"  # fmt: skip
+    assert render("{{ 2 ** 0.5 > 1 }} {{ 2.567 | round(2) }} {{ '%.2f' % f }} {{ f | number }}", **row) == "true 2.57 0.10 0.1"  # fmt: skip
+    assert render("{{ nan > 1 or nan < 1 or 1 >= nan or nan <= nan }} {{ nan + 1 }}", **row) == "false NaN"
 
 
 def test_what_an_expression_makes_prints_the_same() -> None:

@@ -102,7 +102,6 @@ class FakePool:
         self, rows: list[tuple[Any, ...]] | None = None, error: Exception | None = None, *, constant: bool = False
     ) -> None:
         self.values: dict[str, Any] = {}
-        self.interval_style = "postgres"
         self._rows = rows or [(False, *NOTHING)]
         self._error = error
         self._constant = constant
@@ -119,13 +118,6 @@ class FakePool:
 
     async def __aexit__(self, *_: object) -> None:
         pass
-
-    @property
-    def info(self) -> "FakePool":
-        return self
-
-    def parameter_status(self, name: str) -> str:
-        return self.interval_style
 
     async def execute(self, query: str, values: dict[str, Any] | None = None, *, prepare: bool = True) -> None:
         if values is None:
@@ -251,14 +243,6 @@ async def test_a_query_that_fails_without_a_key_too_suspends_its_rule() -> None:
         await lookup().rows(pool, ["1", "2"])
     with pytest.raises(RuleBroken, match="division by zero"):
         await lookup().rows(pool, ["1"])
-
-
-async def test_intervals_of_another_style_are_the_rules_fault() -> None:
-    """Every row has such a value, so the rule is suspended and no event fails."""
-    pool = FakePool(error=NotImplementedError())
-    pool.interval_style = "iso_8601"
-    with pytest.raises(RuleBroken, match="cast it to text"):
-        await lookup().rows(pool, ["1"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("keys", [["1"], ["1", "2"]])
