@@ -7,7 +7,7 @@ SELECT rule,
        pgherald.shown(key) AS key,
        state,
        captured_at,
-       in_doubt_count > 0 AS may_have_left,
+       in_doubt_count > 0 OR state = 'in_doubt' AS may_have_left,
        CASE
            WHEN jsonb_path_exists(history, '$[*] ? (@.what == "complained")') THEN 'complaint'
            WHEN jsonb_path_exists(history, '$[*] ? (@.what == "bounced" && @.detail starts with "hard")') THEN 'hard'

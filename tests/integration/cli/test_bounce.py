@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import listener.cli.bounce
 from listener.cli.bounce import bounce
 from listener.cli.events import list_
 from listener.cli.explain import explain
@@ -30,8 +31,10 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(database: Database, tmp_path: Path) -> Run:
+def run(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command in this process. `url`, `smtp` and `bounced` change the configuration."""
+    # The log would stay silent for the tests that follow in this process.
+    monkeypatch.setattr(listener.cli.bounce.logs, "configure", lambda *_: None)
 
     def run(
         command: Any, *arguments: str, input: bytes | BytesIO = b"", url: str = database.url, smtp: str = "smtp://127.0.0.1",
