@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from listener.config.rules import default_rules
 from tests.support import wait_until
 from tests.support.command import Pgherald
+from tests.support.configuration import configuration, lookup_with
 from tests.support.database import Database
 from tests.support.mail import MailServer
 from tests.support.smtpd import answer
@@ -139,19 +139,7 @@ CONTRAST = """(selector) => {
 
 def test_the_preview_shows_a_calendar_entry(database: Database, pgherald: Pgherald, page: Page, tmp_path: Path) -> None:
     database.add_plan("Café Zürich 🎉 שלום", "jane@example.org", status="VE")
-    lookup = default_rules()[RULE].lookup.replace(
-        ", p.place", ", p.place, timestamptz '2026-12-31 18:00+00' AS starts_at"
-    )
-    config = tmp_path / "pgherald.toml"
-    config.write_text(
-        f'''[rules.{RULE}]
-table = "public.dateplan"
-becomes = "VE"
-template = "{RULE}"
-lookup = """{lookup}"""
-''',
-        encoding="utf-8",
-    )
+    config = configuration(tmp_path, lookup=lookup_with("timestamptz '2026-12-31 18:00+00'"))
     pgherald("preview", RULE, "--out", tmp_path / "out", env={"PGHERALD_CONFIG": str(config)}, check=True)
     page.goto((tmp_path / "out" / "index.html").as_uri())
     shown = page.locator("pre.calendar")

@@ -12,10 +12,12 @@ import pytest
 from listener.config.rules import default_rules
 from tests.support import repeats
 from tests.support.command import Pgherald
+from tests.support.configuration import configuration, lookup_with
 from tests.support.database import Database
 from tests.support.mail import MailServer
 
 RULE = "dateplan_verified"
+START = "timestamptz '2026-12-31 18:00+00'"
 HOSTILE = "</pre></iframe><script>alert(1)</script>\"' \x1b[31m\x9b1m\r\nEvil"
 
 
@@ -191,32 +193,18 @@ def test_no_place_to_write(database: Database, pgherald: Pgherald, folder: str) 
     assert len(done.stderr.splitlines()) == 1
 
 
-def with_start(folder: Path, start: str = "timestamptz '2026-12-31 18:00+00'", end: str = "NULL::timestamptz") -> str:
-    """Write a configuration whose lookup returns the times of the date. Return its path."""
-    lookup = default_rules()[RULE].lookup.replace(", p.place", f", p.place, {start} AS starts_at, {end} AS ends_at")
-    file = folder / "pgherald.toml"
-    file.write_text(
-        f'''[rules.{RULE}]
-table = "public.dateplan"
-becomes = "VE"
-template = "{RULE}"
-lookup = """{lookup}"""
-''',
-        encoding="utf-8",
-    )
-    return str(file)
-
-
 def test_a_calendar_entry(database: Database, pgherald: Pgherald, tmp_path: Path) -> None:
     database.add_plan(HOSTILE, "anna@example.org", status="VE")
-    env = {"PGHERALD_CONFIG": with_start(tmp_path)}
+    env = {"PGHERALD_CONFIG": str(configuration(tmp_path, lookup=lookup_with(START)))}
     done = pgherald("preview", RULE, env=env, check=True)
     assert "\nBEGIN:VCALENDAR\nVERSION:2.0\n" in done.stdout
     assert "\nDTSTART:20261231T180000Z\n" in done.stdout
     files = written(pgherald, tmp_path / "out", **env)
     assert files[f"{RULE}.ics"].count("\r\nBEGIN:VEVENT\r\n") == 1
     assert "DTSTART:20261231T180000Z" in files["index.html"]
-    env = {"PGHERALD_CONFIG": with_start(tmp_path, end="timestamptz '2026-12-31 17:00+00'")}
+    env = {
+        "PGHERALD_CONFIG": str(configuration(tmp_path, lookup=lookup_with(START, "timestamptz '2026-12-31 17:00+00'")))
+    }
     done = pgherald("preview", RULE, env=env, check=True)
     assert done.stderr == "note: the calendar entry is left out: DTEND is not after DTSTART\n"
     assert "VCALENDAR" not in done.stdout

@@ -18,11 +18,16 @@ RULE = {
 }
 
 
+def lookup_with(start: str, end: str = "NULL::timestamptz") -> str:
+    """The rule's lookup with the columns `starts_at` and `ends_at`, given as SQL."""
+    return LOOKUP.replace(", p.place", f", p.place, {start} AS starts_at, {end} AS ends_at")
+
+
 def configuration(folder: Path, rest: str = "", **changes: str) -> Path:
     """Write a configuration whose one rule is RULE with `changes`, after the text `rest`, and return its path."""
     keys = "\n".join(f'{name} = """{value}"""' for name, value in {**RULE, **changes}.items())
     file = folder / "pgherald.toml"
-    file.write_text(f"{rest}\n[rules.dateplan_verified]\n{keys}\n")
+    file.write_text(f"{rest}\n[rules.dateplan_verified]\n{keys}\n", encoding="utf-8")
     return file
 
 

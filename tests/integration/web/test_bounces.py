@@ -16,33 +16,21 @@ from listener.db.pools import bounce_pool, opened, statement_pool
 from listener.db.schema import read_secret
 from listener.web.bounces import BounceWebhooks
 from tests.support.command import Pgherald
+from tests.support.configuration import configuration
 from tests.support.database import Database
 from tests.support.mail import MailServer
 from tests.support.web import ANY_PORT, Client
 from tests.support.webhooks import CERTIFICATE, FakeAmazon, confirmation, hard_bounces, ses, sns
 
-CONFIG = """
+SECTIONS = """
 [http]
 public_url = "https://mail.example.org"
-
 [mail]
 from = "no-reply@example.org"
-
-[rules.dateplan_verified]
-table = "public.dateplan"
-becomes = "VE"
-template = "dateplan_verified"
-require = ["place"]
-lookup = '''
-  SELECT d.id AS key, d.status AS current, u.email, u.email_notifications_enabled AS consent, p.place
-    FROM public.dateplan d LEFT JOIN public.users u ON u.id = d.user_id LEFT JOIN public.plan p ON p.id = d.plan_id
-   WHERE d.id = ANY (%(keys)s::bigint[])
-'''
-bounced = '''
-  UPDATE public.users AS u SET email_notifications_enabled = false
-    FROM public.dateplan AS d WHERE u.id = d.user_id AND d.id = ANY (%(keys)s::bigint[]) AND %(class)s = 'hard'
-'''
 """
+BOUNCED = """
+  UPDATE public.users AS u SET email_notifications_enabled = false
+    FROM public.dateplan AS d WHERE u.id = d.user_id AND d.id = ANY (%(keys)s::bigint[]) AND %(class)s = 'hard'"""
 SETTINGS = {f"PGHERALD_BOUNCES_{sent.setting[0].upper()}": sent.setting[1] for sent in hard_bounces().values()}
 # SES needs Amazon's certificate, and has a test of its own.
 PROVIDERS = [name for name in hard_bounces() if name != "ses"]
@@ -50,7 +38,7 @@ PROVIDERS = [name for name in hard_bounces() if name != "ses"]
 
 def send(database: Database, mail: MailServer, pgherald: Pgherald, number: int) -> list[str]:
     """Send emails, and return the keys in their Message-IDs."""
-    (pgherald.folder / "pgherald.toml").write_text(CONFIG, encoding="utf-8")
+    configuration(pgherald.folder, SECTIONS, bounced=BOUNCED)
     database.verify(*(database.add_plan("Café", f"{n}@example.org") for n in range(number)))
     assert pgherald("run", "--once").returncode == 0
     by_recipient = sorted(mail.wait_for(number), key=lambda message: message.recipient)
