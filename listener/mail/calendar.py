@@ -29,6 +29,7 @@ _LINE = re.compile("(?:[^\n\x02]+|\x02[^\x03]*\x03)+")
 _PROPERTY = re.compile('([A-Za-z-]+)((?:;[A-Za-z-]+=(?:"[^"\x02\x03]*"|[^";:,\x02\x03]*))*):(.*)', re.DOTALL)
 _PARAMETER = re.compile(';([A-Za-z-]+)=(?:"([^"]*)"|([^;]*))')
 _VALUE = re.compile("\x02([^\x03]*)\x03")
+_SPECIAL = re.compile(r"[\\;,]")
 _ESCAPED = re.compile(r"\\([\\;,nN])")
 # The characters of a URI (RFC 3986 2). Any other is percent-encoded, so that it ends neither a line nor the URI.
 _URI_CHARS = "%:/?#[]@!$&'()*+,;=~"
@@ -108,7 +109,8 @@ def entry(lines: str, publication: Publication, zone: tzinfo | None) -> str | No
     if "DTSTART" not in times:
         return None
 
-    from icalendar import Calendar, Event, vCalAddress, vText, vUri
+    from icalendar import Calendar, Event, vCalAddress, vUri
+    from icalendar.prop import vInline
 
     event = Event()
     event.add("uid", publication.uid)
@@ -118,7 +120,7 @@ def entry(lines: str, publication: Publication, zone: tzinfo | None) -> str | No
         event.add(name, moment)
     for name, (parameters, value) in properties.items():
         if name in _TEXTS and value:
-            event.add(name, vText(value, params=parameters))
+            event.add(name, vInline(_escaped(value), params=parameters))
         elif name in _URIS and value.lower().startswith(_URIS[name]):
             kind = vUri if name == "URL" else vCalAddress
             event.add(name, kind(quote(value, safe=_URI_CHARS), params=parameters))
@@ -159,6 +161,11 @@ def _value(text: str) -> str:
     pieces = _VALUE.split(text)
     pieces[::2] = [_ESCAPED.sub(lambda found: "\n" if found[1] in "nN" else found[1], piece) for piece in pieces[::2]]
     return "".join(pieces).strip()
+
+
+def _escaped(text: str) -> str:
+    """Return a text as iCalendar writes it (RFC 5545 3.3.11). `vText` would read a backslash and an N as a line end."""
+    return _SPECIAL.sub(r"\\\g<0>", text).replace("\n", r"\n")
 
 
 def _times(values: dict[str, str], zone: tzinfo | None) -> dict[str, date | timedelta]:

@@ -120,6 +120,7 @@ def test_a_hostile_value_stays_a_value(ordinary: Templates, place: str) -> None:
     )
 )
 @example(["x" * 70, "🎉"])
+@example([r"C:\New\news;\,\\N"])
 def test_any_value_stays_a_value(ordinary: Templates, pieces: list[str]) -> None:
     place = f"|{''.join(pieces)}|"
     assert_says(render(ordinary, place=place, starts_at=START), place)
