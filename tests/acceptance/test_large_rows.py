@@ -120,7 +120,7 @@ def test_messages_of_a_megabyte(database: Database, mail: MailServer, pgherald: 
         repeats({"place": "(left(d.status, 0) || repeat('[', 3000) || repeat(']', 3000))::json"}, "", "lookup_error"),
         repeats({"place": "(left(d.status, 0) || '[' || repeat('9', 5000) || ']')::jsonb"}, "", "lookup_error"),
         repeats({"place": "(left(d.status, 0) || '{1')::int[]"}, "", "lookup_error"),
-        repeats({"place": "'infinity'::timestamptz"}, "", "lookup_error"),
+        repeats({"place": "'infinity'::timestamptz"}, "", None),
         ({"place": "(SELECT 1/(d.id - d.id))"}, "", "lookup_error"),
     ],
     ids=[
@@ -141,7 +141,7 @@ def test_messages_of_a_megabyte(database: Database, mail: MailServer, pgherald: 
 )
 def test_one_row_of_them(
     database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path, columns: dict[str, str], statement: str,
-    reason: str,
+    reason: str | None,
 ) -> None:  # fmt: skip
     [bad] = add(database, 1)
     if statement:
@@ -157,7 +157,7 @@ def test_one_row_of_them(
     done = pgherald("--config", file, "run", "--once", env={"PGHERALD_DELIVERY_MAX_ATTEMPTS": "1"})
     assert "Traceback" not in done.stderr
     ended = endings(database)
-    assert ended.pop(bad) == ("failed", reason), done.stderr
+    assert ended.pop(bad) == (("failed", reason) if reason else ("sent", None)), done.stderr
     expected = ("skipped", "no_consent") if "consent" in columns else ("sent", None)
     assert set(ended.values()) == {expected}
 

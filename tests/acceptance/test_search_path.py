@@ -1,5 +1,6 @@
 """Another role plants an object for each name in our SQL. No command and no daemon ever runs one."""
 
+import json
 import re
 import signal
 import time
@@ -21,6 +22,7 @@ from tests.support.command import Pgherald
 from tests.support.database import STORY, Database, chosen_binaries
 from tests.support.mail import MailServer
 from tests.support.planting import MARK, names_in_statements, plant, plant_in_pg_temp
+from tests.support.reports import dsn
 from tests.support.web import ANY_PORT, Client
 
 # pg_catalog last: a name without its schema is looked for in the other schemas first.
@@ -46,7 +48,7 @@ LOGINS = """
     CREATE ROLE lookups LOGIN PASSWORD 'secret';
     GRANT CREATE ON DATABASE planted TO pgherald_owner;
     GRANT SELECT ON public.dateplan, public.users, public.plan, app.booking TO lookups, keeper;
-    GRANT UPDATE (email_notifications_enabled) ON public.users TO mailer, keeper;
+    GRANT UPDATE (email_notifications_enabled) ON public.users TO lookups;
     GRANT SELECT ON public.users, public.dateplan TO mailer;
     -- The operator's own query keeps the path of its role, which is the usual one.
     ALTER ROLE lookups IN DATABASE planted SET search_path = "$user", public;
@@ -64,6 +66,7 @@ table = "public.dateplan"
 becomes = "VE"
 template = "dateplan_verified"
 unsubscribe = "UPDATE public.users SET email_notifications_enabled = false WHERE id = ANY (%(keys)s::bigint[])"
+bounced = "UPDATE public.users SET email_notifications_enabled = %(class)s <> 'hard' WHERE id = ANY (%(keys)s::bigint[])"
 lookup = '''{LOOKUP}'''
 [rules.booked]
 table = "app.booking"
@@ -96,6 +99,8 @@ CALLS: dict[str, list[tuple[str, ...]]] = {
     "forget": [("forget", "dateplan_verified", "2")],
     "purge": [("purge", "--older-than", "1ms")],
     "preview": [("preview", "dateplan_verified"), ("preview", "booked")],
+    # It needs a report on an email, and comes after the daemon.
+    "bounce": [],
     "send-test": [("send-test", "--to", "me@example.org", "--rule", "booked")],
 }  # fmt: skip
 
@@ -225,6 +230,10 @@ def test_no_command_and_no_daemon_runs_a_plant(
         beats = time.monotonic() + 11
         wait_until(lambda: time.monotonic() > beats, 30)
         assert ground.ran() == []
+    told = json.loads(pgherald("explain", "dateplan_verified", str(plan), "--json", check=True).stdout)
+    report = dsn(key=told["events"][-1]["message_id"]).decode()
+    assert "hard bounce of dateplan_verified" in pgherald("bounce", input=report, check=True).stdout
+    assert ground.ran() == [], "bounce"
     for name in ("triggers", "roles", "uninstall"):
         done = programs.psql(
             ground.database, "-v", "ON_ERROR_STOP=1", "-f", resource(f"sql/{name}.sql"), "-c", "SHOW search_path"
