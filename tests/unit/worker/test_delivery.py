@@ -20,7 +20,6 @@ from listener.recipients import RecipientPolicy
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
 from listener.smtp.replies import Phase, Reply, Scope, Verdict
 from listener.smtp.verdicts import SERVER
-from listener.worker import delivery as module
 from listener.worker.delivery import Delivery
 from listener.worker.lookup import LookupResult, ToSend
 from listener.worker.retry_policy import RetryPolicy
