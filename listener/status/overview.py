@@ -46,6 +46,11 @@ class RuleState:
     complained: int
 
     @property
+    def is_held_back(self) -> bool:
+        """Return whether no daemon sends the rule's events, because it is paused or suspended."""
+        return self.paused_at is not None or self.suspended_at is not None
+
+    @property
     def due(self) -> str:
         """Return in words when the first event is due: ``12 s ago``, ``in 5 min``, or a dash."""
         if self.due_for is None:
@@ -55,8 +60,7 @@ class RuleState:
     @property
     def behind_s(self) -> float:
         """Return since how many seconds the first event is due that a daemon should send; 0 if none is."""
-        held_back = self.paused_at is not None or self.suspended_at is not None
-        return 0.0 if held_back else max(0.0, self.due_for or 0.0)
+        return 0.0 if self.is_held_back else max(0.0, self.due_for or 0.0)
 
 
 @dataclass(frozen=True, slots=True)

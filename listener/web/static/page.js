@@ -6,20 +6,22 @@ const board = document.getElementById("board");
 const unavailable = document.getElementById("unavailable");
 const source = new EventSource("events");
 
-function show(lost) {
+function show(state) {
   live.hidden = false;
-  live.classList.toggle("lost", lost);
-  live.textContent = lost ? "reconnecting" : "live";
+  live.classList.toggle("lost", state !== "live");
+  live.textContent = state;
 }
 
-source.addEventListener("open", () => show(false));
-source.addEventListener("error", () => show(true));
+source.addEventListener("open", () => show("live"));
+source.addEventListener("error", () => show("reconnecting"));
 source.addEventListener("unavailable", (message) => {
+  show("no database");
   unavailable.hidden = false;
   unavailable.textContent = JSON.parse(message.data);
   board.classList.add("stale");
 });
 source.addEventListener("sections", (message) => {
+  show("live");
   unavailable.hidden = true;
   board.classList.remove("stale");
   document.getElementById("parts")?.remove();
