@@ -45,6 +45,13 @@ def now(*workers: WorkerState, **rule: Any) -> Overview:
             [("foreign_lock", False, "the gate lock is held by pid 7 (user app, application psql)")],
         ),
         (
+            now(WORKER, replace(WORKER, name="vm:2", breaker="535 no"), suspended_at=NOW, suspended_reason="x"),
+            [
+                ("suspended", True, "paid is suspended"),
+                ("mail_server", False, "the mail server is unavailable for vm:2"),
+            ],
+        ),
+        (
             now(replace(WORKER, name="vm:2", alive=False), paused_at=NOW, suspended_at=NOW, suspended_reason="x"),
             [
                 ("no_daemon", True, "no daemon is running"),
