@@ -96,8 +96,9 @@ clients: .venv/ready  ## update listener/mail/clients.json from npm's caniemail;
 	tar --extract --gzip --file $$made/caniemail-*.tgz --directory $$made; \
 	$(BIN)/python -m tools.caniemail $$made/package/package.json $$made/package/data/caniemail.json; rm -r $$made
 
-pictures: .venv/ready  ## make the docs' pictures of the shipped email; needs Debian's chromium and fonts-noto-color-emoji
+pictures: .venv/ready  ## make the docs' pictures of the shipped email and the page; needs Debian's chromium and fonts-noto-color-emoji
 	$(BIN)/python -m tools.pictures
+	$(BIN)/python -m tools.page_pictures
 
 docs: .venv/ready  ## make the tables of keys in docs/configuration.md from the definitions of the settings
 	$(BIN)/python -m tools.key_tables

@@ -16,6 +16,7 @@ that need it, and between emoji. It hides nothing there, and without it the emoj
 
 import json
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 _INVISIBLE = (
@@ -72,6 +73,17 @@ def excerpt(value: object) -> str:
     """Return text from a row or a server as one line, like `printable`, cut at 160 characters."""
     text = printable(value)
     return text if len(text) <= _MAX_EXCERPT_CHARS else f"{text[:_MAX_EXCERPT_CHARS]}…"
+
+
+def utc(moment: datetime) -> str:
+    """Return a time for people, in UTC and labelled so: ``2026-11-22 17:44:10 UTC``."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def utc_clock(moment: datetime, now: datetime) -> str:
+    """Return a time in UTC, without the label, and without the date if it is that of `now`."""
+    moment = moment.astimezone(UTC)
+    return f"{moment:%H:%M:%S}" if moment.date() == now.astimezone(UTC).date() else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def duration(seconds: float | None) -> str:

@@ -129,8 +129,8 @@ BEGIN
         ('outbox_available_idx', $index$ (rule, scheduled_at, id) WHERE state = 'available' $index$),
         -- The others contain only rows that the daemon has written, so that they cost a capture nothing.
         ('outbox_claimed_idx', $index$ (claimed_by) WHERE state IN ('claimed', 'transmitting') $index$),
-        ('outbox_in_doubt_idx', $index$ (scheduled_at) WHERE state = 'in_doubt' $index$),
-        ('outbox_failed_idx', $index$ (id) WHERE state = 'failed' $index$),
+        ('outbox_in_doubt_idx', $index$ (scheduled_at, claimed_at) WHERE state = 'in_doubt' $index$),
+        ('outbox_failed_idx', $index$ (settled_at, id) WHERE state = 'failed' $index$),
         -- A hash index, because a key may be longer than a btree's entry, and every claim of such an event would fail.
         ('outbox_key_idx', $index$ USING hash (key) WHERE state <> 'available' $index$)
     LOOP
@@ -279,7 +279,11 @@ CREATE TABLE IF NOT EXISTS pgherald.worker (
     listening         boolean     NOT NULL DEFAULT false, -- receives notifications
     breaker_reason    text,                               -- why its circuit breaker is open, if it is
     holds_doubts      boolean     NOT NULL DEFAULT false, -- its events in doubt wait for a person
-    retry_requested   boolean     NOT NULL DEFAULT false  -- an operator wants it to try the mail server now
+    retry_requested   boolean     NOT NULL DEFAULT false, -- an operator wants it to try the mail server now
+    -- The rules that it has suspended, since when, and why. The three have one element a rule.
+    suspended_rules   text[]        NOT NULL DEFAULT '{}',
+    suspended_since   timestamptz[] NOT NULL DEFAULT '{}',
+    suspended_reasons text[]        NOT NULL DEFAULT '{}'
 );
 
 -- Move a sequence that is behind its table. Logical replication copies rows and leaves the sequences as they were, so

@@ -1,13 +1,14 @@
 """The events of a row, or the reason why it has none."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from listener.admin.status import read_suspended
 from listener.config.rules import Rule
 from listener.db import keys
 from listener.db.errors import summary, translate_errors
@@ -16,6 +17,7 @@ from listener.db.queries import load
 from listener.db.schema import MIN_TRIGGERS, read_secret, watch_values
 from listener.errors import SchemaError
 from listener.message_id import make_message_id, read_message_id
+from listener.printable import utc
 
 _QUERIES = load("admin")
 
@@ -29,12 +31,14 @@ class RowHistory:
         exists: Whether the row exists.
         why: If there are no events, the reason.
         paused_at: Since when the rule is paused, if events wait for that.
+        suspended: Since when the rule is suspended, and why, if events wait for that.
     """
 
     events: list[dict[str, Any]]
     exists: bool
     why: str | None
     paused_at: datetime | None
+    suspended: tuple[datetime, str] | None
 
 
 def read_history(
@@ -51,7 +55,7 @@ def read_history(
         key = row.key if row is not None else _written(tables, rule, key)
         events = _events(conn, read_secret(conn), name, key)
         why = _why(conn, name, rule, key, row) if not events else None
-        return RowHistory(events, row is not None, why, _paused_at(conn, name, events))
+        return RowHistory(events, row is not None, why, *_held_back(conn, name, events))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ def read_email(conn: psycopg.Connection[Any], text: str) -> EmailHistory | int |
         if row is None or not events:
             return number
         name, key = row
-        return EmailHistory(name, key, RowHistory(events, True, None, _paused_at(conn, name, events)))
+        return EmailHistory(name, key, RowHistory(events, True, None, *_held_back(conn, name, events)))
 
 
 def _events(conn: psycopg.Connection[Any], secret: bytes, name: str, key: str) -> list[dict[str, Any]]:
@@ -95,16 +99,20 @@ def _events(conn: psycopg.Connection[Any], secret: bytes, name: str, key: str) -
     for event in events:
         captured_at = event["captured_at"]
         event["message_id"] = make_message_id(secret, name, event["id"], captured_at)
-        # Each session wrote its entries in its own time zone. They are shown in that of the capture.
+        # Each session wrote its entries in its own time zone.
         event["history"] = [{**entry, "at": _iso(_moment(entry["at"], captured_at))} for entry in event["history"]]
         for column in ("captured_at", "settled_at", "scheduled_at"):
             event[column] = _iso(event[column])
     return events
 
 
-def _paused_at(conn: psycopg.Connection[Any], name: str, events: list[dict[str, Any]]) -> datetime | None:
-    waits = any(event["state"] == "available" for event in events)
-    return dict(conn.execute(_QUERIES["paused"]).fetchall()).get(name) if waits else None
+def _held_back(
+    conn: psycopg.Connection[Any], name: str, events: list[dict[str, Any]]
+) -> tuple[datetime | None, tuple[datetime, str] | None]:
+    """Return since when the rule is paused, and since when and why it is suspended, if an event waits."""
+    if not any(event["state"] == "available" for event in events):
+        return None, None
+    return dict(conn.execute(_QUERIES["paused"]).fetchall()).get(name), read_suspended(conn).get(name)
 
 
 def as_written(tables: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> str:
@@ -150,15 +158,15 @@ class _Row:
 
 
 def _moment(text: str | None, captured_at: datetime) -> datetime:
-    """Return the time of a history's entry in the time zone of the capture; if it is invalid, the capture's time."""
+    """Return the time of a history's entry; if it is invalid, the capture's time."""
     try:
-        return datetime.fromisoformat(text or "").astimezone(captured_at.tzinfo)
+        return datetime.fromisoformat(text or "").astimezone(UTC)
     except (ValueError, OverflowError):
         return captured_at
 
 
 def _iso(moment: datetime | None) -> str | None:
-    return moment.isoformat() if moment is not None else None
+    return moment.astimezone(UTC).isoformat() if moment is not None else None
 
 
 def _row(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> _Row | None:
@@ -193,8 +201,7 @@ def _why(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str, row: _R
     if not row.has_value:
         shown = "NULL" if row.current is None else repr(row.current)
         return (
-            f"{rule.column} is {shown}, not {rule.becomes!r}, and no change to it was captured "
-            f"since {watched[3]:%Y-%m-%d %H:%M}"
+            f"{rule.column} is {shown}, not {rule.becomes!r}, and no change to it was captured since {utc(watched[3])}"
         )
     handled = conn.execute(_QUERIES["handled"], {"rule": name, "key": key}).fetchone()
     if handled is not None:

@@ -11,6 +11,7 @@ from listener.cli.options import MOMENT, RATE, config_option, get_rule, load_set
 from listener.cli.output import write_line
 from listener.cli.progress import progress_bar
 from listener.config.keys import show_key
+from listener.printable import utc
 
 # Enough keys to recognize the rows by, on one line.
 _MAX_SHOWN_KEYS = 5
@@ -68,6 +69,6 @@ def backfill(
             oldest = min((at for at in (oldest, page.oldest) if at is not None), default=None)
             progress.update(task, advance=page.looked_at)
     verb = "would be captured" if dry_run else "marked as handled" if mark_only else "captured"
-    write_line(f"{quantity(count, 'row')} {verb}" + (f", the oldest changed {oldest:%Y-%m-%d %H:%M}" if oldest else ""))
+    write_line(f"{quantity(count, 'row')} {verb}" + (f", the oldest changed {utc(oldest)}" if oldest else ""))
     if dry_run and shown:
         write_line(f"such as {', '.join(show_key(watched, key) for key in shown)}")

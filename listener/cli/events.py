@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,13 +97,15 @@ def list_(rule: str | None, as_json: bool, config_file: Path | None, **filters: 
     if as_json:
         write_json([_as_json(loaded, event) for event in found])
         return
-    table = Table("id", "rule", "key", "state", "reason", "attempt", "captured", "message id", box=None)
+    table = Table("id", "rule", "key", "state", "reason", "attempt", "captured (UTC)", "message id", box=None)
     for event in found:
-        captured = f"{event.captured_at:%Y-%m-%d %H:%M:%S}"
+        captured = f"{event.captured_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
         key = _shown_key(loaded, event)
         cells = [event.rule, key, event.state, event.reason or "", str(event.attempt), captured, event.message_id]
         table.add_row(str(event.id), *cells)
     console().print(table)
+    if len(found) == filters["limit"]:
+        write_line(f"only the oldest {len(found)} are shown; --limit N shows more", err=True)
 
 
 @events.command()

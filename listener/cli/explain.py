@@ -16,9 +16,8 @@ from listener.config.settings import Settings
 from listener.db.connection import tables_of
 from listener.errors import PgheraldError
 from listener.message_id import header_value
+from listener.printable import excerpt, utc
 
-# "2026-11-22 17:44:45.123", without the offset that every line would repeat.
-_TIME_CHARS = 23
 # A Message-ID and a domain. A longer text is not repeated in an error.
 _MAX_QUOTED_CHARS = 100
 
@@ -61,15 +60,20 @@ def explain(rule: str | None, key: str | None, message: str | None, as_json: boo
             answer["why"] = history.why
         if history.paused_at is not None:
             answer["paused_at"] = history.paused_at.isoformat()
+        if history.suspended is not None:
+            since, reason = history.suspended
+            answer["suspended"] = {"since": since.isoformat(), "reason": reason}
         write_json(answer)
     else:
         if message is not None:
             write_line(f"{rule} {key}")
         _show(history, f"{rule} {key}")
+        if history.suspended is not None:
+            since, reason = history.suspended
+            write_line(f"waiting: the rule is suspended since {utc(since)}: {excerpt(reason)}")
         if history.paused_at is not None:
             write_line(
-                f"waiting: the rule is paused since {history.paused_at:%Y-%m-%d %H:%M}; "
-                f"resume with `pgherald resume {rule}`"
+                f"waiting: the rule is paused since {utc(history.paused_at)}; resume with `pgherald resume {rule}`"
             )
     if not history.events and not history.exists:
         sys.exit(1)
@@ -116,4 +120,4 @@ def _show(history: RowHistory, subject: str) -> None:
 
 
 def _time(moment: str) -> str:
-    return datetime.fromisoformat(moment).isoformat(" ", "milliseconds")[:_TIME_CHARS]
+    return f"{datetime.fromisoformat(moment).replace(tzinfo=None).isoformat(' ', 'milliseconds')} UTC"

@@ -1,7 +1,7 @@
 """Options and types of values that several commands share."""
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,17 +83,18 @@ class _Duration(click.ParamType[float]):
 
 
 class _Moment(click.ParamType[datetime]):
-    """A date or a time in ISO 8601. Without an offset it is in the session's time zone."""
+    """A date or a time in ISO 8601. Without an offset it is in UTC, as all times that the commands print."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         try:
-            return datetime.fromisoformat(value)
+            moment = datetime.fromisoformat(value)
         except ValueError:
             self.fail(
                 f"{value!r} is not a time; write 2026-11-22, 2026-11-22T17:44 or 2026-11-22T17:44:45+01:00", param, ctx
             )
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 class _Rate(click.ParamType[float]):

@@ -8,6 +8,7 @@ from listener.admin import events
 from listener.cli.connection import outbox_connection
 from listener.cli.options import config_option, get_rule, load_settings, quantity
 from listener.cli.output import write_line
+from listener.printable import utc
 
 
 @click.command()
@@ -26,7 +27,7 @@ def pause(rule: str, config_file: Path | None) -> None:
     get_rule(loaded, rule)
     with outbox_connection(loaded) as conn:
         paused_at = events.pause(conn, rule)
-    write_line(f"{rule}: paused at {paused_at:%Y-%m-%d %H:%M:%S}; resume with `pgherald resume {rule}`")
+    write_line(f"{rule}: paused at {utc(paused_at)}; resume with `pgherald resume {rule}`")
 
 
 @click.command()

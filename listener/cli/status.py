@@ -11,6 +11,7 @@ from listener.admin.status import REPORTS, STATES, OutboxStatus, read_status
 from listener.cli.connection import outbox_connection
 from listener.cli.options import config_option, json_option, load_settings, quantity
 from listener.cli.output import console, write_json
+from listener.printable import duration, excerpt, utc
 
 
 @click.command()
@@ -34,13 +35,16 @@ def status(as_json: bool, config_file: Path | None) -> None:
 def _as_json(now: OutboxStatus) -> dict[str, Any]:
     return {
         "rules": {rule: counts | _reports(now, rule) for rule, counts in now.rules.items()},
-        "oldest_available_seconds": now.oldest_available_age_s,
+        "oldest_due_seconds": now.oldest_due_age_s,
         "workers": [{**worker, "started_at": worker["started_at"].isoformat()} for worker in now.workers],
         "listening": any(worker["listening"] and worker["alive"] for worker in now.workers),
         "gate": "asleep" if now.asleep else "open",
         "foreign_locks": [{**asdict(holder), "remedy": holder.remedy} for holder in now.foreign_locks],
         "outbox": now.outbox,
         "paused": {rule: since.isoformat() for rule, since in now.paused.items()},
+        "suspended": {
+            rule: {"since": since.isoformat(), "reason": reason} for rule, (since, reason) in now.suspended.items()
+        },
     }
 
 
@@ -51,10 +55,11 @@ def _show(now: OutboxStatus) -> None:
         reports = _reports(now, rule)
         table.add_row(rule, *(str(counts[state]) for state in STATES), *(str(reports[word]) for word in REPORTS))
     screen.print(table)
-    oldest = now.oldest_available_age_s
-    screen.print("no event is waiting" if oldest is None else f"the oldest waiting event: {oldest:.0f} s old")
+    screen.print(_waiting(now))
+    for rule, (since, reason) in now.suspended.items():
+        screen.print(f"{rule}: suspended since {utc(since)}: {excerpt(reason)}", soft_wrap=True)
     for rule, since in now.paused.items():
-        screen.print(f"{rule}: paused since {since:%Y-%m-%d %H:%M}; resume with `pgherald resume {rule}`")
+        screen.print(f"{rule}: paused since {utc(since)}; resume with `pgherald resume {rule}`")
     if now.in_doubt:
         screen.print(f"{quantity(now.in_doubt, 'event')} in doubt: pgherald events list --state in_doubt")
     for worker in now.workers:
@@ -68,6 +73,15 @@ def _show(now: OutboxStatus) -> None:
         )
     if not now.workers:
         screen.print("no daemon is running")
+
+
+def _waiting(now: OutboxStatus) -> str:
+    """Return how long events wait for a daemon, or why they don't."""
+    if now.oldest_due_age_s is not None:
+        return f"the first waiting event has been due for {duration(now.oldest_due_age_s)}"
+    if now.available:
+        return "no waiting event is due: they are to be retried later, or their rule is paused or suspended"
+    return "no event is waiting"
 
 
 def _reports(now: OutboxStatus, rule: str) -> dict[str, int]:

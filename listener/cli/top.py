@@ -23,8 +23,10 @@ from listener.cli.output import Screen
 from listener.db.errors import translate_errors
 from listener.db.pools import opened, overview_pool
 from listener.db.schema_version import usable_version
-from listener.printable import duration, excerpt
-from listener.status.overview import EventState, Minute, Overview, OverviewCache, read_overview
+from listener.printable import duration, excerpt, utc, utc_clock
+from listener.status.overview import MAX_COUNTED, EventState, Minute, Overview, read_overview
+from listener.status.overview_cache import OverviewCache
+from listener.status.problems import problems
 
 # An email goes out within milliseconds. The 3 s of the system's own `top` would show it late.
 _REFRESH_INTERVAL_S = 1.0
@@ -32,8 +34,6 @@ _REFRESH_INTERVAL_S = 1.0
 _MAX_STALE_S = 3600.0
 # Two panels side by side need this many columns to show a rule with its key.
 _MIN_COLUMNS_SIDE_BY_SIDE = 110
-# The overview's query stops counting here.
-_MAX_COUNTED = 10_000
 _MAX_RULE_AND_KEY_CHARS = 40
 _COLORS = {"sent": "green", "failed": "red", "in_doubt": "yellow"}
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -109,9 +109,10 @@ def _keys(ended: asyncio.Event) -> Iterator[None]:
 
 def _picture(o: Overview, width: int, age: float) -> RenderableType:
     """Return the whole picture. `age`: seconds since the overview was read."""
-    left = [_events("Latest", o.latest), *([_events("In doubt", o.in_doubt_events)] if o.in_doubt_events else [])]
-    right = [_rules(o), _workers(o), _events("Failed", o.failed)]
-    parts: list[RenderableType] = [_head(o, age), _hour(o.minutes)]
+    in_doubt = [_events("In doubt", o.in_doubt_events, o)] if o.in_doubt_events else []
+    left = [*in_doubt, _events("Failed", o.failed, o), _events("Latest", o.latest, o)]
+    right = [_rules(o), _workers(o)]
+    parts: list[RenderableType] = [*_problems(o, age), _head(o), _hour(o.minutes)]
     if width >= _MIN_COLUMNS_SIDE_BY_SIDE:
         sides = Table.grid(expand=True, padding=(0, 1))
         sides.add_column(ratio=1)
@@ -119,14 +120,25 @@ def _picture(o: Overview, width: int, age: float) -> RenderableType:
         sides.add_row(Group(*left), Group(*right))
         parts.append(sides)
     else:
-        parts += [*right[:2], *left, right[2]]
+        parts += [*right, *left]
     return Group(*parts)
 
 
-def _head(o: Overview, age: float) -> RenderableType:
+def _problems(o: Overview, age: float) -> list[RenderableType]:
+    """Return one line a problem, the worst first."""
+    lines = [
+        Text.assemble((problem.title, "bold red" if problem.is_bad else "bold yellow"), "  ", problem.detail)
+        for problem in problems(o)
+    ]
+    if age > 3 * _REFRESH_INTERVAL_S:
+        lines.insert(0, Text(f"the database does not answer; everything below is from {utc(o.now)}", "bold red"))
+    return [Group(*lines)] if lines else []
+
+
+def _head(o: Overview) -> RenderableType:
     sent, skipped, failed = (sum(getattr(m, name) for m in o.minutes) for name in ("sent", "skipped", "failed"))
-    waiting = f"{o.available}+" if o.available >= _MAX_COUNTED else str(o.available)
-    oldest = f", the oldest for {duration(o.oldest)}" if o.oldest is not None else ""
+    waiting = f"{o.available}" if o.is_counted else f"{o.available}+"
+    oldest = f", the first is due for {duration(o.behind_s)}" if o.behind_s else ""
     words = [
         Text.assemble((waiting, "bold"), " waiting", oldest),
         Text.assemble((str(o.in_doubt), "bold yellow" if o.in_doubt else "bold"), " in doubt"),
@@ -139,8 +151,6 @@ def _head(o: Overview, age: float) -> RenderableType:
         words.append(
             Text.assemble((str(bounced), "bold red"), " bounced, ", (str(complained), "bold red"), " complained")
         )
-    if age > 3 * _REFRESH_INTERVAL_S:
-        words.append(Text(f"the database does not answer; these figures are {age:.0f} s old", "yellow"))
     return Text("   ").join([Text("pgherald", "bold cyan"), *words, Text("q quits", "dim")])
 
 
@@ -157,12 +167,15 @@ def _hour(minutes: list[Minute]) -> RenderableType:
 
 
 def _rules(o: Overview) -> RenderableType:
-    table = Table("", "waiting", "oldest", "in doubt", box=None, expand=True, header_style="dim", padding=(0, 1, 0, 0))
+    table = Table("", "waiting", "due", "in doubt", box=None, expand=True, header_style="dim", padding=(0, 1, 0, 0))
     for rule in o.rules:
         name = Text(excerpt(rule.name))
+        if rule.suspended_at is not None:
+            name.append("  suspended", "red")
         if rule.paused_at is not None:
             name.append("  paused", "yellow")
-        table.add_row(name, str(rule.available), duration(rule.oldest), str(rule.in_doubt))
+        waiting = f"{rule.available}+" if rule.available >= MAX_COUNTED else str(rule.available)
+        table.add_row(name, waiting, rule.due, str(rule.in_doubt))
     return Panel(table, title="Rules", title_align="left", border_style="dim")
 
 
@@ -173,19 +186,15 @@ def _workers(o: Overview) -> RenderableType:
             ("  leader" if w.leader else "", "dim"),
             ("  no heartbeat", "red") if not w.alive else ("" if w.listening else "  polling", "yellow"),
             f"  {w.in_flight} in flight",
-            (f"  breaker open: {excerpt(w.breaker)}" if w.breaker else "", "yellow"),
+            ("  breaker open" if w.breaker else "", "yellow"),
         )
         for w in o.workers
     ] or [Text("no daemon is running", "yellow")]
     gate = "asleep: a commit sends a NOTIFY" if o.asleep else "awake: polling, no NOTIFY needed"
-    lines += [
-        Text(f"the {h.lock} lock is held by {excerpt(h.name)}: {excerpt(h.remedy)}", "red")
-        for h in o.foreign_lock_holders
-    ]
     return Panel(Group(*lines, Text(gate, "dim")), title="Workers", title_align="left", border_style="dim")
 
 
-def _events(title: str, events: list[EventState]) -> RenderableType:
+def _events(title: str, events: list[EventState], o: Overview) -> RenderableType:
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(no_wrap=True, style="dim")
     table.add_column(no_wrap=True)
@@ -195,5 +204,10 @@ def _events(title: str, events: list[EventState]) -> RenderableType:
         has_arrived = e.state == "sent" and e.reason is None
         detail = f"after {duration(e.seconds)}" if has_arrived else excerpt(e.detail or "")
         word = Text(excerpt(e.reason or e.state), _COLORS.get(e.state, "dim"))
-        table.add_row(f"{e.at.astimezone():%H:%M:%S}", word, Text(f"{excerpt(e.rule)} {excerpt(e.key)}"), Text(detail))
-    return Panel(table if events else Text("none", "dim"), title=title, title_align="left", border_style="dim")
+        table.add_row(utc_clock(e.at, o.now), word, Text(f"{excerpt(e.rule)} {excerpt(e.key)}"), Text(detail))
+    return Panel(
+        table if events else Text("none", "dim"),
+        title=f"{title} (times in UTC)",
+        title_align="left",
+        border_style="dim",
+    )

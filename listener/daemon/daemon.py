@@ -113,7 +113,7 @@ class Daemon:
             worker, senders = self._worker(runtime, batch_writer)
             self._listener.presence.assign(self._registry.registration.presence_lock)
             self._tasks.start(self._listener.keep(), "listener")
-            self._tasks.start(self._lease.keep(), "lease")
+            self._tasks.start(self._lease.keep(lambda: worker.suspended), "lease")
             self._tasks.start(LockWatch(self._registry, self._listener).run(), "lock watch")
             self._tasks.start(batch_writer.run(), "batch writer")
             self._tasks.start(self._health.capture.run(), "capture watch")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from listener.config.rules import Rule
 from listener.config.settings import Settings
 from listener.notify.listener import Listener
+from listener.printable import utc
 from listener.smtp.breaker import Breaker
 from listener.status.capture import CaptureWatch
 from listener.worker.loop import Worker
@@ -69,6 +70,7 @@ class Health:
             "listen": self._listen(),
             "claims": self._claims(),
             "schema": Part(*await self.capture.state()),
+            "rules": self._suspended(),
             "smtp": self._smtp(),
         }
 
@@ -95,6 +97,19 @@ class Health:
         if math.isinf(age):
             return Part(False, "no claim yet")
         return Part(age < max(_MAX_POLLS * self._poll, _MAX_CLAIM_AGE_S), f"last claimed or settled {age:.1f} s ago")
+
+    def _suspended(self) -> Part:
+        """Name the suspended rules. They don't make the daemon unready: a restart would not mend them.
+
+        The daemon delivers the other rules, and still serves the links to unsubscribe, the webhooks and the page.
+        """
+        suspended = {} if self._worker is None else self._worker.suspended
+        if not suspended:
+            return Part(True, "no rule is suspended")
+        return Part(
+            True,
+            "; ".join(f"{rule}: suspended since {utc(each.since)}: {each.reason}" for rule, each in suspended.items()),
+        )
 
     def _smtp(self) -> Part:
         if self._breaker.is_open:

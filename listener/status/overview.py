@@ -1,31 +1,27 @@
 """The state of rules, workers and events: the one source of the page, of `top` and of the metrics' gauges."""
 
-import asyncio
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 from listener.db.errors import translate_errors
 from listener.db.foreign_locks import LockHolder, holders, strangers
-from listener.db.pool import Pool
 from listener.db.queries import load
 from listener.db.schema import secret
-from listener.errors import PgheraldError
 from listener.message_id import make_message_id
 from listener.metrics import quantile
-from listener.outage import Outage
+from listener.printable import duration
 
 T = TypeVar("T")
+# The query `overview_rules` counts no more events of a rule.
+MAX_COUNTED = 10_000
 # As many as fit beside each other on the page and in an 80 × 24 terminal.
 MAX_EVENTS = 12
 # The length of the plots. event_stats keeps one row a minute and worker.
 MINUTES = 60
-# `Outage` wants a delay. It is unused here: the next reader causes the next query.
-_RETRY_DELAY_S = 1.0
 _QUERIES = {**load("admin"), **load("overview")}
 
 
@@ -33,18 +29,38 @@ _QUERIES = {**load("admin"), **load("overview")}
 class RuleState:
     """The events of one rule that are not settled, and the reports on those that were sent.
 
-    `available` is counted up to 10000. `oldest` is the age of the oldest of them in seconds, from its
-    capture. `paused_at` is set while an operator pauses the rule. `bounced` and `complained` count the sent events of
-    which a bounce or a complaint was reported, since the rule is watched.
+    `available` is counted up to `MAX_COUNTED`. `due_for` is in seconds: since when the first of them is due, or, if
+    negative, until it is. `paused_at` is set while an operator pauses the rule, `suspended_at` and `suspended_reason`
+    while a running daemon suspends it. `bounced` and `complained` count the sent events of which a bounce or a complaint
+    was reported, since the rule is watched.
     """
 
     name: str
     available: int
-    oldest: float | None
+    due_for: float | None
     in_doubt: int
     paused_at: datetime | None
+    suspended_at: datetime | None
+    suspended_reason: str | None
     bounced: int
     complained: int
+
+    @property
+    def is_held_back(self) -> bool:
+        """Return whether no daemon sends the rule's events, because it is paused or suspended."""
+        return self.paused_at is not None or self.suspended_at is not None
+
+    @property
+    def due(self) -> str:
+        """Return in words when the first event is due: ``12 s ago``, ``in 5 min``, or a dash."""
+        if self.due_for is None:
+            return duration(None)
+        return f"{duration(self.due_for)} ago" if self.due_for >= 0 else f"in {duration(-self.due_for)}"
+
+    @property
+    def behind_s(self) -> float:
+        """Return since how many seconds the first event is due that a daemon should send; 0 if none is."""
+        return 0.0 if self.is_held_back else max(0.0, self.due_for or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +86,9 @@ class WorkerState:
 class EventState:
     """One event in a list.
 
-    `at` is the time of settlement; of an event in doubt, the time of capture. `seconds` is the time from the capture to
-    the settlement, or to now. `detail` is the last line of the history; addresses in it are masked. `message_id` is the
-    left part of the email's Message-ID.
+    `at` is the time of settlement; of an event in doubt, the time when its message was handed over. `seconds` is the time from the capture to
+    the settlement, or to now. `detail` is the last line of the history; addresses in it are masked. `marked_at` is the
+    time of the last mark, if the history has one. `message_id` is the left part of the email's Message-ID.
     """
 
     id: int
@@ -85,6 +101,7 @@ class EventState:
     seconds: float
     detail: str | None
     captured_at: datetime
+    marked_at: str | None = None
     message_id: str = ""
 
 
@@ -125,8 +142,13 @@ class Overview:
 
     @property
     def available(self) -> int:
-        """Return the available events of all rules, of each counted up to 10000."""
+        """Return the available events of all rules, of each counted up to `MAX_COUNTED`."""
         return sum(rule.available for rule in self.rules)
+
+    @property
+    def is_counted(self) -> bool:
+        """Return whether `available` is exact, because no rule has more events than are counted."""
+        return all(rule.available < MAX_COUNTED for rule in self.rules)
 
     @property
     def in_doubt(self) -> int:
@@ -134,9 +156,9 @@ class Overview:
         return sum(rule.in_doubt for rule in self.rules)
 
     @property
-    def oldest(self) -> float | None:
-        """Return the age of the oldest available event in seconds, or None if nothing waits."""
-        return max((rule.oldest for rule in self.rules if rule.oldest is not None), default=None)
+    def behind_s(self) -> float:
+        """Return since how many seconds the first event is due that a daemon should send; 0 if none is."""
+        return max((rule.behind_s for rule in self.rules), default=0.0)
 
 
 async def read_overview(conn: AsyncConnection[Any]) -> Overview:
@@ -149,7 +171,9 @@ async def read_overview(conn: AsyncConnection[Any]) -> Overview:
 
     async def events(query: str) -> list[EventState]:
         found = await rows(query, EventState, most=MAX_EVENTS)
-        return [replace(e, message_id=make_message_id(key, e.rule, e.id, e.captured_at)) for e in found]
+        return [
+            replace(e, at=_handed_over(e), message_id=make_message_id(key, e.rule, e.id, e.captured_at)) for e in found
+        ]
 
     with translate_errors():
         key = await secret(conn)
@@ -170,6 +194,14 @@ async def read_overview(conn: AsyncConnection[Any]) -> Overview:
             notify_queue_usage=usage,
             now=now,
         )
+
+
+def _handed_over(event: EventState) -> datetime:
+    """Return the time of the last mark. Without one, or if somebody has made it invalid, return the event's own time."""
+    try:
+        return datetime.fromisoformat(event.marked_at or "").astimezone(UTC)
+    except (ValueError, OverflowError):
+        return event.at
 
 
 def _last_hour(rows: list[Any], now: datetime) -> list[Minute]:
@@ -194,48 +226,3 @@ def _last_hour(rows: list[Any], now: datetime) -> list[Minute]:
             )
         )
     return hour
-
-
-class OverviewCache:
-    """Share one overview among all readers: at most one query runs at a time."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._overview: Overview | None = None
-        self._read_at = 0.0
-        self._refresh: asyncio.Task[None] | None = None
-        self._outage = Outage("overview_failed", first=_RETRY_DELAY_S, longest=_RETRY_DELAY_S)
-
-    async def get(self, wait: float, *, fresh: float, stale: float) -> Overview | None:
-        """Return an overview that is at most `fresh` seconds old.
-
-        If the database does not answer within `wait` seconds, return the last overview, unless it is older than `stale`
-        seconds. Then return None.
-        """
-        clock = asyncio.get_running_loop().time
-        if self._overview is None or clock() - self._read_at >= fresh:
-            if self._refresh is None or self._refresh.done():
-                self._refresh = asyncio.create_task(self._read())
-            await asyncio.wait([self._refresh], timeout=wait)
-        return self._overview if self._overview is not None and clock() - self._read_at < stale else None
-
-    @property
-    def age(self) -> float:
-        """Return the age of the last overview in seconds."""
-        return asyncio.get_running_loop().time() - self._read_at
-
-    async def close(self) -> None:
-        """Cancel a query that is running."""
-        if self._refresh is not None:
-            self._refresh.cancel()
-            await asyncio.wait([self._refresh])
-
-    async def _read(self) -> None:
-        started_at = asyncio.get_running_loop().time()
-        try:
-            async with self._pool.connection() as conn:
-                self._overview, self._read_at = await read_overview(conn), started_at
-        except (PgheraldError, psycopg.Error, OSError) as exc:
-            self._outage.failed(exc)
-        else:
-            self._outage.recovered()

@@ -16,9 +16,9 @@ from listener.config.settings import Settings
 from listener.db.connection import connect, tables_of
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.status.health import Health
-from listener.status.overview import OverviewCache
+from listener.status.overview_cache import OverviewCache
 from listener.web.auth import AdminAuth
-from listener.web.render import SECTIONS, Renderer
+from listener.web.render import SECTIONS, Renderer, outage
 from listener.web.stream import MAX_AGE_S, REFRESH_INTERVAL_S, OverviewStream
 
 T = TypeVar("T")
@@ -63,17 +63,27 @@ class Page:
         return dict(self._health.rules)
 
     async def overview(self, request: web.Request) -> web.Response:
-        """Show the overview, or a notice if the database does not answer."""
-        may_act = self._auth.is_authorized(request)
-        overview = await self._overview_cache.get(REFRESH_INTERVAL_S, fresh=REFRESH_INTERVAL_S, stale=MAX_AGE_S)
-        sections = self._renderer.sections(overview, may_act) if overview is not None else _NO_SECTIONS
-        return self._render(request, "page", sections=sections, database_unavailable=overview is None)
+        """Show the overview. If the database does not answer, show the last one and why; without one, this daemon's parts."""
+        cache = self._overview_cache
+        answered = await cache.get(REFRESH_INTERVAL_S, fresh=REFRESH_INTERVAL_S, stale=MAX_AGE_S) is not None
+        if cache.latest is None:
+            parts = await self._health.parts()
+            return self._render(request, "page", sections=_NO_SECTIONS, outage=outage(cache), parts=parts)
+        sections = self._renderer.sections(cache.latest, self._auth.is_authorized(request))
+        return self._render(request, "page", sections=sections, outage="" if answered else outage(cache))
 
     async def explain(self, request: web.Request) -> web.Response:
         """Show the history of the row ``?rule=…&key=…``, as `pgherald explain` does."""
         name, key = request.query.get("rule", ""), request.query.get("key", "")
         rule = self._rules.get(name)
-        context: dict[str, Any] = {"rule": name, "key": key, "events": [], "paused_at": None, "why": None}
+        context: dict[str, Any] = {
+            "rule": name,
+            "key": key,
+            "events": [],
+            "paused_at": None,
+            "suspended": None,
+            "why": None,
+        }
         if rule is None:
             return self._render(request, "explain", status=404, **context | {"why": f"there is no rule {name}"})
         try:
@@ -90,6 +100,7 @@ class Page:
             "events": found.events,
             "why": found.why,
             "paused_at": found.paused_at,
+            "suspended": found.suspended,
         }
         return self._render(request, "explain", status=status, **context)
 
@@ -171,7 +182,8 @@ class Page:
             "rule": "",
             "key": "",
             "notice": "",
-            "database_unavailable": False,
+            "outage": "",
+            "parts": {},
             "rule_names": list(self._rules),
             "may_act": self._auth.is_authorized(request),
             "login_enabled": self._auth.enabled,

@@ -14,7 +14,8 @@ from listener.notify.listener import Listener
 from listener.printable import excerpt
 from listener.smtp.breaker import Breaker
 from listener.status.health import Health
-from listener.status.overview import Overview, OverviewCache
+from listener.status.overview import MAX_COUNTED, Overview
+from listener.status.overview_cache import OverviewCache
 
 # A scrape waits this long for the database. Prometheus gives up after 10 s by default.
 _DATABASE_TIMEOUT_S = 1.0
@@ -92,17 +93,22 @@ class _Gauges(Collector):
         if self._overview is None:
             return
         oldest = GaugeMetricFamily(
-            "pgherald_oldest_available_age_seconds",
-            "Seconds since the capture of the oldest available event",
+            "pgherald_oldest_due_age_seconds",
+            "Seconds since the first waiting event was due; 0 if none is, or if the rule is paused or suspended",
             labels=["rule"],
         )
         available = GaugeMetricFamily(
-            "pgherald_available_events", "Events that wait to be sent, counted up to 10000 a rule", labels=["rule"]
+            "pgherald_available_events",
+            f"Events that wait to be sent, counted up to {MAX_COUNTED} a rule",
+            labels=["rule"],
         )
         in_doubt = GaugeMetricFamily(
             "pgherald_in_doubt", "Events whose message was transmitted and got no reply", labels=["rule"]
         )
         paused = GaugeMetricFamily("pgherald_rule_paused", "1: an operator has paused the rule", labels=["rule"])
+        suspended = GaugeMetricFamily(
+            "pgherald_rule_suspended", "1: a daemon suspends the rule, because it is broken", labels=["rule"]
+        )
         # Counted in the database, because a command records reports too.
         bounced = CounterMetricFamily(
             "pgherald_bounced", "Sent events whose email bounced, since the rule is watched", labels=["rule"]
@@ -111,10 +117,11 @@ class _Gauges(Collector):
             "pgherald_complained", "Sent events whose reader complained, since the rule is watched", labels=["rule"]
         )
         for rule in self._overview.rules:
-            oldest.add_metric([rule.name], rule.oldest or 0.0)
+            oldest.add_metric([rule.name], rule.behind_s)
             available.add_metric([rule.name], rule.available)
             in_doubt.add_metric([rule.name], rule.in_doubt)
             paused.add_metric([rule.name], rule.paused_at is not None)
+            suspended.add_metric([rule.name], rule.suspended_at is not None)
             bounced.add_metric([rule.name], rule.bounced)
             complained.add_metric([rule.name], rule.complained)
         foreign = GaugeMetricFamily(
@@ -126,7 +133,7 @@ class _Gauges(Collector):
             foreign.add_metric(
                 [holder.lock, str(holder.pid or ""), excerpt(holder.user), excerpt(holder.application)], 1.0
             )
-        yield from (oldest, available, in_doubt, paused, bounced, complained, foreign)
+        yield from (oldest, available, in_doubt, paused, suspended, bounced, complained, foreign)
         yield _gauge(
             "notify_queue_usage_ratio",
             "Used share of PostgreSQL's notification queue; at 1 every NOTIFY fails",

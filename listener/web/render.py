@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 from listener import __version__
-from listener.printable import duration, excerpt
-from listener.status.overview import Minute, Overview
+from listener.printable import duration, excerpt, utc, utc_clock
+from listener.status.overview import MAX_COUNTED, Minute, Overview
+from listener.status.overview_cache import OverviewCache
+from listener.status.problems import problems
 
 # Each is a macro in _sections.html.j2 and the id of an element in page.html.j2.
-SECTIONS = ("tiles", "plots", "rules", "in_doubt", "failed", "latest", "workers")
+SECTIONS = ("problems", "tiles", "plots", "rules", "in_doubt", "failed", "latest", "workers")
 _FOLDER = Path(__file__).parent / "templates"
 # The bottom of the latency plot. Even with the mail server on the same host, a delivery takes about this long.
 _SHORTEST_S = 0.001
@@ -49,7 +52,10 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters.update(excerpt=excerpt, duration=duration, utc=utc)
+        self._environment.filters.update(
+            excerpt=excerpt, duration=duration, utc=utc, clock=utc_clock, problems=problems, breakable=breakable
+        )
+        self._environment.globals["max_counted"] = MAX_COUNTED
         self._environment.globals["version"] = __version__
         self._cached: tuple[Overview, dict[bool, dict[str, str]]] | None = None
 
@@ -103,9 +109,17 @@ def latency(overview: Overview) -> Plot:
     return Plot(bars, f"{longest} (log scale from {duration(_SHORTEST_S)})", decades)
 
 
-def utc(moment: datetime) -> datetime:
-    """Return the same moment in UTC. The browser converts it to the reader's time zone."""
-    return moment.astimezone(UTC)
+def outage(cache: OverviewCache) -> str:
+    """Return the banner for a database that does not answer: why, and how old the values are."""
+    cause = excerpt(cache.error) if cache.error else "no answer yet"
+    if cache.latest is None:
+        return f"The database does not answer: {cause}. This daemon has read nothing from it yet. Events wait there."
+    return f"The database does not answer: {cause}. The values below are from {utc(cache.latest.now)}."
+
+
+def breakable(name: str) -> Markup:
+    """Return a name that a narrow screen may break after an underscore, and not within a word."""
+    return Markup("_<wbr>").join(excerpt(name).split("_"))
 
 
 def clock(moment: datetime) -> str:

@@ -19,7 +19,7 @@ from listener.mail.unsubscribe import signing_key
 from listener.notify.listener import Listener
 from listener.smtp.breaker import Breaker
 from listener.status.health import Health
-from listener.status.overview import OverviewCache
+from listener.status.overview_cache import OverviewCache
 from listener.web.bounces import BounceWebhooks
 from listener.web.page import Page
 from listener.web.probes import Probes

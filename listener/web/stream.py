@@ -8,9 +8,9 @@ import json
 
 from aiohttp import web
 
-from listener.status.overview import OverviewCache
+from listener.status.overview_cache import OverviewCache
 from listener.web.auth import AdminAuth
-from listener.web.render import Renderer
+from listener.web.render import Renderer, outage
 
 # The page is redrawn at most once a second. All readers share one query.
 REFRESH_INTERVAL_S = 1.0
@@ -66,7 +66,9 @@ class OverviewStream:
             sections = self._renderer.sections(overview, may_act) if overview is not None else {}
             changed = {name: html for name, html in sections.items() if shown.get(name) != html}
             if overview is None:
-                await response.write(b"event: unavailable\ndata:\n\n")
+                await response.write(
+                    f"event: unavailable\ndata: {json.dumps(outage(self._overview_cache))}\n\n".encode()
+                )
                 shown, sent_at = {}, clock()
             elif changed:
                 await response.write(f"event: sections\ndata: {json.dumps(changed)}\n\n".encode())

@@ -87,7 +87,7 @@ class Claimer:
                 decided = await runtime.delivery.triage(rule, group, self._lookups, left)
                 left -= queued_bytes(decided)
             except RuleBroken as exc:
-                runtime.delivery.suspend(rule, exc)
+                runtime.delivery.suspensions.suspend(rule, exc)
                 decided = [Settlement(event, "available") for event in group]
             except DatabaseUnavailable as exc:
                 unavailable = exc

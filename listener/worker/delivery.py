@@ -1,6 +1,5 @@
 """Delivering by one configuration: decide about claimed events, compose messages, and turn outcomes into settlements."""
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import assert_never
@@ -20,18 +19,17 @@ from listener.worker.decision import NotToSend, ToSend
 from listener.worker.lookup import Lookup, LookupResult, too_large
 from listener.worker.retry_policy import RetryPolicy
 from listener.worker.row_budget import MAX_BATCH_BYTES
+from listener.worker.suspensions import Suspensions
 from listener.worker.unsent import not_allowed, settle_bad_data, settle_internal_error, settle_moved, settle_unsent
 
 # Another worker is sending that message now. Its reply usually comes within a second.
 _SUPERSEDED_RETRY_S = 1.0
-# Long enough for a person to correct the rule, short enough that nobody waits after the correction.
-_SUSPENDED_S = 15.0
 
 
 class Delivery:
     """The rules of one configuration, and what they make of an event.
 
-    `rules` are by name. `secret` signs message ids. `max_age` is in seconds; None: events do not expire.
+    `rules` are by name, and `suspensions` says which of them are suspended. `secret` signs message ids. `max_age` is in seconds; None: events do not expire.
     """
 
     def __init__(
@@ -44,12 +42,12 @@ class Delivery:
         max_age: float | None,
     ) -> None:
         self.rules = rules
+        self.suspensions = Suspensions()
         self._lookups = {name: Lookup(name, rule) for name, rule in rules.items()}
         self._composer = composer
         self._secret = secret
         self._retries = retries
         self._max_age = max_age
-        self._suspended_until: dict[str, float] = {}
 
     async def check(self, lookups: Pool) -> None:
         """Try every rule against the database, without a row.
@@ -73,20 +71,7 @@ class Delivery:
     @property
     def active_rules(self) -> list[str]:
         """The rules whose events are to be claimed: all that are not suspended."""
-        now = asyncio.get_running_loop().time()
-        self._suspended_until = {rule: until for rule, until in self._suspended_until.items() if until > now}
-        return [rule for rule in self.rules if rule not in self._suspended_until]
-
-    def suspend(self, rule: str, exc: RuleBroken) -> None:
-        """Claim no more events of this rule for a while. An error that hits every event must not fail any of them."""
-        if rule not in self._suspended_until:
-            log.error(
-                "rule_suspended",
-                rule=rule,
-                error=mask(str(exc)),  # may quote a row
-                remedy=f"correct the rule; the daemon tries it again every {_SUSPENDED_S:g} s",
-            )
-        self._suspended_until[rule] = asyncio.get_running_loop().time() + _SUSPENDED_S
+        return self.suspensions.active(self.rules)
 
     async def triage(
         self, rule: str, events: Iterable[Event], pool: Pool, budget: int = MAX_BATCH_BYTES
@@ -189,6 +174,7 @@ class Delivery:
             return settle_internal_error(event, exc)
         for remark in message.remarks:
             log.warning("part_left_out", event_id=event.id, rule=event.rule, remark=remark, **event.log_name)
+        self.suspensions.end(event.rule)
         return OutgoingMessage(event, message.recipient, message.octets, key)
 
     def settlement(self, message: OutgoingMessage, outcome: SendOutcome) -> Settlement:

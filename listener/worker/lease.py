@@ -10,6 +10,7 @@ whenever the database could not be read.
 
 import asyncio
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,6 +21,7 @@ from listener.outage import Outage
 from listener.retry import wait
 from listener.smtp.breaker import Breaker
 from listener.worker.registry import Peer, WorkerRegistry
+from listener.worker.suspensions import Suspension
 
 # Four looks in a second, so that a dead worker's events are rescued within a second.
 _LOOK_INTERVAL_S = 0.25
@@ -65,13 +67,13 @@ class WorkerLease:
         self._looked_at = -math.inf
         self._rescued_at = -math.inf
 
-    async def keep(self) -> None:
-        """Renew and look, again and again, until cancelled."""
+    async def keep(self, suspended: Callable[[], Mapping[str, Suspension]]) -> None:
+        """Renew and look, again and again, until cancelled. `suspended` returns the rules that are suspended now."""
         outage = Outage("lease_renewal_failed", first=_LOOK_INTERVAL_S, longest=1.0)
         while True:
             self.last_iteration_at = asyncio.get_running_loop().time()
             try:
-                await self._renew()
+                await self._renew(suspended())
                 await self._rescue_dead()
                 if self._breaker.reason is not None and await self._registry.take_retry_request():
                     log.info("retry_requested", reason=self._breaker.reason)
@@ -84,7 +86,7 @@ class WorkerLease:
             else:
                 await wait(self._listener.changed, _LOOK_INTERVAL_S)
 
-    async def _renew(self) -> None:
+    async def _renew(self, suspended: Mapping[str, Suspension]) -> None:
         """Renew the lease if it is due, or if something has changed that the other workers act on.
 
         They look for this worker's presence lock only if its row says that it holds one. So the loss of the lock must be
@@ -102,12 +104,18 @@ class WorkerLease:
             listener.pid,
             self._breaker.reason,
             self._registry.holds_doubts,
+            suspended,
         )
         now = asyncio.get_running_loop().time()
         if state == self._last_state and now - self._renewed_at < self._lease_s / 4:
             return
         if await self._registry.renew(
-            has_presence_lock=state[0], listening=state[1], leader=state[2], pid=state[3], breaker_reason=state[4]
+            has_presence_lock=state[0],
+            listening=state[1],
+            leader=state[2],
+            pid=state[3],
+            breaker_reason=state[4],
+            suspended=suspended,
         ):
             self._renewed_at, self._last_state = now, state
             return

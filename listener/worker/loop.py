@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections.abc import Mapping
 
 from listener import metrics
 from listener.errors import PgheraldError
@@ -14,6 +15,7 @@ from listener.worker.claimer import Claimer
 from listener.worker.row_budget import MAX_BATCH_BYTES
 from listener.worker.runtime import Runtime
 from listener.worker.sender import Senders
+from listener.worker.suspensions import Suspension
 
 # Time for the claimed events to reach the server before other work takes the processor from them.
 _SENDERS_START_S = 0.005
@@ -61,6 +63,11 @@ class Worker:
     def last_progress_at(self) -> float:
         """When a claim was last answered or an event settled, on the loop's clock."""
         return max(self._claimer.claimed_at, self._senders.in_flight.settled_at)
+
+    @property
+    def suspended(self) -> Mapping[str, Suspension]:
+        """The suspended rules of the present configuration. The mapping never changes."""
+        return self.runtime.delivery.suspensions.current
 
     @property
     def in_flight_count(self) -> int:
@@ -190,8 +197,10 @@ class Worker:
         while not self._stopping and not self._breaker.is_open:
             # One runtime for the whole batch: a reload may remove the rule.
             runtime, slots = await self._reserve_slots(await self._wait_for_capacity())
-            rules = runtime.delivery.active_rules
+            rules, read_all_at = runtime.delivery.active_rules, self._claimer.pace.read_all_at
             events = await self._claimer.claim(slots.number, rules, thorough=thorough) if rules and slots.number else []
+            if self._claimer.pace.read_all_at > read_all_at:
+                runtime.delivery.suspensions.end_idle(set(rules) - {event.rule for event in events})
             total += len(events)
             queued = await self._claimer.decide_and_queue(runtime, events, slots)
             await self._rate_limiter.refund(slots, queued)

@@ -1,6 +1,6 @@
 """The registry of workers in ``pgherald.worker``: this worker's own row, and those of the others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ from listener.db.foreign_locks import LockHolder, holders
 from listener.db.pool import Pool
 from listener.db.queries import load, run_query
 from listener.outbox.registration import Registration
+from listener.worker.suspensions import Suspension
 
 QUERIES = load("worker")
 
@@ -84,7 +85,14 @@ class WorkerRegistry:
         registration.extend(requested_at)
 
     async def renew(
-        self, *, has_presence_lock: bool, listening: bool, leader: bool, pid: int | None, breaker_reason: str | None
+        self,
+        *,
+        has_presence_lock: bool,
+        listening: bool,
+        leader: bool,
+        pid: int | None,
+        breaker_reason: str | None,
+        suspended: Mapping[str, Suspension],
     ) -> bool:
         """Extend the lease. Return False if another worker has ended it: this one must then register again."""
         requested_at = self.registration.clock()
@@ -97,6 +105,9 @@ class WorkerRegistry:
             pid=pid,
             hold=self._hold(),
             breaker_reason=self.registration.encodable(breaker_reason),
+            suspended_rules=list(suspended),
+            suspended_since=[each.since for each in suspended.values()],
+            suspended_reasons=[self.registration.encodable(each.reason) for each in suspended.values()],
         )
         if rows:
             self.registration.extend(requested_at)

@@ -147,7 +147,7 @@ class Senders:
         except BadData as exc:
             return settle_bad_data(event, exc)
         except RuleBroken as exc:
-            runtime.delivery.suspend(event.rule, exc)
+            runtime.delivery.suspensions.suspend(event.rule, exc)
         except PgheraldError:
             # The database is unavailable. The next claim meets that too, and logs it.
             pass

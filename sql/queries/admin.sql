@@ -123,11 +123,15 @@ SELECT bytes, pg_size_pretty(bytes) AS size, dead_rows
                sum(pg_stat_get_dead_tuples(relid))::bigint AS dead_rows
           FROM tree) AS whole;
 
--- name: oldest
--- Return the age of the oldest available event in seconds.
-SELECT extract(epoch FROM now() - min(captured_at))::float8
-  FROM pgherald.outbox
- WHERE state = 'available' AND isfinite(captured_at);
+-- name: due
+-- Return since how many seconds the first available event is due whose rule is neither paused nor suspended.
+SELECT extract(epoch FROM now() - min(event.scheduled_at))::float8
+  FROM pgherald.outbox AS event
+ WHERE event.state = 'available' AND event.scheduled_at <= now() AND isfinite(event.scheduled_at)
+   AND NOT EXISTS (SELECT FROM pgherald.rule WHERE rule.rule = event.rule AND rule.paused_at IS NOT NULL)
+   AND NOT EXISTS (
+           SELECT FROM pgherald.worker
+            WHERE event.rule = ANY (worker.suspended_rules) AND worker.seen_at + worker.lease >= now());
 
 -- name: workers
 -- Return the workers, and which of them holds the leader's lock.
@@ -335,6 +339,14 @@ RETURNING id;
 -- name: paused
 -- Return the paused rules, and since when.
 SELECT rule, paused_at FROM pgherald.rule WHERE paused_at IS NOT NULL ORDER BY rule;
+
+-- name: suspended
+-- Return the rules that a running worker has suspended: since when, and why. If several have, the first one counts.
+SELECT DISTINCT ON (item.rule) item.rule, item.since, pgherald.shown(item.reason) AS reason
+  FROM pgherald.worker
+ CROSS JOIN unnest(suspended_rules, suspended_since, suspended_reasons) AS item (rule, since, reason)
+ WHERE worker.seen_at + worker.lease >= now()
+ ORDER BY item.rule, item.since;
 
 -- name: pause
 -- Pause a rule. A rule that is paused already keeps its time.

@@ -332,14 +332,20 @@ SELECT held.what,
  LIMIT 1;
 
 -- name: gate
--- Return the worker that holds the gate closed, and how many events are overdue meanwhile.
+-- Return the worker that holds the gate closed, and how many events are overdue meanwhile. Those of a paused or a
+-- suspended rule wait for a person.
 -- Another session that holds the gate is reported by the check `locks`.
 SELECT closed.pid, closed.holder, waiting.overdue, waiting.oldest
   FROM (SELECT count(*) AS overdue, extract(epoch FROM now() - min(scheduled_at))::float8 AS oldest
           FROM pgherald.outbox
          WHERE state = 'available'
            AND scheduled_at <= now() - make_interval(secs => %(seconds)s)
-           AND rule = ANY (%(rules)s)) AS waiting
+           AND rule = ANY (%(rules)s)
+           AND rule <> ALL (ARRAY (SELECT paused.rule FROM pgherald.rule AS paused WHERE paused.paused_at IS NOT NULL))
+           AND rule <> ALL (ARRAY (
+                   SELECT unnest(worker.suspended_rules)
+                     FROM pgherald.worker
+                    WHERE worker.seen_at + worker.lease >= now()))) AS waiting
   LEFT JOIN (
       SELECT held.pid,
              concat_ws(', ', session.usename, nullif(session.application_name, ''), host(session.client_addr)) AS holder

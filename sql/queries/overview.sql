@@ -5,41 +5,59 @@
 
 -- name: overview_rules
 -- Count the events of each rule. Of the available ones, only the first 10,000 of each rule are counted.
--- The index has no query for its rules, so each is found from the one before.
+-- The index has no query for its rules, so each is found from the one before. It also has everything that the count
+-- reads. The first event of a rule is the one that is due first.
 WITH RECURSIVE waiting AS (
-    (SELECT rule FROM pgherald.outbox WHERE state = 'available' ORDER BY rule, scheduled_at, id LIMIT 1)
+    (SELECT rule, scheduled_at
+       FROM pgherald.outbox
+      WHERE state = 'available'
+      ORDER BY rule, scheduled_at, id
+      LIMIT 1)
      UNION ALL
-    SELECT next.rule
+    SELECT next.rule, next.scheduled_at
       FROM waiting
      CROSS JOIN LATERAL (
-         SELECT rule
+         SELECT rule, scheduled_at
            FROM pgherald.outbox
           WHERE state = 'available' AND rule > waiting.rule
           ORDER BY rule, scheduled_at, id
           LIMIT 1) AS next),
 available AS (
-    SELECT waiting.rule, counted.events, counted.oldest
+    SELECT waiting.rule,
+           counted.events,
+           CASE WHEN isfinite(waiting.scheduled_at)
+                THEN extract(epoch FROM now() - waiting.scheduled_at)::float8
+                ELSE 0
+           END AS due_for
       FROM waiting
      CROSS JOIN LATERAL (
-         SELECT count(*) AS events,
-                min(captured_at) FILTER (WHERE isfinite(captured_at)) AS oldest
-           FROM (SELECT captured_at
+         SELECT count(*) AS events
+           FROM (SELECT
                    FROM pgherald.outbox
                   WHERE state = 'available' AND rule = waiting.rule
                   ORDER BY scheduled_at, id
                   LIMIT 10000) AS first) AS counted),
 doubted AS (
-    SELECT rule, count(*) AS events FROM pgherald.outbox WHERE state = 'in_doubt' GROUP BY rule)
+    SELECT rule, count(*) AS events FROM pgherald.outbox WHERE state = 'in_doubt' GROUP BY rule),
+suspended AS (
+    SELECT DISTINCT ON (item.rule) item.rule, item.since, item.reason
+      FROM pgherald.worker
+     CROSS JOIN unnest(suspended_rules, suspended_since, suspended_reasons) AS item (rule, since, reason)
+     WHERE worker.seen_at + worker.lease >= now()
+     ORDER BY item.rule, item.since)
 SELECT coalesce(rule.rule, available.rule, doubted.rule) AS name,
        coalesce(available.events, 0) AS available,
-       extract(epoch FROM now() - available.oldest)::float8 AS oldest,
+       available.due_for,
        coalesce(doubted.events, 0) AS in_doubt,
        rule.paused_at,
+       suspended.since AS suspended_at,
+       pgherald.shown(suspended.reason) AS suspended_reason,
        coalesce(rule.bounced, 0) AS bounced,
        coalesce(rule.complained, 0) AS complained
   FROM pgherald.rule
   FULL JOIN available ON available.rule = rule.rule
   FULL JOIN doubted ON doubted.rule = coalesce(rule.rule, available.rule)
+  LEFT JOIN suspended ON suspended.rule = coalesce(rule.rule, available.rule, doubted.rule)
  ORDER BY 1;
 
 -- name: latest
@@ -90,7 +108,7 @@ SELECT id,
  ORDER BY settled_at DESC, id DESC;
 
 -- name: failed
--- Return the newest events that failed.
+-- Return the events that failed last.
 SELECT id,
        rule,
        pgherald.shown(key) AS key,
@@ -106,24 +124,26 @@ SELECT id,
        captured_at
   FROM pgherald.outbox
  WHERE state = 'failed'
- ORDER BY id DESC
+ ORDER BY settled_at DESC, id DESC
  LIMIT %(most)s;
 
 -- name: in_doubt
--- Return the events in doubt, those first that are to be sent again soonest.
+-- Return the events in doubt: first those that wait for a person, of these the last ones first.
+-- `at` is the time of the last mark in the history, as text: the message was handed over right after it.
 SELECT id,
        rule,
        pgherald.shown(key) AS key,
        state,
        pgherald.shown(reason) AS reason,
        attempt,
-       captured_at AS at,
+       coalesce(claimed_at, captured_at) AS at,
        CASE WHEN isfinite(captured_at) THEN extract(epoch FROM now() - captured_at)::float8 ELSE 0 END AS seconds,
        pgherald.shown(history -> -1 ->> 'detail') AS detail,
-       captured_at
+       captured_at,
+       jsonb_path_query_array(history, '$[*] ? (@.what == "transmitting").at') ->> -1 AS marked_at
   FROM pgherald.outbox
  WHERE state = 'in_doubt'
- ORDER BY scheduled_at
+ ORDER BY scheduled_at DESC, claimed_at DESC
  LIMIT %(most)s;
 
 -- name: minutes

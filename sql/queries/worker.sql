@@ -17,6 +17,9 @@ UPDATE pgherald.worker
        listening = %(listening)s,
        holds_doubts = %(hold)s,
        breaker_reason = %(breaker_reason)s,
+       suspended_rules = %(suspended_rules)s,
+       suspended_since = %(suspended_since)s,
+       suspended_reasons = %(suspended_reasons)s,
        retry_requested = retry_requested AND %(breaker_reason)s::text IS NOT NULL
  WHERE id = %(worker)s
 RETURNING id;

@@ -66,7 +66,7 @@ def test_alive_ready_and_counted(database: Database, mail: MailServer, pgherald:
         assert seen[f'pgherald_in_doubt{{rule="{RULE}"}}'] == 0
         assert seen[f'pgherald_bounced_total{{rule="{RULE}"}}'] == 0
         assert seen[f'pgherald_complained_total{{rule="{RULE}"}}'] == 0
-        assert f'pgherald_oldest_available_age_seconds{{rule="{RULE}"}}' in seen
+        assert f'pgherald_oldest_due_age_seconds{{rule="{RULE}"}}' in seen
         assert 0 <= seen["pgherald_notify_queue_usage_ratio"] < 1
         assert any(name.startswith("pgherald_build_info{") for name in seen)
         families = list(text_string_to_metric_families(client.get("/metrics").text))
@@ -89,7 +89,7 @@ def test_a_mail_server_in_trouble(database: Database, mail: MailServer, pgherald
         seen = wait_until(lambda: found if (found := client.metrics())["pgherald_breaker_open"] else None)
         assert seen['pgherald_smtp_replies_total{class="none",phase="connect"}'] >= 5
         assert seen[f'pgherald_available_events{{rule="{RULE}"}}'] == 8
-        assert seen[f'pgherald_oldest_available_age_seconds{{rule="{RULE}"}}'] > 0
+        wait_until(lambda: client.metrics()[f'pgherald_oldest_due_age_seconds{{rule="{RULE}"}}'] > 1)
         assert client.get("/livez").status == 200
 
 

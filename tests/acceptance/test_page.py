@@ -52,7 +52,7 @@ def test_what_happens_is_sent_as_it_happens(database: Database, mail: MailServer
             name, data = next(events)
             assert (name, set(json.loads(data))) == (
                 "sections",
-                {"tiles", "plots", "rules", "in_doubt", "failed", "latest", "workers"},
+                {"problems", "tiles", "plots", "rules", "in_doubt", "failed", "latest", "workers"},
             )
             plan = database.add_plan("Café", "jane@example.org")
             database.verify(plan)
@@ -88,7 +88,7 @@ def test_hostile_rows_are_text(database: Database, mail: MailServer, pgherald: P
             assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
             assert "{{ 7 * 7 }}" in text
             assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e]", text)
-            assert set(re.findall(r"<script[^>]*>", text)) == {'<script src="static/page.js" defer>'}
+            assert set(re.findall(r"<script[^>]*>", text)) <= {'<script src="static/page.js" defer>'}
             assert not re.search(r"\son\w+=|\sstyle=|javascript:", text)
         for rule in (HOSTILE, "x" * 5000):
             answered = client.get(f"/explain?rule={quote(rule)}&key=1")

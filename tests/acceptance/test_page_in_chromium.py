@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from listener.demo.cluster import Cluster
 from tests.support import wait_until
 from tests.support.command import Pgherald
 from tests.support.configuration import configuration, lookup_with
@@ -86,7 +87,7 @@ def test_a_person_acts(database: Database, mail: MailServer, pgherald: Pgherald,
         expect(page.locator("#failed")).to_contain_text("no event has failed")
         expect(page.locator(".tile").first).to_contain_text("1")
         assert mail.messages == []
-        page.get_by_text("resume", exact=True).click()
+        page.locator("#problems").get_by_text("resume", exact=True).click()
         mail.wait_for(1)
         expect(page.locator("#latest li")).to_contain_text("sent")
         page.get_by_text("log out").click()
@@ -106,24 +107,83 @@ def test_it_comes_back_with_the_daemon(database: Database, pgherald: Pgherald, b
     context.close()
 
 
+def test_the_last_values_stay_while_the_database_is_away(
+    lone_database: Database, cluster: Cluster, pgherald: Pgherald, browser: Browser
+) -> None:
+    pgherald.settings = {**pgherald.settings, "PGHERALD_DATABASE_URL": lone_database.url}
+    lone_database.execute("UPDATE pgherald.rule SET paused_at = now()")
+    lone_database.execute(
+        "INSERT INTO pgherald.outbox (rule, key) SELECT %s, g FROM generate_series(1, 7) AS g", (RULE,)
+    )
+    context = browser.new_context()
+    page = context.new_page()
+    with pgherald.daemon(env=ANY_PORT) as daemon:
+        page.goto(Client(daemon).url)
+        expect(page.locator(".tile b").first).to_have_text("7")
+        lone_database.close()
+        cluster.stop("immediate")
+        expect(page.locator("#unavailable")).to_contain_text("The database does not answer: ")
+        expect(page.locator("#live")).to_have_text("no database")
+        page.reload()
+        expect(page.locator("#unavailable")).to_contain_text("The values below are from ")
+        expect(page.locator(".tile b").first).to_have_text("7")
+        cluster.start()
+        expect(page.locator("#unavailable")).to_be_hidden()
+        expect(page.locator("#live")).to_have_text("live")
+    context.close()
+
+
 @pytest.mark.parametrize("light", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_it_fits_and_can_be_read(
     database: Database, mail: MailServer, pgherald: Pgherald, browser: Browser, size: str, light: str
 ) -> None:
     database.execute("INSERT INTO pgherald.outbox (rule, key, state, reason, settled_at) VALUES (%s, repeat('long', 60), 'failed', 'x', now())", (RULE,))  # fmt: skip
+    database.execute("INSERT INTO pgherald.outbox (rule, key) SELECT 'rule_' || r || '_' || repeat('of_owner_', 6), 1 FROM generate_series(1, 20) AS r")  # fmt: skip
+    database.execute(
+        "INSERT INTO pgherald.worker (name, version, lease, breaker_reason, suspended_rules, suspended_since, suspended_reasons) "
+        "VALUES ('host:1', '1', '1 h', '535 no', ARRAY[%s], ARRAY[now()], ARRAY[repeat('column', 60)])",
+        (RULE,),
+    )
     with pgherald.daemon(env=ANY_PORT) as daemon:
         context = browser.new_context(viewport=SIZES[size], color_scheme=light)  # type: ignore[arg-type]
         page = context.new_page()
         page.goto(Client(daemon).url)
         expect(page.locator("#failed .key")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size]["width"]
+        # The worst news comes first, and is seen without scrolling.
+        suspended, breaker = (
+            page.locator(".problem", has_text="is suspended"),
+            page.locator(".problem", has_text="535 no"),
+        )
+        places = [suspended, breaker, page.locator("#tiles"), page.locator("#failed"), page.locator("#latest")]
+        tops = [box["y"] for place in places if (box := place.bounding_box())]
+        assert tops == sorted(tops)
+        assert tops[2] < SIZES[size]["height"]
+        # A name breaks after an underscore only.
+        assert page.evaluate(BROKEN_WORDS, ".rules td.rule") == []
         # Contrast of text and of what is less important, by WCAG 2.2: 4.5 to 1.
-        for selector in ("body", "small", ".mark.failed", ".axis"):
+        for selector in ("body", "small", ".mark.failed", ".axis", ".problem.bad", ".problem:not(.bad)"):
             assert page.evaluate(CONTRAST, selector) >= 4.5, selector
         context.close()
 
 
+# The words of an element that stand on more than one line.
+BROKEN_WORDS = """(selector) => {
+  const broken = [];
+  for (const element of document.querySelectorAll(selector)) {
+    for (const text of element.childNodes) {
+      if (text.nodeType !== Node.TEXT_NODE) continue;
+      for (const word of text.data.matchAll(/\\w+/g)) {
+        const range = document.createRange();
+        range.setStart(text, word.index);
+        range.setEnd(text, word.index + word[0].length);
+        if (range.getClientRects().length > 1) broken.push(word[0]);
+      }
+    }
+  }
+  return broken;
+}"""
 CONTRAST = """(selector) => {
   const part = (c) => { c /= 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
   const numbers = (color) => color.match(/[\\d.]+/g).map(Number);

@@ -32,7 +32,7 @@ def bash(command: str, pgherald: Pgherald, programs: Programs) -> subprocess.Com
 
 def plain(text: str) -> list[str]:
     """Without what differs from run to run: times, numbers, keys, the worker's name and the mail server's words."""
-    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d\.\d{3})?", "(time)", text)
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d(\.\d{3})?)?", "(time)", text)
     text = re.sub(r"(event|transaction) \d+", r"\1 (number)", text)
     text = re.sub(r"<[a-z2-7]{26}@", "<(key)@", text)
     text = re.sub(r"(claimed +)\S+", r"\1(worker)", text)

@@ -1,21 +1,56 @@
-"""A rule whose lookup breaks while the daemon runs is suspended, and its events wait."""
+"""A rule whose lookup breaks while the daemon runs is suspended, its events wait, and every screen says so."""
+
+import json
+import re
 
 from tests.support import wait_until
 from tests.support.backlog import states
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer
+from tests.support.web import ANY_PORT, Client
+
+RULE = "dateplan_verified"
 
 
 def test_a_rule_that_breaks_while_running_is_held_and_nothing_fails(
     database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:
-    with pgherald.daemon() as daemon:
+    with pgherald.daemon(env=ANY_PORT) as daemon:
+        client = Client(daemon)
         plan = database.add_plan("Café", "a@example.org")
         database.execute("ALTER TABLE public.users RENAME COLUMN email_notifications_enabled TO consent")
         database.verify(plan)
         daemon.wait_event("rule_suspended")
         wait_until(lambda: states(database) == {"available": 1})
+        _every_screen_says_so(database, pgherald, client, plan)
         database.execute("ALTER TABLE public.users RENAME COLUMN consent TO email_notifications_enabled")
         mail.wait_for(1)
+        wait_until(lambda: json.loads(pgherald("status", "--json").stdout)["suspended"] == {})
+        assert client.get("/readyz").json()["parts"]["rules"]["detail"] == "no rule is suspended"
     assert states(database) == {"sent": 1}
+
+
+def _every_screen_says_so(database: Database, pgherald: Pgherald, client: Client, plan: int) -> None:
+    status = wait_until(
+        lambda: found if (found := json.loads(pgherald("status", "--json").stdout))["suspended"] else None
+    )
+    [(rule, suspension)] = status["suspended"].items()
+    since = re.sub(r"T(.*)\.\d+\+00:00", r" \1 UTC", suspension["since"])
+    assert (rule, status["oldest_due_seconds"]) == (RULE, None)
+    assert "email_notifications_enabled does not exist" in suspension["reason"]
+    said = f"suspended since {since}: {suspension['reason']}"
+    assert f"{RULE}: {said}" in pgherald("status").stdout
+    assert said in pgherald("explain", RULE, plan).stdout
+    assert json.loads(pgherald("explain", RULE, plan, "--json").stdout)["suspended"] == suspension
+    page = wait_until(lambda: text if "problem bad" in (text := client.get("/").text) else None)
+    assert f"since {since}: " in page
+    assert "suspended since" in client.get(f"/explain?rule={RULE}&key={plan}").text
+    # The daemon delivers the other rules, and a restart would not mend this one.
+    ready = client.get("/readyz")
+    assert (ready.status, ready.json()["parts"]["rules"]["detail"]) == (200, f"{RULE}: {said}")
+    metrics = wait_until(
+        lambda: found if (found := client.metrics())[f'pgherald_rule_suspended{{rule="{RULE}"}}'] else None
+    )
+    assert metrics[f'pgherald_available_events{{rule="{RULE}"}}'] == 1
+    assert metrics[f'pgherald_oldest_due_age_seconds{{rule="{RULE}"}}'] == 0

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ from listener.worker.delivery import Delivery
 from listener.worker.lookup import Lookup
 from listener.worker.registry import WorkerRegistry
 from listener.worker.retry_policy import RetryPolicy
+from listener.worker.suspensions import Suspension
 from tests.support.claimant import RULE
 from tests.support.database import Database, Databases, install_triggers
 
@@ -140,9 +142,15 @@ async def test_letters_that_the_database_has_not(databases: Databases) -> None:
             registry = WorkerRegistry(pool, Registration(lease_s=10), lambda: False)
             await registry.register()
             assert await registry.renew(
-                has_presence_lock=False, listening=False, leader=False, pid=None, breaker_reason="554 你好 é"
+                has_presence_lock=False,
+                listening=False,
+                leader=False,
+                pid=None,
+                breaker_reason="554 你好 é",
+                suspended={"paid": Suspension(datetime.now(UTC), "no column 你好 é")},
             )
         assert database.value("SELECT breaker_reason FROM pgherald.worker") == "554 \\u4f60\\u597d \\xe9"
+        assert database.value("SELECT suspended_reasons FROM pgherald.worker") == ["no column \\u4f60\\u597d \\xe9"]
 
 
 async def test_a_recipient_that_is_no_text(databases: Databases) -> None:

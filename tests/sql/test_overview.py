@@ -5,12 +5,13 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from psycopg import sql
 
 from listener.db.pools import OVERVIEW_PLANS, opened, overview_pool
 from listener.db.queries import load
 from listener.metrics import DELIVERY_BUCKETS
 from listener.outbox.stats import EventStats
-from listener.status.overview import Overview, read_overview
+from listener.status.overview import MAX_COUNTED, Overview, read_overview
 from tests.support.claimant import RULE
 from tests.support.database import Database
 
@@ -39,13 +40,16 @@ def test_what_waits_and_why(sandbox: Database) -> None:
     put(sandbox, "available", 3)
     put(sandbox, "in_doubt", 2)
     put(sandbox, "available", 1, rule="gone")
-    sandbox.execute("UPDATE pgherald.outbox SET captured_at = now() - interval '5 min' WHERE key = 'available2'")
-    sandbox.execute("UPDATE pgherald.outbox SET scheduled_at = now() + interval '5 min' WHERE key = 'available3'")
+    sandbox.execute("UPDATE pgherald.outbox SET scheduled_at = now() - interval '5 min' WHERE key = 'available2'")
+    sandbox.execute("UPDATE pgherald.outbox SET scheduled_at = now() + interval '5 min' WHERE key <> 'available2'")
     o = seen(sandbox)
     by_name = {rule.name: rule for rule in o.rules}
     assert [*by_name] == [RULE, "gone"]
     assert (by_name[RULE].available, by_name[RULE].in_doubt) == (3, 2)
-    assert 290 < (o.oldest or 0) < 400
+    assert 290 < o.behind_s < 400
+    assert by_name[RULE].due == "5 min ago"
+    assert -300 < (by_name["gone"].due_for or 0) < -200
+    assert (by_name["gone"].behind_s, by_name["gone"].due) == (0, "in 5 min")
     assert (o.available, o.in_doubt, len(o.in_doubt_events), o.failed, o.latest) == (4, 2, 2, [], [])
 
 
@@ -66,9 +70,75 @@ def test_the_latest_are_found_behind_a_backlog(sandbox: Database) -> None:
     assert [event.reason for event in o.failed] == ["bad_address"]
 
 
-def test_more_than_can_be_counted(sandbox: Database) -> None:
-    put(sandbox, "available", 10_050)
-    assert seen(sandbox).available == 10_000
+def test_each_rule_is_counted_for_itself(sandbox: Database) -> None:
+    """A backlog of one rule, even of a paused one, hides no event of another."""
+    put(sandbox, "available", 10_050, rule="a")
+    put(sandbox, "available", 399, rule="b")
+    put(sandbox, "available", 7)
+    sandbox.execute("UPDATE pgherald.rule SET paused_at = now()")
+    o = seen(sandbox)
+    assert {rule.name: rule.available for rule in o.rules} == {"a": MAX_COUNTED, "b": 399, RULE: 7}
+    assert [rule.behind_s > 3000 for rule in o.rules] == [True, True, False]
+    assert (o.available, o.is_counted) == (10_406, False)
+
+
+def test_counting_reads_the_index_alone(database: Database) -> None:
+    """A page for each of 10,000 events would be read once a second while somebody looks."""
+    database.execute("ALTER TABLE pgherald.outbox SET (autovacuum_enabled = off)")
+    put(database, "available", 20_000, rule="a")
+    put(database, "available", 399, rule="b")
+    database.execute("VACUUM ANALYZE pgherald.outbox")
+    conn = database.connect()
+    conn.execute(OVERVIEW_PLANS)
+    query = "EXPLAIN (ANALYZE, BUFFERS) " + load("overview")["overview_rules"]
+    plan = [line for (line,) in conn.execute(query)]  # type: ignore[arg-type]
+    found = re.search(r"shared hit=(\d+)(?: read=(\d+))?", "\n".join(plan))
+    assert found is not None
+    assert sum(int(number or 0) for number in found.groups()) < 250, "\n".join(plan)
+
+
+def test_a_suspended_rule_has_its_reason(sandbox: Database) -> None:
+    sandbox.execute(
+        "INSERT INTO pgherald.worker (name, version, lease, suspended_rules, suspended_since, suspended_reasons) "
+        "VALUES ('late', '1', '1 min', %s, ARRAY[now()], '{no table}'), "
+        "('early', '1', '1 min', %s, ARRAY[now() - interval '1 h'], '{no column}'), "
+        "('dead', '1', '-1 min', '{gone}', ARRAY[now()], '{x}')",
+        ([RULE], [RULE]),
+    )
+    put(sandbox, "available", 1)
+    put(sandbox, "available", 1, rule="gone")
+    o = seen(sandbox)
+    assert [(rule.name, rule.suspended_reason, rule.suspended_at is not None) for rule in o.rules] == [
+        (RULE, "no column", True),
+        ("gone", None, False),
+    ]
+    assert (o.rules[0].behind_s, o.rules[1].behind_s > 0) == (0, True)
+
+
+def test_the_last_failures_are_shown_first(sandbox: Database) -> None:
+    """An event that was captured long ago may fail last."""
+    put(sandbox, "failed", 30, settled="now() - g * interval '1 min'")
+    assert [event.key for event in seen(sandbox).failed] == [f"failed{i}" for i in range(1, 13)]
+
+
+def test_events_in_doubt_have_the_time_of_their_hand_over(sandbox: Database) -> None:
+    put(sandbox, "in_doubt", 15)
+    marked = "jsonb_build_object('what', 'transmitting', 'at', {})"
+    sandbox.execute(
+        sql.SQL(
+            "UPDATE pgherald.outbox SET scheduled_at = NULL, captured_at = now() - interval '1 day', "
+            "claimed_at = date_trunc('day', now()) + id * interval '1 s', "
+            'history = jsonb_build_array({}, {}, \'{{"what": "in_doubt"}}\'::jsonb) WHERE id > 1'
+        ).format(
+            sql.SQL(marked.format("'yesterday'")),
+            sql.SQL(marked.format("CASE key WHEN 'in_doubt14' THEN 'nonsense' ELSE '2026-11-22T19:44:10+02:00' END")),
+        )
+    )
+    found = seen(sandbox).in_doubt_events
+    # Those that wait for a person come before one that is sent again, and the last one first.
+    assert [event.key for event in found] == [f"in_doubt{i}" for i in range(15, 3, -1)]
+    assert found[0].at == datetime(2026, 11, 22, 17, 44, 10, tzinfo=UTC)
+    assert found[1].at == sandbox.value("SELECT claimed_at FROM pgherald.outbox WHERE key = 'in_doubt14'")
 
 
 @pytest.mark.parametrize("statistics", ["of an empty table", "fresh"])

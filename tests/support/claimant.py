@@ -37,6 +37,9 @@ class Claimant:
             "leader": False,
             "listening": False,
             "breaker_reason": None,
+            "suspended_rules": [],
+            "suspended_since": [],
+            "suspended_reasons": [],
             "hold": self.hold,
         }
         return bool(self._run("renew", worker=self.id, **values))

@@ -1,35 +1,33 @@
-// Replaces sections of the page as they change, over server-sent events, and shows times in the reader's time zone.
+// Replaces sections of the page as they change, over server-sent events.
 "use strict";
 
-function showLocalTimes(root) {
-  const today = new Date().toDateString();
-  for (const time of root.querySelectorAll("time[datetime]")) {
-    const moment = new Date(time.dateTime);
-    if (isNaN(moment)) continue;
-    const clock = moment.toLocaleTimeString([], { hour12: false });
-    time.textContent = moment.toDateString() === today ? clock : moment.toLocaleDateString() + " " + clock;
-    time.title = time.dateTime;
+const live = document.getElementById("live");
+const board = document.getElementById("board");
+const unavailable = document.getElementById("unavailable");
+const source = new EventSource("events");
+
+function show(state) {
+  live.hidden = false;
+  live.classList.toggle("lost", state !== "live");
+  live.textContent = state;
+}
+
+source.addEventListener("open", () => show("live"));
+source.addEventListener("error", () => show("reconnecting"));
+source.addEventListener("unavailable", (message) => {
+  show("no database");
+  unavailable.hidden = false;
+  unavailable.textContent = JSON.parse(message.data);
+  board.classList.add("stale");
+});
+source.addEventListener("sections", (message) => {
+  show("live");
+  unavailable.hidden = true;
+  board.classList.remove("stale");
+  document.getElementById("parts")?.remove();
+  for (const [name, html] of Object.entries(JSON.parse(message.data))) {
+    // Safe: the server has escaped all values, as in the page itself.
+    document.getElementById(name).innerHTML = html;
   }
-}
-
-function followChanges() {
-  const live = document.getElementById("live");
-  const unavailable = document.getElementById("unavailable");
-  const source = new EventSource("events");
-  source.addEventListener("open", () => { live.hidden = false; live.classList.remove("lost"); live.textContent = "live"; });
-  source.addEventListener("error", () => { live.hidden = false; live.classList.add("lost"); live.textContent = "reconnecting"; });
-  source.addEventListener("unavailable", () => { unavailable.hidden = false; });
-  source.addEventListener("sections", (message) => {
-    unavailable.hidden = true;
-    for (const [name, html] of Object.entries(JSON.parse(message.data))) {
-      const section = document.getElementById(name);
-      // Safe: the server has escaped all values, as in the page itself.
-      section.innerHTML = html;
-      showLocalTimes(section);
-    }
-  });
-  window.addEventListener("pagehide", () => source.close());
-}
-
-showLocalTimes(document);
-if (document.getElementById("tiles")) followChanges();
+});
+window.addEventListener("pagehide", () => source.close());

@@ -20,5 +20,33 @@ def test_every_rule_has_every_state(sandbox: Database) -> None:
         RULE: {"bounced": 2, "complained": 1},
     }
     assert (status.in_doubt, status.outbox["rows"]) == (1, 4)
-    assert status.oldest_available_age_s is not None
-    assert (status.workers, status.paused, status.asleep, status.foreign_locks) == ([], {}, False, [])
+    assert status.oldest_due_age_s is not None
+    assert (status.workers, status.paused, status.suspended, status.asleep, status.foreign_locks) == (
+        [],
+        {},
+        {},
+        False,
+        [],
+    )
+
+
+def test_only_an_event_that_a_daemon_should_send_is_due(sandbox: Database) -> None:
+    sandbox.execute(
+        "INSERT INTO pgherald.outbox (rule, key, scheduled_at) VALUES (%s, '1', now() - interval '1 min'), "
+        "('other', '2', now() - interval '5 s'), ('other', '3', now() + interval '1 h'), ('other', '4', '-infinity')",
+        (RULE,),
+    )
+
+    def due() -> float | None:
+        return read_status(sandbox.connect(), []).oldest_due_age_s
+
+    assert 60 <= (due() or 0) < 100
+    sandbox.execute("UPDATE pgherald.rule SET paused_at = now()")
+    assert 5 <= (due() or 0) < 45
+    sandbox.execute(
+        "INSERT INTO pgherald.worker (name, version, lease, suspended_rules, suspended_since, suspended_reasons) "
+        "VALUES ('a', '1', '1 min', '{other}', ARRAY[now()], '{no column}')"
+    )
+    assert due() is None
+    sandbox.execute("UPDATE pgherald.worker SET seen_at = now() - interval '1 h'")
+    assert due() is not None

@@ -84,6 +84,13 @@ def test_a_gate_held_by_a_stalled_session(plan: int, database: Database, doctor:
         names(
             doctor(), "gate", "fault", f"pid {pid}", "stalled", "1 events are overdue", f"pg_terminate_backend({pid})"
         )
+        # A daemon that leaves a paused or a suspended rule alone does what it should.
+        database.execute("UPDATE pgherald.rule SET paused_at = now()")
+        assert "no event is overdue" in doctor()["gate"].seen
+        database.execute("UPDATE pgherald.rule SET paused_at = NULL")
+        suspend = "UPDATE pgherald.worker SET suspended_rules = ARRAY[{}], suspended_since = ARRAY[now()], suspended_reasons = '{{x}}'"
+        database.execute(sql.SQL(suspend).format(RULE))
+        assert "no event is overdue" in doctor()["gate"].seen
     # With nobody asleep they are merely waiting.
     assert ill(doctor()) == set()
 

@@ -98,7 +98,7 @@ async def test_a_query_that_fails_for_no_row_suspends_and_shows_no_address(datab
         with pytest.raises(RuleBroken) as caught:
             await lookup.rows(pool, [str(plan)])
     with structlog.testing.capture_logs() as logs:
-        delivery.suspend(RULE, RuleBroken(f"{caught.value}: jane@example.org"))
+        delivery.suspensions.suspend(RULE, RuleBroken(f"{caught.value}: jane@example.org"))
     assert "jane@" not in str(logs)
     assert "***@example.org" in str(logs)
 

@@ -2,14 +2,17 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from listener.admin.events import retry_mail_server
+from listener.admin.status import read_suspended
 from listener.db.pools import opened, outbox_pool
 from listener.outbox.registration import Registration
 from listener.outbox.store import Outbox
 from listener.worker.registry import WorkerRegistry
+from listener.worker.suspensions import Suspension
 from tests.support.database import Database
 
 RULE = "dateplan_verified"
@@ -24,9 +27,14 @@ async def new(database: Database) -> AsyncIterator[New]:
         yield lambda: WorkerRegistry(pool, Registration(lease_s=10), lambda: False)
 
 
-async def renew(registry: WorkerRegistry, breaker_reason: str | None = None) -> bool:
+async def renew(registry: WorkerRegistry, breaker_reason: str | None = None, **suspended: Suspension) -> bool:
     return await registry.renew(
-        has_presence_lock=False, listening=True, leader=False, pid=None, breaker_reason=breaker_reason
+        has_presence_lock=False,
+        listening=True,
+        leader=False,
+        pid=None,
+        breaker_reason=breaker_reason,
+        suspended=suspended,
     )
 
 
@@ -45,6 +53,24 @@ async def test_a_registration_is_renewed_until_it_is_deleted(database: Database,
     assert not await renew(registry)
     # Nobody's row is left to number: it keeps the lock that it had.
     assert await registry.renumber() == registration.presence_lock
+
+
+async def test_the_first_suspension_of_a_rule_counts_while_its_daemon_is_alive(database: Database, new: New) -> None:
+    now = datetime.now(UTC)
+    early, late = Suspension(now - timedelta(minutes=5), "no column"), Suspension(now, "no table")
+    one, other = new(), new()
+    await one.register()
+    await other.register()
+    await renew(one, None, paid=early, due=late)
+    await renew(other, None, paid=late)
+    with database.connect() as conn:
+        assert read_suspended(conn) == {"paid": (early.since, "no column"), "due": (late.since, "no table")}
+        database.execute(
+            "UPDATE pgherald.worker SET seen_at = now() - 2 * lease WHERE id = %s", (one.registration.worker,)
+        )
+        assert read_suspended(conn) == {"paid": (late.since, "no table")}
+        await renew(other)
+        assert read_suspended(conn) == {}
 
 
 async def test_an_operator_asks_for_a_try_once(database: Database, new: New) -> None:

@@ -11,8 +11,8 @@ from listener.cli.options import MOMENT, RATE
 @pytest.mark.parametrize(
     ("text", "moment"),
     [
-        ("2026-11-22", datetime(2026, 11, 22)),
-        ("2026-11-22 17:44", datetime(2026, 11, 22, 17, 44)),
+        ("2026-11-22", datetime(2026, 11, 22, tzinfo=UTC)),
+        ("2026-11-22 17:44", datetime(2026, 11, 22, 17, 44, tzinfo=UTC)),
         ("2026-11-22T17:44:45.25Z", datetime(2026, 11, 22, 17, 44, 45, 250_000, UTC)),
         ("2026-11-22T17:44:45+01:00", datetime(2026, 11, 22, 17, 44, 45, tzinfo=timezone(timedelta(hours=1)))),
     ],

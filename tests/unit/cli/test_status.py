@@ -1,6 +1,6 @@
 """The words and the JSON of `status`."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ from listener.admin.status import STATES, OutboxStatus
 from listener.cli.status import _as_json, _show
 from listener.db.foreign_locks import LockHolder
 
+TOKYO = timezone(timedelta(hours=9))
 AT = datetime(2026, 11, 22, 17, 44, tzinfo=UTC)
 WORKER: dict[str, Any] = {
     "id": 1,
@@ -28,10 +29,11 @@ def now(**changes: Any) -> OutboxStatus:
     values: dict[str, Any] = {
         "rules": {"paid": dict.fromkeys(STATES, 0) | {"in_doubt": 1}, "gone": dict.fromkeys(STATES, 0)},
         "reports": {"paid": {"bounced": 3, "complained": 1}},
-        "oldest_available_age_s": None,
+        "oldest_due_age_s": None,
         "workers": [WORKER],
         "outbox": {"bytes": 8192, "size": "8192 bytes", "dead_rows": 3, "rows": 1},
         "paused": {},
+        "suspended": {},
         "asleep": True,
         "foreign_locks": [],
     }
@@ -59,8 +61,16 @@ def test_an_idle_outbox(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"oldest_available_age_s": 12.4}, "the oldest waiting event: 12 s old"),
-        ({"paused": {"paid": AT}}, "paid: paused since 2026-11-22 17:44; resume with `pgherald resume paid`"),
+        ({"oldest_due_age_s": 12.4}, "the first waiting event has been due for 12 s"),
+        (
+            {"rules": {"paid": dict.fromkeys(STATES, 0) | {"available": 1}}},
+            "no waiting event is due: they are to be retried later, or their rule is paused or suspended",
+        ),
+        ({"suspended": {"paid": (AT, "no column")}}, "paid: suspended since 2026-11-22 17:44:00 UTC: no column"),
+        (
+            {"paused": {"paid": AT.astimezone(TOKYO)}},
+            "paid: paused since 2026-11-22 17:44:00 UTC; resume with `pgherald resume paid`",
+        ),
         ({"workers": []}, "no daemon is running"),
         ({"workers": [{**WORKER, "listening": False, "leader": False}]}, "worker vm:1: polling, 2 in flight"),
         ({"workers": [{**WORKER, "alive": False, "seen_seconds_ago": 61.0}]}, "worker vm:1: no heartbeat for 61 s"),
@@ -81,12 +91,19 @@ def test_a_line_for_each_thing_to_know(capsys: pytest.CaptureFixture[str], chang
 
 def test_the_json_for_scripts() -> None:
     holder = LockHolder("gate", 7, "app", "psql", None)
-    assert _as_json(now(paused={"paid": AT}, foreign_locks=[holder], workers=[{**WORKER, "alive": False}])) == {
+    assert _as_json(
+        now(
+            paused={"paid": AT},
+            suspended={"paid": (AT, "no column")},
+            foreign_locks=[holder],
+            workers=[{**WORKER, "alive": False}],
+        )
+    ) == {
         "rules": {
             "paid": dict.fromkeys(STATES, 0) | {"in_doubt": 1, "bounced": 3, "complained": 1},
             "gone": dict.fromkeys([*STATES, "bounced", "complained"], 0),
         },
-        "oldest_available_seconds": None,
+        "oldest_due_seconds": None,
         "workers": [{**WORKER, "alive": False, "started_at": "2026-11-22T17:44:00+00:00"}],
         "listening": False,
         "gate": "asleep",
@@ -102,4 +119,5 @@ def test_the_json_for_scripts() -> None:
         ],
         "outbox": {"bytes": 8192, "size": "8192 bytes", "dead_rows": 3, "rows": 1},
         "paused": {"paid": "2026-11-22T17:44:00+00:00"},
+        "suspended": {"paid": {"since": "2026-11-22T17:44:00+00:00", "reason": "no column"}},
     }

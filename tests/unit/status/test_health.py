@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from listener.config.settings import Settings
 from listener.errors import DatabaseUnavailable
 from listener.status import capture as module
 from listener.status.health import Health
+from listener.worker.suspensions import Suspension
 
 
 class Daemon:
@@ -23,7 +25,7 @@ class Daemon:
         )
         self.breaker: Any = SimpleNamespace(is_open=False, is_probing=False, reason="421 too busy")
         self.worker: Any = SimpleNamespace(
-            last_progress_at=now, in_flight_count=2, runtime=SimpleNamespace(delivery=SimpleNamespace(rules={"new": None}))
+            last_progress_at=now, in_flight_count=2, suspended={}, runtime=SimpleNamespace(delivery=SimpleNamespace(rules={"new": None}))
         )  # fmt: skip
         self.health = Health(Settings(), self.listener, self.breaker)
         self.health.started(self.worker)
@@ -65,6 +67,13 @@ async def test_before_the_start_nothing_is_ready(daemon: Daemon) -> None:
         ({"worker.last_progress_at": -math.inf, "breaker.is_open": True}, "claims", True, "paused until"),
         ({"breaker.is_open": True}, "smtp", False, "breaker open: 421 too busy"),
         ({"breaker.is_probing": True}, "smtp", True, "half-open"),
+        ({}, "rules", True, "no rule is suspended"),
+        (
+            {"worker.suspended": {"paid": Suspension(datetime(2026, 11, 22, 17, 44, tzinfo=UTC), "no column")}},
+            "rules",
+            True,
+            "paid: suspended since 2026-11-22 17:44:00 UTC: no column",
+        ),
     ],
 )
 async def test_one_part(daemon: Daemon, change: dict[str, Any], part: str, ok: bool, detail: str) -> None:

@@ -9,8 +9,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from listener.config.settings import Settings
+from listener.status.health import Part
+from listener.status.overview import WorkerState
 from listener.web.page import Page
-from tests.support.overview import FixedOverviews, overview
+from tests.support.overview import NOW, FixedOverviews, overview
 
 RULE = "dateplan_verified"
 TOKEN = "correct-horse-battery"
@@ -23,11 +25,15 @@ def overviews() -> FixedOverviews:
     return FixedOverviews(overview(available=3))
 
 
+async def parts() -> dict[str, Part]:
+    return {"smtp": Part(False, "breaker open: 421")}
+
+
 @pytest.fixture
 async def client(overviews: FixedOverviews, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Client]:
     monkeypatch.setenv("PGHERALD_HTTP_ADMIN_TOKEN", TOKEN)
     settings = Settings()
-    page = Page(settings, lambda: settings.http, SimpleNamespace(rules=settings.rules), overviews)  # type: ignore[arg-type]
+    page = Page(settings, lambda: settings.http, SimpleNamespace(rules=settings.rules, parts=parts), overviews)  # type: ignore[arg-type]
     app = web.Application()
     app.add_routes(page.routes())
     async with TestClient(TestServer(app)) as client:
@@ -37,7 +43,8 @@ async def client(overviews: FixedOverviews, monkeypatch: pytest.MonkeyPatch) -> 
 async def test_the_overview(client: Client, overviews: FixedOverviews) -> None:
     shown = await (await client.get("/")).text()
     assert "<b>3</b><span>waiting</span>" in shown
-    assert 'id="unavailable" class="banner" hidden' in shown
+    assert 'id="unavailable" class="banner bad" hidden' in shown
+    assert 'class="problem' in shown
     assert "Log in to act" in shown
     assert 'action="rules/' not in shown
     assert "1,200 bounced, 3 complained" not in shown
@@ -46,10 +53,41 @@ async def test_the_overview(client: Client, overviews: FixedOverviews) -> None:
     overviews.current = replace(overviews.current, rules=[reported])
     assert "1,200 bounced, 3 complained" in await (await client.get("/")).text()
     assert 'action="rules/paid/pause"' in await (await client.get("/", headers=BEARER)).text()
-    overviews.current = None
+
+
+async def test_without_the_database_the_last_values_stay(client: Client, overviews: FixedOverviews) -> None:
+    overviews.last, overviews.current, overviews.error = overviews.current, None, "connection refused"
     shown = await (await client.get("/")).text()
-    assert "The database does not answer" in shown
-    assert 'class="banner" hidden' not in shown
+    assert (
+        "The database does not answer: connection refused. The values below are from 2026-11-22 20:00:00 UTC." in shown
+    )
+    assert "hidden" not in shown.partition("The database")[0].rpartition("<p")[2]
+    assert 'class="board stale"' in shown
+    assert "<b>3</b><span>waiting</span>" in shown
+    assert "This daemon</h2>" not in shown
+
+
+async def test_a_daemon_that_never_reached_the_database_says_what_it_knows(
+    client: Client, overviews: FixedOverviews
+) -> None:
+    overviews.current, overviews.error = None, "connection refused"
+    shown = await (await client.get("/")).text()
+    assert "This daemon has read nothing from it yet." in shown
+    assert "breaker open: 421" in shown
+
+
+async def test_the_worst_news_come_first(client: Client, overviews: FixedOverviews) -> None:
+    worker = WorkerState(1, "vm:1", "1", NOW, 1.0, True, True, "535 <b>no</b>", 0, True)
+    assert overviews.current is not None
+    broken = replace(overviews.current.rules[0], suspended_at=NOW, suspended_reason="no column")
+    overviews.current = replace(overviews.current, workers=[worker], rules=[broken])
+    shown = await (await client.get("/", headers=BEARER)).text()
+    places = [
+        shown.index(words)
+        for words in ("the mail server is unavailable", "535 &lt;b&gt;", "workers/retry", "since 2026-11-22 20:00:00 UTC: no column", 'id="tiles"')
+    ]  # fmt: skip
+    assert places == sorted(places)
+    assert "suspended since <time>20:00:00 UTC</time>" in shown
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Probes and metrics, from stand-ins for the daemon's parts."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from listener.status.health import Part
 from listener.web.probes import Probes
-from tests.support.overview import FixedOverviews, overview
+from tests.support.overview import NOW, FixedOverviews, overview
 
 Client = TestClient[web.Request, web.Application]
 
@@ -73,9 +74,30 @@ async def test_metrics_of_process_and_outbox(client: Client, daemon: Daemon) -> 
     assert found["pgherald_breaker_open"] == found["pgherald_listening"] == found["pgherald_database_up"] == 1
     assert found["pgherald_leader"] == found["pgherald_in_flight_events"] == 0
     assert found["pgherald_available_events"] == 3
-    assert found["pgherald_oldest_available_age_seconds"] == 12.0
+    assert found["pgherald_oldest_due_age_seconds"] == 12.0
+    assert found["pgherald_rule_paused"] == found["pgherald_rule_suspended"] == 0
     daemon.in_flight_count = 2
     assert (await values(client))["pgherald_in_flight_events"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "age", "suspended"),
+    [
+        ({}, 12.0, 0),
+        ({"due_for": -300.0}, 0.0, 0),
+        ({"due_for": None}, 0.0, 0),
+        ({"paused_at": NOW}, 0.0, 0),
+        ({"suspended_at": NOW, "suspended_reason": "no column"}, 0.0, 1),
+    ],
+    ids=["due", "retried later", "nothing waits", "paused", "suspended"],
+)
+async def test_only_what_is_due_and_not_held_back_grows_old(
+    client: Client, overviews: FixedOverviews, change: dict[str, Any], age: float, suspended: int
+) -> None:
+    assert overviews.current is not None
+    overviews.current = replace(overviews.current, rules=[replace(overviews.current.rules[0], **change)])
+    found = await values(client)
+    assert (found["pgherald_oldest_due_age_seconds"], found["pgherald_rule_suspended"]) == (age, suspended)
 
 
 async def test_each_rule_says_whether_it_is_captured(client: Client, daemon: Any) -> None:

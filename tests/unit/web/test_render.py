@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from listener.status.overview import Minute, Overview
-from listener.web.render import latency, rate
+from listener.web.render import breakable, latency, rate
 
 MINUTE = st.tuples(st.integers(0, 10**6), st.integers(0, 10**6), st.none() | st.floats(1e-6, 1e6))
 
@@ -22,3 +22,7 @@ def test_plots_stay_in_their_frame(minutes: list[tuple[int, int, float | None]])
     for plot in (rate(o), latency(o)):
         assert len(plot.bars) == 60
         assert all(0 <= bar.low <= bar.high <= 1.0001 for bar in plot.bars)
+
+
+def test_a_name_breaks_after_an_underscore_only() -> None:
+    assert breakable("date_plan_<b>") == "date_<wbr>plan_<wbr>&lt;b&gt;"

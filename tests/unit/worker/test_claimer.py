@@ -58,6 +58,7 @@ class FakeDelivery:
 
     def __init__(self, errors: dict[str, PgheraldError]) -> None:
         self.suspended: list[str] = []
+        self.suspensions = SimpleNamespace(suspend=lambda rule, exc: self.suspended.append(rule))
         self._errors = errors
 
     def message_id(self, event: Event) -> str:
@@ -67,9 +68,6 @@ class FakeDelivery:
         if rule in self._errors:
             raise self._errors[rule]
         return [ToSend(each, JANE, {}, 100) for each in events]
-
-    def suspend(self, rule: str, exc: RuleBroken) -> None:
-        self.suspended.append(rule)
 
 
 def claimer(outbox: Any, senders: Any) -> Claimer:

@@ -20,10 +20,10 @@ from listener.recipients import RecipientPolicy
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
 from listener.smtp.replies import Phase, Reply, Scope, Verdict
 from listener.smtp.verdicts import SERVER
-from listener.worker import delivery as module
 from listener.worker.delivery import Delivery
 from listener.worker.lookup import LookupResult, ToSend
 from listener.worker.retry_policy import RetryPolicy
+from listener.worker.suspensions import RETRY_AFTER_S
 from tests.support.clock import jumping
 from tests.support.events import CAPTURED_AT, JANE, event
 
@@ -211,19 +211,15 @@ def test_the_delay_follows_what_the_server_suggests(
 
 
 @jumping
-async def test_a_broken_rule_is_left_alone_for_a_while_and_reported_once() -> None:
-    """Its events stay available. Once the operator has corrected the rule, they are delivered without a restart."""
+async def test_a_suspended_rule_is_active_again_and_mended_by_its_first_message() -> None:
     suspending = delivery()
-    assert suspending.active_rules == [RULE]
-    with structlog.testing.capture_logs() as logs:
-        suspending.suspend(RULE, RuleBroken("no column"))
-        suspending.suspend(RULE, RuleBroken("no column"))
-    assert [entry["event"] for entry in logs] == ["rule_suspended"]
+    suspending.suspensions.suspend(RULE, RuleBroken("no column"))
     assert suspending.active_rules == []
-    await asyncio.sleep(module._SUSPENDED_S - 1)
-    assert suspending.active_rules == []
-    await asyncio.sleep(1)
+    await asyncio.sleep(RETRY_AFTER_S)
     assert suspending.active_rules == [RULE]
+    assert [*suspending.suspensions.current] == [RULE]
+    assert isinstance(suspending.compose(ToSend(event(1), JANE, ROW, 100), NOW), OutgoingMessage)
+    assert not suspending.suspensions.current
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from listener.notify.presence import PresenceLock
 from listener.outbox.registration import Registration
 from listener.worker.lease import WorkerLease
 from listener.worker.registry import Peer, Rescue
+from listener.worker.suspensions import Suspension
 from tests.support.clock import JumpingLoop, jumping, now
 from tests.support.events import CAPTURED_AT
 
@@ -101,10 +102,15 @@ def lease_of(registry: FakeRegistry, listener: FakeListener) -> WorkerLease:
     return WorkerLease(registry, listener, breaker)  # type: ignore[arg-type]
 
 
-async def keep(registry: FakeRegistry, listener: FakeListener, seconds: float) -> WorkerLease:
+async def keep(
+    registry: FakeRegistry,
+    listener: FakeListener,
+    seconds: float,
+    suspended: Callable[[], dict[str, Suspension]] = dict,
+) -> WorkerLease:
     lease = lease_of(registry, listener)
     with suppress(TimeoutError):
-        await asyncio.wait_for(lease.keep(), seconds)
+        await asyncio.wait_for(lease.keep(suspended), seconds)
     return lease
 
 
@@ -215,11 +221,11 @@ async def test_an_expired_lease_registers_again_with_another_presence_lock() -> 
     registry.is_expired = True
     lease = lease_of(registry, listener)
     with structlog.testing.capture_logs() as logs:
-        await lease._renew()
+        await lease._renew({})
     assert [entry["event"] for entry in logs] == ["lease_expired"]
     assert (registry.registered_at, listener.presence._number, listener.presence.held) == ([0.0], 11, False)
     # The new row does not yet say that this worker listens.
-    await lease._renew()
+    await lease._renew({})
     assert len(registry.renewals) == 2
 
 
@@ -256,3 +262,10 @@ async def test_the_lease_is_renewed_every_quarter_and_with_every_change() -> Non
         (6.1, False),
         (7.35, False),
     ]
+
+
+@jumping
+async def test_a_suspension_and_its_end_are_written_at_once() -> None:
+    registry, suspension = FakeRegistry(), {"paid": Suspension(CAPTURED_AT, "no column")}
+    await keep(registry, FakeListener(), 2, lambda: suspension if 0.6 < now() < 1.4 else {})
+    assert [(at, state["suspended"]) for at, state in registry.renewals] == [(0.0, {}), (0.75, suspension), (1.5, {})]

@@ -17,6 +17,7 @@ from listener.worker.loop import Worker
 from listener.worker.row_budget import MAX_BATCH_BYTES
 from listener.worker.runtime import Runtime
 from tests.support.clock import jumping, now
+from tests.support.events import event as rule_event
 from tests.unit.worker.test_sender import JANE, event
 
 
@@ -202,3 +203,26 @@ async def test_what_became_available_while_the_gate_was_open_is_looked_for_behin
     await worker._run_until_error()
     assert asked[-1] == (True, True)
     assert slept == [False, True]
+
+
+@pytest.mark.parametrize("reads_everything", [True, False])
+async def test_only_a_claim_that_reads_everything_shows_that_a_rule_has_no_event(reads_everything: bool) -> None:
+    """A suspended rule whose old events were not looked for stays suspended."""
+    worker, _ = parts(FakeSenders(0))
+    pace, limiter, ended = SimpleNamespace(read_all_at=0.0), FakeRateLimiter(), list[set[str]]()
+
+    async def claim(*_: Any, **__: Any) -> list[Event]:
+        pace.read_all_at += reads_everything
+        return [rule_event(1, rule="other")]
+
+    async def nothing(*_: Any) -> int:
+        return 0
+
+    limiter.refund = nothing  # type: ignore[attr-defined]
+    worker._rate_limiter = limiter  # type: ignore[assignment]
+    worker._claimer = SimpleNamespace(pace=pace, claim=claim, decide_and_queue=nothing, rows_per_batch=9)  # type: ignore[assignment]
+    suspensions = SimpleNamespace(end_idle=ended.append)
+    delivery: Any = SimpleNamespace(active_rules=["paid", "other"], suspensions=suspensions)
+    worker.runtime = runtime(delivery)
+    assert await worker._drain(thorough=True) == 1
+    assert ended == ([{"paid"}] if reads_everything else [])

@@ -9,6 +9,7 @@ import pytest
 from listener.outbox.registration import Registration
 from listener.worker import registry as module
 from listener.worker.registry import QUERIES, Peer, Rescue, WorkerRegistry
+from listener.worker.suspensions import Suspension
 from tests.support.events import CAPTURED_AT
 
 STATE: dict[str, Any] = {
@@ -17,6 +18,7 @@ STATE: dict[str, Any] = {
     "leader": False,
     "pid": 100,
     "breaker_reason": "refused: caf\u00e9 \0",
+    "suspended": {"paid": Suspension(CAPTURED_AT, "no column caf\u00e9 \0")},
 }
 
 
@@ -79,6 +81,8 @@ async def test_what_a_mail_server_says_can_be_stored(database: Database, utf8: b
     await database.registry.register()
     await database.registry.renew(**STATE)
     assert database.values["breaker_reason"] == stored
+    assert database.values["suspended_reasons"] == [stored.replace("refused:", "no column")]
+    assert (database.values["suspended_rules"], database.values["suspended_since"]) == (["paid"], [CAPTURED_AT])
 
 
 @pytest.mark.parametrize(("rows", "number"), [([(56,)], 56), ([], 55)])
