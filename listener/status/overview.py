@@ -233,8 +233,9 @@ class OverviewCache:
     async def _read(self) -> None:
         started_at = asyncio.get_running_loop().time()
         try:
-            async with self._pool.connection() as conn:
-                self._overview, self._read_at = await read_overview(conn), started_at
+            with translate_errors():
+                async with self._pool.connection() as conn:
+                    self._overview, self._read_at = await read_overview(conn), started_at
         except (PgheraldError, psycopg.Error, OSError) as exc:
             self._outage.failed(exc)
         else:
