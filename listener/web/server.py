@@ -13,7 +13,7 @@ from aiohttp import web
 from listener.config.sections import Http
 from listener.config.settings import Settings
 from listener.db.pools import bounce_pool, opened, overview_pool, statement_pool
-from listener.errors import ConfigError
+from listener.errors import PgheraldError
 from listener.logs import log
 from listener.mail.unsubscribe import signing_key
 from listener.notify.listener import Listener
@@ -85,7 +85,7 @@ class HttpServer:
         bound, the daemon runs without HTTP.
 
         Raises:
-            ConfigError: the address of `[http] listen` cannot be bound.
+            PgheraldError: the address of `[http] listen` cannot be bound.
         """
         async with opened(self._overview_pool, self._unsubscribe_pool, *self._bounce_pools):
             try:
@@ -119,7 +119,8 @@ class HttpServer:
                         why = "is in use; choose another port, or stop the program that uses it"
                     else:
                         why = f"cannot be bound: {exc.strerror or exc}; use an address of this host"
-                    raise ConfigError(f"[http] listen: {self._http.listen} {why}") from exc
+                    # Not a ConfigError: the port or the address may be free at the next start.
+                    raise PgheraldError(f"[http] listen: {self._http.listen} {why}") from exc
                 await self._listen(host, 0)
         except OSError as exc:
             # The operator has not asked for this port. Delivery matters more than the page.

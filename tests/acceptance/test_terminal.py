@@ -30,7 +30,7 @@ from tests.support.smtpd import answer
 # A terminal title, colours by C0 and C1 codes, BEL, BS, CR and DEL. Bidi override, isolate and marks, zero width, a tag
 # and a line separator. Markup and emoji of rich.
 EVIL = (
-    "\x1b]0;x\x07\x1b[31m\x9b31m\b\r\x7f\u202e\u2066\u200f\u061c\u200b\u2060\ufeff\U000e0041\u2028[bold red]:warning:"
+    "\x1b]0;x\x07\x1b[31m\x9b31m\b\r\x7f\u202e\u2066\u200f\u061c\u200b\u2060\ufeff\U000e0041\u2028[bold red][/b]:warning:"
 )
 # Of a row's key in a command's arguments, too; and a line break, by which it could make a line of ours.
 KEY = f"7{EVIL}\nevent 1: sent"
@@ -196,7 +196,7 @@ def _run(world: World) -> None:
 @case("status")
 def _status(world: World) -> None:
     said = world.run("status", check=True).stdout
-    assert said.count("[bold red]:warning:") >= 2
+    assert said.count("[bold red][/b]:warning:") >= 2
     answer = json.loads(world.run("status", "--json", check=True).stdout)
     assert answer["workers"][0]["name"] == f"host{EVIL}"
     assert f"rule{EVIL}" in answer["rules"]
@@ -316,7 +316,7 @@ def _purge(world: World) -> None:
 def _preview(world: World) -> None:
     said = world.run("preview", RULE, "--key", KEY, check=True).stdout
     assert "Your date plan at" in said
-    assert "[bold red]:warning:" in said
+    assert "[bold red][/b]:warning:" in said
     assert world.run("preview", RULE, "--key", f"none{KEY}").returncode == 1
     world.run("preview", RULE, "--out", world.folder / f"out{EVIL}", check=True)
 
