@@ -14,7 +14,7 @@ from listener.cli.options import config_option, load_settings, quantity
 from listener.cli.output import write_error, write_line
 from listener.config.settings import Settings
 from listener.daemon.daemon import Daemon
-from listener.errors import ConfigError
+from listener.errors import ConfigError, RuleBroken
 from listener.worker import tracing
 
 T = TypeVar("T")
@@ -63,7 +63,11 @@ def _run(once: bool, log_format: str | None, log_level: str | None, config_file:
     logs.configure(loaded.log.format, loaded.log.level)
     tracing.start()
     click.get_current_context().call_on_close(tracing.stop)
-    daemon = Daemon(loaded, read=lambda: load_settings(config_file, overrides))
+    try:
+        daemon = Daemon(loaded, read=lambda: load_settings(config_file, overrides))
+    except RuleBroken as exc:
+        # A template. The database has not been asked yet, so that the next start would find the same.
+        raise ConfigError(str(exc)) from exc
     if not once:
         _asyncio_run(daemon.run())
         return
