@@ -21,6 +21,7 @@ from listener.smtp.breaker import Breaker
 from listener.status.health import Health
 from listener.status.overview import OverviewCache
 from listener.web.bounces import BounceWebhooks
+from listener.web.connections import LimitedRunner, max_connections
 from listener.web.page import Page
 from listener.web.probes import Probes
 from listener.web.security import check_request, set_security_headers
@@ -31,7 +32,7 @@ from listener.web.unsubscribe import UnsubscribePage
 _MAX_BODY_BYTES = 16 * 1024
 # The daemon does not wait longer for open requests when it stops.
 _SHUTDOWN_TIMEOUT_S = 1.0
-# Probes and scrapes come every 5 to 15 s and should find their connection open.
+# Probes and scrapes come every 5 to 15 s and should find their connection open. A request's head gets this long too.
 _KEEP_ALIVE_S = 30
 
 
@@ -63,8 +64,9 @@ class HttpServer:
         for part in (probes, self._page, self._unsubscribe, self._bounces):
             app.add_routes(part.routes())
         self._pending_log: Callable[[], None] | None = None
-        self._runner = web.AppRunner(
+        self._runner = LimitedRunner(
             app,
+            max_connections(),
             access_log=None,
             shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
             keepalive_timeout=_KEEP_ALIVE_S,
