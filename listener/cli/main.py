@@ -94,12 +94,19 @@ def main() -> None:
     except PgheraldError as exc:
         _fail(exc)
     except Exception as exc:
+        if isinstance(exc, UnicodeEncodeError) and any(not _is_utf8(argument) for argument in sys.argv):
+            _refuse(click.UsageError("an argument has a byte that is not UTF-8; write it in UTF-8"))
         # Imported here, because --help and completion need no database driver.
         import psycopg
 
         if not isinstance(exc, (psycopg.Error, OSError)):
             _crash()
         _fail(exc)
+
+
+def _is_utf8(argument: str) -> bool:
+    # Python reads a byte that is not UTF-8 as a lone surrogate.
+    return argument.isascii() or not any("\ud800" <= character <= "\udfff" for character in argument)
 
 
 def _refuse(exc: click.ClickException) -> NoReturn:

@@ -24,9 +24,7 @@ _UNAVAILABLE = (OperationalError, InterfaceError, InternalError, OSError)
 _BY_DATA = re.compile("2[1237F]|3[89]|54|[6-9I-Z]")
 
 # Parameters that libpq or psycopg cannot use. psycopg writes quotes as Python does.
-_UNUSABLE = re.compile(
-    r"""\b(resolve host |host name |network address |service |number: |value:? )("[^"]*"|'[^']*')"""
-)
+_UNUSABLE = re.compile(r"""\b(resolve host |host name |network address |service |number: |value:? )("[^"]*"|'[^']*')""")
 _URL = re.compile(r"""\b\w+://[^\s"']*""")
 
 

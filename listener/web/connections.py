@@ -3,9 +3,11 @@
 import asyncio
 import resource
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from listener.errors import PgheraldError
 from listener.outage import Outage
@@ -24,38 +26,59 @@ def max_connections() -> int:
     return max(2, min(_MAX_CONNECTIONS, int(descriptors * _MAX_SHARE)))
 
 
-class LimitedRunner(web.AppRunner):
-    """An aiohttp runner that closes the oldest connections once half of `limit` are open, and refuses those beyond.
+class ConnectionLimit:
+    """At most `limit` connections. Once half of them are open, the oldest one without a request gives way to each new one.
 
-    A connection that is closed so ends at once if it has no request, and else after its response. A probe therefore still
-    gets its answer while a stranger holds hundreds of idle connections.
+    A probe therefore still gets its answer while a stranger holds hundreds of idle connections.
     """
 
-    def __init__(self, app: web.Application, limit: int, **options: Any) -> None:
-        super().__init__(app, **options)
+    def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._busy: set[object] = set()
         self._closing: set[object] = set()
         self._crowded = Outage("http_connections_limited", first=0.0, longest=0.0)
 
     @property
-    def server(self) -> Callable[[], asyncio.Protocol] | None:  # type: ignore[override]
-        """The factory of protocols: the event loop calls it for each connection that it has accepted."""
-        return None if super().server is None else self._accept
+    def middleware(self) -> Middleware:
+        """The middleware that tells connections with a request from idle ones."""
 
-    def _accept(self) -> asyncio.Protocol:
-        server = super().server
-        assert server is not None
+        @web.middleware
+        async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+            self._busy.add(request.protocol)
+            try:
+                return await handler(request)
+            finally:
+                self._busy.discard(request.protocol)
+
+        return middleware
+
+    def accept(self, server: web.Server) -> asyncio.Protocol:
+        """Return the protocol of a connection that the event loop has just accepted."""
+        self._closing.intersection_update(server.connections)
         # In the order in which they were opened.
-        connections = server.connections
-        self._closing.intersection_update(connections)
+        connections = [each for each in server.connections if each not in self._closing]
         if len(connections) >= self._limit // 2:
-            error = f"{len(connections)} connections are open, so that the oldest are closed; look who opens them"
+            error = f"{len(connections)} connections are open, so that idle ones are closed; look who opens them"
             self._crowded.failed(PgheraldError(error), limit=self._limit)
-            oldest = next((each for each in connections if each not in self._closing), None)
+            oldest = next((each for each in connections if each not in self._busy), None)
             if oldest is not None:
                 self._closing.add(oldest)
-                oldest.close()
+                oldest.force_close()
         return server() if len(connections) < self._limit else _Refused()
+
+
+class LimitedRunner(web.AppRunner):
+    """A runner of aiohttp with a limit on connections."""
+
+    def __init__(self, app: web.Application, limit: ConnectionLimit, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._limit = limit
+
+    @property
+    def server(self) -> Callable[[], asyncio.Protocol] | None:  # type: ignore[override]
+        """The factory of protocols, which the event loop calls for each connection."""
+        server = super().server
+        return None if server is None else partial(self._limit.accept, server)
 
 
 class _Refused(asyncio.Protocol):

@@ -21,7 +21,7 @@ from listener.smtp.breaker import Breaker
 from listener.status.health import Health
 from listener.status.overview import OverviewCache
 from listener.web.bounces import BounceWebhooks
-from listener.web.connections import LimitedRunner, max_connections
+from listener.web.connections import ConnectionLimit, LimitedRunner, max_connections
 from listener.web.page import Page
 from listener.web.probes import Probes
 from listener.web.security import check_request, set_security_headers
@@ -58,7 +58,8 @@ class HttpServer:
         self._page = Page(settings, http, health, self._overview_cache)
         self._unsubscribe = UnsubscribePage(health, self._unsubscribe_pool)
         self._bounces = BounceWebhooks(lambda: used().bounces, health, *self._bounce_pools)
-        app = web.Application(middlewares=[check_request(http)], client_max_size=_MAX_BODY_BYTES)
+        limit = ConnectionLimit(max_connections())
+        app = web.Application(middlewares=[limit.middleware, check_request(http)], client_max_size=_MAX_BODY_BYTES)
         app.on_response_prepare.append(set_security_headers)
         probes = Probes(health, self._overview_cache, listener, breaker)
         for part in (probes, self._page, self._unsubscribe, self._bounces):
@@ -66,7 +67,7 @@ class HttpServer:
         self._pending_log: Callable[[], None] | None = None
         self._runner = LimitedRunner(
             app,
-            max_connections(),
+            limit,
             access_log=None,
             shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
             keepalive_timeout=_KEEP_ALIVE_S,

@@ -67,9 +67,7 @@ def works_and_stops(
 
 
 @pytest.mark.parametrize("kind", ["nobody reads", repeats("the reader has gone"), "the disk is full"])
-def test_the_daemon_goes_on(
-    database: Database, mail: MailServer, pgherald: Pgherald, kind: str
-) -> None:
+def test_the_daemon_goes_on(database: Database, mail: MailServer, pgherald: Pgherald, kind: str) -> None:
     reader, log = full_pipe()
     if kind == "the reader has gone":
         os.close(reader)
@@ -100,7 +98,9 @@ def test_what_was_lost_is_counted_and_said(database: Database, mail: MailServer,
         while not lost():
             # A lookup's error is repeated in the log.
             process.send_signal(signal.SIGHUP)
-            (pgherald.folder / "pgherald.toml").write_text(f'[http]\nallowed_hosts = ["{long}"]\n[smtp]\n"{long}" = 1\n')
+            (pgherald.folder / "pgherald.toml").write_text(
+                f'[http]\nallowed_hosts = ["{long}"]\n[smtp]\n"{long}" = 1\n'
+            )
         (pgherald.folder / "pgherald.toml").unlink()
         text = ""
 

@@ -29,9 +29,7 @@ from tests.support.smtpd import answer
 
 # A terminal title, colours by C0 and C1 codes, BEL, BS, CR and DEL. Bidi override, isolate and marks, zero width, a tag
 # and a line separator. Markup and emoji of rich.
-EVIL = (
-    "\x1b]0;x\x07\x1b[31m\x9b31m\b\r\x7f\u202e\u2066\u200f\u061c\u200b\u2060\ufeff\U000e0041\u2028[bold red][/b]:warning:"
-)
+EVIL = "\x1b]0;x\x07\x1b[31m\x9b31m\b\r\x7f\u202e\u2066\u200f\u061c\u200b\u2060\ufeff\U000e0041\u2028[bold red][/b]:warning:"
 # Of a row's key in a command's arguments, too; and a line break, by which it could make a line of ours.
 KEY = f"7{EVIL}\nevent 1: sent"
 RULE = "trap"

@@ -67,7 +67,12 @@ def test_after_a_recovery_the_same_error_is_new_and_the_delay_short(clock: dict[
 
 def test_what_no_waiting_mends_is_an_error(clock: dict[str, float], log: Recorded) -> None:
     webhook = Outage("webhook_failed", first=0.0, longest=0.0)
-    for error in (DatabaseUnavailable("down"), RuleBroken("no column"), SchemaError("no schema"), ConfigError("no key")):
+    for error in (
+        DatabaseUnavailable("down"),
+        RuleBroken("no column"),
+        SchemaError("no schema"),
+        ConfigError("no key"),
+    ):
         webhook.failed(error)
         clock["s"] += 1
     assert log.lines == [("webhook_failed", "down")]
