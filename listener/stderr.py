@@ -21,7 +21,7 @@ _MAX_WRITE_BYTES = select.PIPE_BUF
 _RETRY_INTERVAL_S = 1.0
 # The lines of a burst are written together: the thread would otherwise take a tenth of the daemon's time.
 _GATHER_S = 0.01
-# What is still queued at the end of the process gets this long.
+# The lines that are still queued at the end of the process get this long.
 _LAST_WRITES_TIMEOUT_S = 1.0
 # syslog(3), as sd-daemon(3) wants them.
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
