@@ -138,7 +138,7 @@ def _init(world: World) -> None:
     assert rule["table"] == TABLE
     assert TABLE in rule["lookup"]
     assert "there is no table" in world.run("init", "--out", "-", "--table", EVIL).stderr
-    file = world.folder / f"{EVIL}.toml"
+    file = world.folder / f"{EVIL.replace('/', '')}.toml"
     assert "rule " in world.run("init", "--out", file, "--table", TABLE).stdout
     assert hidden(file.read_text(encoding="utf-8")) == set()
     assert "exists; choose another file" in world.run("init", "--out", file).stderr
@@ -380,7 +380,7 @@ def test_a_hostile_option_and_a_hostile_configuration(
     if path != ("top",):
         assert "[rules." in done.stderr
     # A mail server reads the status of `bounce`, and keeps the report until the configuration is right.
-    assert done.returncode == (75 if path == ("bounce",) else 1)
+    assert done.returncode == {("bounce",): 75, ("run",): 78}.get(path, 1)
     assert hidden(done.stdout + done.stderr) == set()
     assert len(done.stderr.splitlines()) == 1
 
