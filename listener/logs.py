@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import structlog
 
+from listener import stderr
 from listener.printable import as_json, printable_lines
 
 log: Any = structlog.get_logger("pgherald")
@@ -21,6 +22,7 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
         if console
         else structlog.processors.JSONRenderer(as_json)
     )
+    journal: list[Any] = [_with_priority] if stderr.is_journal() else []
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -29,6 +31,7 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
             _in_order,
             *([_printable_values] if console else []),
             renderer,
+            *journal,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         # One write for each line. Otherwise lines of several processes on one stream would be mixed.
@@ -42,11 +45,21 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
 
 
+def write_in_background() -> None:
+    """Let a thread write stderr from now on, so that no line blocks or ends the daemon. Call it before `configure`."""
+    stderr.write_in_background(lambda lines: log.error("log_lines_lost", lines=lines))
+
+
 class _PrintableFormatter(logging.Formatter):
-    """Make a library's message safe for a terminal."""
+    """Make a library's message safe for a terminal, and give it its level in the journal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable_lines(super().format(record))
+        return stderr.with_priority(record.levelname.lower(), printable_lines(super().format(record)))
+
+
+def _with_priority(_: Any, level: str, line: str) -> str:
+    """Put the level before each line of an event, for the journal. A traceback has several lines."""
+    return stderr.with_priority(level, line)
 
 
 def _in_order(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -5,13 +5,16 @@ costs four times as much as to count.
 """
 
 from bisect import bisect_left
+from collections.abc import Iterator
 from functools import lru_cache
 from platform import python_version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
-from listener import __version__
+from listener import __version__, stderr
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY = CollectorRegistry()
@@ -55,6 +58,18 @@ WEBHOOKS = Counter(
 UNWRITTEN = Gauge("pgherald_unwritten_outcomes", "Outcomes that wait to be written to the outbox", registry=REGISTRY)
 RECONNECTS = Counter("pgherald_listen_reconnects", "LISTEN connections opened after the first", registry=REGISTRY)
 Gauge("pgherald_build_info", "1", ["version", "python"], registry=REGISTRY).labels(__version__, python_version()).set(1)
+
+
+class _LostLogLines(Collector):
+    """The lines of the log that could not be written. The stream itself counts them."""
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yield the counter. prometheus_client calls this once a scrape."""
+        help_text = "Lines of the log that could not be written: the disk is full, or nobody reads the pipe"
+        yield CounterMetricFamily("pgherald_log_lines_lost", help_text, value=stderr.lost_lines())
+
+
+REGISTRY.register(_LostLogLines())
 
 _events = lru_cache(maxsize=None)(EVENTS.labels)
 _delivery = lru_cache(maxsize=None)(DELIVERY.labels)

@@ -3,6 +3,7 @@
 import math
 import time
 
+from listener.errors import ConfigError, RuleBroken, SchemaError
 from listener.logs import log
 from listener.retry import backoff
 
@@ -14,7 +15,7 @@ _LOG_SAME_ERROR_S = 10.0
 class Outage:
     """The failures in a row of one thing, such as the connection to the database.
 
-    `failed` returns the delay before the next try, between `first` and `longest` seconds as in `backoff`. It logs a warning
+    `failed` returns the delay before the next try, between `first` and `longest` seconds as in `backoff`. It logs a line
     named `event` at once, then every 10 s, or after 1 s if the error has changed. An outage of an hour is then some hundred
     lines in the log, and not thousands a second.
     """
@@ -34,7 +35,9 @@ class Outage:
         interval = _LOG_NEW_ERROR_S if str(error) != self._logged_error else _LOG_SAME_ERROR_S
         if now - self._logged_at >= interval:
             self._logged_at, self._logged_error = now, str(error)
-            log.warning(self._event, error=str(error), **more)
+            # Waiting does not mend these, so that somebody must act.
+            write = log.error if isinstance(error, (ConfigError, SchemaError, RuleBroken)) else log.warning
+            write(self._event, error=str(error), **more)
         return backoff(self._failures, self._first, self._longest)
 
     def recovered(self) -> None:

@@ -70,7 +70,7 @@ def pgherald(context: click.Context, config: Path | None) -> None:
     In your own database:   pgherald init && pgherald install && pgherald run
 
     \b
-    Exit status:  0 success; 1 an error, or a problem was found; 2 wrong usage. `bounce` has its own.
+    Exit status:  0 success; 1 an error, or a problem was found; 2 wrong usage. `run` and `bounce` have more.
     Environment:  every key of the configuration can be set as PGHERALD_SECTION_KEY.
     Completion:   eval "$(_PGHERALD_COMPLETE=bash_source pgherald)"; zsh_source and fish_source, too.
     """
@@ -78,7 +78,10 @@ def pgherald(context: click.Context, config: Path | None) -> None:
 
 
 def main() -> None:
-    """Run the program, and exit with status 0 for success, 1 for an error, or 2 for wrong usage."""
+    """Run the program, and exit with status 0 for success, 1 for an error, or 2 for wrong usage.
+
+    `run` and `bounce` exit with other statuses themselves.
+    """
     _open_streams()
     try:
         # In standalone mode click prints errors itself, and with them the arguments, which may drive the terminal.
@@ -91,12 +94,19 @@ def main() -> None:
     except PgheraldError as exc:
         _fail(exc)
     except Exception as exc:
+        if isinstance(exc, UnicodeEncodeError) and any(not _is_utf8(argument) for argument in sys.argv):
+            _refuse(click.UsageError("an argument has a byte that is not UTF-8; write it in UTF-8"))
         # Imported here, because --help and completion need no database driver.
         import psycopg
 
         if not isinstance(exc, (psycopg.Error, OSError)):
             _crash()
         _fail(exc)
+
+
+def _is_utf8(argument: str) -> bool:
+    # Python reads a byte that is not UTF-8 as a lone surrogate.
+    return argument.isascii() or not any("\ud800" <= character <= "\udfff" for character in argument)
 
 
 def _refuse(exc: click.ClickException) -> NoReturn:
@@ -129,8 +139,9 @@ def _crash() -> NoReturn:
     The interpreter would print the exception's message unchanged, and control characters in it would reach the terminal.
     """
     from listener.cli.output import write_lines
+    from listener.stderr import with_priority
 
-    write_lines(traceback.format_exc(), err=True)
+    write_lines(with_priority("critical", traceback.format_exc().rstrip()), err=True)
     sys.exit(1)
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from listener.printable import as_json, printable, printable_lines
+from listener.stderr import with_priority
 
 # A pipe or a file has no width. Each sentence and each row of a table is one line there, for grep.
 _PIPE_COLUMNS = 10_000
@@ -30,7 +31,7 @@ def write_json(value: Any) -> None:
 
 def write_error(text: str) -> None:
     """Print ``Error: …`` to stderr, on one line even if the text has several."""
-    write_line(f"Error: {' '.join(text.split())}", err=True)
+    click.echo(with_priority("error", printable(f"Error: {' '.join(text.split())}")), err=True)
 
 
 class Screen(Console):

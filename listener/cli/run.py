@@ -1,6 +1,8 @@
 """run: the daemon."""
 
 import asyncio
+import os
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,9 +11,10 @@ import click
 
 from listener import logs
 from listener.cli.options import config_option, load_settings, quantity
-from listener.cli.output import write_line
+from listener.cli.output import write_error, write_line
 from listener.config.settings import Settings
 from listener.daemon.daemon import Daemon
+from listener.errors import ConfigError, RuleBroken
 from listener.worker import tracing
 
 T = TypeVar("T")
@@ -39,14 +42,32 @@ def run(once: bool, log_format: str | None, log_level: str | None, config_file: 
     not be reached. Events that remain for a later retry are no error.
 
     \b
+    Exit status:  0   SIGTERM, or with --once all is done that could be
+                  1   an error that may be gone at the next start, such as a missing schema
+                  78  the configuration is invalid, so that another start would end in the same way
+
+    \b
     Example:  PGHERALD_DATABASE_URL=postgresql://herald@db/app PGHERALD_SMTP_URL=smtp://relay:587 pgherald run
     """
+    try:
+        _run(once, log_format, log_level, config_file)
+    except ConfigError as exc:
+        write_error(str(exc))
+        sys.exit(os.EX_CONFIG)
+
+
+def _run(once: bool, log_format: str | None, log_level: str | None, config_file: Path | None) -> None:
     overrides = {"log": {name: value for name, value in (("format", log_format), ("level", log_level)) if value}}
     loaded = load_settings(config_file, overrides)
+    logs.write_in_background()
     logs.configure(loaded.log.format, loaded.log.level)
     tracing.start()
     click.get_current_context().call_on_close(tracing.stop)
-    daemon = Daemon(loaded, read=lambda: load_settings(config_file, overrides))
+    try:
+        daemon = Daemon(loaded, read=lambda: load_settings(config_file, overrides))
+    except RuleBroken as exc:
+        # A template. The database has not been asked yet, so that the next start would find the same.
+        raise ConfigError(str(exc)) from exc
     if not once:
         _asyncio_run(daemon.run())
         return

@@ -116,6 +116,10 @@ BaseUrl = Annotated[str, BeforeValidator(_base_url)]
 ESCAPES = "write @ : / ? # [ ] % in a password as %40 %3A %2F %3F %23 %5B %5D %25"
 
 
+# Digits alone would be an IPv4 address to the resolver. They are more often the end of a password with an @.
+_DATABASE_HOST = re.compile(r"(?!\d+$)[\w.:%-]*|[/@].*", re.DOTALL)
+
+
 def _conninfo(value: object) -> object:
     """Refuse what libpq would not understand, and URLs of which it would read a piece of the password as a host.
 
@@ -124,16 +128,24 @@ def _conninfo(value: object) -> object:
     """
     if isinstance(value, str):
         try:
-            ports = str(conninfo_to_dict(value).get("port") or "")
+            given = {name: str(text) for name, text in conninfo_to_dict(value).items()}
         except (psycopg.Error, UnicodeError):
             raise ValueError(
                 f"is not a connection string; write postgresql://user:secret@host:5432/database; {ESCAPES}"
             ) from None
-        if not re.fullmatch(r"[\d,\s]*", ports):
+        if not re.fullmatch(r"[\d,\s]*", given.get("port", "")):
             raise ValueError(f"the port must be a number; {ESCAPES}")
+        # psycopg reads this one itself, and quotes it in its message.
+        if not re.fullmatch(r"-?\d*", given.get("connect_timeout", "")):
+            raise ValueError("connect_timeout must be a number of seconds; write connect_timeout=5")
+        # `conninfo_to_dict` does not read a URL within a connection string, and the server repeats a database's name.
+        if any("://" in given.get(name, "") for name in ("dbname", "host", "user", "service")):
+            raise ValueError("has a URL within a connection string; write the URL alone")
         # libpq ends the password at the first @. If a / comes before it, libpq sees no password at all.
         if re.match(r"postgres(?:ql)?://(?:[^@/]*@)?+[^@?]*@", value):
             raise ValueError(f"has more than one @, or an @ after a /; {ESCAPES}")
+        if not all(_DATABASE_HOST.fullmatch(host) for host in given.get("host", "").split(",")):
+            raise ValueError(f"the host must be a name, an address or a folder that begins with /; {ESCAPES}")
     return value
 
 

@@ -11,6 +11,8 @@ from listener.config.rules import Rule
 
 # The longest key of a row that is read. The query `claim` and the function pgherald.shown() have the same limit.
 MAX_KEY_BYTES = 16_384
+# Neither can be sent to PostgreSQL. Python reads a byte that is not UTF-8 as a lone surrogate.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def parse_key(rule: Rule, text: str) -> str:
@@ -19,8 +21,10 @@ def parse_key(rule: Rule, text: str) -> str:
     An array literal such as ``{a,b}`` is returned unchanged. It can hold values with commas in them.
 
     Raises:
-        ValueError: the text has more or fewer values than the rule's key has columns.
+        ValueError: the text has more or fewer values than the rule's key has columns, or no database can have it.
     """
+    if _UNSTORABLE.search(text):
+        raise ValueError("the key has a NUL or a byte that is not UTF-8, which no key can have; correct it")
     if len(rule.key) == 1 or text.startswith("{"):
         return text
     parts = text.split(",")

@@ -54,7 +54,7 @@ class Database(Section):
     `postgresql://a,b/app`; the daemon takes the primary, see [dba.md](dba.md#replication-failover-copies)"""
     listen_url: Conninfo = Field("", repr=False)
     """a direct connection for LISTEN and the gate. Needed if `url` goes through a connection pooler"""
-    lookup_url: Conninfo = ""
+    lookup_url: Conninfo = Field("", repr=False)
     """a login for lookups, without rights on the schema `pgherald`. Functions behind the tables that a lookup reads run
     with the rights of this login. It must lead to the primary. See [dba.md](dba.md#a-login-for-lookups)"""
 

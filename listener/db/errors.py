@@ -23,6 +23,10 @@ _UNAVAILABLE = (OperationalError, InterfaceError, InternalError, OSError)
 # classes from 5 to 9 and from I to Z to implementations.
 _BY_DATA = re.compile("2[1237F]|3[89]|54|[6-9I-Z]")
 
+# Parameters that libpq or psycopg cannot use. psycopg writes quotes as Python does.
+_UNUSABLE = re.compile(r"""\b(resolve host |host name |network address |service |number: |value:? )("[^"]*"|'[^']*')""")
+_URL = re.compile(r"""\b\w+://[^\s"']*""")
+
 
 @contextmanager
 def translate_errors(right: str = "grant it (see sql/roles.sql)") -> Iterator[None]:
@@ -77,4 +81,14 @@ def summary(exc: BaseException) -> str:
         return ON_STANDBY
     if isinstance(exc, psycopg.Error) and exc.diag.message_primary:
         return exc.diag.message_primary
-    return " ".join(str(exc).split()) or type(exc).__name__
+    text = " ".join(str(exc).split()) or type(exc).__name__
+    return _without_parameters(text) if isinstance(exc, OperationalError) else text
+
+
+def _without_parameters(text: str) -> str:
+    """Return a message of libpq or psycopg without the parts of the connection string that it quotes as unusable.
+
+    They may be pieces of a password: libpq ends the password at the first @, and takes the rest for the host.
+    """
+    hidden = _UNUSABLE.sub(r"\1…", _URL.sub("…", text))
+    return hidden if hidden == text else f"{hidden}; correct it, and write an @ in a password as %40"

@@ -41,13 +41,18 @@ class Outbox:
     def __init__(self, pool: Pool, registration: Registration, hold: Callable[[], bool]) -> None:
         self._pool = pool
         self._registration = registration
-        self._hold = hold
+        self._holds_doubts = hold
         self._claims = itertools.count(1)
 
     @property
     def worker(self) -> int:
         """The id of the registration under which events are claimed now."""
         return self._registration.worker
+
+    @property
+    def holds_doubts(self) -> bool:
+        """Return whether an event that comes into doubt waits for a person."""
+        return self._holds_doubts()
 
     def is_leased(self, worker: int) -> bool:
         """Return whether the lease of registration `worker` (ours, or one we held before) is still valid."""
@@ -173,7 +178,7 @@ class Outbox:
             if settlement.history_entry is not None:
                 # Write the state without the text and the attempt, one of which the database refuses.
                 event = settlement.event
-                log.error("event_detail_lost", event_id=event.id, error=_error_kind(exc), **event.log_name)
+                log.warning("event_detail_lost", event_id=event.id, error=_error_kind(exc), **event.log_name)
                 return await self.record(
                     [replace(settlement, history_entry=None, detail=None, uses_attempt=False)], (), again=again
                 )
@@ -187,7 +192,7 @@ class Outbox:
         self, settlements: Sequence[Settlement], marks: Sequence[OutgoingMessage], *, again: bool
     ) -> set[tuple[int, int]]:
         # As JSON. With an array for each column, psycopg would inspect every element in Python: three times as slow.
-        values: dict[str, object] = {"hold": self._hold()}
+        values: dict[str, object] = {"hold": self._holds_doubts()}
         if settlements:
             values["settled"] = _json(self._written(each) for each in settlements)
         if marks:

@@ -4,7 +4,7 @@ import asyncio
 
 import psycopg
 
-from listener.db.errors import summary
+from listener.db.errors import summary, translate_errors
 from listener.db.pool import Pool
 from listener.errors import PgheraldError
 from listener.outage import Outage
@@ -55,8 +55,9 @@ class OverviewCache:
     async def _read(self) -> None:
         started_at = asyncio.get_running_loop().time()
         try:
-            async with self._pool.connection() as conn:
-                self.latest, self._read_at = await read_overview(conn), started_at
+            with translate_errors():
+                async with self._pool.connection() as conn:
+                    self.latest, self._read_at = await read_overview(conn), started_at
         except (PgheraldError, psycopg.Error, OSError) as exc:
             self.error = summary(exc)
             self._outage.failed(exc)

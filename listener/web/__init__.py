@@ -2,6 +2,7 @@
 
 - `server` binds the port and assembles the routes. A port that cannot be bound never stops delivery, unless it was
   configured.
+- `connections` limits their number, so that delivery always has descriptors.
 - `probes` answers ``/livez``, ``/readyz`` and ``/metrics``.
 - `page` and `stream` serve the status page and its live updates. `auth` decides who may act on it.
 - `unsubscribe` answers the path that recipients open. `wording` has its words in several languages.

@@ -12,18 +12,15 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from listener.web.security import same_origin
-from listener.web.token_bucket import TokenBucket
+from listener.errors import PgheraldError
+from listener.outage import Outage
+from listener.web.security import is_over_tls, same_origin
 
 _COOKIE = "pgherald"
 # One working day with a margin: an operator logs in once a shift.
 _SESSION_S = 12 * 3600
 # Each login adds a session. The limit bounds the memory; the oldest session ends first.
 _MAX_SESSIONS = 100
-# Ten typing errors in a row are allowed, then one attempt every five seconds. With 16 characters or more, guessing a
-# token at that rate is hopeless.
-_ATTEMPTS_PER_S = 0.2
-_MAX_ATTEMPTS = 10
 
 
 class AdminAuth:
@@ -35,7 +32,7 @@ class AdminAuth:
     def __init__(self, token: Callable[[], str | None]) -> None:
         self._token = token
         self._sessions: dict[str, tuple[float, str | None]] = {}
-        self._attempts = TokenBucket(_ATTEMPTS_PER_S, _MAX_ATTEMPTS)
+        self._refused = Outage("login_refused", first=0.0, longest=0.0)
 
     @property
     def enabled(self) -> bool:
@@ -56,8 +53,7 @@ class AdminAuth:
         Raises:
             HTTPForbidden: the request may not act.
         """
-        if not same_origin(request):
-            raise web.HTTPForbidden(text="This request comes from another site; send it from pgherald's own page.\n")
+        _check_origin(request)
         if not self.is_authorized(request):
             if self.enabled:
                 raise web.HTTPForbidden(text="Not logged in; log in first, or send Authorization: Bearer TOKEN.\n")
@@ -73,21 +69,35 @@ class AdminAuth:
         self._sessions = {name: (end, token) for name, (end, token) in newest if end > now}
         self._sessions[session] = now + _SESSION_S, self._token()
         response.set_cookie(
-            _COOKIE, session, max_age=_SESSION_S, httponly=True, samesite="Strict", secure=request.secure
+            _COOKIE, session, max_age=_SESSION_S, httponly=True, samesite="Strict", secure=is_over_tls(request)
         )
         return True
 
     def log_out(self, request: web.Request, response: web.Response) -> None:
-        """End the request's session and delete its cookie."""
+        """End the request's session and delete its cookie, unless a page of another site asks for it.
+
+        Raises:
+            HTTPForbidden: the request comes from another site.
+        """
+        _check_origin(request)
         self._sessions.pop(request.cookies.get(_COOKIE, ""), None)
         response.del_cookie(_COOKIE, httponly=True, samesite="Strict")
 
     def _matches(self, given: str) -> bool:
-        """Compare in constant time. After too many wrong tokens, nothing matches until the bucket refills."""
+        """Compare in constant time.
+
+        The number of guesses is not limited: strangers could use up any limit, and lock the operator out. A token of 16
+        random characters is beyond guessing, and the log says that somebody tries.
+        """
         token = self._token()
-        if token is None or self._attempts.empty:
+        if token is None:
             return False
         if hmac.compare_digest(given.encode("utf-8", "replace"), token.encode()):
             return True
-        self._attempts.take()
+        self._refused.failed(PgheraldError("a wrong token; if it was nobody of yours, look who can reach the port"))
         return False
+
+
+def _check_origin(request: web.Request) -> None:
+    if not same_origin(request):
+        raise web.HTTPForbidden(text="This request comes from another site; send it from pgherald's own page.\n")

@@ -120,7 +120,7 @@ class Page:
         response = _redirect(request)
         if self._auth.log_in(request, str(form.get("token", "")), response):
             return response
-        notice = "Wrong token, or too many attempts. Wait a few seconds and try again."
+        notice = "Wrong token."
         return self._render(request, "page", status=403, sections=_NO_SECTIONS, notice=notice)
 
     async def logout(self, request: web.Request) -> web.Response:

@@ -1,5 +1,6 @@
 """Middleware for every request: the check of the Host header, security headers, and uncaught exceptions."""
 
+import asyncio
 import ipaddress
 from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
@@ -28,6 +29,8 @@ HEADERS = {
 UNSUBSCRIBE = "/unsubscribe/"
 BOUNCES = "/bounces/"
 PUBLIC = (UNSUBSCRIBE, BOUNCES)
+# Of a form. A client that sends it by the byte would hold its connection for as long as it likes.
+_BODY_TIMEOUT_S = 10.0
 
 
 def check_request(http: Callable[[], Http]) -> Middleware:
@@ -48,6 +51,8 @@ def check_request(http: Callable[[], Http]) -> Middleware:
             )
         else:
             try:
+                if not request.path.startswith(BOUNCES):
+                    await _read_body(request)
                 response = await handler(request)
             except web.HTTPException:
                 raise
@@ -62,6 +67,19 @@ def check_request(http: Callable[[], Http]) -> Middleware:
         return response
 
     return middleware
+
+
+async def _read_body(request: web.Request) -> None:
+    """Read the body, which the handler then finds in memory. Webhooks have a limit of their own.
+
+    Raises:
+        HTTPRequestTimeout, HTTPRequestEntityTooLarge: the client sends it too slowly, or it is too large.
+    """
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
 
 
 async def set_security_headers(_: web.Request, response: web.StreamResponse) -> None:
@@ -103,3 +121,11 @@ def same_origin(request: web.Request) -> bool:
         return site in ("same-origin", "none")
     origin = request.headers.get("Origin")
     return origin is None or urlsplit(origin).netloc.lower() == request.host.lower()
+
+
+def is_over_tls(request: web.Request) -> bool:
+    """Return whether the browser's connection uses TLS, also if a proxy ends it before us.
+
+    The browser's own Origin says so. It sends one with each POST (Fetch standard, 3.2), and no proxy need be trusted.
+    """
+    return request.secure or request.headers.get("Origin", "").startswith("https://")

@@ -13,7 +13,7 @@ from aiohttp import web
 from listener.config.sections import Http
 from listener.config.settings import Settings
 from listener.db.pools import bounce_pool, opened, overview_pool, statement_pool
-from listener.errors import ConfigError
+from listener.errors import PgheraldError
 from listener.logs import log
 from listener.mail.unsubscribe import signing_key
 from listener.notify.listener import Listener
@@ -21,6 +21,7 @@ from listener.smtp.breaker import Breaker
 from listener.status.health import Health
 from listener.status.overview_cache import OverviewCache
 from listener.web.bounces import BounceWebhooks
+from listener.web.connections import ConnectionLimit, LimitedRunner, max_connections
 from listener.web.page import Page
 from listener.web.probes import Probes
 from listener.web.security import check_request, set_security_headers
@@ -31,7 +32,7 @@ from listener.web.unsubscribe import UnsubscribePage
 _MAX_BODY_BYTES = 16 * 1024
 # The daemon does not wait longer for open requests when it stops.
 _SHUTDOWN_TIMEOUT_S = 1.0
-# Probes and scrapes come every 5 to 15 s and should find their connection open.
+# Probes and scrapes come every 5 to 15 s and should find their connection open. A request's head gets this long too.
 _KEEP_ALIVE_S = 30
 
 
@@ -57,14 +58,16 @@ class HttpServer:
         self._page = Page(settings, http, health, self._overview_cache)
         self._unsubscribe = UnsubscribePage(health, self._unsubscribe_pool)
         self._bounces = BounceWebhooks(lambda: used().bounces, health, *self._bounce_pools)
-        app = web.Application(middlewares=[check_request(http)], client_max_size=_MAX_BODY_BYTES)
+        limit = ConnectionLimit(max_connections())
+        app = web.Application(middlewares=[limit.middleware, check_request(http)], client_max_size=_MAX_BODY_BYTES)
         app.on_response_prepare.append(set_security_headers)
         probes = Probes(health, self._overview_cache, listener, breaker)
         for part in (probes, self._page, self._unsubscribe, self._bounces):
             app.add_routes(part.routes())
         self._pending_log: Callable[[], None] | None = None
-        self._runner = web.AppRunner(
+        self._runner = LimitedRunner(
             app,
+            limit,
             access_log=None,
             shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
             keepalive_timeout=_KEEP_ALIVE_S,
@@ -85,7 +88,7 @@ class HttpServer:
         bound, the daemon runs without HTTP.
 
         Raises:
-            ConfigError: the address of `[http] listen` cannot be bound.
+            PgheraldError: the address of `[http] listen` cannot be bound.
         """
         async with opened(self._overview_pool, self._unsubscribe_pool, *self._bounce_pools):
             try:
@@ -119,7 +122,8 @@ class HttpServer:
                         why = "is in use; choose another port, or stop the program that uses it"
                     else:
                         why = f"cannot be bound: {exc.strerror or exc}; use an address of this host"
-                    raise ConfigError(f"[http] listen: {self._http.listen} {why}") from exc
+                    # Not a ConfigError: the port or the address may be free at the next start.
+                    raise PgheraldError(f"[http] listen: {self._http.listen} {why}") from exc
                 await self._listen(host, 0)
         except OSError as exc:
             # The operator has not asked for this port. Delivery matters more than the page.

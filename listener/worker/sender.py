@@ -29,7 +29,8 @@ _LOOKUP_VALID_S = 2.0
 _ABORT_TIMEOUT_S = 2.0
 # Each composed message is held about four times, also by the mark's statement and the server's connection.
 _MAX_COMPOSED_BYTES = 8_000_000
-_LOG_LEVELS = {"sent": "info", "skipped": "info", "failed": "error", "in_doubt": "warning", "available": "info"}
+# One recipient's failure is for the list of failed events. Only what waits for a person is an error.
+_LOG_LEVELS = {"sent": "info", "skipped": "info", "failed": "warning", "in_doubt": "warning", "available": "info"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Senders:
         self.in_flight.wake()
         if not await self.in_flight.wait_until_empty(grace):
             # A reply may take ten minutes. An event without one by now is in doubt, and is recorded so.
-            log.error("shutdown_timeout", unsettled=len(self.in_flight))
+            log.warning("shutdown_timeout", unsettled=len(self.in_flight))
             for transport in set(self._transports):
                 transport.abort()
             await self.in_flight.wait_until_empty(_ABORT_TIMEOUT_S)
@@ -222,7 +223,7 @@ class Senders:
             if settlement.history_entry != "released":
                 self.in_flight.settled()
                 metrics.settled(event.rule, settlement.state, settlement.reason)
-            getattr(log, _LOG_LEVELS[settlement.state])(
+            getattr(log, self._level(settlement))(
                 f"event_{settlement.history_entry}",
                 event_id=event.id,
                 rule=event.rule,
@@ -231,6 +232,10 @@ class Senders:
                 **{name: value for name in ("reason", "detail") if (value := getattr(settlement, name))},
                 **event.log_name,
             )
+
+    def _level(self, settlement: Settlement) -> str:
+        waits_for_person = settlement.state == "in_doubt" and (settlement.delay is None or self._outbox.holds_doubts)
+        return "error" if waits_for_person else _LOG_LEVELS[settlement.state]
 
 
 def _is_stale(looked_up_at: float) -> bool:

@@ -95,3 +95,11 @@ def test_discard(database: Database, mail: MailServer, pgherald: Pgherald) -> No
 )
 def test_usage(database: Database, pgherald: Pgherald, arguments: list[str]) -> None:
     assert pgherald("events", *arguments).returncode == 2
+
+
+@pytest.mark.parametrize("arguments", [("events", "list", "--reason"), ("install", "--grant-to")], ids=" ".join)
+def test_an_argument_that_is_not_utf8(database: Database, pgherald: Pgherald, arguments: tuple[str, ...]) -> None:
+    done = pgherald(*arguments, "\udcff")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "an argument has a byte that is not UTF-8; write it in UTF-8" in done.stderr
+    assert "Traceback" not in done.stderr

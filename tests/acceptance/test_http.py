@@ -1,8 +1,11 @@
 """Health and metrics of the installed command, for a probe, a scrape and a stranger."""
 
 import asyncio
+import contextlib
+import resource
 import socket
 import threading
+import time
 import urllib.parse
 from contextlib import ExitStack
 
@@ -10,7 +13,7 @@ import psycopg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support import wait_until
+from tests.support import repeats, wait_until
 from tests.support.command import Daemon, Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer
@@ -236,5 +239,56 @@ def test_the_default_gives_way_and_off_is_off(database: Database, pgherald: Pghe
 @pytest.mark.parametrize("value", ["9599", "localhost", "127.0.0.1:99999", "::1:9599", "http://x:1", ""])
 def test_an_address_that_is_none(database: Database, pgherald: Pgherald, value: str) -> None:
     done = pgherald("run", "--once", env={"PGHERALD_HTTP_LISTEN": value})
-    assert done.returncode == 1
+    assert done.returncode == 78
     assert "[http] listen" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "",
+        repeats("GET /livez HTTP/1.1\r\nX: "),
+        repeats("POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"),
+    ],
+)
+def test_a_thousand_connections_of_a_stranger_stop_neither_emails_nor_probes(
+    database: Database, mail: MailServer, pgherald: Pgherald, sent: str
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    number = min(1100, hard - 200)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, number + 200), hard))
+    strangers = []
+    try:
+        with pgherald.daemon(env=ANY_PORT) as daemon, ExitStack() as stack:
+            # 1024, as systemd and most shells have it.
+            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (min(1024, soft), hard))
+            host, port = urllib.parse.urlsplit(daemon.wait_event("http_listening")["url"]).netloc.split(":")
+            for _ in range(number):
+                strangers.append(stack.enter_context(socket.create_connection((host, int(port)), timeout=30)))
+                with contextlib.suppress(ConnectionError):
+                    strangers[-1].sendall(sent.encode())
+            changed = time.monotonic()
+            for plan in range(20):
+                database.verify(database.add_plan("Lisbon", f"u{plan}@example.org"))
+            mail.wait_for(20)
+            assert time.monotonic() - changed < 15
+            client = Client(daemon)
+            assert client.get("/livez").status == 200
+            assert client.metrics()["process_open_fds"] < 400
+            daemon.wait_event("http_connections_limited", level="warning", limit=200)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_no_key_makes_an_error(database: Database, pgherald: Pgherald) -> None:
+    with pgherald.daemon(env=ANY_PORT) as daemon:
+        client = Client(daemon)
+        for key in ("%00", "1%00", "%ed%a0%80", "%ff", "{", "9" * 40, "%1b%5b31m", "[/b]"):
+            answer = client.get(f"/explain?rule=dateplan_verified&key={key}")
+            assert answer.status in (400, 404), key
+        assert "which no key can have" in client.get("/explain?rule=dateplan_verified&key=%00").text
+        for path in ("/explain?rule=%00&key=1", "/static/%00", "/unsubscribe/%00", "/%00"):
+            assert 400 <= client.get(path).status < 500, path
+        assert {event["event"] for event in daemon.events if event["level"] in ("warning", "error")} <= {
+            "mail_restricted", "unsubscribe_link_damaged",
+        }  # fmt: skip

@@ -120,7 +120,7 @@ def test_no_password_of_a_url(pgherald: Pgherald, database: Database) -> None:
         ):
             if arguments:
                 done = pgherald("run", *arguments, env=env)
-                assert done.returncode == 1
+                assert done.returncode == (1 if "127.0.0.1:1" in str(env) else 78)
                 said += done.stderr.splitlines()
                 continue
             with pgherald.daemon(env=env) as daemon:

@@ -15,6 +15,7 @@ from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer
 from tests.support.smtpd import answer
+from tests.support.web import Client
 
 SECRET = "s3Kr1tMarker"
 HALVES = ("s3Kr1t", "Marker")
@@ -43,7 +44,8 @@ DATABASE = [
     "postgresql://u:%00{}@h/d", "postgresql://u:p@[{}/d", "postgresql://u:p@[::1]{}/d", "postgresql://u:p@h/d?{}",
     "postgresql://u:p@h/d?{}=1", "postgresql://u:p@h/d?password={}&password", "{}", "host=h password=a {}",
     "host=h passwort={}", "host=h password='{}", "host=h password={} sslmode", "password = {} = x", "host=h port={}",
-    "postgresql://u:p@h/{}@h", "postgres://u:{}@x@h", "host=h password=\\ {}\n x",
+    "postgresql://u:p@h/{}@h", "postgres://u:{}@x@h", "host=h password=\\ {}\n x", "host=h dbname=postgresql://u:{}@x@h/d",
+    "host=s3Kr1t@Marker", "host=h,s3Kr1t@Marker", "host=h connect_timeout={}", "user=postgresql://u:{}@h", "host=s3Kr1t Marker=1",
 ]  # fmt: skip
 TOKEN = ["s3Kr1t"]
 
@@ -75,7 +77,7 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
         *(("smtp.url", url, says) for url, says in SMTP if says),
         ("smtp.oauth_token_url", "https://u:{}@h/token", "write https://"),
         ("smtp.oauth_token_url", "{}", "write https://"),
-        *((f"database.{key}", url, "write ") for key in ("url", "listen_url") for url in DATABASE),
+        *((f"database.{key}", url, "write ") for key in ("url", "listen_url", "lookup_url") for url in DATABASE),
         *(("http.admin_token", token, "16 characters") for token in TOKEN),
         *((f"bounces.{key}", TOKEN[0], "16 characters") for key in ("postmark_token", "mailgun_key", "brevo_token")),
         ("bounces.sendgrid_key", TOKEN[0], "copy the verification key"),
@@ -166,6 +168,8 @@ def test_no_secret_where_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PGHERALD_SMTP_URL", f"smtp://u:{SECRET}@h")
     monkeypatch.setenv("PGHERALD_DATABASE_URL", f"postgresql://u:{SECRET}@h/d")
     monkeypatch.setenv("PGHERALD_DATABASE_LISTEN_URL", f"postgresql://u:{SECRET}@h/d")
+    monkeypatch.setenv("PGHERALD_DATABASE_LOOKUP_URL", f"postgresql://u:{SECRET}@h/d")
+    monkeypatch.setenv("PGHERALD_SMTP_FALLBACK_URL", f"smtp://u:{SECRET}@h")
     monkeypatch.setenv("PGHERALD_HTTP_ADMIN_TOKEN", 2 * SECRET)
     for key in ("POSTMARK_TOKEN", "MAILGUN_KEY", "BREVO_TOKEN"):
         monkeypatch.setenv(f"PGHERALD_BOUNCES_{key}", 2 * SECRET)
@@ -191,6 +195,32 @@ def test_commands(pgherald: Pgherald, command: tuple[str, ...]) -> None:
     if command[0] != "demo":
         assert "[smtp] url: the port must be a number" in done.stderr
         assert "[database] url: has more than one @" in done.stderr
+
+
+@pytest.mark.parametrize("key", ["url", "listen_url", "lookup_url"])
+def test_the_end_of_a_password_that_libpq_takes_for_the_host(
+    database: Database, pgherald: Pgherald, tmp_path: Path, key: str
+) -> None:
+    """The URL has no host of its own, so that it is valid."""
+    env = {f"PGHERALD_DATABASE_{key.upper()}": "postgresql://herald:s3Kr1t@Marker/app"}
+    said = ""
+    if key != "listen_url":
+        for command in (("status",), ("doctor",), ("run", "--once"), ("explain", "dateplan_verified", "1")):
+            done = pgherald(*command, env=env)
+            if command != ("status",) or key == "url":
+                assert done.returncode == 1, command
+            said += done.stdout + done.stderr
+    with pgherald.daemon(
+        env={**env, "PGHERALD_LOG_LEVEL": "debug", "PGHERALD_HTTP_LISTEN": "127.0.0.1:0"}, ready=False
+    ) as daemon:
+        http = Client(daemon)
+        daemon.wait_event("listen_connect_failed" if key == "listen_url" else "database_unavailable")
+        for path in ("/", "/readyz", "/metrics", "/explain?rule=dateplan_verified&key=1"):
+            said += http.get(path).text
+    said += "\n".join(daemon.lines)
+    assert "write an @ in a password as %40" in said
+    for half in HALVES:
+        assert half not in said
 
 
 def test_a_reload(database: Database, pgherald: Pgherald, tmp_path: Path) -> None:

@@ -29,9 +29,7 @@ from tests.support.smtpd import answer
 
 # A terminal title, colours by C0 and C1 codes, BEL, BS, CR and DEL. Bidi override, isolate and marks, zero width, a tag
 # and a line separator. Markup and emoji of rich.
-EVIL = (
-    "\x1b]0;x\x07\x1b[31m\x9b31m\b\r\x7f\u202e\u2066\u200f\u061c\u200b\u2060\ufeff\U000e0041\u2028[bold red]:warning:"
-)
+EVIL = "\x1b]0;x\x07\x1b[31m\x9b31m\b\r\x7f\u202e\u2066\u200f\u061c\u200b\u2060\ufeff\U000e0041\u2028[bold red][/b]:warning:"
 # Of a row's key in a command's arguments, too; and a line break, by which it could make a line of ours.
 KEY = f"7{EVIL}\nevent 1: sent"
 RULE = "trap"
@@ -140,7 +138,7 @@ def _init(world: World) -> None:
     assert rule["table"] == TABLE
     assert TABLE in rule["lookup"]
     assert "there is no table" in world.run("init", "--out", "-", "--table", EVIL).stderr
-    file = world.folder / f"{EVIL}.toml"
+    file = world.folder / f"{EVIL.replace('/', '')}.toml"
     assert "rule " in world.run("init", "--out", file, "--table", TABLE).stdout
     assert hidden(file.read_text(encoding="utf-8")) == set()
     assert "exists; choose another file" in world.run("init", "--out", file).stderr
@@ -196,7 +194,7 @@ def _run(world: World) -> None:
 @case("status")
 def _status(world: World) -> None:
     said = world.run("status", check=True).stdout
-    assert said.count("[bold red]:warning:") >= 2
+    assert said.count("[bold red][/b]:warning:") >= 2
     answer = json.loads(world.run("status", "--json", check=True).stdout)
     assert answer["workers"][0]["name"] == f"host{EVIL}"
     assert f"rule{EVIL}" in answer["rules"]
@@ -316,7 +314,7 @@ def _purge(world: World) -> None:
 def _preview(world: World) -> None:
     said = world.run("preview", RULE, "--key", KEY, check=True).stdout
     assert "Your date plan at" in said
-    assert "[bold red]:warning:" in said
+    assert "[bold red][/b]:warning:" in said
     assert world.run("preview", RULE, "--key", f"none{KEY}").returncode == 1
     world.run("preview", RULE, "--out", world.folder / f"out{EVIL}", check=True)
 
@@ -382,7 +380,7 @@ def test_a_hostile_option_and_a_hostile_configuration(
     if path != ("top",):
         assert "[rules." in done.stderr
     # A mail server reads the status of `bounce`, and keeps the report until the configuration is right.
-    assert done.returncode == (75 if path == ("bounce",) else 1)
+    assert done.returncode == {("bounce",): 75, ("run",): 78}.get(path, 1)
     assert hidden(done.stdout + done.stderr) == set()
     assert len(done.stderr.splitlines()) == 1
 

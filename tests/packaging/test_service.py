@@ -160,3 +160,14 @@ def test_is_not_restarted_after_a_usage_error(service: Service) -> None:
     service.systemctl("start", check=False)
     wait_until(lambda: service.show("ActiveState") == "failed")
     assert (service.show("ExecMainStatus"), service.show("NRestarts")) == ("2", "0")
+
+
+def test_is_not_restarted_with_an_invalid_configuration_and_the_journal_has_it_as_an_error(service: Service) -> None:
+    service.write("pgherald.toml", "[smtp]\nconections = 4\n")
+    service.systemctl("start", check=False)
+    wait_until(lambda: service.show("ActiveState") == "failed")
+    assert (service.show("ExecMainStatus"), service.show("NRestarts")) == ("78", "0")
+    errors = docker(
+        "exec", service.machine, "journalctl", "--unit=pgherald", "--priority=err", "--output=cat", "--no-pager"
+    )
+    assert "[smtp] conections: unknown key" in errors

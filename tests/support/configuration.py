@@ -40,4 +40,4 @@ def refuses(pgherald: Pgherald, *arguments: object, says: tuple[str, ...], statu
     for words in says:
         assert words in last
     assert "Traceback" not in done.stderr
-    assert log == [] or status == 2
+    assert log == [] or status == 2, done.stderr

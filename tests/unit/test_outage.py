@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from listener import outage
+from listener.errors import ConfigError, DatabaseUnavailable, RuleBroken, SchemaError
 from listener.outage import Outage
 
 
@@ -12,8 +13,13 @@ class Recorded:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
 
+        self.errors: list[str] = []
+
     def warning(self, event: str, *, error: str, **more: Any) -> None:
         self.lines.append((event, error))
+
+    def error(self, event: str, *, error: str, **more: Any) -> None:
+        self.errors.append(error)
 
 
 @pytest.fixture
@@ -57,3 +63,17 @@ def test_after_a_recovery_the_same_error_is_new_and_the_delay_short(clock: dict[
     clock["s"] += 1
     database.failed(OSError("refused"))
     assert len(log.lines) == 2
+
+
+def test_what_no_waiting_mends_is_an_error(clock: dict[str, float], log: Recorded) -> None:
+    webhook = Outage("webhook_failed", first=0.0, longest=0.0)
+    for error in (
+        DatabaseUnavailable("down"),
+        RuleBroken("no column"),
+        SchemaError("no schema"),
+        ConfigError("no key"),
+    ):
+        webhook.failed(error)
+        clock["s"] += 1
+    assert log.lines == [("webhook_failed", "down")]
+    assert log.errors == ["no column", "no schema", "no key"]

@@ -52,3 +52,34 @@ def test_a_summary_is_one_line() -> None:
     assert summary(psycopg.OperationalError("a\n  b\tc")) == "a b c"
     assert summary(TimeoutError()) == "TimeoutError"
     assert str(lookup_failure("paid", errors.SyntaxError("at\nend"))) == "the lookup of rule paid fails: at end"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "failed to resolve host 'MARK@h': [Errno -2] Name or service not known",
+        'could not translate host name "MARK@h" to address: Name or service not known',
+        'connection is bad: invalid sslmode value: "MARK"',
+        'invalid integer value "MARK" for connection option "keepalives_idle"',
+        'connection is bad: definition of service "MARK" not found',
+        'could not parse network address "MARK": Name or service not known',
+        'FATAL: database "postgresql://u:p@MARK@h/d" does not exist',
+    ],
+)
+def test_no_part_of_a_connection_string_that_cannot_be_used(text: str) -> None:
+    said = summary(psycopg.OperationalError(text))
+    assert "MARK" not in said
+    assert said.endswith("; correct it, and write an @ in a password as %40")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'connection to server at "db.example.org" (192.0.2.1), port 5432 failed: Connection refused',
+        'connection to server on socket "/run/postgresql/.s.PGSQL.5432" failed: No such file or directory',
+        'FATAL: password authentication failed for user "herald"',
+        "failures were: - host: 'db.example.org', port: '5432'",
+    ],
+)
+def test_a_place_that_was_reached_is_named(text: str) -> None:
+    assert summary(psycopg.OperationalError(text)) == text

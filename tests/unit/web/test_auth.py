@@ -7,6 +7,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
+from listener import outage
 from listener.web import auth
 from listener.web.auth import AdminAuth
 
@@ -83,10 +84,36 @@ async def test_another_sites_page_cannot_act_with_the_token() -> None:
     assert not admin.log_in(request(Origin="https://evil.example"), TOKEN, web.Response())
 
 
-async def test_after_too_many_guesses_even_the_token_must_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "_ATTEMPTS_PER_S", 0.0)
+async def test_wrong_tokens_are_logged_and_never_lock_the_right_one_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(
+        outage.log, "warning", lambda event, **fields: logged.append(f"{event} {fields}"), raising=False
+    )
     admin = AdminAuth(lambda: TOKEN)
-    for _ in range(auth._MAX_ATTEMPTS):
-        assert admin.log_in(request(), TOKEN, web.Response()), "right tokens cost nothing"
-        assert not admin.log_in(request(), "wrong", web.Response())
-    assert not admin.log_in(request(), TOKEN, web.Response())
+    for _ in range(100):
+        assert not admin.log_in(request(), "wr0ng-token", web.Response())
+        assert not admin.is_authorized(request(Authorization="Bearer wr0ng-token"))
+    assert admin.log_in(request(), TOKEN, web.Response())
+    assert admin.is_authorized(request(Authorization=f"Bearer {TOKEN}"))
+    [line] = logged
+    assert line.startswith("login_refused")
+    assert "wr0ng" not in line
+
+
+async def test_another_sites_page_cannot_log_out() -> None:
+    admin, response = AdminAuth(lambda: TOKEN), web.Response()
+    admin.log_in(request(), TOKEN, response)
+    with pytest.raises(web.HTTPForbidden):
+        admin.log_out(request(Cookie=cookie(response), Sec_Fetch_Site="cross-site"), web.Response())
+    admin.check(request(Cookie=cookie(response)))
+
+
+@pytest.mark.parametrize(
+    ("origin", "secure"), [("https://herald:9599", True), ("http://herald:9599", False), (None, False)]
+)
+async def test_the_cookie_is_secure_where_the_browser_uses_tls(origin: str | None, secure: bool) -> None:
+    """A proxy may end TLS, so that we see none of it."""
+    response = web.Response()
+    headers = {"Host": "herald:9599", **({"Origin": origin} if origin else {})}
+    assert AdminAuth(lambda: TOKEN).log_in(request(**headers), TOKEN, response)
+    assert bool(response.cookies["pgherald"]["secure"]) is secure

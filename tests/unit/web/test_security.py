@@ -1,10 +1,13 @@
 """The Host header, the origin of a POST, and exceptions that reach nobody."""
 
+from unittest.mock import Mock
+
 import pytest
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.test_utils import make_mocked_request
 
 from listener.config.sections import Http
+from listener.web import security
 from listener.web.security import BOUNCES, HEADERS, UNSUBSCRIBE, check_request, same_origin, set_security_headers
 
 
@@ -88,3 +91,16 @@ async def test_a_handlers_own_header_stays() -> None:
 )
 def test_the_origin_of_a_post(headers: dict[str, str], same: bool) -> None:
     assert same_origin(make_mocked_request("POST", "/", {"Host": "herald:9599", **headers})) is same
+
+
+async def test_a_body_that_comes_too_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(security, "_BODY_TIMEOUT_S", 0.01)
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response()
+
+    payload = StreamReader(Mock(_reading_paused=False), limit=2**16)
+    payload.feed_data(b"token=")
+    request = make_mocked_request("POST", "/login", {"Host": "localhost", "Content-Length": "100"}, payload=payload)
+    with pytest.raises(web.HTTPRequestTimeout):
+        await check_request(Http)(request, handler)
