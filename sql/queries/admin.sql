@@ -98,9 +98,9 @@ SELECT quote_ident(pubname)
 -- Return the database's secret.
 SELECT value FROM pgherald.secret;
 
--- name: unsettled
--- Count the events that are not settled.
-SELECT count(*) FROM pgherald.outbox WHERE settled_at IS NULL;
+-- name: stored_events
+-- Count all events, and those that are not settled.
+SELECT count(*), count(*) FILTER (WHERE settled_at IS NULL) FROM pgherald.outbox;
 
 -- name: counts
 -- Count the events of each rule and state.
