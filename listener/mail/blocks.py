@@ -35,7 +35,7 @@ def misplaced(file: str, trees: Mapping[str, nodes.Template]) -> Iterator[tuple[
 
 
 def _parent(tree: nodes.Template) -> str:
-    """Return the name of the file that a file always extends; empty if there is none."""
+    """Return the name of the file that a file always extends; empty for a layout."""
     extends = next((node for node in tree.body if isinstance(node, nodes.Extends)), None)
     name = extends.template.value if extends is not None and isinstance(extends.template, nodes.Const) else ""
     return str(name)
