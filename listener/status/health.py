@@ -41,7 +41,7 @@ class Health:
         self._configured_rules = settings.rules
         self._listener = listener
         self._breaker = breaker
-        self.capture = CaptureWatch(settings.database.url, lambda: self.rules)
+        self.capture = CaptureWatch(settings.database.url, lambda: self.rules, settings.delivery.poll)
 
     def started(self, worker: Worker) -> None:
         """Record that the daemon delivers now, with this worker."""
