@@ -108,8 +108,8 @@ def uninstall_steps(rules: Mapping[str, Rule]) -> Iterator[InstallStep]:
 
 def daemon_grants() -> str:
     """Return the statements of roles.sql that give the daemon's role its rights."""
-    _, grant, rest = _file("roles.sql").partition("GRANT USAGE")
-    return grant + rest.partition("\nDO $$")[0]
+    _, grant, rest = _file("roles.sql").partition("\nGRANT USAGE")
+    return grant.lstrip() + rest.partition("\nDO $$")[0]
 
 
 def watch_call(name: str, rule: Rule, *, function: str = "watch") -> str:
