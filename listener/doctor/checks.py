@@ -90,7 +90,7 @@ def _listed(settings: Settings) -> list[Named]:
         ("row security", privacy.row_security),
         ("readers", privacy.readers),
         ("server log", privacy.server_log),
-        ("lookup login", privacy.lookup_login),
+        ("login", privacy.lookup_login),
         *by_kind.pop("triggers", []),
         *by_kind.pop("capture", []),
         ("replication", triggers.replication_role),

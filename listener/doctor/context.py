@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from listener.config.settings import Settings
-from listener.db.connection import parameters, secure
+from listener.db.connection import SecuredAsyncCursor, parameters, secure
 from listener.db.pool import Pool
 from listener.db.pools import lookup_pool
 from listener.db.queries import load
@@ -24,11 +24,11 @@ from listener.mail.templates import Templates
 QUERIES = load("doctor")
 # Short time-outs: doctor also runs against a production database that is in trouble. With quote_all_identifiers
 # on, the conditions of triggers would not compare equal.
-_SESSION = "SET LOCAL statement_timeout = '5s'; SET LOCAL lock_timeout = '2s'; SET LOCAL quote_all_identifiers = off"
-_READ_ONLY = f"SET TRANSACTION READ ONLY; {_SESSION}"
+_SETTINGS = "SET statement_timeout = '5s'; SET lock_timeout = '2s'; SET quote_all_identifiers = off"
+_LOCAL_SETTINGS = _SETTINGS.replace("SET ", "SET LOCAL ")
 # Checks of several rules run at the same time. A server that is nearly out of connections must still have these few.
 _MAX_CONNECTIONS = 3
-# A connection that is in use for longer counts as lost. `_SESSION` ends a statement earlier.
+# A connection that is in use for longer counts as lost. `_SETTINGS` end a statement earlier.
 _PATIENCE_S = 30.0
 
 NO_DATABASE = "there is no connection to the database"
@@ -45,6 +45,8 @@ class Context:
     user: str | None = None
     """The role of `[database] url`; None if the database cannot be reached."""
     standby: bool = False
+    read_only: bool = False
+    """True if transactions are read-only by default, besides those of doctor itself."""
     lookup_standby: bool = False
     """True if `[database] lookup_url` leads to a standby."""
     installed: bool = True
@@ -60,11 +62,15 @@ class Context:
 
     @asynccontextmanager
     async def read_transaction(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-        """Open a read-only transaction for one check. Neither its settings nor its failure affect other checks."""
+        """Lend a connection that can only read. Neither its settings nor its failure affect other checks."""
         self.require_database()
-        async with self._pool.connection() as conn, conn.transaction():
-            await conn.execute(_READ_ONLY, prepare=False)
-            yield conn
+        async with self._pool.connection() as conn:
+            if not _is_shared(conn):
+                yield conn
+                return
+            async with conn.transaction():
+                await conn.execute(f"SET TRANSACTION READ ONLY; {_LOCAL_SETTINGS}", prepare=False)
+                yield conn
 
     @asynccontextmanager
     async def lookup_transaction(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
@@ -72,7 +78,7 @@ class Context:
         self.require_database()
         pool = self._tables_pool if self.settings.database.lookup_url else self._pool
         async with pool.connection() as conn, conn.transaction(force_rollback=True):
-            await conn.execute(_SESSION, prepare=False)
+            await conn.execute(f"SET TRANSACTION READ WRITE; {_LOCAL_SETTINGS}", prepare=False)
             yield conn
 
     @cached_property
@@ -141,9 +147,15 @@ def _checks_pool(url: str, *, standby: bool) -> Pool:
 
 
 async def _session(conn: psycopg.AsyncConnection[Any]) -> None:
-    # Not by `secure` alone: an owner of a table that we read could replace a prepared statement.
+    # An owner of a table that we read could replace a prepared statement.
     conn.prepare_threshold = None
-    await secure(conn)
+    if not await secure(conn):
+        await conn.execute(f"{_SETTINGS}; SET default_transaction_read_only = on", prepare=False)
+
+
+def _is_shared(conn: psycopg.AsyncConnection[Any]) -> bool:
+    """Return whether a pooler lends the session to others between transactions, so that it can keep no settings."""
+    return conn.cursor_factory is SecuredAsyncCursor
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ LARGE_TABLE_ROWS = 1000
 # The newest rows are the likeliest to be sent next. One query of the lookup covers them, as in the daemon. Many rules
 # share a number of rows, since each is rendered several times.
 _MAX_SAMPLE_ROWS = 100
-_MIN_SAMPLE_ROWS = 5
+_MIN_SAMPLE_ROWS = 3
 _MAX_ROWS_OF_ALL_RULES = 1000
 # A lookup that takes longer delays a whole batch. The daemon runs one for each batch.
 _LOOKUP_TIMEOUT_S = 20.0
@@ -46,13 +46,11 @@ async def lookup(context: Context, rule: str) -> Finding:
     query, pool = Lookup(rule, configured, as_owner=True), context.lookups
     try:
         columns = await query.check(pool)
-        newest = await _newest_keys(context, configured)
+        newest = await _newest_keys(context, rule)
         plan = await _plan(pool, configured, newest[:1])
         hidden = await _check_row_security(context, configured, plan)
         scanned = await _scanned_table(context, plan) if newest else None
         found = await _rows(pool, query, newest)
-    except psycopg.errors.InsufficientPrivilege as exc:
-        return fault(str(lookup_failure(rule, exc)), await read_remedy(context, configured))
     except RuleBroken as exc:
         if isinstance(exc.__cause__, psycopg.errors.InsufficientPrivilege):
             return fault(str(exc), await read_remedy(context, configured))
@@ -100,8 +98,9 @@ async def _rows(pool: Pool, query: Lookup, newest: list[str]) -> LookupResult | 
     return None
 
 
-async def _newest_keys(context: Context, rule: Rule) -> list[str]:
+async def _newest_keys(context: Context, name: str) -> list[str]:
     """Return the keys of the newest rows in the outbox's form. The order by key uses the index of the primary key."""
+    rule = context.settings.rules[name]
     async with context.lookup_transaction() as conn, conn.cursor() as cursor:
         types = keys.read_types(await (await conn.execute(keys.COLUMN_TYPES, keys.of(rule))).fetchall())
         query = sql.SQL("SELECT convert_to({}, getdatabaseencoding()) FROM {} AS t ORDER BY {} LIMIT {}").format(
@@ -110,7 +109,10 @@ async def _newest_keys(context: Context, rule: Rule) -> list[str]:
             sql.SQL(", ").join(sql.SQL("t.{} DESC").format(sql.Identifier(column)) for column in rule.key),
             sql.Literal(_sample_rows(len(context.settings.rules))),
         )
-        await execute_as_owner(cursor, rule.table, query.as_string(conn).replace("%", "%%"))
+        try:
+            await execute_as_owner(cursor, rule.table, query.as_string(conn).replace("%", "%%"))
+        except psycopg.errors.InsufficientPrivilege as exc:
+            raise lookup_failure(name, exc) from exc
         newest = [octets for (octets,) in await cursor.fetchall()]
     # Keys that cannot be read as text, or are too long for the outbox, are left out: none of them is captured.
     if context.installed:

@@ -30,14 +30,16 @@ async def database(context: Context) -> Finding:
         with translate_errors():
             async with await connect_anywhere(context.settings.database.url) as conn:
                 pooled = await is_pooled(conn)
-                found = await (await conn.execute("SELECT pg_is_in_recovery()", prepare=False)).fetchone()
+                asked = "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')::boolean"
+                row = await (await conn.execute(asked, prepare=False)).fetchone()
                 place = (
                     f"{conn.info.dbname} at {conn.info.host or 'a local socket'}:{conn.info.port} as {conn.info.user}"
                 )
                 user = conn.info.user
     except DatabaseUnavailable as exc:
         return fault(str(exc), "start PostgreSQL, or correct [database] url (PGHERALD_DATABASE_URL)")
-    context.user, context.standby = user, found == (True,)
+    assert row is not None
+    context.user, (context.standby, context.read_only) = user, row
     through = ", through a pooler" if pooled else ""
     return ok(f"connected to {place}{through}")
 
@@ -65,8 +67,7 @@ async def standby(context: Context) -> Finding:
             "this server is a standby, where neither writes nor LISTEN are possible",
             "point [database] url at the primary; if it lists several hosts, add the primary",
         )
-    row = await context.row("SELECT current_setting('default_transaction_read_only')::boolean AS read_only")
-    if row["read_only"]:
+    if context.read_only:
         return fault(
             "default_transaction_read_only is on, so no event can be captured or claimed",
             "find out who set it and why (hosting providers do when the disk is full): "

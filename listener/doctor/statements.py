@@ -4,13 +4,15 @@ import psycopg
 
 from listener.db.statement import Statement
 from listener.doctor.context import Context
-from listener.doctor.result import Finding, fault, ok
+from listener.doctor.result import Finding, NotChecked, fault, ok
 from listener.doctor.rights import change_remedy
 from listener.errors import RuleBroken
 
 
 async def statement(context: Context, statement: Statement) -> Finding:
     """Check that the statement is valid and that the role of the lookups may run it."""
+    if context.standby or context.lookup_standby:
+        raise NotChecked("a standby takes no writes")
     try:
         async with context.lookup_transaction() as conn:
             await statement.check(conn)

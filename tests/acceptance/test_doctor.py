@@ -25,7 +25,7 @@ def test_healthy(plan: int, database: Database, pgherald: Pgherald, mail: MailSe
     assert all(finding["seen"] and bool(finding["remedy"]) == (finding["state"] != "ok") for finding in findings)
     assert all(set(finding) == {"check", "state", "seen", "remedy"} for finding in findings)
     assert {finding["check"] for finding in findings if finding["state"] != "ok"} == (
-        HEALTHY | {"lookup login"} | of_its_release(database)
+        HEALTHY | {"login"} | of_its_release(database)
     )
     assert len(findings) == 29
     assert mail.smtpd.seen["mail"] == 0

@@ -25,9 +25,9 @@ async def test_a_check_cannot_write_and_leaves_nothing_behind(context: Context) 
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
         await context.rows("DELETE FROM pgherald.outbox")
     assert await context.row("SELECT current_setting('statement_timeout') AS value") == {"value": "5s"}
-    async with context._pool.connection() as conn:
-        row = await (await conn.execute("SELECT current_setting('statement_timeout')")).fetchone()
-    assert row == ("0",)
+    async with context.lookup_transaction() as conn:
+        await conn.execute("SET LOCAL statement_timeout = '1s'")
+    assert await context.row("SELECT current_setting('statement_timeout') AS value") == {"value": "5s"}
 
 
 async def test_a_lookups_transaction_is_rolled_back(context: Context) -> None:
