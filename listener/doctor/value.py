@@ -14,7 +14,7 @@ from listener.doctor.context import QUERIES, Context
 from listener.doctor.result import Finding, NotChecked, ok, warn
 from listener.printable import excerpt
 
-# A table with fewer rows, by estimate, is read from end to end. That takes a few milliseconds.
+# A table with fewer rows, by estimate, is read from end to end. It takes a few milliseconds.
 _SMALL_TABLE_ROWS = 10_000
 # A column with more values is hardly one of states. A line shows the most frequent of them.
 _MAX_VALUES = 50

@@ -463,8 +463,8 @@ SELECT ARRAY(SELECT DISTINCT quote_ident(namespace.nspname)
               ORDER BY 1) AS names;
 
 -- name: known_values
--- Return what the catalog knows of a column's values: the labels of its enum, its CHECK constraints, its most frequent
--- values by the statistics, and whether an index begins with it. No row of the table is read.
+-- Return what the catalog knows of a column's values: labels of an enum, CHECK constraints and frequent values. Return also
+-- whether an index begins with the column. No row of the table is read.
 WITH RECURSIVE base (oid, typtype, typbasetype, typname) AS (
     SELECT type.oid, typtype, typbasetype, typname
       FROM pg_attribute JOIN pg_type AS type ON type.oid = atttypid
