@@ -55,7 +55,10 @@ def test_it_installs_twice_and_delivers(server: Cluster, mail: MailServer, pgher
     run(at(server, owner, database), STORY, ROWS)
     as_admin = {"PGHERALD_DATABASE_URL": admin}
     if owner == "app":
-        # docs/dba.md, Managed clouds: the one statement.
+        refused = pgherald("install", "--create-roles", env=as_admin)
+        assert refused.returncode == 1
+        assert refused.stderr.endswith("; as an administrator: GRANT app TO admin\n")
+        # docs/clouds.md: the one statement.
         run(admin, "GRANT app TO admin")
     else:
         run(admin, "GRANT ALL ON ALL TABLES IN SCHEMA public TO app")
