@@ -46,13 +46,15 @@ DECLARE
 BEGIN
     IF NOT (pg_has_role('pgherald_owner', CASE WHEN since_16 THEN 'SET' ELSE 'MEMBER' END)
             AND pg_has_role('pgherald_owner', 'USAGE')) THEN
-        EXECUTE 'GRANT pgherald_owner TO CURRENT_USER' || CASE WHEN since_16 THEN ' WITH INHERIT TRUE, SET TRUE' ELSE '' END;
+        EXECUTE 'GRANT pgherald_owner TO CURRENT_USER'
+                || CASE WHEN since_16 THEN ' WITH INHERIT TRUE, SET TRUE' ELSE '' END;
     END IF;
 EXCEPTION WHEN insufficient_privilege THEN
     RAISE EXCEPTION 'the roles belong to another administrator, and % may not grant them', quote_ident(current_user)
         USING ERRCODE = 'insufficient_privilege',
               HINT = format('As the role that created them: '
-                            'GRANT pgherald_owner, pgherald_daemon, pgherald_backup TO %I WITH ADMIN OPTION', current_user);
+                            'GRANT pgherald_owner, pgherald_daemon, pgherald_backup TO %I WITH ADMIN OPTION',
+                            current_user);
 END $$;
 
 DO $$

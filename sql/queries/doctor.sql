@@ -463,8 +463,8 @@ SELECT ARRAY(SELECT DISTINCT quote_ident(namespace.nspname)
               ORDER BY 1) AS names;
 
 -- name: known_values
--- Return what the catalog knows of a column's values: labels of an enum, CHECK constraints and frequent values. Return also
--- whether an index begins with the column. No row of the table is read.
+-- Return what the catalog knows of a column's values: labels of an enum, CHECK constraints and frequent values.
+-- Return also whether an index begins with the column. No row of the table is read.
 WITH RECURSIVE base (oid, typtype, typbasetype, typname) AS (
     SELECT type.oid, typtype, typbasetype, typname
       FROM pg_attribute JOIN pg_type AS type ON type.oid = atttypid
@@ -472,7 +472,10 @@ WITH RECURSIVE base (oid, typtype, typbasetype, typname) AS (
      UNION ALL
     SELECT type.oid, type.typtype, type.typbasetype, type.typname
       FROM base JOIN pg_type AS type ON type.oid = base.typbasetype)
-SELECT ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid IN (SELECT oid FROM base) ORDER BY enumsortorder) AS labels,
+SELECT ARRAY(SELECT enumlabel::text
+               FROM pg_enum
+              WHERE enumtypid IN (SELECT oid FROM base)
+              ORDER BY enumsortorder) AS labels,
        ARRAY(SELECT pg_get_constraintdef(oid)
                FROM pg_constraint
               WHERE conrelid = class.oid AND contype = 'c' AND conkey = ARRAY[attribute.attnum] AND convalidated
@@ -487,7 +490,10 @@ SELECT ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid IN (SELECT oid 
              LIMIT 1),
            '{}') AS common,
        EXISTS (SELECT FROM pg_index
-                WHERE indrelid = class.oid AND indkey[0] = attribute.attnum AND indpred IS NULL AND indisvalid) AS indexed,
+                WHERE indrelid = class.oid
+                  AND indkey[0] = attribute.attnum
+                  AND indpred IS NULL
+                  AND indisvalid) AS indexed,
        coalesce(
            (SELECT sum(CASE WHEN reltuples < 0 THEN pg_relation_size(part.oid) / 8192.0 * 100 ELSE reltuples END)
               FROM pg_class AS part
