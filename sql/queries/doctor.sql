@@ -480,8 +480,9 @@ SELECT ARRAY(SELECT enumlabel::text
                FROM pg_constraint
               WHERE conrelid = class.oid AND contype = 'c' AND conkey = ARRAY[attribute.attnum] AND convalidated
               UNION ALL
-             SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE contypid IN (SELECT oid FROM base) AND contype = 'c'
-       ) AS checks,
+             SELECT pg_get_constraintdef(oid)
+               FROM pg_constraint
+              WHERE contypid IN (SELECT oid FROM base) AND contype = 'c') AS checks,
        coalesce(
            (SELECT most_common_vals::text::text[]
               FROM pg_stats
