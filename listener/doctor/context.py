@@ -58,6 +58,8 @@ class Context:
     """The rows that each rule's lookup returned; None if it failed."""
     messages: dict[str, list[tuple[str, Message]]] = field(default_factory=dict)
     """Messages of each rule, one in each language, with the language's name."""
+    injections: dict[tuple[str, frozenset[str]], tuple[str, str] | None] = field(default_factory=dict)
+    """By template and columns of the lookup, what a hostile row does to the email, and the remedy."""
     _templates: dict[str, Templates | RuleBroken] = field(default_factory=dict)
 
     @asynccontextmanager

@@ -61,7 +61,11 @@ async def template(context: Context, rule: str) -> Finding:
                     (language or "default", trial.compose(key, recipient, {**row, "language": language}))
                     for language in languages
                 ]
-                injection = trial.injection(key, recipient, row, languages)
+                # Rules with the same template and the same columns share the answer.
+                kind = name, sample.columns
+                if kind not in context.injections:
+                    context.injections[kind] = trial.injection(key, recipient, row, languages)
+                injection = context.injections[kind]
             lacking = lacking or trial.lacking(key, recipient, row)
         except BadData as exc:
             failures.append(f"key {key}: {exc}")
