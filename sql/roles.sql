@@ -1,4 +1,5 @@
--- The roles of pgherald and their privileges. Run this after triggers.sql, as a superuser.
+-- The roles of pgherald and their privileges. Run this after triggers.sql, as a superuser, or as a role with CREATEROLE
+-- that may create schemas in this database. Such a role becomes a member of pgherald_owner.
 --
 -- The role pgherald_owner owns the schema. The capture functions run with its rights.
 -- The role pgherald_daemon delivers the events. Grant it to the role that the daemon logs in with.
@@ -6,6 +7,7 @@
 -- The application gets no role: it needs no privilege here for its changes to be captured.
 --
 -- Grant the tables that a rule's lookup reads yourself:
+--   GRANT USAGE ON SCHEMA public TO pgherald_daemon;
 --   GRANT SELECT ON public.dateplan, public.users, public.plan TO pgherald_daemon;
 
 -- Another role may have created a function, an operator or a type in a schema of the session's search path. It would
@@ -34,6 +36,25 @@ BEGIN
             END;
         END IF;
     END LOOP;
+END $$;
+
+-- Only a member may give objects to pgherald_owner, and replace them in the next version. Since PostgreSQL 16, the role
+-- that creates another one may grant it, but is not yet a member that may SET ROLE or inherits.
+DO $$
+DECLARE
+    since_16 CONSTANT boolean := current_setting('server_version_num')::integer >= 160000;
+BEGIN
+    IF NOT (pg_has_role('pgherald_owner', CASE WHEN since_16 THEN 'SET' ELSE 'MEMBER' END)
+            AND pg_has_role('pgherald_owner', 'USAGE')) THEN
+        EXECUTE 'GRANT pgherald_owner TO CURRENT_USER'
+                || CASE WHEN since_16 THEN ' WITH INHERIT TRUE, SET TRUE' ELSE '' END;
+    END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE EXCEPTION 'the roles belong to another administrator, and % may not grant them', quote_ident(current_user)
+        USING ERRCODE = 'insufficient_privilege',
+              HINT = format('As the role that created them: '
+                            'GRANT pgherald_owner, pgherald_daemon, pgherald_backup TO %I WITH ADMIN OPTION',
+                            current_user);
 END $$;
 
 DO $$

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from listener.cli.options import config_option, json_option, load_settings
 from listener.cli.output import write_json, write_line
 from listener.config.settings import Settings
 from listener.doctor.checks import examine
+from listener.doctor.fold import folded
 from listener.doctor.result import CheckResult, State
 
 _COLORS = {State.ok: "green", State.warn: "yellow", State.fault: "red"}
@@ -22,6 +24,8 @@ _COLORS = {State.ok: "green", State.warn: "yellow", State.fault: "red"}
 @config_option
 def doctor(as_json: bool, strict: bool, config_file: Path | None) -> None:
     """Find what keeps email from going out: one line for each check, with its remedy.
+
+    Equal lines are one. `--json` has each check.
 
     Changes nothing, sends no email, and needs no running daemon. Connect as the daemon's role to check its rights, and as
     the owner to check every function. Exit status 1: at least one check reports a fault.
@@ -38,12 +42,17 @@ def doctor(as_json: bool, strict: bool, config_file: Path | None) -> None:
 
 
 async def _examine(loaded: Settings, *, show: bool) -> list[CheckResult]:
-    """Return all checks. Show each as soon as it is made, since a silent mail server takes its time."""
+    """Return all checks. Show those of the mail server as soon as they are made, since a silent one takes its time."""
     checks = []
-    async for check in examine(loaded):
-        checks.append(check)
+
+    async def made() -> AsyncIterator[CheckResult]:
+        async for check in examine(loaded):
+            checks.append(check)
+            yield check
+
+    async for line in folded(made()):
         if show:
-            _show(check)
+            _show(line)
     return checks
 
 

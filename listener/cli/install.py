@@ -1,5 +1,6 @@
 """install, uninstall: create and remove pgherald's objects in the database."""
 
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ from listener.db.connection import connect
 from listener.db.errors import translate_errors
 from listener.db.install import INSTALL_TIMEOUT_S, InstallStep, install_steps, run, uninstall_steps
 from listener.errors import PgheraldError
-from listener.printable import printable_lines
+from listener.printable import excerpt, printable_lines
 
 _print_option = click.option("--print", "print_only", is_flag=True, help="Print the SQL, without a connection.")
 
@@ -67,9 +68,10 @@ def install(print_only: bool, create_roles: bool, grant_to: str | None, config_f
 @click.command()
 @_print_option
 @click.option("--force", is_flag=True, help="Remove it even if events are not settled. These events are lost.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation. Without a terminal it is required.")
 @config_option
-def uninstall(print_only: bool, force: bool, config_file: Path | None) -> None:
-    """Remove everything that install has created in the database.
+def uninstall(print_only: bool, force: bool, yes: bool, config_file: Path | None) -> None:
+    """Remove everything that install has created in the database, with the history of all events.
 
     \b
     Example:  pgherald uninstall --print
@@ -81,15 +83,22 @@ def uninstall(print_only: bool, force: bool, config_file: Path | None) -> None:
         return
     end = time.monotonic() + INSTALL_TIMEOUT_S
     with connect(loaded.database.url) as conn:
-        unsettled = schema.unsettled(conn)
-        if unsettled is None:
+        found = schema.stored_events(conn)
+        if found is None:
             write_line("nothing to remove: pgherald is not installed in this database")
             return
+        total, unsettled = found
         if unsettled and not force:
             raise click.ClickException(
                 f"{quantity(unsettled, 'event')} not settled; "
                 "deliver with `pgherald run --once`, or lose them with --force"
             )
+        lost = f"the history of {quantity(total, 'event')}, {unsettled} of them not sent"
+        if not yes and not sys.stdin.isatty():
+            raise click.ClickException(f"uninstall deletes {lost}; confirm with --yes")
+        if not yes:
+            place = f"{excerpt(conn.info.dbname)} at {excerpt(conn.info.host)}"
+            click.confirm(f"Remove pgherald from database {place}, with {lost}?", abort=True)
         for step in steps:
             run(conn, step, lambda text: write_line(text, err=True), end)
     write_line("removed")

@@ -147,7 +147,8 @@ class DeliverySettings(Section):
     max_age: DurationOrOff = None
     """an older event is skipped with the reason `expired`"""
     poll: Annotated[Duration, at_least("50ms")] = 5.0
-    """how often to look for events without a notification; at most `1s` while LISTEN does not work"""
+    """how often to look for events without a notification; at most `1s` while LISTEN does not work. With a longer one, an
+    idle daemon makes [fewer transactions](dba.md#a-quiet-daemon)"""
     lease: Annotated[Duration, at_least("1s")] = 10.0
     """time after its last heartbeat during which a daemon keeps the events it has claimed; at least `1s`"""
     grace: Duration = 30.0

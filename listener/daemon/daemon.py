@@ -58,8 +58,9 @@ class Daemon:
         registration = Registration(settings.delivery.lease)
         self._outbox = Outbox(pool, registration, self._holds_doubts)
         self._registry = WorkerRegistry(pool, registration, self._holds_doubts)
-        self._listener = Listener(settings.database.listen_url or url, self._outbox.ring)
-        self._lease = WorkerLease(self._registry, self._listener, self._breaker)
+        poll = settings.delivery.poll
+        self._listener = Listener(settings.database.listen_url or url, self._outbox.ring, poll)
+        self._lease = WorkerLease(self._registry, self._listener, self._breaker, poll)
         self._health = Health(settings, self._listener, self._breaker)
         self._http: HttpServer | None = None
         if settings.http.address is not None:

@@ -108,8 +108,8 @@ def uninstall_steps(rules: Mapping[str, Rule]) -> Iterator[InstallStep]:
 
 def daemon_grants() -> str:
     """Return the statements of roles.sql that give the daemon's role its rights."""
-    _, grant, rest = _file("roles.sql").partition("GRANT USAGE")
-    return grant + rest.partition("\nDO $$")[0]
+    _, grant, rest = _file("roles.sql").partition("\nGRANT USAGE")
+    return grant.lstrip() + rest.partition("\nDO $$")[0]
 
 
 def watch_call(name: str, rule: Rule, *, function: str = "watch") -> str:
@@ -155,7 +155,9 @@ def run(
         except psycopg.Error as exc:
             if is_unavailable(exc):
                 raise DatabaseUnavailable(summary(exc)) from exc
-            raise _failure(step, exc) from exc
+            conn.rollback()
+            owner = _missing_owner(conn, step.table) if isinstance(exc, errors.InsufficientPrivilege) else ""
+            raise _failure(step, exc, owner) from exc
         else:
             return
 
@@ -183,9 +185,15 @@ def _blocker(conn: psycopg.Connection[Any], table: str | None) -> str:
     return f" on {table}, held by pid {row[0]} (user {row[1]}): {row[2]}" if row else ""
 
 
-def _failure(step: InstallStep, exc: psycopg.Error) -> SchemaError:
+def _missing_owner(conn: psycopg.Connection[Any], table: str | None) -> str:
+    """Return the end of a message if this role lacks the rights of the table's owner: the statement that gives them."""
+    row = conn.execute(_QUERIES["missing_owner"], {"table": table}).fetchone()
+    return f"; as an administrator: GRANT {row[0]} TO {row[1]}" if row else ""
+
+
+def _failure(step: InstallStep, exc: psycopg.Error, remedy: str = "") -> SchemaError:
     message = exc.diag.message_primary or summary(exc)
-    hint = f" ({exc.diag.message_hint})" if exc.diag.message_hint else ""
+    hint = (f" ({exc.diag.message_hint})" if exc.diag.message_hint else "") + remedy
     return SchemaError(message + hint if message.startswith("rule ") else f"{step.title}: {message}{hint}")
 
 

@@ -129,14 +129,14 @@ def publications(conn: psycopg.Connection[Any]) -> list[str]:
     return [name for (name,) in conn.execute(_QUERIES["publications"])]
 
 
-def unsettled(conn: psycopg.Connection[Any]) -> int | None:
-    """Return how many events `uninstall` would lose, or None if there is no schema."""
+def stored_events(conn: psycopg.Connection[Any]) -> tuple[int, int] | None:
+    """Return how many events there are, and how many of them are not settled. None: there is no schema."""
     try:
-        row = conn.execute(_QUERIES["unsettled"]).fetchone()
+        row = conn.execute(_QUERIES["stored_events"]).fetchone()
     except (errors.UndefinedTable, errors.InvalidSchemaName):
         return None
     assert row is not None
-    return int(row[0])
+    return int(row[0]), int(row[1])
 
 
 async def secret(conn: psycopg.AsyncConnection[Any]) -> bytes:

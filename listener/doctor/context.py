@@ -1,8 +1,9 @@
-"""The state that the checks share: settings, one read-only connection, and results of earlier checks."""
+"""The state that the checks share: settings, connections, and results of earlier checks."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, LiteralString
 
 import psycopg
@@ -10,17 +11,27 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from listener.config.settings import Settings
-from listener.db.connection import connect_anywhere
+from listener.db.connection import SecuredAsyncCursor, parameters, secure
+from listener.db.pool import Pool
+from listener.db.pools import lookup_pool
 from listener.db.queries import load
 from listener.db.schema_version import SchemaVersion
 from listener.doctor.result import NotChecked
+from listener.errors import RuleBroken
 from listener.mail.composer import Message
+from listener.mail.templates import Templates
 
 QUERIES = load("doctor")
 # Short time-outs: doctor also runs against a production database that is in trouble. With quote_all_identifiers
 # on, the conditions of triggers would not compare equal.
-_SESSION = "SET LOCAL statement_timeout = '5s'; SET LOCAL lock_timeout = '2s'; SET LOCAL quote_all_identifiers = off"
-_READ_ONLY = f"SET TRANSACTION READ ONLY; {_SESSION}"
+_SETTINGS = "SET statement_timeout = '5s'; SET lock_timeout = '2s'; SET quote_all_identifiers = off"
+_LOCAL_SETTINGS = _SETTINGS.replace("SET ", "SET LOCAL ")
+# Checks of several rules run at the same time. A server that is nearly out of connections must still have these few.
+_MAX_CONNECTIONS = 3
+# A connection that is in use for longer counts as lost. `_SETTINGS` end a statement earlier.
+_PATIENCE_S = 30.0
+
+NO_DATABASE = "there is no connection to the database"
 
 Query = LiteralString | sql.SQL | sql.Composed
 Rows = list[dict[str, Any]]
@@ -31,9 +42,11 @@ class Context:
     """The state that the checks share. Each check may rely on what those before it have set."""
 
     settings: Settings
-    conn: psycopg.AsyncConnection[Any] | None = None
-    """None if the database cannot be reached."""
+    user: str | None = None
+    """The role of `[database] url`; None if the database cannot be reached."""
     standby: bool = False
+    read_only: bool = False
+    """True if transactions are read-only by default, besides those of doctor itself."""
     lookup_standby: bool = False
     """True if `[database] lookup_url` leads to a standby."""
     installed: bool = True
@@ -45,30 +58,65 @@ class Context:
     """The rows that each rule's lookup returned; None if it failed."""
     messages: dict[str, list[tuple[str, Message]]] = field(default_factory=dict)
     """Messages of each rule, one in each language, with the language's name."""
+    injections: dict[tuple[str, frozenset[str]], tuple[str, str] | None] = field(default_factory=dict)
+    """By template and columns of the lookup, what a hostile row does to the email, and the remedy."""
+    _templates: dict[str, Templates | RuleBroken] = field(default_factory=dict)
 
     @asynccontextmanager
     async def read_transaction(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-        """Open a read-only transaction for one check. Neither its settings nor its failure affect other checks."""
-        if self.conn is None:
-            raise NotChecked("there is no connection to the database")
-        async with self.conn.transaction():
-            await self.conn.execute(_READ_ONLY, prepare=False)
-            yield self.conn
+        """Lend a connection that can only read. Neither its settings nor its failure affect other checks."""
+        self.require_database()
+        async with self._pool.connection() as conn:
+            if not _is_shared(conn):
+                yield conn
+                return
+            async with conn.transaction():
+                await conn.execute(f"SET TRANSACTION READ ONLY; {_LOCAL_SETTINGS}", prepare=False)
+                yield conn
 
     @asynccontextmanager
     async def lookup_transaction(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         """Open a transaction as the role that reads the application's tables. It is rolled back at its end."""
-        if self.conn is None:
-            raise NotChecked("there is no connection to the database")
-        lookup_url = self.settings.database.lookup_url
-        conn = await connect_anywhere(lookup_url) if lookup_url else self.conn
-        try:
-            async with conn.transaction(force_rollback=True):
-                await conn.execute(_SESSION, prepare=False)
-                yield conn
-        finally:
-            if lookup_url:
-                await conn.close()
+        self.require_database()
+        pool = self._tables_pool if self.settings.database.lookup_url else self._pool
+        async with pool.connection() as conn, conn.transaction(force_rollback=True):
+            await conn.execute(f"SET TRANSACTION READ WRITE; {_LOCAL_SETTINGS}", prepare=False)
+            yield conn
+
+    @cached_property
+    def lookups(self) -> Pool:
+        """The pool for the rules' lookups, as the daemon has one."""
+        return lookup_pool(self.settings.database.lookups)
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return _checks_pool(self.settings.database.url, standby=self.standby)
+
+    @cached_property
+    def _tables_pool(self) -> Pool:
+        return _checks_pool(self.settings.database.lookup_url, standby=self.lookup_standby)
+
+    def templates(self, name: str) -> Templates:
+        """Return the compiled template. Rules that use the same one share it.
+
+        Raises:
+            RuleBroken: The template is invalid.
+        """
+        if name not in self._templates:
+            try:
+                self._templates[name] = Templates({name}, self.settings.mail.templates)
+            except RuleBroken as exc:
+                self._templates[name] = exc
+        found = self._templates[name]
+        if isinstance(found, RuleBroken):
+            raise found
+        return found
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for name in ("lookups", "_pool", "_tables_pool"):
+            if name in vars(self):
+                await vars(self)[name].close()
 
     async def rows(self, query: Query, values: Mapping[str, Any] | None = None) -> Rows:
         """Return all rows of a query, as dicts."""
@@ -81,12 +129,35 @@ class Context:
         [row] = await self.rows(query, values)
         return row
 
+    def require_database(self) -> None:
+        """Raise `NotChecked` if the database cannot be reached."""
+        if self.user is None:
+            raise NotChecked(NO_DATABASE)
+
     def require_schema(self) -> None:
         """Raise `NotChecked` unless the schema is installed and this release can use its version."""
-        if self.conn is not None and not self.installed:
+        self.require_database()
+        if not self.installed:
             raise NotChecked("pgherald is not installed in this database")
         if self.version is not None and self.version.problem is not None:
             raise NotChecked("the schema has a version that this release cannot use")
+
+
+def _checks_pool(url: str, *, standby: bool) -> Pool:
+    attributes = {"target_session_attrs": "any"} if standby else {}
+    return Pool(parameters(url, **attributes), _session, _MAX_CONNECTIONS, patience=_PATIENCE_S)
+
+
+async def _session(conn: psycopg.AsyncConnection[Any]) -> None:
+    # An owner of a table that we read could replace a prepared statement.
+    conn.prepare_threshold = None
+    if not await secure(conn):
+        await conn.execute(f"{_SETTINGS}; SET default_transaction_read_only = on", prepare=False)
+
+
+def _is_shared(conn: psycopg.AsyncConnection[Any]) -> bool:
+    """Return whether a pooler lends the session to others between transactions, so that it can keep no settings."""
+    return conn.cursor_factory is SecuredAsyncCursor
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
 from listener.config.rules import Rule
 from listener.db import keys
+from listener.db.errors import lookup_failure
 from listener.db.owner import execute_as_owner
 from listener.db.pool import Pool
-from listener.db.pools import lookup_pool, opened
 from listener.doctor.context import QUERIES, Context, RowSample
 from listener.doctor.result import Finding, NotChecked, fault, ok, warn
+from listener.doctor.rights import read_remedy
 from listener.errors import BadData, DatabaseUnavailable, RuleBroken
 from listener.worker.lookup import Lookup, LookupResult
 from listener.worker.row_budget import MAX_ROW_BYTES
@@ -22,8 +24,11 @@ from listener.worker.row_security import RLS_TABLES, policy_remedy, tables_read
 
 # A sequential scan of fewer rows takes less than a millisecond.
 LARGE_TABLE_ROWS = 1000
-# The newest rows are the likeliest to be sent next. One query of the lookup covers them, as in the daemon.
+# The newest rows are the likeliest to be sent next. One query of the lookup covers them, as in the daemon. Many rules
+# share a number of rows, since each is rendered several times.
 _MAX_SAMPLE_ROWS = 100
+_MIN_SAMPLE_ROWS = 3
+_MAX_ROWS_OF_ALL_RULES = 1000
 # A lookup that takes longer delays a whole batch. The daemon runs one for each batch.
 _LOOKUP_TIMEOUT_S = 20.0
 
@@ -33,25 +38,23 @@ async def lookup(context: Context, rule: str) -> Finding:
 
     The rows found are kept in `context.samples` for the checks of the templates.
     """
+    context.require_database()
     configured = context.settings.rules[rule]
     context.samples[rule] = None
     if context.standby or context.lookup_standby:
         raise NotChecked("lookups do not read a standby")
-    query = Lookup(rule, configured, as_owner=True)
+    query, pool = Lookup(rule, configured, as_owner=True), context.lookups
     try:
-        async with opened(pool := lookup_pool(context.settings.database.lookups)):
-            async with context.read_transaction():
-                columns = await query.check(pool)
-            newest = await _newest_keys(context, configured)
-            plan = await _plan(pool, configured, newest[:1])
-            hidden = await _check_row_security(context, configured, plan)
-            scanned = await _scanned_table(context, plan) if newest else None
-            found = await _rows(pool, query, newest)
+        columns = await query.check(pool)
+        newest = await _newest_keys(context, rule)
+        plan = await _plan(pool, configured, newest[:1])
+        hidden = await _check_row_security(context, configured, plan)
+        scanned = await _scanned_table(context, plan) if newest else None
+        found = await _rows(pool, query, newest)
     except RuleBroken as exc:
-        denied = "permission denied" in str(exc)
-        return fault(
-            str(exc), "GRANT SELECT on that table to the daemon's role" if denied else f"correct [rules.{rule}] lookup"
-        )
+        if isinstance(exc.__cause__, psycopg.errors.InsufficientPrivilege):
+            return fault(str(exc), await read_remedy(context, configured))
+        return fault(str(exc), f"correct [rules.{rule}] lookup")
     except DatabaseUnavailable as exc:
         return fault(str(exc), "start that server, or correct [database] lookup_url or url")
     except BadData as exc:
@@ -95,22 +98,30 @@ async def _rows(pool: Pool, query: Lookup, newest: list[str]) -> LookupResult | 
     return None
 
 
-async def _newest_keys(context: Context, rule: Rule) -> list[str]:
+async def _newest_keys(context: Context, name: str) -> list[str]:
     """Return the keys of the newest rows in the outbox's form. The order by key uses the index of the primary key."""
+    rule = context.settings.rules[name]
     async with context.lookup_transaction() as conn, conn.cursor() as cursor:
         types = keys.read_types(await (await conn.execute(keys.COLUMN_TYPES, keys.of(rule))).fetchall())
         query = sql.SQL("SELECT convert_to({}, getdatabaseencoding()) FROM {} AS t ORDER BY {} LIMIT {}").format(
             keys.key_text(rule, types),
             sql.SQL(rule.table),
             sql.SQL(", ").join(sql.SQL("t.{} DESC").format(sql.Identifier(column)) for column in rule.key),
-            sql.Literal(_MAX_SAMPLE_ROWS),
+            sql.Literal(_sample_rows(len(context.settings.rules))),
         )
-        await execute_as_owner(cursor, rule.table, query.as_string(conn).replace("%", "%%"))
+        try:
+            await execute_as_owner(cursor, rule.table, query.as_string(conn).replace("%", "%%"))
+        except psycopg.errors.InsufficientPrivilege as exc:
+            raise lookup_failure(name, exc) from exc
         newest = [octets for (octets,) in await cursor.fetchall()]
     # Keys that cannot be read as text, or are too long for the outbox, are left out: none of them is captured.
     if context.installed:
         return [row["key"] for row in await context.rows(QUERIES["readable"], {"keys": newest})]
     return [octets.decode(errors="replace") for octets in newest]
+
+
+def _sample_rows(rules: int) -> int:
+    return min(_MAX_SAMPLE_ROWS, max(_MIN_SAMPLE_ROWS, _MAX_ROWS_OF_ALL_RULES // rules))
 
 
 async def _plan(pool: Pool, rule: Rule, of: list[str]) -> list[dict[str, Any]]:

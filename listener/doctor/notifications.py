@@ -29,8 +29,7 @@ _QUEUE_FAULT_RATIO = 0.5
 
 async def listen(context: Context) -> Finding:
     """Send a notification and wait for it, as the daemon's self-test does."""
-    if context.conn is None:
-        raise NotChecked("there is no connection to the database")
+    context.require_database()
     if context.standby:
         raise NotChecked("a standby cannot LISTEN")
     database = context.settings.database

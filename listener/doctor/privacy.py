@@ -76,9 +76,9 @@ async def lookup_login(context: Context) -> Finding:
     A table's owner can put functions behind it: in a view, a policy or an index. They run with the rights of the role that
     reads the table.
     """
-    conn = context.conn
+    context.require_database()
     database = context.settings.database
-    if conn is None or not database.lookup_url:
+    if not database.lookup_url:
         row = await context.row(QUERIES["lookup_login"], {"other": ""})
         if row["super"]:
             return warn(
@@ -87,7 +87,7 @@ async def lookup_login(context: Context) -> Finding:
             )
         return ok(f"lookups run as {row['role']}, like everything else; [database] lookup_url would separate them")
     async with await connect_anywhere(database.lookup_url) as lookups, lookups.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(QUERIES["lookup_login"], {"other": conn.info.user})
+        await cursor.execute(QUERIES["lookup_login"], {"other": context.user})
         [row] = await cursor.fetchall()
     role = row["role"]
     if row["super"]:

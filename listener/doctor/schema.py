@@ -62,11 +62,14 @@ async def grants(context: Context) -> Finding:
     """Check that the role of `[database] url` has the daemon's privileges."""
     context.require_schema()
     row = await context.row(QUERIES["grants"])
-    if missing := row["missing"]:
-        return fault(
-            f"role {row['role']} lacks {', '.join(missing)}",
-            f"run doctor as the daemon's role, or run `pgherald install --grant-to {row['role']}`",
-        )
+    tables = [rule.table for rule in context.settings.rules.values()]
+    schemas = (await context.row(QUERIES["unusable_schemas"], {"tables": tables}))["names"]
+    missing = row["missing"] + [f"USAGE on schema {schema}" for schema in schemas]
+    if missing:
+        remedies = [f"run doctor as the daemon's role, or run `pgherald install --grant-to {row['role']}`"] * bool(
+            row["missing"]
+        ) + [f"GRANT USAGE ON SCHEMA {', '.join(schemas)} TO {row['role']}"] * bool(schemas)
+        return fault(f"role {row['role']} lacks {', '.join(missing)}", "; ".join(remedies))
     return ok(f"role {row['role']} has all privileges that the daemon needs")
 
 

@@ -25,17 +25,23 @@ MIN_DEAD_ROWS = 50_000
 
 
 async def database(context: Context) -> Finding:
-    """Connect to `[database] url`. The other checks use this connection."""
+    """Connect to `[database] url`, and find out whether it leads to a standby."""
     try:
         with translate_errors():
-            conn = await connect_anywhere(context.settings.database.url)
-            pooled = await is_pooled(conn)
+            async with await connect_anywhere(context.settings.database.url) as conn:
+                pooled = await is_pooled(conn)
+                asked = "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')::boolean"
+                row = await (await conn.execute(asked, prepare=False)).fetchone()
+                place = (
+                    f"{conn.info.dbname} at {conn.info.host or 'a local socket'}:{conn.info.port} as {conn.info.user}"
+                )
+                user = conn.info.user
     except DatabaseUnavailable as exc:
         return fault(str(exc), "start PostgreSQL, or correct [database] url (PGHERALD_DATABASE_URL)")
-    context.conn = conn
-    info = conn.info
+    assert row is not None
+    context.user, (context.standby, context.read_only) = user, row
     through = ", through a pooler" if pooled else ""
-    return ok(f"connected to {info.dbname} at {info.host or 'a local socket'}:{info.port} as {info.user}{through}")
+    return ok(f"connected to {place}{through}")
 
 
 async def release(context: Context) -> Finding:
@@ -55,16 +61,13 @@ async def release(context: Context) -> Finding:
 
 async def standby(context: Context) -> Finding:
     """Check that the server accepts writes, and that lookups do not read a standby."""
-    row = await context.row(
-        "SELECT pg_is_in_recovery() AS standby, current_setting('default_transaction_read_only')::boolean AS read_only"
-    )
-    context.standby = row["standby"]
+    context.require_database()
     if context.standby:
         return fault(
             "this server is a standby, where neither writes nor LISTEN are possible",
             "point [database] url at the primary; if it lists several hosts, add the primary",
         )
-    if row["read_only"]:
+    if context.read_only:
         return fault(
             "default_transaction_read_only is on, so no event can be captured or claimed",
             "find out who set it and why (hosting providers do when the disk is full): "

@@ -1,5 +1,6 @@
 """The messages of a rule: rendered for real rows and for a hostile one, in every language, and then examined."""
 
+import asyncio
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,7 +16,6 @@ from listener.doctor.result import Finding, NotChecked, fault, ok, warn
 from listener.errors import BadData, RuleBroken
 from listener.mail.composer import Composer, Message
 from listener.mail.lint import lint
-from listener.mail.templates import Templates
 from listener.message_id import make_message_id
 from listener.outbox.event import Event
 from listener.worker.decision import ToSend
@@ -39,7 +39,7 @@ async def template(context: Context, rule: str) -> Finding:
     settings = context.settings
     name = settings.rules[rule].template
     try:
-        templates = Templates({name}, settings.mail.templates)
+        templates = context.templates(name)
     except RuleBroken as exc:
         return fault(str(exc), f"correct template {name} in the folder [mail] templates")
     if (sample := context.samples.get(rule)) is None:
@@ -61,12 +61,18 @@ async def template(context: Context, rule: str) -> Finding:
                     (language or "default", trial.compose(key, recipient, {**row, "language": language}))
                     for language in languages
                 ]
-                injection = trial.injection(key, recipient, row, languages)
+                # Rules with the same template and the same columns share the answer.
+                kind = name, sample.columns
+                if kind not in context.injections:
+                    context.injections[kind] = trial.injection(key, recipient, row, languages)
+                injection = context.injections[kind]
             lacking = lacking or trial.lacking(key, recipient, row)
         except BadData as exc:
             failures.append(f"key {key}: {exc}")
         else:
             rendered += 1
+        # Rendering takes the processor. Other checks must not run into their time-outs meanwhile.
+        await asyncio.sleep(0)
     if failures:
         seen = f"fails for {len(failures)} of {rendered + len(failures)} rows; {failures[0]}"
         remedy = f"correct template {name}; look at the result with pgherald preview {rule} --key KEY"

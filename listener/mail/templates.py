@@ -13,6 +13,7 @@ from jinja2 import Template, TemplateNotFound, TemplateSyntaxError, nodes
 
 from listener.config.rules import BUILT_IN_VARIABLES
 from listener.errors import BadData, RuleBroken
+from listener.mail.blocks import misplaced
 from listener.mail.calendar import VALUE, InvalidEntry, Publication, entry, property_fault
 from listener.mail.environment import TemplateEnvironment, place_of, too_large
 from listener.mail.language import PARTS, choose, direction, direction_of_words, translations, wider
@@ -170,10 +171,22 @@ class Templates:
         )
         if calendar is not None:
             self._check_calendar(calendar_file, calendars)
+        for each in (texts, pages, calendars):
+            self._check_blocks(each)
         trees = [*texts.values(), *pages.values(), *calendars.values()]
         words_of_text = "".join(found.data for found in texts[text_file].find_all(nodes.TemplateData))
         way = direction(language) if language else direction_of_words(words_of_text)
         return _CompiledTemplate(subject, text, html, calendar, variables_of(trees), way)
+
+    def _check_blocks(self, trees: dict[str, nodes.Template]) -> None:
+        """Check that each block of a file has its place in the files that this one extends."""
+        for file in trees:
+            place = self._source(file)[1] or file
+            # A layout of the operator's own may leave out what the shipped templates fill in.
+            if Path(place).is_relative_to(self._folders[-1]):
+                continue
+            for line, fault in misplaced(file, trees):
+                raise RuleBroken(f"{place}, line {line}: {fault}")
 
     def _check_calendar(self, file: str, trees: dict[str, nodes.Template]) -> None:
         """Check that each line that the template can print is a property of an event, and that it can print a start."""

@@ -8,13 +8,7 @@ from typing import Any, Literal
 import psycopg
 
 from listener import metrics
-from listener.db.connection import (
-    KEEPALIVES,
-    connect_as,
-    is_pooled,
-    is_shared,
-    refuse_standby,
-)
+from listener.db.connection import KEEPALIVES, connect_as, is_pooled, is_shared, refuse_standby
 from listener.db.errors import summary, translate_errors
 from listener.db.pool import limited
 from listener.errors import PgheraldError
@@ -44,10 +38,11 @@ class Listener:
 
     `ready` is set once it is known whether notifications arrive. `changed` is set with every change that the other
     workers act on: listening, leader, presence lock. `reconnects` counts connections after the first. `state` is
-    "unreachable" while the session is up and nothing arrives. `notify` sends a payload by another connection.
+    "unreachable" while the session is up and nothing arrives. `notify` sends a payload by another connection. With a
+    longer `poll`, in seconds, it tests less often.
     """
 
-    def __init__(self, url: str, notify: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, url: str, notify: Callable[[str], Awaitable[None]], poll: float = 0.0) -> None:
         self.doorbell = Doorbell()
         self.peers = Peers(notify, self.doorbell)
         self.gate = Gate(self._is_true)
@@ -58,6 +53,7 @@ class Listener:
         self.state: Literal["down", "listening", "unreachable"] = "down"
         self.reconnects = -1
         self._url = url
+        self._poll_s = poll
         self._connection: NotificationConnection | None = None
         self._session: tuple[int, Any] | None = None
 
@@ -187,7 +183,7 @@ class Listener:
     async def _repeat_self_test(self) -> None:
         """Test again and again: a connection that seems well may have stopped to receive anything."""
         while True:
-            await asyncio.sleep(SELF_TEST_INTERVAL_S)
+            await asyncio.sleep(max(SELF_TEST_INTERVAL_S, self._poll_s))
             if self.listening and (connection := self._connection) is not None:
                 with suppress(PgheraldError):
                     await self.self_test.run(lambda: connection.received)
@@ -199,7 +195,7 @@ class Listener:
                 await self._test(connection, pooled=False)
             await self._acquire_leader_lock()
             await self.acquire_presence_lock()
-            if clock() - connection.used > _LIVENESS_INTERVAL_S:
+            if clock() - connection.used > max(_LIVENESS_INTERVAL_S, 0.0 if self.peers.count else self._poll_s / 2):
                 await self._is_true("SELECT true")
             await connection.wait_until_lost(_TICK_S)
         flooded = connection is not None and connection.is_flooded

@@ -1,10 +1,11 @@
 """Write an inference as `pgherald.toml`. Settings that could not be inferred are marked and keep the daemon from starting."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from listener.config.rules import DEFAULT_NAME
+from listener.config.rules import DEFAULT_NAME, SQL_NAME
 from listener.printable import HIDDEN, printable
 from listener.scaffold.catalog import Reference, Table
 from listener.scaffold.infer import Choice, Inference, JoinedColumn
@@ -38,7 +39,8 @@ require = ["place"]    # if one of these columns is NULL, the event is skipped a
 # changed_at = "…"     # the column with the time of the last change of status, for `pgherald backfill --since`
 """
 _GRANT = """
-# If the daemon has its own role (`pgherald install --create-roles`), grant it SELECT on the tables of the lookup:
+# If the daemon has its own role (`pgherald install --create-roles`), let it read the tables of the lookup:
+#   GRANT USAGE ON SCHEMA {schemas} TO pgherald_daemon;
 #   GRANT SELECT ON {tables} TO pgherald_daemon;
 """
 
@@ -56,7 +58,8 @@ def write_toml(rule: Inference) -> str:
     lines.append(f"template = {_string(DEFAULT_NAME)}{_TEMPLATE if rule.name != DEFAULT_NAME else ''}\n")
     lines += [_REST, f'lookup = """\n{_escaped(_lookup(rule))}"""\n']
     tables = dict.fromkeys([rule.table.qualified, *(via.table.qualified for via in _joined(rule))])
-    lines.append(_GRANT.format(tables=printable(", ".join(tables))))
+    schemas = dict.fromkeys(found[0] for each in tables if (found := re.match(SQL_NAME, each)))
+    lines.append(_GRANT.format(schemas=printable(", ".join(schemas)), tables=printable(", ".join(tables))))
     return "".join(lines)
 
 

@@ -25,16 +25,18 @@ _MIN_PAUSE_S = 1.0
 class CaptureWatch:
     """Check every 10 s that the database captures, and log each change.
 
-    `rules` returns the rules by which the daemon delivers now.
+    `rules` returns the rules by which the daemon delivers now. With a longer `poll`, in seconds, only a probe checks so
+    often.
 
     Attributes:
         problems: By rule, what keeps its events from being captured, or None. Empty while the database does not answer.
     """
 
-    def __init__(self, url: str, rules: Callable[[], Mapping[str, Rule]]) -> None:
+    def __init__(self, url: str, rules: Callable[[], Mapping[str, Rule]], poll: float = 0.0) -> None:
         self.problems: dict[str, str | None] = {}
         self._url = url
         self._rules = rules
+        self._pause_s = max(_INTERVAL_S, poll)
         self._state = False, "not checked yet"
         self._checked_at = -math.inf
         self._check = asyncio.Lock()
@@ -44,8 +46,8 @@ class CaptureWatch:
         """Check until cancelled."""
         while True:
             ok, _ = await self.state()
-            # A probe may have checked meanwhile. The next check is due ten seconds after that one, not later.
-            due = self._checked_at + _INTERVAL_S - asyncio.get_running_loop().time() if ok else _INTERVAL_S
+            # A probe may have checked meanwhile. The next check is due one interval after that one, not later.
+            due = self._checked_at + self._pause_s - asyncio.get_running_loop().time() if ok else _INTERVAL_S
             await asyncio.sleep(max(due, _MIN_PAUSE_S))
 
     async def state(self) -> tuple[bool, str]:

@@ -13,11 +13,10 @@ from listener.smtp.breaker import Breaker
 from listener.status.capture import CaptureWatch
 from listener.worker.loop import Worker
 
-# The listener tests itself every 5 s. Three missed tests in a row mean that notifications do not arrive.
-_MAX_SELF_TEST_AGE_S = 15.0
-# The worker claims at every poll. It may miss two polls, or 15 s if it polls more often than every 5 s.
+# The worker claims at every poll. The listener tests itself as often, but not more often than every 5 s. Either may miss two
+# times. Three missed tests in a row mean that notifications do not arrive.
 _MAX_POLLS = 3
-_MAX_CLAIM_AGE_S = 15.0
+_MIN_MAX_AGE_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +37,11 @@ class Health:
     def __init__(self, settings: Settings, listener: Listener, breaker: Breaker) -> None:
         self.stopping = False
         self._worker: Worker | None = None
-        self._poll = settings.delivery.poll
+        self._max_age_s = max(_MAX_POLLS * settings.delivery.poll, _MIN_MAX_AGE_S)
         self._configured_rules = settings.rules
         self._listener = listener
         self._breaker = breaker
-        self.capture = CaptureWatch(settings.database.url, lambda: self.rules)
+        self.capture = CaptureWatch(settings.database.url, lambda: self.rules, settings.delivery.poll)
 
     def started(self, worker: Worker) -> None:
         """Record that the daemon delivers now, with this worker."""
@@ -82,7 +81,7 @@ class Health:
     def _listen(self) -> Part:
         age = asyncio.get_running_loop().time() - self._listener.self_test.passed_at
         if self._listener.listening:
-            return Part(age < _MAX_SELF_TEST_AGE_S, f"received its own test notification {age:.1f} s ago")
+            return Part(age < self._max_age_s, f"received its own test notification {age:.1f} s ago")
         if self._listener.state == "unreachable":
             # A transaction pooler is in between, for example. Polling delivers everything, so the daemon is ready.
             return Part(True, "polling, because notifications do not arrive; set [database] listen_url")
@@ -96,7 +95,7 @@ class Health:
             return Part(True, "paused until the mail server is available")
         if math.isinf(age):
             return Part(False, "no claim yet")
-        return Part(age < max(_MAX_POLLS * self._poll, _MAX_CLAIM_AGE_S), f"last claimed or settled {age:.1f} s ago")
+        return Part(age < self._max_age_s, f"last claimed or settled {age:.1f} s ago")
 
     def _suspended(self) -> Part:
         """Name the suspended rules. They don't make the daemon unready: a restart would not mend them.

@@ -25,6 +25,8 @@ from listener.worker.suspensions import Suspension
 
 # Four looks in a second, so that a dead worker's events are rescued within a second.
 _LOOK_INTERVAL_S = 0.25
+# A worker without peers looks so often within the interval of its poll.
+_LOOKS_PER_POLL = 20
 # A rescue also resends events in doubt and takes over from workers that have left. Once a second is soon enough for them.
 _RESCUE_INTERVAL_S = 1.0
 # A live worker may lose its session. It then says so or has another one at once; on a busy machine a little later.
@@ -49,18 +51,21 @@ class _Watched:
 class WorkerLease:
     """Renew this worker's lease and look after the other workers.
 
+    `poll`, in seconds: with a longer one, a worker without peers looks less often.
+
     Attributes:
         first_look_done: Set once the workers that were dead at the start have been rescued.
         last_iteration_at: When the loop last ran, successfully or not, on the loop's clock.
     """
 
-    def __init__(self, registry: WorkerRegistry, listener: Listener, breaker: Breaker) -> None:
+    def __init__(self, registry: WorkerRegistry, listener: Listener, breaker: Breaker, poll: float = 0.0) -> None:
         self.first_look_done = asyncio.Event()
         self.last_iteration_at = -math.inf
         self._registry = registry
         self._listener = listener
         self._breaker = breaker
         self._lease_s = registry.registration.lease_s
+        self._idle_look_s = max(_LOOK_INTERVAL_S, min(poll / _LOOKS_PER_POLL, self._lease_s / 4))
         self._renewed_at = -math.inf
         self._last_state: tuple[object, ...] = ()
         self._watched: dict[int, _Watched] = {}
@@ -84,7 +89,8 @@ class WorkerLease:
                 self._watched.clear()
                 await self._registry.pause(outage.failed(exc))
             else:
-                await wait(self._listener.changed, _LOOK_INTERVAL_S)
+                is_idle = not self._watched and self._breaker.reason is None
+                await wait(self._listener.changed, self._idle_look_s if is_idle else _LOOK_INTERVAL_S)
 
     async def _renew(self, suspended: Mapping[str, Suspension]) -> None:
         """Renew the lease if it is due, or if something has changed that the other workers act on.

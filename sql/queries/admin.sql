@@ -98,9 +98,15 @@ SELECT quote_ident(pubname)
 -- Return the database's secret.
 SELECT value FROM pgherald.secret;
 
--- name: unsettled
--- Count the events that are not settled.
-SELECT count(*) FROM pgherald.outbox WHERE settled_at IS NULL;
+-- name: missing_owner
+-- Return a table's owner and this role, if this role does not have the owner's rights.
+SELECT relowner::regrole::text, quote_ident(current_user)
+  FROM pg_class
+ WHERE oid = to_regclass(%(table)s) AND NOT pg_has_role(relowner, 'USAGE');
+
+-- name: stored_events
+-- Count all events, and those that are not settled.
+SELECT count(*), count(*) FILTER (WHERE settled_at IS NULL) FROM pgherald.outbox;
 
 -- name: counts
 -- Count the events of each rule and state.

@@ -443,3 +443,75 @@ SELECT key
  CROSS JOIN convert_from(octets, getdatabaseencoding()) AS key
  WHERE pgherald.shown(key) = key
  ORDER BY i;
+
+-- name: named_tables
+-- Return the tables and views of these names, as a query writes them. A name without a schema is that of schema public.
+SELECT given.name,
+       quote_ident(namespace.nspname) AS schema,
+       format('%%I.%%I', namespace.nspname, class.relname) AS "table"
+  FROM unnest(%(names)s::text[]) AS given (name)
+ CROSS JOIN parse_ident(given.name) AS part (words)
+  JOIN pg_namespace AS namespace
+       ON namespace.nspname = CASE cardinality(words) WHEN 1 THEN 'public' ELSE words[1] END
+  JOIN pg_class AS class
+       ON class.relnamespace = namespace.oid
+          AND class.relname = words[cardinality(words)]
+          AND class.relkind IN ('r', 'p', 'v', 'm', 'f')
+ ORDER BY given.name;
+
+-- name: unusable_schemas
+-- Return the schemas of these tables that this role may not use. Each name has a schema.
+SELECT ARRAY(SELECT DISTINCT quote_ident(namespace.nspname)
+               FROM unnest(%(tables)s::text[]) AS given (name)
+              CROSS JOIN parse_ident(given.name) AS part (words)
+               JOIN pg_namespace AS namespace ON namespace.nspname = words[1]
+              WHERE NOT has_schema_privilege(namespace.oid, 'USAGE')
+              ORDER BY 1) AS names;
+
+-- name: known_values
+-- Return what the catalog knows of a column's values: labels of an enum, CHECK constraints and frequent values.
+-- Return also whether an index begins with the column. No row of the table is read.
+WITH RECURSIVE base (oid, typtype, typbasetype, typname) AS (
+    SELECT type.oid, typtype, typbasetype, typname
+      FROM pg_attribute JOIN pg_type AS type ON type.oid = atttypid
+     WHERE attrelid = to_regclass(%(table)s) AND attname = %(column)s
+     UNION ALL
+    SELECT type.oid, type.typtype, type.typbasetype, type.typname
+      FROM base JOIN pg_type AS type ON type.oid = base.typbasetype)
+SELECT ARRAY(SELECT enumlabel::text
+               FROM pg_enum
+              WHERE enumtypid IN (SELECT oid FROM base)
+              ORDER BY enumsortorder) AS labels,
+       ARRAY(SELECT pg_get_constraintdef(oid)
+               FROM pg_constraint
+              WHERE conrelid = class.oid AND contype = 'c' AND conkey = ARRAY[attribute.attnum] AND convalidated
+              UNION ALL
+             SELECT pg_get_constraintdef(oid)
+               FROM pg_constraint
+              WHERE contypid IN (SELECT oid FROM base) AND contype = 'c') AS checks,
+       coalesce(
+           (SELECT most_common_vals::text::text[]
+              FROM pg_stats
+             WHERE schemaname = namespace.nspname AND tablename = class.relname AND attname = attribute.attname
+             ORDER BY inherited DESC
+             LIMIT 1),
+           '{}') AS common,
+       EXISTS (SELECT FROM pg_index
+                WHERE indrelid = class.oid
+                  AND indkey[0] = attribute.attnum
+                  AND indpred IS NULL
+                  AND indisvalid) AS indexed,
+       coalesce(
+           (SELECT sum(CASE WHEN reltuples < 0 THEN pg_relation_size(part.oid) / 8192.0 * 100 ELSE reltuples END)
+              FROM pg_class AS part
+             WHERE part.oid = class.oid
+                OR part.oid IN (SELECT relid FROM pg_partition_tree(class.oid))
+                OR part.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = class.oid)),
+           0)::float8 AS rows,
+       EXISTS (SELECT FROM base WHERE typname = 'citext')
+           OR EXISTS (SELECT FROM pg_collation WHERE oid = attribute.attcollation AND NOT collisdeterministic)
+           AS ignores_case
+  FROM pg_class AS class
+  JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+  JOIN pg_attribute AS attribute ON attribute.attrelid = class.oid AND attribute.attname = %(column)s
+ WHERE class.oid = to_regclass(%(table)s);

@@ -25,9 +25,9 @@ def test_healthy(plan: int, database: Database, pgherald: Pgherald, mail: MailSe
     assert all(finding["seen"] and bool(finding["remedy"]) == (finding["state"] != "ok") for finding in findings)
     assert all(set(finding) == {"check", "state", "seen", "remedy"} for finding in findings)
     assert {finding["check"] for finding in findings if finding["state"] != "ok"} == (
-        HEALTHY | {"lookup login"} | of_its_release(database)
+        HEALTHY | {"login"} | of_its_release(database)
     )
-    assert len(findings) == 28
+    assert len(findings) == 29
     assert mail.smtpd.seen["mail"] == 0
     assert pgherald("doctor", "--strict").returncode == 1
     lines = pgherald("doctor", check=True).stdout.splitlines()

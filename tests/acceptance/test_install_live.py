@@ -264,7 +264,7 @@ def test_names_that_need_quoting_and_keys_of_any_text(
     assert json.loads(pgherald("explain", "plan_on", "plain,7", "--json", check=True).stdout)["events"]
     unknown = pgherald("explain", "plan_on", "nobody,7")
     assert unknown.returncode == 1
-    pgherald("uninstall", check=True)
+    pgherald("uninstall", "--yes", check=True)
     assert bare_database.value("SELECT to_regnamespace('pgherald')") is None
 
 

@@ -249,5 +249,5 @@ def test_a_login_for_lookups_keeps_the_secret(
         for command in (("explain", RULE, "2"), ("preview", RULE, "--key", "2")):
             pgherald(*command, env=env, check=True)
         findings = pgherald("doctor", env=env).stdout
-        assert "ok     lookup login: lookups run as lookups" in findings
+        assert "ok     login: lookups run as lookups" in findings
         assert ground.ran_as() == {"lookups"}

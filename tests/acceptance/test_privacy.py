@@ -63,7 +63,7 @@ def test_who_else_can_read_is_named(database: Database, pgherald: Pgherald, mail
     database.execute("CREATE ROLE reporting; CREATE ROLE analyst LOGIN IN ROLE reporting; CREATE ROLE stranger LOGIN")
     line = found(pgherald, "readers")
     assert line.startswith("ok "), line
-    pgherald("uninstall", "--force", check=True)
+    pgherald("uninstall", "--force", "--yes", check=True)
     # Default privileges are the cause: each new table comes with them.
     database.execute(
         """ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO reporting; ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO reporting"""

@@ -242,5 +242,5 @@ def test_no_command_and_no_daemon_runs_a_plant(
         assert done.stdout.splitlines()[-3].strip() == PATH, "as it was before"
         assert ground.ran() == [], name
     pgherald("install", check=True, env=superuser)
-    pgherald("uninstall", "--force", check=True, env=superuser)
+    pgherald("uninstall", "--force", "--yes", check=True, env=superuser)
     assert ground.ran() == []

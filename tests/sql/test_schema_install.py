@@ -1,5 +1,8 @@
 """The same file by psql and by `pgherald install`: once, again, while the application writes, and uninstalled."""
 
+import os
+import pty
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -220,8 +223,32 @@ def test_uninstall_by_command(story: Database, programs: Programs, pgherald: Pgh
     assert refused.returncode == 1
     assert "not settled" in refused.stderr
     assert len(story.events()) == 1
-    pgherald("uninstall", "--force", check=True)
+    asks = pgherald("uninstall", "--force")
+    assert asks.returncode == 1
+    assert "the history of 1 event, 1 of them not sent; confirm with --yes" in asks.stderr
+    assert len(story.events()) == 1
+    pgherald("uninstall", "--force", "--yes", check=True)
     assert programs.dump(story) == before
+
+
+@pytest.mark.parametrize(("answer", "status"), [("n", 1), ("y", 0)])
+def test_uninstall_asks_on_a_terminal(database: Database, pgherald: Pgherald, answer: str, status: int) -> None:
+    database.verify(database.add_plan("Café", "jane@example.org"))
+    master, terminal = pty.openpty()
+    os.write(master, f"{answer}\n".encode())
+    try:
+        done = subprocess.run(
+            pgherald._command(["uninstall", "--force"]), env=pgherald._environment(None), cwd=pgherald.folder,
+            stdin=terminal, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(terminal)
+        os.close(master)
+    name = database.value("SELECT current_database()")
+    assert f"Remove pgherald from database {name}" in done.stdout + done.stderr
+    assert "with the history of 1 event, 1 of them not sent? [y/N]" in done.stdout + done.stderr
+    assert done.returncode == status
+    assert database.value("SELECT to_regnamespace('pgherald') IS NULL") is (status == 0)
 
 
 def test_a_dump_restored_captures_no_event_and_goes_on(

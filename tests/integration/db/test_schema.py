@@ -7,7 +7,7 @@ import pytest
 
 from listener.config.rules import default_rules
 from listener.db.connection import connect, connect_async
-from listener.db.schema import capture_problems, check_tables, secret, table_remedy, unconfigured, unsettled, verify
+from listener.db.schema import capture_problems, check_tables, secret, stored_events, table_remedy, unconfigured, verify
 from listener.db.schema_version import VERSION
 from listener.errors import SchemaError
 from tests.support.database import Database
@@ -138,10 +138,10 @@ def problems(database: Database, rules: dict[str, Any]) -> dict[str, str]:
 def test_what_uninstall_would_lose_and_what_nobody_delivers(database: Database, bare_database: Database) -> None:
     database.verify(database.add_plan("Café", "jane@example.org"))
     with connect(database.url) as conn:
-        assert unsettled(conn) == 1
+        assert stored_events(conn) == (1, 1)
         assert (unconfigured(conn, RULES), unconfigured(conn, {})) == ([], [NAME])
     with connect(bare_database.url) as conn:
-        assert unsettled(conn) is None
+        assert stored_events(conn) is None
 
 
 def test_the_remedy_for_the_example_rule_is_init() -> None:

@@ -21,7 +21,7 @@ def test_a_check_that_breaks_hides_no_other(plan: int, doctor: Examine, monkeypa
 
     monkeypatch.setattr(notifications, "queue", breaks)
     findings = doctor()
-    assert len(findings) == 28
+    assert len(findings) == 29
     assert ill(findings) == HEALTHY
     assert findings["queue"].seen == "not checked: ZeroDivisionError: unforeseen"
 
@@ -32,4 +32,4 @@ def test_no_database_hides_no_other_fault(doctor: Examine, mail: MailServer) -> 
     assert ill(findings) == {"database", "sender", "smtp"}
     assert "refused" in findings["database"].seen
     assert all(bool(finding.remedy) == (finding.state is not State.ok) for finding in findings.values())
-    assert len(findings) == 28
+    assert len(findings) == 29

@@ -35,10 +35,10 @@ def test_parameters_in_the_servers_log(
 
 
 def test_the_login_of_lookups(plan: int, database: Database, daemon_role: str, doctor: Examine) -> None:
-    assert "is a superuser" in doctor()["lookup login"].seen
+    assert "is a superuser" in doctor()["login"].seen
     daemon = as_role(database, daemon_role)
-    assert doctor(PGHERALD_DATABASE_URL=daemon)["lookup login"].seen.startswith(f"lookups run as {daemon_role}, like")
+    assert doctor(PGHERALD_DATABASE_URL=daemon)["login"].seen.startswith(f"lookups run as {daemon_role}, like")
     same = doctor(PGHERALD_DATABASE_URL=daemon, PGHERALD_DATABASE_LOOKUP_URL=daemon)
-    names(same, "lookup login", "fault", f"{daemon_role}, which has the daemon's rights", "docs/dba.md")
+    names(same, "login", "fault", f"{daemon_role}, which has the daemon's rights", "docs/dba.md")
     superuser = doctor(PGHERALD_DATABASE_URL=daemon, PGHERALD_DATABASE_LOOKUP_URL=database.url)
-    names(superuser, "lookup login", "fault", "a superuser", "a role of their own")
+    names(superuser, "login", "fault", "a superuser", "a role of their own")

@@ -41,7 +41,7 @@ def test_a_standby(doctor: Examine, cluster: Cluster) -> None:
         names(findings, "listen", "fault", "listen_url leads to a standby")
         for attrs in ("", "?target_session_attrs=any"):
             findings = doctor(PGHERALD_DATABASE_URL=url, PGHERALD_DATABASE_LOOKUP_URL=f"{other}{attrs}")
-            login = findings.pop("lookup login")
+            login = findings.pop("login")
             assert "superuser" in login.seen
             names(findings, "standby", "fault", "lookup_url leads to a standby", "at the primary")
 

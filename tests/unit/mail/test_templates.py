@@ -277,6 +277,10 @@ def test_the_variables_of_all_three_parts_count(write: Write) -> None:
         ({"text": None}, "mail/body.txt.j2"),
         ({"text": "one\n{{ v"}, "mail/body.txt.j2, line 2"),
         ({"text": "one\n\n{% if %}"}, "mail/body.txt.j2, line 3"),
+        (
+            {"html": "{% extends '_layout.html.j2' %}\n{% block heading %}Hallo{% endblock %}"},
+            "mail/body.html.j2, line 2: no file that this one extends prints a block heading",
+        ),
         ({"html": "{% block a %}"}, "mail/body.html.j2, line 1"),
         ({"text": "{{ v | nosuchfilter }}"}, "nosuchfilter"),
         ({"text": "{% extends '_absent.txt.j2' %}"}, "_absent.txt.j2"),
@@ -358,3 +362,21 @@ def test_a_huge_value_is_bad_data_if_it_is_used(write: Write) -> None:
     assert caught.value.reason == "too_large"
     assert len(str(caught.value)) < 120
     assert _render(write("{{ v }}"), v="x", unused=huge).subject == "x"
+
+
+def test_a_translation_of_an_own_mail_cannot_lose_its_words(write: Write) -> None:
+    html = "{% extends '_layout.html.j2' %}{% block message %}<p>Hello</p>{% endblock %}"
+    german = "{% extends 'mail/body.html.j2' %}{% block heading %}Hallo{% endblock %}"
+    directory = write(
+        "s", "t", html, **{"mail/de/subject.txt.j2": "s", "mail/de/body.txt.j2": "t", "mail/de/body.html.j2": german}
+    )
+    with pytest.raises(RuleBroken, match=r"mail/de/body.html.j2, line 1: .* block heading.*: .*message"):
+        Templates(["mail"], directory)
+
+
+def test_an_own_layout_may_leave_out_what_a_shipped_mail_fills_in(tmp_path: Path) -> None:
+    (tmp_path / "_layout.html.j2").write_text("{% block message %}{% endblock %}", encoding="utf-8")
+    content = Templates(["dateplan_verified"], tmp_path).render(
+        "dateplan_verified", {"place": "Café", "dir": "ltr", "start": "left", "end": "right"}
+    )
+    assert "Congratulations" in str(content.html)

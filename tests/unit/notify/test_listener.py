@@ -303,3 +303,21 @@ async def test_only_a_triggers_notification_wakes(
     listener = FakeServer(monkeypatch).listener
     listener._on_notify(payload)
     assert listener.doorbell.reasons == reasons
+
+
+@jumping
+async def test_with_a_longer_poll_it_tests_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = FakeServer(monkeypatch)
+    server.listener._poll_s = 600.0
+    tests: list[float] = []
+    async with server.kept() as listener:
+        run = listener.self_test.run
+
+        async def counted(received: Callable[[], float]) -> bool:
+            tests.append(now())
+            return await run(received)
+
+        monkeypatch.setattr(listener.self_test, "run", counted)
+        await asyncio.sleep(1500)
+    assert len(tests) == 2
+    assert server.sessions[0].asked.count("SELECT true") == pytest.approx(4, abs=1)

@@ -28,7 +28,8 @@ def test_a_complete_rule() -> None:
     assert rule["require"] == ["place"]
     assert "LEFT JOIN public.users AS u ON u.id = d.user_id" in rule["lookup"]
     assert "WHERE d.id = ANY (%(keys)s::bigint[])" in rule["lookup"]
-    assert "GRANT SELECT ON public.plan, public.users TO pgherald_daemon;" in text
+    assert "#   GRANT USAGE ON SCHEMA public TO pgherald_daemon;" in text
+    assert "#   GRANT SELECT ON public.plan, public.users TO pgherald_daemon;" in text
     assert "CHANGE_ME" not in text
 
 

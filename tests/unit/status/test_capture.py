@@ -122,3 +122,14 @@ async def test_a_check_that_a_probe_asked_for_does_not_delay_the_next(database: 
     await asyncio.sleep(9.5)
     assert database.checks == 2
     task.cancel()
+
+
+@jumping
+async def test_with_a_longer_poll_it_checks_at_the_poll_and_when_a_probe_asks(database: FakeDatabase) -> None:
+    capture = CaptureWatch("", lambda: {}, 600.0)
+    task = asyncio.create_task(capture.run())
+    await asyncio.sleep(590)
+    assert database.checks == 1
+    await capture.state()
+    assert database.checks == 2
+    task.cancel()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from listener.config.sections import DeliverySettings
 from listener.config.settings import Settings
 from listener.errors import DatabaseUnavailable
 from listener.status import capture as module
@@ -87,6 +88,17 @@ async def test_one_part(daemon: Daemon, change: dict[str, Any], part: str, ok: b
     found = (await daemon.health.parts())[part]
     assert found.ok is ok
     assert detail in found.detail
+
+
+async def test_a_quiet_daemon_is_ready_between_its_polls(daemon: Daemon) -> None:
+    health = Health(Settings(delivery=DeliverySettings(poll="10m")), daemon.listener, daemon.breaker)
+    health.started(daemon.worker)
+    daemon.listener.self_test.passed_at -= 650.0
+    daemon.worker.last_progress_at -= 650.0
+    parts = await health.parts()
+    assert (parts["listen"].ok, parts["claims"].ok) == (True, True)
+    daemon.listener.self_test.passed_at -= 1500.0
+    assert not (await health.parts())["listen"].ok
 
 
 async def test_a_silent_database_blocks_no_probe(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -269,3 +270,29 @@ async def test_a_suspension_and_its_end_are_written_at_once() -> None:
     registry, suspension = FakeRegistry(), {"paid": Suspension(CAPTURED_AT, "no column")}
     await keep(registry, FakeListener(), 2, lambda: suspension if 0.6 < now() < 1.4 else {})
     assert [(at, state["suspended"]) for at, state in registry.renewals] == [(0.0, {}), (0.75, suspension), (1.5, {})]
+
+
+@pytest.mark.parametrize(("poll", "looks"), [(5.0, 400), (600.0, 40)])
+@jumping
+async def test_a_worker_alone_looks_less_often_with_a_longer_poll(poll: float, looks: int) -> None:
+    """An idle daemon may be all that keeps a database awake."""
+    times: list[float] = []
+    registry = FakeRegistry(lambda at: times.append(at) or [])  # type: ignore[func-returns-value]
+    breaker: Any = SimpleNamespace(reason=None, is_open=False)
+    lease = WorkerLease(registry, FakeListener(), breaker, poll)  # type: ignore[arg-type]
+    with suppress(TimeoutError):
+        await asyncio.wait_for(lease.keep(lambda: {}), 100)
+    assert len(times) == pytest.approx(looks, abs=2)
+    # The lease lasts 10 s and must not expire in between.
+    assert max(later - earlier for (earlier, _), (later, _) in pairwise(registry.renewals)) <= LEASE_S / 2
+
+
+@jumping
+async def test_a_worker_with_peers_looks_often_whatever_its_poll_is() -> None:
+    times: list[float] = []
+    registry = FakeRegistry(lambda at: times.append(at) or renewing(at))  # type: ignore[func-returns-value]
+    breaker: Any = SimpleNamespace(reason=None, is_open=False)
+    lease = WorkerLease(registry, FakeListener(), breaker, 600.0)  # type: ignore[arg-type]
+    with suppress(TimeoutError):
+        await asyncio.wait_for(lease.keep(lambda: {}), 10)
+    assert len(times) == pytest.approx(40, abs=2)

@@ -1,0 +1,102 @@
+"""Install as a managed cloud's administrator: a role with CREATEROLE that owns the database and is no superuser."""
+
+import json
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from listener.demo.cluster import Cluster
+from tests.support.command import Pgherald
+from tests.support.database import OPTIONS, STORY, chosen_binaries
+from tests.support.mail import MailServer
+
+GRANTS = """
+    CREATE ROLE herald LOGIN PASSWORD 'secret' IN ROLE pgherald_daemon;
+    GRANT USAGE ON SCHEMA public TO pgherald_daemon;
+    GRANT SELECT ON public.dateplan, public.users, public.plan TO pgherald_daemon;
+"""
+ROWS = """
+    INSERT INTO public.users VALUES (1, 'jane@example.org', true);
+    INSERT INTO public.plan VALUES (1, 'Café');
+    INSERT INTO public.dateplan VALUES (1, 1, 1, 'PE'), (2, 1, 1, 'VE');
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Cluster]:
+    """Roles are the whole server's, and those of a superuser would be there already."""
+    with Cluster(chosen_binaries(), OPTIONS) as cluster:
+        with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
+            conn.execute("CREATE ROLE admin LOGIN CREATEROLE CREATEDB PASSWORD 'secret'")
+            conn.execute("CREATE ROLE other LOGIN CREATEROLE CREATEDB PASSWORD 'secret'")
+        with psycopg.connect(at(cluster, "admin", "postgres"), autocommit=True) as conn:
+            conn.execute("CREATE ROLE app LOGIN PASSWORD 'secret'")
+        yield cluster
+
+
+def at(server: Cluster, role: str, database: str) -> str:
+    return f"postgresql://{role}:secret@127.0.0.1:{urlsplit(server.dsn()).port}/{database}"
+
+
+def run(url: str, *statements: str) -> None:
+    with psycopg.connect(url, autocommit=True) as conn:
+        for statement in statements:
+            conn.execute(statement)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("owner", ["admin", "app"])
+def test_it_installs_twice_and_delivers(server: Cluster, mail: MailServer, pgherald: Pgherald, owner: str) -> None:
+    database = f"of_{owner}"
+    admin, app = at(server, "admin", database), at(server, "app", database)
+    run(at(server, "admin", "postgres"), f"CREATE DATABASE {database}")
+    run(admin, "GRANT CREATE ON SCHEMA public TO app")
+    run(at(server, owner, database), STORY, ROWS)
+    as_admin = {"PGHERALD_DATABASE_URL": admin}
+    if owner == "app":
+        refused = pgherald("install", "--create-roles", env=as_admin)
+        assert refused.returncode == 1
+        assert refused.stderr.endswith("; as an administrator: GRANT app TO admin\n")
+        # docs/clouds.md: the one statement.
+        run(admin, "GRANT app TO admin")
+    else:
+        run(admin, "GRANT ALL ON ALL TABLES IN SCHEMA public TO app")
+    for _ in range(2):
+        done = pgherald("install", "--create-roles", env=as_admin, check=True)
+        if "; GRANT pgherald_backup TO app; " in done.stderr:
+            run(admin, "GRANT pgherald_backup TO app")
+        else:
+            assert done.stderr == ""
+    run(admin, GRANTS if owner == "admin" else GRANTS.partition(";")[2])
+    run(app, "UPDATE public.dateplan SET status = 'VE'")
+    as_daemon = {"PGHERALD_DATABASE_URL": at(server, "herald", database)}
+    pgherald("run", "--once", env=as_daemon, check=True)
+    assert mail.recipients == ["jane@example.org"]
+    checks = json.loads(pgherald("doctor", "--json", env=as_daemon, check=True).stdout)
+    assert [check for check in checks if check["state"] == "fault"] == []
+    with psycopg.connect(admin) as conn:
+        owners = conn.execute(
+            "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relnamespace = 'pgherald'::regnamespace"
+        ).fetchall()
+    assert owners == [("pgherald_owner",)]
+    pgherald("uninstall", "--yes", env=as_admin, check=True)
+
+
+def test_another_administrator_reads_what_to_do(server: Cluster, pgherald: Pgherald) -> None:
+    """The roles exist already, and belong to the one that created them."""
+    run(at(server, "other", "postgres"), "CREATE DATABASE of_other")
+    url = at(server, "other", "of_other")
+    run(url, STORY)
+    done = pgherald("install", "--create-roles", env={"PGHERALD_DATABASE_URL": url})
+    if server.version.startswith("15"):
+        # A role with CREATEROLE may grant every role that is no superuser.
+        assert done.returncode == 0
+        return
+    assert done.returncode == 1
+    assert "GRANT pgherald_owner, pgherald_daemon, pgherald_backup TO other WITH ADMIN OPTION" in done.stderr
+    run(
+        at(server, "admin", "postgres"),
+        "GRANT pgherald_owner, pgherald_daemon, pgherald_backup TO other WITH ADMIN OPTION",
+    )
+    pgherald("install", "--create-roles", env={"PGHERALD_DATABASE_URL": url}, check=True)
