@@ -30,8 +30,8 @@ class NewestPaginator(Paginator):
 class NewestValuesFilter(admin.AllValuesFieldListFilter):
     """A filter by the values that the newest events have."""
 
-    def __init__(self, field: Any, *arguments: Any) -> None:
-        super().__init__(field, *arguments)
+    def __init__(self, field: Any, *arguments: Any, **options: Any) -> None:
+        super().__init__(field, *arguments, **options)
         newest = Event.objects.order_by("-pk").values_list(field.name, flat=True)[:_MAX_EVENTS]
         self.lookup_choices = sorted(set(newest), key=str)
 

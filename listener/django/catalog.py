@@ -15,7 +15,7 @@ _CAPTURE = """
                     AND has_table_privilege(rule.oid, 'SELECT'), false),
            (SELECT count(*) FROM pg_trigger
              WHERE tgfoid = capture.oid AND tgenabled IN ('O', 'A')
-               AND tgrelid = coalesce(to_regclass(%(table)s), tgrelid)
+               AND (%(table)s::text IS NULL OR tgrelid = to_regclass(%(table)s))
                AND tgname IN ('pgherald_' || %(rule)s || '_update', 'pgherald_' || %(rule)s || '_insert')),
            CASE WHEN NOT has_schema_privilege(capture.proowner, schema.oid, 'USAGE')
                 THEN 'USAGE ON SCHEMA pgherald TO ' || capture.proowner::regrole

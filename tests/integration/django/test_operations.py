@@ -221,7 +221,7 @@ def test_it_can_be_written_and_squashed(django_project: None) -> None:
     added = migrations.AddField("Other", "note", models.TextField(default=""))
     # The operation on another model passes it, and none on its own.
     squashed = MigrationOptimizer().optimize([order("Other", "o"), order(), watch(), added], APP)
-    assert [type(each).__name__ for each in squashed] == ["CreateModel", "CreateModel", "Watch"]
+    assert [type(each).__name__ for each in squashed] == ["CreateModel", "Watch", "CreateModel"]
     kept = [order(), watch(), migrations.RemoveField("Order", "status")]
     assert MigrationOptimizer().optimize(kept, APP) == kept
 
