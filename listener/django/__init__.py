@@ -6,6 +6,6 @@
 - `catalog` asks the database what is installed, and what its role may do.
 
 An application imports this folder, and its role usually has no privilege on the schema `pgherald`. So the folder reads the
-server's catalogs first. It imports Django, `resources` and `printable`, and nothing else of pgherald: the start of an
-application does not get slower, and its process keeps its settings. Nothing else of pgherald may import it.
+server's catalogs first. Of pgherald it imports `resources` and `printable` only. An application then starts as fast as
+before, and its process keeps its settings. No other folder may import this one.
 """

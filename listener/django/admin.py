@@ -114,10 +114,10 @@ class EventAdmin(admin.ModelAdmin):
         """Return the row's key without invisible characters."""
         return printable(event.key)
 
-    @admin.display(description="reason", empty_value="")
-    def shown_reason(self, event: Event) -> str | None:
+    @admin.display(description="reason")
+    def shown_reason(self, event: Event) -> str:
         """Return the reason without invisible characters."""
-        return None if event.reason is None else printable(event.reason)
+        return "-" if event.reason is None else printable(event.reason)
 
     @admin.display(description="history")
     def shown_history(self, event: Event) -> object:

@@ -12,13 +12,13 @@ class Event(models.Model):
     class State(models.TextChoices):
         """The states of docs/state-machine.md."""
 
-        AVAILABLE = "available"
-        CLAIMED = "claimed"
-        TRANSMITTING = "transmitting"
+        AVAILABLE = "available", "available"
+        CLAIMED = "claimed", "claimed"
+        TRANSMITTING = "transmitting", "transmitting"
         IN_DOUBT = "in_doubt", "in doubt"
-        SENT = "sent"
-        SKIPPED = "skipped"
-        FAILED = "failed"
+        SENT = "sent", "sent"
+        SKIPPED = "skipped", "skipped"
+        FAILED = "failed", "failed"
 
     id = models.BigIntegerField(primary_key=True)
     rule = models.TextField()
