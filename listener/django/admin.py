@@ -69,6 +69,10 @@ class EventAdmin(admin.ModelAdmin):
         """Refuse. `pgherald purge` deletes old events."""
         return False
 
+    def get_queryset(self, request: HttpRequest) -> Any:
+        """Return all events, in the order of the list."""
+        return Event.objects.order_by(*self.ordering)
+
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
         """Return the events of one row. In two parts, so that each can use an index of the outbox."""
         term = search_term.strip()

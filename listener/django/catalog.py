@@ -15,8 +15,8 @@ _CAPTURE = """
                     AND has_table_privilege(rule.oid, 'SELECT'), false),
            (SELECT count(*) FROM pg_trigger
              WHERE tgfoid = capture.oid AND tgenabled IN ('O', 'A')
-               AND (%(table)s::text IS NULL OR tgrelid = to_regclass(%(table)s))
-               AND tgname IN ('pgherald_' || %(rule)s || '_update', 'pgherald_' || %(rule)s || '_insert')),
+               AND (%(table)s::text IS NULL OR tgrelid = to_regclass(%(table)s::text))
+               AND tgname IN ('pgherald_' || %(rule)s::text || '_update', 'pgherald_' || %(rule)s::text || '_insert')),
            CASE WHEN NOT has_schema_privilege(capture.proowner, schema.oid, 'USAGE')
                 THEN 'USAGE ON SCHEMA pgherald TO ' || capture.proowner::regrole
                 WHEN NOT has_table_privilege(capture.proowner, outbox.oid, 'INSERT')
@@ -26,7 +26,7 @@ _CAPTURE = """
       LEFT JOIN pg_namespace AS schema ON schema.nspname = 'pgherald'
       LEFT JOIN pg_class AS rule ON rule.relnamespace = schema.oid AND rule.relname = 'rule'
       LEFT JOIN pg_class AS outbox ON outbox.relnamespace = schema.oid AND outbox.relname = 'outbox'
-      LEFT JOIN pg_proc AS capture ON capture.pronamespace = schema.oid AND capture.proname = 'capture_' || %(rule)s"""
+      LEFT JOIN pg_proc AS capture ON capture.pronamespace = schema.oid AND capture.proname = 'capture_' || %(rule)s::text"""
 
 _RULE = """
     SELECT "column", value, snapshot_done,

@@ -6,7 +6,7 @@ from typing import Any
 from django.apps import apps
 from django.core import checks
 from django.core.exceptions import FieldDoesNotExist
-from django.db import DatabaseError, connections, router
+from django.db import Error, connections, router
 from django.db.migrations.loader import MigrationLoader
 
 from listener.django.catalog import read_capture, read_rule
@@ -32,7 +32,7 @@ def check_rules(
         try:
             for app_label, watch in watched_rules(connection):
                 messages += _faults(connection, app_label, watch)
-        except DatabaseError:
+        except Error:
             # Django reports a database that it cannot read. A check that fails would keep `migrate` from running.
             continue
     return messages

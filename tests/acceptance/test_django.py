@@ -35,15 +35,10 @@ def run_django(url: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="session")
-def django_template(databases: Databases) -> str:
-    return databases.template("django", lambda url: run_django(url, "manage.py", "migrate", "--verbosity", "0"))
-
-
 @pytest.fixture
-def database(databases: Databases, django_template: str, connect_django: ConnectDjango) -> Iterator[Database]:
+def database(databases: Databases, django_migrated: str, connect_django: ConnectDjango) -> Iterator[Database]:
     """Made by Django's migrations, ours among them."""
-    with databases.fresh(django_template) as database:
+    with databases.fresh(django_migrated) as database:
         connect_django(database.url)
         try:
             yield database

@@ -28,30 +28,13 @@ EVENTS = """
 """
 
 
-@pytest.fixture(scope="module")
-def filled(databases: Databases, django_project: None) -> str:
-    def fill(url: str) -> None:
-        from config.settings import database
-        from django.core.management import call_command
-        from django.db import connection
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("DATABASE_URL", url)
-            connection.settings_dict.update(database())
-            call_command("migrate", verbosity=0)
-            with connection.cursor() as cursor:
-                cursor.execute(EVENTS)
-            connection.close()
-
-    return databases.template("django_admin", fill)
-
-
 @pytest.fixture
-def database(databases: Databases, filled: str, connect_django: ConnectDjango) -> Iterator[Database]:
+def database(databases: Databases, django_migrated: str, connect_django: ConnectDjango) -> Iterator[Database]:
     from django.db import connections
 
-    with databases.fresh(filled) as database:
+    with databases.fresh(django_migrated) as database:
         connect_django(database.url)
+        database.execute(EVENTS)
         yield database
         connections.close_all()
 

@@ -18,11 +18,13 @@ def database(bare_database: Database, connect_django: ConnectDjango) -> Iterator
     connections.close_all()
 
 
-def test_what_each_role_is_told(database: Database) -> None:
+@pytest.mark.parametrize("server_side_binding", [True, False])
+def test_what_each_role_is_told(database: Database, server_side_binding: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from django.db import connection
 
     from listener.django.catalog import read_capture, read_rule
 
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", {"server_side_binding": server_side_binding})
     nothing = read_capture(connection, "paid", '"orders"')
     assert (nothing.installed, nothing.may_install, nothing.may_watch, nothing.watched) == (False, True, False, False)
     install_triggers(database.connect())

@@ -11,29 +11,11 @@ from tests.support.database import Database, Databases
 RULE = "dateplan_verified"
 
 
-@pytest.fixture(scope="module")
-def migrated(databases: Databases, django_project: None) -> str:
-    """A database with all of Django's migrations."""
-
-    def migrate(url: str) -> None:
-        from config.settings import database
-        from django.core.management import call_command
-        from django.db import connection
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("DATABASE_URL", url)
-            connection.settings_dict.update(database())
-            call_command("migrate", verbosity=0)
-            connection.close()
-
-    return databases.template("django_checks", migrate)
-
-
 @pytest.fixture
-def database(databases: Databases, migrated: str, connect_django: ConnectDjango) -> Iterator[Database]:
+def database(databases: Databases, django_migrated: str, connect_django: ConnectDjango) -> Iterator[Database]:
     from django.db import connections
 
-    with databases.fresh(migrated) as database:
+    with databases.fresh(django_migrated) as database:
         connect_django(database.url)
         yield database
         connections.close_all()
