@@ -32,7 +32,8 @@ class Migrations:
         migration = kind("0001_test", APP)
         before = self.state.clone()
         with connection.schema_editor(atomic=atomic, collect_sql=collect) as editor:
-            self.state = migration.apply(self.state, editor, collect_sql=collect)
+            # apply() changes the state that it is given, also when it fails.
+            self.state = migration.apply(before.clone(), editor, collect_sql=collect)
         if not collect:
             self._applied.append((before, migration))
         return list(editor.collected_sql) if collect else []
@@ -131,6 +132,17 @@ def test_a_migration_that_fails_leaves_nothing(migrations: Migrations, database:
     with pytest.raises(DataError):
         migrations.apply(watch(), django_migrations.RunSQL("SELECT 1/0"))
     assert database.execute(TRIGGERS) == []
+    assert database.value("SELECT to_regnamespace('pgherald')") is None
+
+
+def test_an_operation_that_fails_leaves_nothing_without_a_transaction_around_it(
+    migrations: Migrations, database: Database
+) -> None:
+    from django.db import DatabaseError
+
+    migrations.apply(order())
+    with pytest.raises(DatabaseError, match='capture is per "row" or per "statement"'):
+        migrations.apply(watch(capture="rows"), atomic=False)
     assert database.value("SELECT to_regnamespace('pgherald')") is None
 
 
@@ -273,6 +285,16 @@ class TestRights:
         migrations.apply(watch())
         with pytest.raises(CommandError, match=r"may not drop its triggers; run SELECT pgherald.unwatch\('order_paid'\)"):  # fmt: skip
             migrations.reverse()
+
+    def test_a_change_without_the_triggers_is_refused(self, migrations: Migrations, database: Database) -> None:
+        from django.core.management.base import CommandError
+
+        from listener.django.operations import Rewatch
+
+        install_triggers(database.connect())
+        database.execute("SELECT pgherald.watch('order_paid', 'shop_order')")
+        with pytest.raises(CommandError, match=r"may not drop its triggers; .* `pgherald rewatch order_paid --alter`"):
+            migrations.apply(Rewatch("order_paid", []))
 
     def test_the_schemas_owner_may_do_all(self, migrations: Migrations, database: Database) -> None:
         database.execute("GRANT CREATE ON DATABASE " + database.value("SELECT quote_ident(current_database())") + " TO pg_monitor")  # type: ignore[operator]  # fmt: skip
