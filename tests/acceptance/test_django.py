@@ -1,4 +1,4 @@
-"""The Django project of the story, driven with the real ORM. It has no signal and does not import us.
+"""The Django project of the story, driven with the real ORM. It has no signal, and one line of a migration knows us.
 
 First what is captured, for every way in which Django writes a row; then what is mailed.
 """
@@ -9,20 +9,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import django
 import pytest
 from django.db import connection, connections, transaction
 from django.db.models import Case, F, Value, When
 
-from listener.resources import resource
+from tests.fixtures.django_project import EXAMPLE, ConnectDjango
 from tests.support.command import Pgherald
 from tests.support.database import Database, Databases
 from tests.support.mail import MailServer
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "django"
 CONFIG = ["--config", EXAMPLE / "pgherald.toml"]
 SUBJECT = "Your DatePlan is now verified 🎉"
 
@@ -38,32 +35,11 @@ def run_django(url: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="session")
-def project() -> Iterator[None]:
-    """Set up once in a process, as Django is; every test gives it its database."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXAMPLE)
-        patch.setenv("DJANGO_SETTINGS_MODULE", "config.settings")
-        patch.setenv("DJANGO_DEBUG", "0")
-        django.setup()
-        yield
-
-
-@pytest.fixture(scope="session")
-def django_template(databases: Databases) -> str:
-    return databases.template("django", lambda url: run_django(url, "manage.py", "migrate", "--verbosity", "0"))
-
-
 @pytest.fixture
-def database(
-    databases: Databases, django_template: str, project: None, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Database]:
+def database(databases: Databases, django_migrated: str, connect_django: ConnectDjango) -> Iterator[Database]:
     """Made by Django's migrations, ours among them."""
-    from config.settings import database as settings_of
-
-    with databases.fresh(django_template) as database:
-        monkeypatch.setenv("DATABASE_URL", database.url)
-        connection.settings_dict.update(settings_of())
+    with databases.fresh(django_migrated) as database:
+        connect_django(database.url)
         try:
             yield database
         finally:
@@ -422,21 +398,25 @@ class TestProject:
         run_django(database.url, "-W", "error", "manage.py", "makemigrations", "--check", "--dry-run")
         run_django(database.url, "-W", "error", "manage.py", "check", "--fail-level", "WARNING")
 
-    def test_it_runs_without_us(self, database: Database) -> None:
+    def test_it_loads_little_of_us(self, database: Database) -> None:
+        """Its process keeps its environment, and starts as fast as without us."""
         script = """
-import sys
-sys.modules["listener"] = None  # an import of it fails
+import os, sys
+before = dict(os.environ)
 import django
 django.setup()
-import dates.admin, config.urls
+import config.urls
 from dates.models import DatePlan, Plan, User
 user = User.objects.create(username="jane", email="jane@example.org")
 plan = DatePlan.objects.create(user=user, plan=Plan.objects.create(place="Café Zürich"))
 plan.status = "VE"
 plan.save()
-assert not [name for name in sys.modules if name.startswith("listener.")]
+ours = {name for name in sys.modules if name.startswith("listener.")}
+print(*sorted(name for name in ours if not name.startswith("listener.django")))
+assert dict(os.environ) == before
+assert "pydantic" not in sys.modules and "aiohttp" not in sys.modules
 """
-        run_django(database.url, "-c", script)
+        assert run_django(database.url, "-c", script).split() == ["listener.printable", "listener.resources"]
         assert len(database.events()) == 1
 
     def test_the_triggers_go_and_come_back_with_their_migration(self, plans: Any, database: Database) -> None:
@@ -452,13 +432,10 @@ assert not [name for name in sys.modules if name.startswith("listener.")]
         # The one that was verified meanwhile counts as having been there before.
         assert database.execute("SELECT key FROM pgherald.handled") == [(str(first.pk),)]
 
-    @pytest.mark.parametrize("installed", [True, False])
-    def test_the_migration_runs_the_file_that_install_runs(
-        self, project: None, installed: bool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_its_migration_is_one_operation(self, django_project: None) -> None:
         from importlib import import_module
 
-        migration = import_module("dates.migrations.0002_pgherald")
-        if not installed:
-            monkeypatch.setattr(migration, "find_spec", lambda name: None)
-        assert migration.triggers_sql() == resource("sql/triggers.sql").read_text(encoding="utf-8")
+        from listener.django.operations import Watch
+
+        [operation] = import_module("dates.migrations.0002_pgherald").Migration.operations
+        assert isinstance(operation, Watch)

@@ -23,6 +23,20 @@ def test_another_role_that_can_read_messages(plan: int, database: Database, daem
     assert ill(doctor()) == HEALTHY, "the daemon's role is no stranger"
 
 
+def test_a_role_that_may_read_only_other_columns(plan: int, database: Database, doctor: Examine) -> None:
+    """The columns of docs/django.md contain no address and no message."""
+    database.execute(
+        "GRANT USAGE ON SCHEMA pgherald TO pg_monitor; GRANT SELECT (id, key) ON pgherald.outbox TO pg_monitor"
+    )
+    database.execute("CREATE ROLE shop IN ROLE pg_monitor")
+    try:
+        assert ill(doctor()) == HEALTHY
+        database.execute("GRANT SELECT (recipient) ON pgherald.outbox TO pg_monitor")
+        names(doctor(), "readers", "warn", "shop can read pgherald.outbox")
+    finally:
+        database.execute("DROP ROLE shop")
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("log_min_duration_statement", "0"), ("log_statement", "all"), ("log_parameter_max_length_on_error", "-1")],
