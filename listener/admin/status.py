@@ -27,7 +27,7 @@ class OutboxStatus:
 
     Attributes:
         rules: events by rule and state. Each rule has every state.
-        reports: by rule, how many of its sent events `bounced` and `complained`, since it is watched.
+        reports: by rule, how many of its sent events `bounced` and `complained`, since it is watched. It has the same rules.
         oldest_available_age_s: seconds since the capture of the oldest event that waits, or None if no event waits.
         workers: the rows of the query `workers`, in the order of their registration.
         outbox: `bytes`, `size` for people, `dead_rows` by estimate, and `rows` by count.
