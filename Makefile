@@ -16,7 +16,7 @@ PINNED = --quiet --universal --generate-hashes --no-emit-index-url --no-header -
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-# .venv is made in two steps, so that the demo starts soon: it needs 42 packages, a third of them all.
+# .venv is made in two steps, so that the demo starts soon: it needs 44 packages, a third of them all.
 .venv/demo: requirements/demo.lock
 	$(PYTHON) -c 'import sys; sys.exit("pgherald needs Python 3.11 or later; make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv

@@ -27,7 +27,7 @@ class OutboxStatus:
 
     Attributes:
         rules: events by rule and state. Each rule has every state.
-        reports: by rule, how many of its sent events `bounced` and `complained`, since it is watched.
+        reports: by rule, how many of its sent events `bounced` and `complained`, since it is watched. It has the same rules.
         oldest_due_age_s: seconds since the first event was due whose rule is neither paused nor suspended, or None.
         workers: the rows of the query `workers`, in the order of their registration.
         outbox: `bytes`, `size` for people, `dead_rows` by estimate, and `rows` by count.

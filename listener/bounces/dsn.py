@@ -94,7 +94,7 @@ def _delivery(part: Part, beside: list[Part]) -> Report | str:
     envelope_id = next(filter(None, (_field(block, "Original-Envelope-Id") for block in blocks)), "")
     message = _message(_XTEXT.sub(lambda octet: chr(int(octet[1], 16)), envelope_id), beside)
     found = [_failure(block, message) for block, action in zip(recipients, actions, strict=True) if action == "failed"]
-    gravest = max(found, key=lambda report: list(BounceClass).index(report.kind))
+    gravest = max(found, key=lambda report: report.kind.gravity)
     # The address stands for several. It works, because one of them has got the message.
     if any(action in _DELIVERED for action in actions):
         return replace(gravest, kind=BounceClass.soft)

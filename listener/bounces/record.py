@@ -16,7 +16,6 @@ from listener.message_id import make_message_id, read_message_id
 from listener.printable import printable
 
 _QUERIES = load("bounces")
-_GRAVITY = list(BounceClass)
 _IN_FLIGHT = ("claimed", "transmitting")
 # A policy on the outbox must refuse us, and not hide the event.
 _NO_POLICIES = "SET LOCAL row_security = off"
@@ -42,7 +41,7 @@ class Recorded:
 async def record(outbox: Pool, lookups: Pool, rules: Mapping[str, Rule], secret: bytes, report: Report) -> Recorded:
     """Write a report into the history of its event, and run the rule's statement `bounced` for the row.
 
-    `outbox` is a `bounce_pool`, and `lookups` an `statement_pool` with the login of the lookups.
+    `outbox` is a `bounce_pool`, and `lookups` a `statement_pool` with the login of the lookups.
 
     A report of the same or a milder class than one before changes nothing. The event is locked meanwhile, so that the
     statement runs once for several reports at one moment. It is committed before the report. If the program ends in
@@ -100,6 +99,6 @@ def _why_not(
     # A message that left once in doubt can bounce, whatever became of the event afterwards.
     if state != "sent" and not may_have_left:
         return f"is {state}: as far as is known, its message was not sent"
-    if before is not None and _GRAVITY.index(kind) <= _GRAVITY.index(BounceClass(before)):
+    if before is not None and kind.gravity <= BounceClass(before).gravity:
         return f"has a report of class {before} already"
     return None

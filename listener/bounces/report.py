@@ -16,6 +16,11 @@ class BounceClass(StrEnum):
     complaint = "complaint"
     """the reader called the message spam"""
 
+    @property
+    def gravity(self) -> int:
+        """Return the place of the class in this order."""
+        return list(BounceClass).index(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Report:

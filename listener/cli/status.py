@@ -34,7 +34,7 @@ def status(as_json: bool, config_file: Path | None) -> None:
 
 def _as_json(now: OutboxStatus) -> dict[str, Any]:
     return {
-        "rules": {rule: counts | _reports(now, rule) for rule, counts in now.rules.items()},
+        "rules": {rule: counts | now.reports[rule] for rule, counts in now.rules.items()},
         "oldest_due_seconds": now.oldest_due_age_s,
         "workers": [{**worker, "started_at": worker["started_at"].isoformat()} for worker in now.workers],
         "listening": any(worker["listening"] and worker["alive"] for worker in now.workers),
@@ -52,7 +52,7 @@ def _show(now: OutboxStatus) -> None:
     screen = console()
     table = Table("rule", *STATES, *REPORTS, box=None)
     for rule, counts in now.rules.items():
-        reports = _reports(now, rule)
+        reports = now.reports[rule]
         table.add_row(rule, *(str(counts[state]) for state in STATES), *(str(reports[word]) for word in REPORTS))
     screen.print(table)
     screen.print(_waiting(now))
@@ -82,11 +82,6 @@ def _waiting(now: OutboxStatus) -> str:
     if now.available:
         return "no waiting event is due: they are to be retried later, or their rule is paused or suspended"
     return "no event is waiting"
-
-
-def _reports(now: OutboxStatus, rule: str) -> dict[str, int]:
-    """Return a rule's reports. A rule that has only events is not watched, and has none."""
-    return now.reports.get(rule, dict.fromkeys(REPORTS, 0))
 
 
 def _worker(worker: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ class Smtp(Section):
     fallback_url: str | None = Field(None, repr=False)
     """a second mail server, used while the first is unavailable. Its login is a password"""
     auth: Literal["password", "xoauth2"] = "password"
-    """login method: `password` (PLAIN, LOGIN or CRAM-MD5, as the server offers) or `xoauth2`, where the password in `url`
+    """login method: `password` (PLAIN, LOGIN, SCRAM-SHA-256 or CRAM-MD5, as the server offers) or `xoauth2`, where the password in `url`
     is an access token unless `oauth_token_url` is set"""
     oauth_token_url: TokenUrl = ""
     """where to get access tokens for `xoauth2` and renew them, see below"""

@@ -177,19 +177,30 @@ class _SecuredCursor(psycopg.Cursor[Any]):
             return super().execute(*args, **kwargs)
 
 
-class SecuredAsyncCursor(psycopg.AsyncCursor[Any]):
-    """The same for asyncio. `policies` is the value of row_security, which a subclass may set to ``on``."""
+class PooledAsyncCursor(psycopg.AsyncCursor[Any]):
+    """For a session that a pooler lends to others between transactions: each statement brings its settings along.
 
-    policies = "off"
+    `settings` apply to every statement. `own_settings` are those of a transaction that the caller has not begun.
+    """
+
+    settings = ""
+    own_settings = ""
 
     async def execute(self, *args: Any, **kwargs: Any) -> Self:
-        """Run one statement as psycopg does, after the settings of its transaction."""
+        """Run one statement as psycopg does, after its settings."""
         if not _is_idle(self):
-            await super().execute(_SET_PATH)
+            await super().execute(self.settings)
             return await super().execute(*args, **kwargs)
         async with self.connection.transaction():
-            await super().execute(f"{_SET_PATH}; SET LOCAL row_security = {self.policies}")
+            await super().execute(f"{self.settings}; {self.own_settings}")
             return await super().execute(*args, **kwargs)
+
+
+class SecuredAsyncCursor(PooledAsyncCursor):
+    """The same as `_SecuredCursor` for asyncio."""
+
+    settings = _SET_PATH
+    own_settings = "SET LOCAL row_security = off"
 
 
 def _is_idle(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> bool:

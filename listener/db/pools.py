@@ -5,16 +5,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import psycopg
 from psycopg import errors
-from psycopg.pq import TransactionStatus
 from psycopg.types.json import set_json_loads
 
 from listener.db.connection import (
     KEEPALIVES,
+    POLICIES_APPLY,
     READ_COMMITTED,
+    PooledAsyncCursor,
     SecuredAsyncCursor,
     is_pooled,
     parameters,
@@ -53,7 +54,6 @@ MAX_SESSIONS = 1 + _MAX_OUTBOX_CONNECTIONS + _MAX_LOOKUP_CONNECTIONS
 # A lookup that writes a time as text or as a day must not depend on the settings of the role or the database.
 # Of the styles of intervals, psycopg reads this one only.
 _UTC = "SET TimeZone = 'UTC'; SET IntervalStyle = 'postgres'"
-_LOCAL_UTC = _UTC.replace("SET ", "SET LOCAL ")
 # A backend that runs or waits notices within this time that its client is gone.
 _NOTICE_LOST_CLIENT = "SET client_connection_check_interval = '1s'"
 
@@ -96,20 +96,13 @@ async def opened(*pools: Pool) -> AsyncIterator[None]:
 class _StatementCursor(SecuredAsyncCursor):
     """For statements that change the application's tables, where a policy may rightly show some of the rows."""
 
-    policies = "on"
+    own_settings = POLICIES_APPLY
 
 
-class _LookupCursor(psycopg.AsyncCursor[Any]):
-    """For lookups through a pooler, which lends the session to others: each transaction sets how times are written."""
+class _LookupCursor(PooledAsyncCursor):
+    """For lookups through a pooler: times are written in UTC."""
 
-    async def execute(self, *args: Any, **kwargs: Any) -> Self:
-        """Run one statement as psycopg does, in UTC."""
-        if self.connection.info.transaction_status != TransactionStatus.IDLE:
-            await super().execute(_LOCAL_UTC)
-            return await super().execute(*args, **kwargs)
-        async with self.connection.transaction():
-            await super().execute(_LOCAL_UTC)
-            return await super().execute(*args, **kwargs)
+    settings = _UTC.replace("SET ", "SET LOCAL ")
 
 
 def _lock_timeout(patience: float) -> str:

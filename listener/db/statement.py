@@ -76,11 +76,11 @@ def unsubscribe_of(name: str, rule: Rule) -> Statement | None:
     return None if rule.unsubscribe in ("", APPLICATION) else Statement(name, "unsubscribe", rule.unsubscribe)
 
 
-def statements_of(name: str, rule: Rule) -> list[Statement]:
-    """Return all statements that the rule has."""
-    return [each for each in (unsubscribe_of(name, rule), bounced_of(name, rule)) if each is not None]
-
-
 def bounced_of(name: str, rule: Rule) -> Statement | None:
     """Return the statement that runs for a bounce or a complaint, if the rule has one. Its parameter is ``class``."""
     return Statement(name, "bounced", rule.bounced) if rule.bounced else None
+
+
+def statements_of(name: str, rule: Rule) -> list[Statement]:
+    """Return all statements that the rule has."""
+    return [each for each in (unsubscribe_of(name, rule), bounced_of(name, rule)) if each is not None]

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from listener.address import Mailbox
+from listener.mail.times import from_iso
 from listener.mail.values import as_printed
 from listener.printable import HIDDEN
 
@@ -190,13 +191,8 @@ def _times(values: dict[str, str], zone: tzinfo | None) -> dict[str, date | time
 
 def _moment(name: str, text: str, zone: tzinfo | None) -> date:
     """Return the day, or the time without microseconds, in UTC or without zone."""
-    for kind in (date, datetime):
-        try:
-            moment = kind.fromisoformat(text)
-            break
-        except ValueError:
-            pass
-    else:
+    moment = from_iso(text)
+    if not isinstance(moment, date):
         raise InvalidEntry(f"{name} is neither a day nor a time")
     if not isinstance(moment, datetime):
         return moment

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from listener.mail.language import direction
 from listener.mail.reader import Reader, current_reader, reader_of
+from listener.mail.times import from_iso
 from listener.mail.values import NULL, Array, Boolean, Null, as_json, as_printed, is_against
 
 # The widths that the CLDR has for a date. Any other format is a pattern of it, such as "EEEE, d. MMMM".
@@ -187,13 +188,8 @@ def _needed_reader() -> Reader:
 
 def _moment(value: Any) -> Any:
     """Return the time that a text of a jsonb has in ISO 8601. Other texts stay, as do all other values."""
-    if isinstance(value, str):
-        for kind in (date, datetime, time):
-            try:
-                return kind.fromisoformat(value)
-            except ValueError:
-                pass
-    return value
+    moment = from_iso(value) if isinstance(value, str) else None
+    return value if moment is None else moment
 
 
 def _number(value: Any) -> Decimal | None:

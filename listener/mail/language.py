@@ -6,45 +6,19 @@ A translation is a subfolder of the template's folder, named by its language tag
 import re
 from collections import Counter
 from collections.abc import Collection
+from functools import lru_cache
 from pathlib import Path
 from unicodedata import bidirectional
+
+from babel import Locale, UnknownLocaleError
 
 from listener.errors import RuleBroken
 
 _TAG = re.compile(r"[a-z]{2,8}(-[a-z0-9]{1,8})*")
 # RFC 5646 4.4.1: a buffer of 35 characters holds every tag that is likely. The value of a row may be a megabyte.
 _MAX_TAG_CHARS = 35
-# The languages and scripts that are written from right to left (CLDR, character order).
-_RTL_LANGUAGES = frozenset(
-    [
-        "ar",
-        "arc",
-        "ckb",
-        "dv",
-        "fa",
-        "glk",
-        "he",
-        "iw",
-        "ji",
-        "ks",
-        "lrc",
-        "mzn",
-        "nqo",
-        "pnb",
-        "ps",
-        "sd",
-        "sdh",
-        "syr",
-        "ug",
-        "ur",
-        "yi",
-        "az-ir",
-        "ku-ir",
-        "ku-iq",
-        "pa-pk",
-        "uz-af",
-    ]
-)
+# Written from right to left: languages that Babel has no locale of, and scripts.
+_RTL_LANGUAGES = frozenset(["arc", "glk", "pnb"])
 _RTL_SCRIPTS = frozenset(["adlm", "arab", "aran", "hebr", "mand", "nkoo", "rohg", "samr", "syrc", "thaa"])
 # Two tags for one language: the old one and that of today (IANA language subtag registry), and Norwegian.
 _SAME_LANGUAGES = {"iw": "he", "in": "id", "ji": "yi", "tl": "fil", "no": "nb"}
@@ -68,13 +42,26 @@ def tag_of(wanted: object) -> str:
     return tag
 
 
+@lru_cache(maxsize=256)
+def locale_of(tag: str) -> Locale | None:
+    """Return the locale of a language tag, or of the part of it that is known. None: no part is."""
+    while tag:
+        try:
+            return Locale.parse(tag, sep="-")
+        except (UnknownLocaleError, ValueError):
+            tag = tag.rpartition("-")[0]
+    return None
+
+
 def direction(language: object) -> str:
     """Return ``rtl`` for a language that is written from right to left, and ``ltr`` for any other."""
     first, *rest = tag_of(str(language)).split("-")
     scripts = [part for part in rest if len(part) == 4 and part.isalpha()]
     if scripts:
         return "rtl" if scripts[0] in _RTL_SCRIPTS else "ltr"
-    return "rtl" if first in _RTL_LANGUAGES or "-".join([first, *rest[:1]]) in _RTL_LANGUAGES else "ltr"
+    locale = locale_of("-".join([first, *rest]))
+    is_rtl = first in _RTL_LANGUAGES if locale is None else locale.character_order == "right-to-left"
+    return "rtl" if is_rtl else "ltr"
 
 
 def direction_of_words(text: str) -> str:

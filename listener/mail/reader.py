@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
-from babel import Locale, UnknownLocaleError
+from babel import Locale
 
-from listener.mail.language import tag_of
+from listener.mail.language import locale_of, tag_of
 
 _DEFAULT_LANGUAGE = "en"
 
@@ -42,7 +42,7 @@ def reader_of(row: Mapping[str, Any], template: str, direction: str) -> Reader:
 
     Without a valid `language`, it is that of the `template`, or English. `direction` is that of the template's words.
     """
-    locale = _locale(tag_of(row.get("language"))) or _locale(template) or Locale(_DEFAULT_LANGUAGE)
+    locale = locale_of(tag_of(row.get("language"))) or locale_of(template) or Locale(_DEFAULT_LANGUAGE)
     return Reader(locale, _zone(row.get("timezone")), direction)
 
 
@@ -62,17 +62,6 @@ def writing_for(reader: Reader) -> Iterator[None]:
 def current_reader() -> Reader | None:
     """Return the reader of the message that is rendered now."""
     return _reader.get()
-
-
-@lru_cache(maxsize=256)
-def _locale(tag: str) -> Locale | None:
-    """Return the locale of a language tag, or of the part of it that is known."""
-    while tag:
-        try:
-            return Locale.parse(tag, sep="-")
-        except (UnknownLocaleError, ValueError):
-            tag = tag.rpartition("-")[0]
-    return None
 
 
 def _zone(name: Any) -> tzinfo | None:

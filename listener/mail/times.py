@@ -63,6 +63,16 @@ class Moment(datetime):
         return self.strftime("%c")
 
 
+def from_iso(text: str) -> date | time | None:
+    """Return the day, the time or the time of day that a text in ISO 8601 gives. None: it is another text."""
+    for kind in (date, datetime, time):
+        try:
+            return kind.fromisoformat(text)
+        except ValueError:
+            pass
+    return None
+
+
 def _named(moment: date | time, format: str) -> str:
     """Return the format with the words of the reader's language instead of the directives for them."""
     if (reader := current_reader()) is None:

@@ -20,7 +20,7 @@ from listener.smtp.verdicts import CONFIGURATION, SERVER
 _PAUSES_S = (60.0, 300.0, 900.0)
 # Within this time after a login that worked, others go on beside each other. A changed password is found later.
 _TRUST_S = 60.0
-_PASSWORD_MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5")
+_PASSWORD_MECHANISMS = ("PLAIN", "LOGIN", "SCRAM-SHA-256", "CRAM-MD5")
 _NO_TLS = replace(CONFIGURATION, remedy="use smtps://, or add ?starttls=required to [smtp] url")
 NO_MECHANISM = replace(CONFIGURATION, remedy="correct [smtp] auth, or take the user and the password out of [smtp] url")
 _NO_MECHANISM_WORKS = replace(CONFIGURATION, remedy="ask the server's operator which login it takes; see [smtp] auth")

@@ -1,9 +1,7 @@
 """Access tokens for XOAUTH2: fetched from the provider, kept until shortly before they end (RFC 6749)."""
 
 import asyncio
-import http.client
 import json
-import ssl
 import time
 import urllib.error
 import urllib.parse
@@ -12,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from listener import https
 from listener.address import mask
 from listener.errors import ConfigError
 from listener.printable import printable
@@ -32,13 +31,6 @@ _MAX_MARGIN_S = 300.0
 class _Token:
     text: str = field(repr=False)
     renew_at: float
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would send the client's secret to another place."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        """Follow none."""
 
 
 class AccessTokens:
@@ -114,21 +106,14 @@ class AccessTokens:
 
 def _post(url: str, body: bytes) -> tuple[int, bytes]:
     """Return the status and the body of the answer. It runs in a thread, because urllib waits."""
-    # Opened without handlers for files and FTP.
-    opener = urllib.request.build_opener(
-        urllib.request.HTTPSHandler(context=ssl.create_default_context()), _NoRedirect()
-    )
     request = urllib.request.Request(  # noqa: S310 - the configuration allows https, and http on loopback
         url, body, {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
     )
     try:
-        with opener.open(request, timeout=_TIMEOUT_S) as response:
-            return response.status, response.read(_MAX_ANSWER_BYTES)
+        return https.fetch(request, timeout=_TIMEOUT_S, max_bytes=_MAX_ANSWER_BYTES)
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read(_MAX_ANSWER_BYTES)
-    except http.client.HTTPException as error:
-        raise OSError(f"not an HTTP answer: {type(error).__name__}") from None
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

@@ -87,9 +87,7 @@ class BounceWebhooks:
     async def _record(self, endpoint: "_Endpoint", reports: list[Report]) -> web.Response:
         if not reports:
             return endpoint.accept("ignored")
-        if self.secret is None or not self._health.is_ready:
-            return endpoint.try_again()
-        if endpoint.limit.empty:
+        if self.secret is None or not self._health.is_ready or endpoint.limit.empty:
             return endpoint.try_again()
         endpoint.limit.take()
         changed = known = 0

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import trustme
+from scramp import ScramException, ScramMechanism
 
 from tests.support import PATIENCE
 
@@ -125,6 +126,7 @@ class Smtpd:
     `lines`: every command.
     `logins`: mechanism, user and secret of each login that was judged. `refuses`: replies to AUTH by mechanism.
     `plain_asks`: 334 to AUTH PLAIN, whether or not it has an initial response. LOGIN ignores an initial response.
+    `scram`: what becomes of each message of the server's in SCRAM-SHA-256.
     `echoes`: a refusal of a login repeats the client's last line. `helo`: HELO is known beside EHLO.
     `in_clear`: the AUTH commands that came without TLS. `throttled`: how often it was said that `most_per_second` messages
     had been accepted. `turned_away`: connections beyond `most_connections`, which were refused at the greeting.
@@ -140,6 +142,7 @@ class Smtpd:
         auth: str = "PLAIN LOGIN XOAUTH2",
         refuses: Mapping[str, str] | None = None,
         plain_asks: bool = False,
+        scram: Callable[[str], str] = lambda message: message,
         prompts: tuple[str, str] = ("Username:", "Password:"),
         echoes: bool = False,
         helo: bool = False,
@@ -157,6 +160,7 @@ class Smtpd:
         self.auth = auth
         self.refuses = dict(refuses or {})
         self.plain_asks = plain_asks
+        self.scram = scram
         self.prompts = prompts
         self.echoes = echoes
         self.helo = helo
@@ -292,6 +296,10 @@ class _Gone(Exception):
     """The connection has ended, from whichever side."""
 
 
+class _Cancelled(Exception):
+    """The client has cancelled its login (RFC 4954 4)."""
+
+
 class Session(asyncio.Protocol):
     def __init__(self, server: Smtpd) -> None:
         self.server = server
@@ -402,7 +410,21 @@ class Session(asyncio.Protocol):
         if method in self.server.refuses:
             await self._say(self.server.refuses[method])
             return
-        match method.upper():
+        try:
+            user, secret = await self._credentials(method.upper(), initial)
+        except _Cancelled:
+            await self._say("501 5.7.0 the client has cancelled")
+            return
+        except KeyError:
+            await self._say("504 5.5.4 unknown mechanism")
+            return
+        good = (self.server.users or {}).get(user) == secret
+        self.server.logins.append((method, user, secret))
+        bad = f"535 5.7.8 {self.server.lines[-1]}" if self.server.echoes else "535 5.7.8 authentication failed"
+        await self._follow("auth", "235 2.7.0 welcome" if good else bad)
+
+    async def _credentials(self, method: str, initial: str) -> tuple[str, str]:
+        match method:
             case "PLAIN":
                 if self.server.plain_asks or not initial:
                     initial = await self._asked("")
@@ -415,6 +437,8 @@ class Session(asyncio.Protocol):
                 known = (self.server.users or {}).get(user, "")
                 right = hmac.new(known.encode(), challenge.encode(), "md5").hexdigest()
                 secret = known if digest == right else f"another secret: {digest}"
+            case "SCRAM-SHA-256":
+                user, secret = await self._scram(initial)
             case "XOAUTH2":
                 user, secret = (part.partition("=")[2] for part in base64.b64decode(initial).decode().split("\x01")[:2])
                 secret = secret.removeprefix("Bearer ")
@@ -422,17 +446,34 @@ class Session(asyncio.Protocol):
                     # Google's and Microsoft's way: the error is a challenge, and the client's empty line gets the reply.
                     assert await self._asked('{"status":"400","schemes":"Bearer"}') == ""
             case _:
-                await self._say("504 5.5.4 unknown mechanism")
-                return
-        good = (self.server.users or {}).get(user) == secret
-        self.server.logins.append((method, user, secret))
-        bad = f"535 5.7.8 {self.server.lines[-1]}" if self.server.echoes else "535 5.7.8 authentication failed"
-        await self._follow("auth", "235 2.7.0 welcome" if good else bad)
+                raise KeyError(method)
+        return user, secret
+
+    async def _scram(self, initial: str) -> tuple[str, str]:
+        """The user and the secret by RFC 5802; another secret if the client's proof is wrong."""
+        users, mechanism, asked = self.server.users or {}, ScramMechanism("SCRAM-SHA-256"), list[str]()
+
+        def proof_of(user: str) -> tuple[bytes, bytes, bytes, int]:
+            asked.append(user)
+            made: tuple[bytes, bytes, bytes, int] = mechanism.make_auth_info(users.get(user, "nobody's"))
+            return made
+
+        server = mechanism.make_server(proof_of)
+        server.set_client_first(base64.b64decode(initial).decode())
+        answer = base64.b64decode(await self._asked(self.server.scram(server.get_server_first()))).decode()
+        try:
+            server.set_client_final(answer)
+        except ScramException:
+            return asked[0], "another secret"
+        assert await self._asked(self.server.scram(server.get_server_final())) == ""
+        return asked[0], users.get(asked[0], "")
 
     async def _asked(self, challenge: str) -> str:
         await self._say("334 " + base64.b64encode(challenge.encode()).decode())
         line = await self._line()
         self.server.lines.append(line)
+        if line == "*":
+            raise _Cancelled
         return line
 
     async def _mail(self, rest: str) -> None:

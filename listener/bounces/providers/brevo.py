@@ -4,8 +4,8 @@ Brevo signs nothing. The request proves itself by a token that the operator sets
 `message-id`, and in `X-Mailin-custom` if ``mail.idempotency_header`` is that header.
 """
 
-from listener.bounces.providers.webhook import Webhook, check_token, parse, text_of
-from listener.bounces.report import BadReport, BounceClass, Report
+from listener.bounces.providers.webhook import Webhook, check_token, objects, parse, text_of
+from listener.bounces.report import BounceClass, Report
 
 _CLASSES = {
     "hard_bounce": BounceClass.hard,
@@ -26,15 +26,12 @@ def read(webhook: Webhook, token: str) -> list[Report]:
     """
     check_token(webhook, token)
     body = parse(webhook.body)
-    events = body if isinstance(body, list) else [body]
-    if not all(isinstance(event, dict) for event in events):
-        raise BadReport("the body is JSON, but not an event of this provider")
     return [
         Report(
             text_of(event.get("message-id"), event.get("X-Mailin-custom")),
             kind,
             text_of(event.get("event"), event.get("reason")),
         )
-        for event in events
+        for event in objects(body if isinstance(body, list) else [body])
         if (kind := _CLASSES.get(text_of(event.get("event"))))
     ]

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePub
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from listener.bounces.providers.webhook import Forged, Webhook, parse, text_of
-from listener.bounces.report import BadReport, BounceClass, Report
+from listener.bounces.providers.webhook import Forged, Webhook, objects, parse, text_of
+from listener.bounces.report import BounceClass, Report
 
 _SIGNATURE = "X-Twilio-Email-Event-Webhook-Signature"
 _TIMESTAMP = "X-Twilio-Email-Event-Webhook-Timestamp"
@@ -32,16 +32,13 @@ def read(webhook: Webhook, key: str) -> list[Report]:
         BadReport: The signature is not of this key, or the request cannot be read.
     """
     _check(webhook, key)
-    events = parse(webhook.body)
-    if not isinstance(events, list) or not all(isinstance(event, dict) for event in events):
-        raise BadReport("the body is JSON, but not an event of this provider")
     return [
         Report(
             text_of(event.get("smtp-id")),
             kind,
             text_of(event.get("event"), event.get("type"), event.get("status"), event.get("reason")),
         )
-        for event in events
+        for event in objects(parse(webhook.body))
         if (kind := _class(event))
     ]
 

@@ -7,11 +7,7 @@ be exactly there. TLS proves that Amazon answers. A message of another topic is 
 
 import base64
 import binascii
-import http.client
 import re
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
@@ -22,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 from cryptography.x509 import load_pem_x509_certificate
 
+from listener import https
 from listener.bounces.providers.webhook import Forged, Unavailable, parse_object
 from listener.bounces.report import BadReport
 from listener.logs import log
@@ -138,28 +135,13 @@ def _canonical(message: dict[str, Any]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would lead to a host that is not Amazon's."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        """Follow none."""
-
-
 def fetch(url: str) -> bytes:
     """Return the body at a URL, within seconds and without redirects.
 
     Raises:
         OSError: There is no answer, or another one than 200.
     """
-    # Opened without handlers for files and FTP.
-    opener = urllib.request.build_opener(
-        urllib.request.HTTPSHandler(context=ssl.create_default_context()), _NoRedirect()
-    )
-    try:
-        with opener.open(url, timeout=_TIMEOUT_S) as response:
-            body: bytes = response.read(_MAX_ANSWER_BYTES + 1)
-    except http.client.HTTPException as exc:
-        raise OSError(f"not an HTTP answer: {type(exc).__name__}") from None
-    if response.status != 200 or len(body) > _MAX_ANSWER_BYTES:
+    status, body = https.fetch(url, timeout=_TIMEOUT_S, max_bytes=_MAX_ANSWER_BYTES + 1)
+    if status != 200 or len(body) > _MAX_ANSWER_BYTES:
         raise OSError("an unexpected answer")
     return body

@@ -55,8 +55,17 @@ def member(parent: Mapping[str, Any], name: str) -> dict[str, Any]:
     Raises:
         BadReport: The member is missing or no object.
     """
-    value = parent.get(name)
-    if not isinstance(value, dict):
+    [value] = objects([parent.get(name)])
+    return value
+
+
+def objects(value: Any) -> list[dict[str, Any]]:
+    """Return a JSON array of objects.
+
+    Raises:
+        BadReport: The value is no array, or has another element.
+    """
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
         raise BadReport("the body is JSON, but not an event of this provider")
     return value
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +42,7 @@ def methods(smtpd: Smtpd) -> list[str]:
         ("LOGIN", {"prompts": ("", "")}),
         ("CRAM-MD5", {}),
         ("cram-md5 login", {}),
+        ("SCRAM-SHA-256 CRAM-MD5", {}),
         ("GSSAPI SCRAM-SHA-256 LOGIN", {}),
     ],
 )
@@ -54,6 +56,25 @@ async def test_each_mechanism_logs_in_and_what_the_server_asks_for_is_answered(
         assert len(smtpd.logins) == 1
         # The password is never sent as the user's name.
         assert smtpd.logins[0][1:] == ("herald", "pa ss/wörd")
+
+
+@pytest.mark.parametrize(
+    "scram",
+    [
+        pytest.param(lambda message: message.replace("r=", "r=x"), id="a nonce of its own"),
+        pytest.param(lambda message: message.replace("i=", "i=9999999999"), id="too many iterations"),
+        pytest.param(lambda message: message.replace("v=", "v=AAAA"), id="no proof of the password"),
+        pytest.param(lambda message: "e=other-error", id="an error"),
+        pytest.param(lambda message: "\0é", id="no message"),
+    ],
+)
+@on_every_loop
+async def test_a_server_that_does_not_prove_itself_by_scram(scram: Callable[[str], str]) -> None:
+    async with Smtpd("tls", users=USERS, auth="SCRAM-SHA-256", scram=scram) as smtpd:
+        failure = await trouble_of(smtpd, **LOGIN)
+        assert (failure.phase, failure.verdict.scope) == (Phase.auth, Scope.configuration)
+        assert "AUTH SCRAM-SHA-256: 501" in failure.detail
+        assert smtpd.logins == []
 
 
 @on_every_loop

@@ -28,7 +28,7 @@ WORKER: dict[str, Any] = {
 def now(**changes: Any) -> OutboxStatus:
     values: dict[str, Any] = {
         "rules": {"paid": dict.fromkeys(STATES, 0) | {"in_doubt": 1}, "gone": dict.fromkeys(STATES, 0)},
-        "reports": {"paid": {"bounced": 3, "complained": 1}},
+        "reports": {"paid": {"bounced": 3, "complained": 1}, "gone": {"bounced": 0, "complained": 0}},
         "oldest_due_age_s": None,
         "workers": [WORKER],
         "outbox": {"bytes": 8192, "size": "8192 bytes", "dead_rows": 3, "rows": 1},

@@ -197,6 +197,8 @@ def test_a_translation_counts_only_where_the_lookup_names_languages(write: Write
                 "pa_PK",
                 "uz-AF",
                 "iw",
+                "ary-MA",
+                "pnb",
             ]
         ),
         *(
