@@ -21,4 +21,5 @@ def test_without_install(bare_database: Database, pgherald: Pgherald) -> None:
 def test_no_database(pgherald: Pgherald, command: list[str]) -> None:
     says = ("Connection refused", "start it, or correct [database] url (PGHERALD_DATABASE_URL)")
     refuses(pgherald, *command, says=says, PGHERALD_DATABASE_URL="postgresql://127.0.0.1:1/x")
-    refuses(pgherald, *command, says=("[database] url",), PGHERALD_DATABASE_URL="mysql://x")
+    status = 78 if command[0] == "run" else 1
+    refuses(pgherald, *command, says=("[database] url",), status=status, PGHERALD_DATABASE_URL="mysql://x")

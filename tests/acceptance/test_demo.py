@@ -88,7 +88,7 @@ def test_it_shows_who_was_told_who_was_not_and_why(pgherald: Pgherald, folder: P
     assert asked == " explain dateplan_verified 6"
     assert re.fullmatch(r"event \d+: skipped \(no_consent\), attempt 0", answer)
     assert re.fullmatch(r"  Message-ID <[a-z2-7]{26}@.+>", name)
-    assert [line.split()[2] for line in history] == ["captured", "claimed", "skipped"]
+    assert [line.split()[3] for line in history] == ["captured", "claimed", "skipped"]
 
 
 @pytest.mark.slow

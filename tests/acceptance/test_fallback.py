@@ -37,7 +37,7 @@ def test_the_second_server_takes_over_and_the_first_comes_back(
 
 def test_a_fallback_that_cannot_be_read_is_an_error_of_its_key(pgherald: Pgherald) -> None:
     done = pgherald("run", "--once", env={"PGHERALD_SMTP_FALLBACK_URL": "smtp://user:se/cret@host"})
-    assert done.returncode == 1
+    assert done.returncode == 78
     assert "PGHERALD_SMTP_FALLBACK_URL" in done.stderr
     assert "%2F" in done.stderr
     assert "cret" not in done.stderr.replace("secret", "")

@@ -26,6 +26,7 @@ from listener.worker.loop import Worker
 from listener.worker.registry import WorkerRegistry
 from listener.worker.runtime import Runtime
 from listener.worker.sender import Senders
+from listener.worker.suspensions import Suspensions
 from tests.support import PATIENCE
 from tests.support.database import Database
 
@@ -39,6 +40,7 @@ class Taken:
     def __init__(self) -> None:
         self.rules = default_rules()
         self.active_rules = list(self.rules)
+        self.suspensions = Suspensions()
         self.at: dict[int, float] = {}
 
     def message_id(self, event: Event) -> str:
