@@ -46,14 +46,22 @@ def read_history(
 ) -> RowHistory:
     """Return a row's events, in order. `tables` is the connection that reads the watched table.
 
+    Events are returned even if the table was dropped, or its column renamed: their history then says what they wait for.
+
     Raises:
-        SchemaError: The table or the schema is missing, or must not be read.
+        SchemaError: The schema is missing. Or there are no events, and the table or a column of it is missing.
         DatabaseUnavailable: The server or the network failed.
     """
     with translate_errors():
-        row = _row(tables, name, rule, key)
+        row, missing = None, None
+        try:
+            row = _row(tables, name, rule, key)
+        except (SchemaError, psycopg.errors.UndefinedColumn) as exc:
+            missing = exc
         key = row.key if row is not None else _written(tables, rule, key)
         events = _events(conn, read_secret(conn), name, key)
+        if missing is not None and not events:
+            raise missing
         why = _why(conn, name, rule, key, row) if not events else None
         return RowHistory(events, row is not None, why, *_held_back(conn, name, events))
 

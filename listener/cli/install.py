@@ -101,7 +101,14 @@ def uninstall(print_only: bool, force: bool, yes: bool, config_file: Path | None
             click.confirm(f"Remove pgherald from database {place}, with {lost}?", abort=True)
         for step in steps:
             run(conn, step, lambda text: write_line(text, err=True), end)
+        roles = ", ".join(schema.roles(conn))
     write_line("removed")
+    if roles:
+        write_line(
+            f"roles {roles}: they stay, other databases may use them; "
+            f"to drop them, in each database that granted them something: DROP OWNED BY {roles}; then: DROP ROLE {roles}",
+            err=True,
+        )
 
 
 def _print(steps: Iterable[InstallStep]) -> None:

@@ -11,7 +11,7 @@ from listener.cli.options import config_option, get_rule, load_settings
 from listener.cli.output import write_line
 from listener.db import schema
 from listener.db.connection import connect
-from listener.db.errors import translate_errors
+from listener.db.errors import OWNER_REMEDY, translate_errors
 from listener.db.install import INSTALL_TIMEOUT_S, rewatch_step, run
 from listener.errors import SchemaError
 
@@ -48,7 +48,7 @@ def rewatch(rule: str, alter: str | None, config_file: Path | None) -> None:
         )
     end = time.monotonic() + INSTALL_TIMEOUT_S
     with connect(loaded.database.url) as conn:
-        with translate_errors():
+        with translate_errors(OWNER_REMEDY):
             installed = schema.installed(conn)
         if rule not in installed:
             raise click.ClickException(f"rule {rule} is not watched in this database; run `pgherald install`")

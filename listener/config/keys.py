@@ -31,7 +31,7 @@ def parse_key(rule: Rule, text: str) -> str:
     if len(parts) != len(rule.key):
         raise ValueError(
             f"the key of this rule has {len(rule.key)} columns: {','.join(rule.key)}; "
-            'write one value for each, and a value with a comma as in an array: {"a,b",c}'
+            'write one value for each, separated by commas, and a value with a comma as in an array: {"a,b",c}'
         )
     return array_literal(parts)
 

@@ -29,7 +29,7 @@ _URL = re.compile(r"""\b\w+://[^\s"']*""")
 
 
 @contextmanager
-def translate_errors(right: str = "grant it (see sql/roles.sql)") -> Iterator[None]:
+def translate_errors(right: str = "`pgherald doctor` as this role names the GRANT") -> Iterator[None]:
     """Raise this program's exceptions in place of the driver's. No other place translates them.
 
     `right` is the remedy that the message names when a privilege is missing.

@@ -13,6 +13,7 @@ from listener.db.connection import PATH
 from listener.db.errors import is_unavailable, summary
 from listener.db.locks import INSTALLER
 from listener.db.queries import load
+from listener.db.schema import rights_remedy
 from listener.errors import DatabaseUnavailable, SchemaError
 from listener.printable import excerpt
 from listener.resources import resource
@@ -156,8 +157,8 @@ def run(
             if is_unavailable(exc):
                 raise DatabaseUnavailable(summary(exc)) from exc
             conn.rollback()
-            owner = _missing_owner(conn, step.table) if isinstance(exc, errors.InsufficientPrivilege) else ""
-            raise _failure(step, exc, owner) from exc
+            remedy = rights_remedy(conn, step.table) if isinstance(exc, errors.InsufficientPrivilege) else ""
+            raise _failure(step, exc, remedy and f"; {remedy}") from exc
         else:
             return
 
@@ -183,12 +184,6 @@ def _blocker(conn: psycopg.Connection[Any], table: str | None) -> str:
         )
     row = conn.execute(_QUERIES["blocking_sessions"], {"table": table}).fetchone() if table else None
     return f" on {table}, held by pid {row[0]} (user {row[1]}): {row[2]}" if row else ""
-
-
-def _missing_owner(conn: psycopg.Connection[Any], table: str | None) -> str:
-    """Return the end of a message if this role lacks the rights of the table's owner: the statement that gives them."""
-    row = conn.execute(_QUERIES["missing_owner"], {"table": table}).fetchone()
-    return f"; as an administrator: GRANT {row[0]} TO {row[1]}" if row else ""
 
 
 def _failure(step: InstallStep, exc: psycopg.Error, remedy: str = "") -> SchemaError:

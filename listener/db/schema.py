@@ -32,9 +32,9 @@ def check_tables(conn: psycopg.Connection[Any], rules: Mapping[str, Rule]) -> No
                 _QUERIES["missing_columns"], {"table": rule.table, "columns": [*rule.key, rule.column]}
             ).fetchone()
         except errors.InsufficientPrivilege as exc:
-            raise SchemaError(
-                f"rule {name}: {summary(exc)}; grant it to the role that runs `pgherald install`"
-            ) from exc
+            conn.rollback()
+            remedy = rights_remedy(conn, rule.table) or "grant it to the role that runs `pgherald install`"
+            raise SchemaError(f"rule {name}: {summary(exc)}; {remedy}") from exc
         assert row is not None
         table_exists, missing = row
         if not table_exists:
@@ -43,6 +43,19 @@ def check_tables(conn: psycopg.Connection[Any], rules: Mapping[str, Rule]) -> No
             raise SchemaError(
                 f'rule {name}: table {rule.table} has no column "{missing[0]}"; {table_remedy(name, rule)}'
             )
+
+
+def rights_remedy(conn: psycopg.Connection[Any], table: str | None) -> str:
+    """Return which rights this role lacks to install or to watch this table, as a remedy. Return "" if it has them all."""
+    found = conn.execute(_QUERIES["missing_rights"], {"table": table}).fetchone()
+    assert found is not None
+    role, owners, by_superuser, database = found
+    if by_superuser:
+        return "connect as a superuser"
+    if len(owners) > 1:
+        return f"connect as a superuser, or as a member of {' and '.join(owners)}"
+    lacks = [*([f"CREATE ON DATABASE {database}"] if database else []), *owners]
+    return f"as an administrator: {'; '.join(f'GRANT {each} TO {role}' for each in lacks)}" if lacks else ""
 
 
 async def verify(conn: psycopg.AsyncConnection[Any], rules: Mapping[str, Rule]) -> SchemaVersion:
@@ -122,6 +135,11 @@ def installed(conn: psycopg.Connection[Any]) -> list[str]:
 def unconfigured(conn: psycopg.Connection[Any], rules: Mapping[str, Rule]) -> list[str]:
     """Return the rules that this database watches and the configuration does not have: nobody delivers their events."""
     return [name for name in installed(conn) if name not in rules]
+
+
+def roles(conn: psycopg.Connection[Any]) -> list[str]:
+    """Return those roles of roles.sql that the cluster has."""
+    return [name for (name,) in conn.execute(_QUERIES["our_roles"])]
 
 
 def publications(conn: psycopg.Connection[Any]) -> list[str]:

@@ -64,6 +64,11 @@ async def grants(context: Context) -> Finding:
     row = await context.row(QUERIES["grants"])
     tables = [rule.table for rule in context.settings.rules.values()]
     schemas = (await context.row(QUERIES["unusable_schemas"], {"tables": tables}))["names"]
+    if row["stranger"]:
+        return fault(
+            f"role {row['role']} has none of the daemon's privileges",
+            f"run doctor as the daemon's role, or make this one the daemon's: {row['remedy']}",
+        )
     missing = row["missing"] + [f"USAGE on schema {schema}" for schema in schemas]
     if missing:
         remedies = [f"run doctor as the daemon's role, or run `pgherald install --grant-to {row['role']}`"] * bool(

@@ -16,6 +16,7 @@ from listener.doctor.result import Finding, NotChecked, fault, ok, warn
 from listener.errors import BadData, RuleBroken
 from listener.mail.composer import Composer, Message
 from listener.mail.lint import lint
+from listener.mail.message import Content
 from listener.message_id import make_message_id
 from listener.outbox.event import Event
 from listener.worker.decision import ToSend
@@ -182,12 +183,29 @@ class _Trial:
                     f"a text of the row becomes markup in the HTML part{where}: its author controls the email",
                     "remove | safe and {% autoescape false %}, put quotes around attribute values, and single quotes around | tojson",
                 )
-            if len(made.text.splitlines()) != len(expected.text.splitlines()):
+            if _lines(made) != _lines(expected):
+                changes = [name for name, value in plain.items() if hostile[name] != value]
+                column = next(
+                    (each for each in changes if self._breaks_line(key, recipient, plain, each, hostile[each])),
+                    changes[0],
+                )
                 return (
-                    f"a text of the row can begin a new line in the text part{where}, as if you had written it",
-                    "put the value on one line: {{ place | oneline }}",
+                    f"the text of {column} can begin a new line in the text part{where}, as if you had written it",
+                    f"put it on one line: {{{{ {column} | oneline }}}}",
                 )
         return None
+
+    def _breaks_line(self, key: str, recipient: Address, row: Mapping[str, Any], column: str, text: Any) -> bool:
+        """Return whether this text in this column alone changes the number of lines of the text part."""
+        try:
+            plain, made = (self.compose(key, recipient, each).content for each in (row, {**row, column: text}))
+            return _lines(made) != _lines(plain)
+        except BadData:
+            return False
+
+
+def _lines(content: Content) -> int:
+    return len(content.text.splitlines())
 
 
 def _sendable(rule: Rule, name: str, sample: RowSample) -> Iterator[tuple[str, Address, dict[str, Any]]]:

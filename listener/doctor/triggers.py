@@ -171,8 +171,10 @@ async def capture(context: Context, rule: str) -> Finding:
         raise NotChecked(
             "this role may not execute pgherald.capture_body()", "run doctor as the owner of schema pgherald"
         )
-    expected = (await context.row(QUERIES["capture_body"], {"rule": rule}))["body"]
-    if row["body"] != expected:
+    expected = await context.rows(QUERIES["capture_body"], {"rule": rule})
+    if not expected:
+        raise NotChecked("the watched table was dropped")
+    if row["body"] != expected[0]["body"]:
         return fault(f"{name} was changed by hand: its body differs from the generated one", _INSTALL)
     if not row["definer"]:
         return fault(

@@ -213,8 +213,9 @@ class Templates:
             trees[file] = environment.parse(source)
             template = environment.get_template(file)
         except TemplateNotFound:
-            folders = " or ".join(map(str, self._folders))
-            raise RuleBroken(f"there is no template {file} in {folders}; write it, or correct its name") from None
+            *own, _ = self._folders
+            remedy = f"write it in {own[0]}" if own else "set [mail] templates to the folder that has it"
+            raise RuleBroken(f"there is no template {file}; {remedy}, or correct its name") from None
         except TemplateSyntaxError as error:
             raise RuleBroken(f"{place}, line {error.lineno}: {error.message}; correct the template") from None
         except UnicodeDecodeError as error:

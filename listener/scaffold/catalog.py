@@ -11,6 +11,8 @@ from listener.db.errors import translate_errors
 from listener.db.queries import load
 
 _QUERIES = load("catalog")
+# Numbers whose text depends on the session's settings.
+_INEXACT = ("real", "double precision", "money")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,11 @@ class Column:
     def is_text(self) -> bool:
         """Return whether the column holds strings."""
         return self.category == "S"
+
+    @property
+    def may_be_key(self) -> bool:
+        """Return whether the column's text is the same in every session, as `pgherald.check_watch()` wants of a key."""
+        return self.type == "uuid" or (self.category in "NSEB" and self.type not in _INEXACT)
 
     @property
     def is_boolean(self) -> bool:

@@ -1,13 +1,14 @@
 """A rule for an unknown database: which table, who owns its rows, and which column is the owner's consent."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from listener.config.rules import DEFAULT_NAME
 from listener.errors import SchemaError
 from listener.scaffold.catalog import Column, Reference, Table
+from listener.scaffold.wording import either, listed, words
 
 T = TypeVar("T")
 
@@ -89,7 +90,7 @@ def choose_table(tables: Sequence[Table], name: str | None) -> Table:
         found = found or [table for table in tables if table.name == name]
         what = f"table {name}"
     else:
-        found = [table for table in tables if re.search(r"(^|_)date_?plans?$", _words(table.name))]
+        found = [table for table in tables if re.search(r"(^|_)date_?plans?$", words(table.name))]
         found = found or [table for table in tables if _statuses(table) and _owners(table)]
         what = "table with a status whose owner has an email address"
     if not found:
@@ -110,7 +111,7 @@ def infer(table: Table, becomes: str | None) -> Inference:
     return Inference(
         name=_name(table, value.value),
         table=table,
-        key=Choice(table.key) if table.key else Choice(None, f"{table.qualified} has no primary key"),
+        key=_key(table),
         column=column,
         becomes=value,
         owner=owner,
@@ -119,17 +120,28 @@ def infer(table: Table, becomes: str | None) -> Inference:
     )
 
 
+def _key(table: Table) -> Choice[tuple[str, ...]]:
+    """Return the columns of the primary key that `watch()` accepts. Partitioned tables often have a date in it."""
+    if not table.key:
+        return Choice(None, f"{table.qualified} has no primary key")
+    left_out = [table.columns[name] for name in table.key if not table.columns[name].may_be_key]
+    key = tuple(name for name in table.key if table.columns[name].may_be_key)
+    if not left_out:
+        return Choice(key)
+    why = f"{listed(left_out)} cannot be part of it, because the type is {either(list(dict.fromkeys(each.type for each in left_out)))}"
+    return Choice(key, f"{why}; check that {' and '.join(key)} identifies a row") if key else Choice(None, why)
+
+
 def _name(table: Table, becomes: str | None) -> str:
-    words = _words(table.name)
-    if becomes == _BECOMES and words.replace("_", "").rstrip("s").endswith("dateplan"):
+    name, value = words(table.name), words(becomes or "changed")
+    if becomes == _BECOMES and name.replace("_", "").rstrip("s").endswith("dateplan"):
         return DEFAULT_NAME
-    value = _words(becomes or "changed")
-    return re.sub(r"^(?![a-z])", "rule_", f"{words}_{value}".strip("_"))[:40].rstrip("_")
+    return re.sub(r"^(?![a-z])", "rule_", f"{name}_{value}".strip("_"))[:40].rstrip("_")
 
 
 def _statuses(table: Table) -> list[Column]:
     exact = [table.columns[name] for name in _STATUS if name in table.columns]
-    return exact[:1] or [column for column in table.columns.values() if _words(column.name).endswith(_STATUS)]
+    return exact[:1] or [column for column in table.columns.values() if words(column.name).endswith(_STATUS)]
 
 
 def _column(table: Table) -> Choice[str]:
@@ -138,7 +150,7 @@ def _column(table: Table) -> Choice[str]:
         return Choice(found[0].name)
     if not found:
         return Choice(None, f"{table.qualified} has no column named like a status")
-    return Choice(None, f"{table.qualified} has several columns named like a status: {_listed(found)}")
+    return Choice(None, f"{table.qualified} has several columns named like a status: {listed(found)}")
 
 
 def _becomes(table: Table, column: str | None) -> Choice[str]:
@@ -156,7 +168,7 @@ def _becomes(table: Table, column: str | None) -> Choice[str]:
 
 
 def _email(table: Table) -> str | None:
-    texts = {_words(column.name): column.name for column in table.columns.values() if column.is_text}
+    texts = {words(column.name): column.name for column in table.columns.values() if column.is_text}
     return next((texts[name] for name in _EMAIL if name in texts), None)
 
 
@@ -176,9 +188,9 @@ def _owner(table: Table) -> Choice[JoinedColumn]:
     if not found and (email := _email(table)):
         return Choice(JoinedColumn(None, email))
     if not found:
-        return Choice(None, f"no table that {table.qualified} refers to has a column named {_either(_EMAIL)}")
+        return Choice(None, f"no table that {table.qualified} refers to has a column named {either(_EMAIL)}")
     columns = [", ".join(field.via.columns) for field in found if field.via]
-    return Choice(None, f"it may be the row that {_either(columns)} refers to")
+    return Choice(None, f"it may be the row that {either(columns)} refers to")
 
 
 def _named(fields: list[JoinedColumn], names: tuple[str, ...]) -> list[JoinedColumn]:
@@ -200,13 +212,13 @@ def _consent(owner: JoinedColumn | None, owner_table: Table | None) -> Choice[Jo
     if owner is None or owner_table is None:
         return Choice(None, "the owner is not known")
     booleans = [column for column in owner_table.columns.values() if column.is_boolean]
-    found = [column for column in booleans if _CONSENT.search(_words(column.name))]
-    asked = [column for column in found if not _NO_CONSENT.search(_words(column.name))]
+    found = [column for column in booleans if _CONSENT.search(words(column.name))]
+    asked = [column for column in found if not _NO_CONSENT.search(words(column.name))]
     if len(asked) == 1:
         return Choice(JoinedColumn(owner.via, asked[0].name))
     if asked:
-        return Choice(None, f"{owner_table.qualified} has {_listed(asked)}, and either may be the consent")
-    hint = f"; {_listed(found)} may mean something else" if found else ""
+        return Choice(None, f"{owner_table.qualified} has {listed(asked)}, and either may be the consent")
+    hint = f"; {listed(found)} may mean something else" if found else ""
     return Choice(None, f"{owner_table.qualified} has no boolean named like a consent to notifications{hint}")
 
 
@@ -221,27 +233,14 @@ def _place(table: Table, owner: JoinedColumn | None) -> Choice[JoinedColumn]:
             return Choice(fields[0], _by_name(via))
         if fields:
             return Choice(
-                None, f"it may be {_either([f'{field.via.table.qualified}.{name}' for field in fields if field.via])}"
+                None, f"it may be {either([f'{field.via.table.qualified}.{name}' for field in fields if field.via])}"
             )
     own = [table.columns[name] for name in _PLACE if name in table.columns]
-    hint = f"; {table.qualified} itself has {_listed(own)}" if own else ""
-    return Choice(None, f"no other table that {table.qualified} refers to has a column named {_either(_PLACE)}{hint}")
-
-
-def _words(name: str) -> str:
-    """Return ``emailOptIn`` and ``e-mail`` as email_opt_in and e_mail."""
-    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")
+    hint = f"; {table.qualified} itself has {listed(own)}" if own else ""
+    return Choice(None, f"no other table that {table.qualified} refers to has a column named {either(_PLACE)}{hint}")
 
 
 def _by_name(via: Reference) -> str:
     if via.declared:
         return ""
     return f"{', '.join(via.columns)} refers to {via.table.qualified} by its name only, not by a foreign key; check it"
-
-
-def _listed(columns: Iterable[Column]) -> str:
-    return " and ".join(column.name for column in columns)
-
-
-def _either(names: Sequence[str]) -> str:
-    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

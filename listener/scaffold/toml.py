@@ -64,7 +64,8 @@ def write_toml(rule: Inference) -> str:
 
 
 def _setting(name: str, value: str, choice: Choice[Any]) -> list[str]:
-    comment = [f"# {CHANGE_ME}: {_one_line(choice.why)}\n"] if choice.value is None else []
+    mark = f"{CHANGE_ME}: " if choice.value is None else ""
+    comment = [f"# {mark}{_one_line(choice.why)}\n"] if choice.why else []
     return [*comment, f"{name} = {value}\n"]
 
 

@@ -15,7 +15,8 @@ SELECT rule."table"::oid = to_regclass(%(table)s)::oid
            AND rule.value = %(value)s AS as_configured,
        to_regclass(%(table)s) IS NOT NULL AS table_exists,
        CASE WHEN rule.rule IS NOT NULL
-            THEN format('%%s.%%I = %%L', rule."table", rule."column", rule.value)
+            THEN format('%%s.%%I = %%L', coalesce(class.oid::regclass::text, rule.table_name || ' (dropped)'),
+                        rule."column", rule.value)
        END AS watches,
        rule.watched_at,
        (SELECT count(*)
@@ -26,9 +27,10 @@ SELECT rule."table"::oid = to_regclass(%(table)s)::oid
                    ARRAY['pgherald_' || rule.rule || '_update', 'pgherald_' || rule.rule || '_insert'])) AS triggers,
        (SELECT min(quote_ident(name))
           FROM unnest(rule.key || CASE rule.capture WHEN 'statement' THEN ARRAY[rule."column"] ELSE '{}' END) AS name
-         WHERE NOT EXISTS (
+         WHERE class.oid IS NOT NULL
+           AND NOT EXISTS (
                    SELECT FROM pg_attribute
-                    WHERE attrelid = rule."table" AND attname = name AND NOT attisdropped)) AS gone,
+                    WHERE attrelid = class.oid AND attname = name AND NOT attisdropped)) AS gone,
        (SELECT min(trigger.tgrelid::regclass::text)
           FROM pg_trigger AS trigger
          WHERE trigger.tgfoid = function.oid AND trigger.tgenabled NOT IN ('O', 'A')) AS disabled,
@@ -39,6 +41,7 @@ SELECT rule."table"::oid = to_regclass(%(table)s)::oid
        END AS lacks
   FROM (SELECT) AS one_row
   LEFT JOIN pgherald.rule ON rule.rule = %(rule)s
+  LEFT JOIN pg_class AS class ON class.oid = rule."table"
   LEFT JOIN pg_proc AS function
        ON function.pronamespace = 'pgherald'::regnamespace AND function.proname = 'capture_' || rule.rule;
 
@@ -56,6 +59,10 @@ SELECT to_regclass(%(table)s) IS NOT NULL AS table_exists,
 -- name: rules
 -- Return the rules that this database watches.
 SELECT rule FROM pgherald.rule ORDER BY rule;
+
+-- name: our_roles
+-- Return those roles of roles.sql that the cluster has.
+SELECT rolname FROM pg_roles WHERE rolname IN ('pgherald_backup', 'pgherald_daemon', 'pgherald_owner') ORDER BY rolname;
 
 -- name: cannot_dump
 -- Return the owners of the database and of the watched tables that cannot read all of the schema: pg_dump and vacuumdb
@@ -98,11 +105,24 @@ SELECT quote_ident(pubname)
 -- Return the database's secret.
 SELECT value FROM pgherald.secret;
 
--- name: missing_owner
--- Return a table's owner and this role, if this role does not have the owner's rights.
-SELECT relowner::regrole::text, quote_ident(current_user)
-  FROM pg_class
- WHERE oid = to_regclass(%(table)s) AND NOT pg_has_role(relowner, 'USAGE');
+-- name: missing_rights
+-- Return this role, and what it lacks to install. `owners` are those of the schema and of the table whose rights it
+-- lacks. `superuser`: one of them is a superuser. `database` is this one, if this role cannot create the schema in it.
+-- The catalogs show the table even if its schema is closed to this role; to_regclass() would fail.
+SELECT quote_ident(current_user) AS role,
+       ARRAY(SELECT rolname::regrole::text FROM pg_roles WHERE oid = ANY (owners) ORDER BY rolname) AS owners,
+       EXISTS (SELECT FROM pg_roles WHERE oid = ANY (owners) AND rolsuper) AS superuser,
+       CASE WHEN NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'pgherald')
+                 AND NOT has_database_privilege(current_database(), 'CREATE')
+            THEN quote_ident(current_database())
+       END AS database
+  FROM (SELECT ARRAY(
+                   SELECT nspowner FROM pg_namespace WHERE nspname = 'pgherald' AND NOT pg_has_role(nspowner, 'USAGE')
+                    UNION
+                   SELECT relowner
+                     FROM pg_class JOIN pg_namespace AS namespace ON namespace.oid = relnamespace
+                    WHERE parse_ident(%(table)s::text) = ARRAY[nspname::text, relname::text]
+                      AND NOT pg_has_role(relowner, 'USAGE')) AS owners) AS missing;
 
 -- name: stored_events
 -- Count all events, and those that are not settled.

@@ -42,7 +42,8 @@ SELECT proname::text AS name, prosrc AS body
  WHERE namespace.nspname = 'pgherald' AND proname = ANY (%(names)s);
 
 -- name: grants
--- Return the privileges that this role lacks. The list is that of the GRANTs in roles.sql.
+-- Return the privileges that this role lacks. The list is that of the GRANTs in roles.sql. `stranger`: it
+-- lacks them all, and `remedy` gives them.
 -- Objects are found by oid, because a name cannot be resolved without the privilege on the schema.
 WITH wanted (kind, name, privileges) AS (VALUES
         ('schema',   'pgherald',                '{USAGE}'::text[]),
@@ -94,6 +95,11 @@ checked AS (
       LEFT JOIN pg_proc AS function
            ON wanted.kind = 'function' AND function.pronamespace = namespace.oid AND function.proname = wanted.name)
 SELECT quote_ident(current_user) AS role,
+       (SELECT NOT coalesce(bool_or(is_granted), false) FROM checked) AS stranger,
+       CASE WHEN to_regrole('pgherald_daemon') IS NULL
+            THEN 'pgherald install --grant-to ' || quote_ident(current_user)
+            ELSE 'GRANT pgherald_daemon TO ' || quote_ident(current_user)
+       END AS remedy,
        ARRAY (SELECT string_agg(privilege, ', ') || ' on '
                      || CASE kind
                             WHEN 'schema' THEN 'schema ' || name

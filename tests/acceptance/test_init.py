@@ -274,8 +274,7 @@ def test_install_of_a_table_in_a_schema_that_is_closed_to_it(
         conn.execute(sql.SQL("DROP ROLE {}").format(name))
     assert done.returncode == 1
     assert done.stderr == (
-        "Error: rule dateplan_verified: permission denied for schema closed; "
-        "grant it to the role that runs `pgherald install`\n"
+        "Error: rule dateplan_verified: permission denied for schema closed; connect as a superuser\n"
     )
 
 

@@ -80,7 +80,42 @@ def test_it_installs_twice_and_delivers(server: Cluster, mail: MailServer, pgher
             "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relnamespace = 'pgherald'::regnamespace"
         ).fetchall()
     assert owners == [("pgherald_owner",)]
-    pgherald("uninstall", "--yes", env=as_admin, check=True)
+    # docs/dba.md, Remove: the administrator drops what stays.
+    done = pgherald("uninstall", "--yes", env=as_admin, check=True)
+    assert "DROP OWNED BY pgherald_backup, pgherald_daemon, pgherald_owner; then: DROP ROLE" in done.stderr
+
+
+def test_each_missing_right_is_named(server: Cluster, pgherald: Pgherald) -> None:
+    for statement in ("CREATE DATABASE strict", "CREATE ROLE guest LOGIN PASSWORD 'secret'"):
+        run(server.dsn(), statement)
+    inside = server.dsn("strict")
+    run(inside, "GRANT CREATE ON SCHEMA public TO app")
+    run(at(server, "app", "strict"), STORY)
+    as_guest, as_app, as_other = (
+        {"PGHERALD_DATABASE_URL": at(server, role, "strict")} for role in ("guest", "app", "other")
+    )
+
+    def refusal(*command: str, env: dict[str, str]) -> str:
+        refused = pgherald(*command, env=env)
+        assert refused.returncode == 1
+        return refused.stderr
+
+    run(inside, "REVOKE USAGE ON SCHEMA public FROM PUBLIC")
+    assert refusal("install", env=as_guest) == (
+        "Error: rule dateplan_verified: permission denied for schema public; "
+        "as an administrator: GRANT CREATE ON DATABASE strict TO guest; GRANT app TO guest\n"
+    )
+    run(inside, "GRANT USAGE ON SCHEMA public TO PUBLIC")
+    assert refusal("install", env=as_guest) == (
+        "Error: triggers.sql: permission denied for database strict; "
+        "as an administrator: GRANT CREATE ON DATABASE strict TO guest\n"
+    )
+    run(inside, "GRANT CREATE ON DATABASE strict TO guest", "GRANT app TO guest")
+    pgherald("install", "--grant-to", "other", env=as_guest, check=True)
+    assert "connect as a member of pgherald_owner" in refusal("rewatch", "dateplan_verified", env=as_app)
+    assert refusal("rewatch", "dateplan_verified", env=as_other).endswith(
+        "; connect as a superuser, or as a member of app and guest\n"
+    )
 
 
 def test_another_administrator_reads_what_to_do(server: Cluster, pgherald: Pgherald) -> None:

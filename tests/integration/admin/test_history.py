@@ -6,6 +6,7 @@ import pytest
 
 from listener.admin.history import RowHistory, as_written, read_history
 from listener.config.rules import default_rules
+from listener.errors import SchemaError
 from tests.support.database import Database
 
 [(NAME, RULE)] = default_rules().items()
@@ -27,6 +28,19 @@ def test_an_event_is_found_by_the_key_as_a_person_writes_it(database: Database) 
     assert as_written(conn, NAME, RULE, f"00{plan}") == as_written(conn, NAME, RULE, str(plan)) == str(plan)
     assert as_written(conn, NAME, RULE, "0099") == "99"
     assert as_written(conn, NAME, RULE, "no number") == "no number"
+
+
+@pytest.mark.parametrize(
+    "change", ["ALTER TABLE public.dateplan RENAME status TO state", "DROP TABLE public.dateplan CASCADE"]
+)
+def test_events_are_shown_of_a_table_that_cannot_be_read_any_more(database: Database, change: Any) -> None:
+    plan = database.add_plan("Café", "jane@example.org")
+    database.verify(plan)
+    database.execute(change)
+    [event] = history(database, plan).events
+    assert event["state"] == "available"
+    with pytest.raises(SchemaError, match="does not exist"):
+        history(database, plan + 1)
 
 
 @pytest.mark.parametrize(

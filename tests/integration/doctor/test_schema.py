@@ -74,3 +74,15 @@ def test_the_daemons_role(plan: int, database: Database, daemon_role: str, docto
     names(doctor(PGHERALD_DATABASE_URL=url), LOOKUP, "fault", "permission denied for table users", "GRANT SELECT")
     database.execute(sql.SQL("REVOKE pg_read_all_stats FROM {}").format(sql.Identifier(daemon_role)))
     assert "cannot see the sessions of other roles" in doctor(PGHERALD_DATABASE_URL=url)["transactions"].seen
+
+
+def test_a_role_that_is_not_the_daemons_reads_one_short_line(
+    database: Database, doctor: Examine, daemon_role: str
+) -> None:
+    database.execute(
+        sql.SQL("DROP OWNED BY {0}; GRANT USAGE ON SCHEMA public TO {0}").format(sql.Identifier(daemon_role))
+    )
+    finding = doctor(PGHERALD_DATABASE_URL=as_role(database, daemon_role))["grants"]
+    assert (finding.state, finding.seen) == ("fault", f"role {daemon_role} has none of the daemon's privileges")
+    assert finding.remedy is not None
+    assert finding.remedy.startswith("run doctor as the daemon's role, or make this one the daemon's: ")

@@ -61,7 +61,7 @@ def test_texts_in_arrays_and_jsonb_are_hostile_too(plan: int, doctor: Examine, t
     [
         ("body.html", "<b>{{ place | safe }}</b>", TEMPLATE, ("becomes markup in the HTML", "remove | safe")),
         ("body.html", "<b title={{ place }}></b>", TEMPLATE, ("becomes markup in the HTML", "quotes")),
-        ("body.txt", "at {{ place }}", TEMPLATE, ("begin a new line", "| oneline")),
+        ("body.txt", "at {{ place }}", TEMPLATE, ("the text of place can begin a new line", "{{ place | oneline }}")),
         ("body.txt", "{{ place.index('f') }}", TEMPLATE, ("fails for a text that contains markup", "any text")),
         ("body.html", "<p>{{ place }}</p>", MAIL, ("<html> has no lang", "pgherald preview")),
         ("subject.txt", "", MAIL, ("the subject is empty",)),
@@ -76,6 +76,17 @@ def test_a_mail_that_is_not_right(
     page = '<html lang="en"><meta charset="utf-8">' if words[0].startswith("becomes") else ""
     (folder / f"{part}.j2").write_text(page + text)
     names(doctor(PGHERALD_MAIL_TEMPLATES=str(folder.parent)), check, "warn", *words)
+
+
+def test_the_column_that_breaks_a_line_is_named(plan: int, doctor: Examine, tmp_path: Path) -> None:
+    def change(settings: Settings) -> Settings:
+        return rule_with(lookup=without(settings.rules[RULE].lookup, ", p.place", ", 'x' AS note, p.place"))(settings)
+
+    folder = tmp_path / "templates" / RULE
+    folder.mkdir(parents=True)
+    (folder / "body.txt.j2").write_text("{{ note | oneline }} {{ place }}")
+    finding = doctor(change, PGHERALD_MAIL_TEMPLATES=str(folder.parent))[TEMPLATE]
+    assert finding.remedy == "put it on one line: {{ place | oneline }}"
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,24 @@ def test_objects(
     names(doctor(), check, state, *words)
 
 
+def test_a_table_that_was_dropped(database: Database, doctor: Examine) -> None:
+    database.execute("DROP TABLE public.dateplan CASCADE")
+    findings = doctor()
+    assert findings[TRIGGERS].seen == "table public.dateplan does not exist"
+    assert findings[CAPTURE].seen == "not checked: the watched table was dropped"
+
+
+def test_a_table_that_another_of_its_name_replaces(database: Database, doctor: Examine) -> None:
+    database.execute(
+        """CREATE TABLE public.fresh (LIKE public.dateplan INCLUDING ALL); DROP TABLE public.dateplan CASCADE;
+           ALTER TABLE public.fresh RENAME TO dateplan"""
+    )
+    findings = doctor()
+    assert "watches public.dateplan (dropped).status = 'VE'" in findings[TRIGGERS].seen
+    assert "pgherald install" in findings[TRIGGERS].remedy
+    assert findings[CAPTURE].seen == "not checked: the watched table was dropped"
+
+
 CONDITION = "NEW.status = 'VE' AND OLD.status IS DISTINCT FROM NEW.status"
 
 

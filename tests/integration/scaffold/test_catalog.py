@@ -1,5 +1,9 @@
 """The catalog of a real database, as tables and references."""
 
+import psycopg
+import pytest
+from psycopg import sql
+
 from listener.db.connection import connect
 from listener.scaffold.catalog import Table, read_tables
 from tests.support.database import Database
@@ -52,3 +56,39 @@ def test_partitions_are_left_out(bare_database: Database) -> None:
            CREATE TABLE public.plan_1 PARTITION OF public.plan FOR VALUES IN (1);""",
     )
     assert list(found) == ["plan"]
+
+
+@pytest.mark.parametrize(
+    "type",
+    [
+        "bigint",
+        "numeric",
+        "text",
+        "char(3)",
+        "uuid",
+        "boolean",
+        "public.progress",
+        "public.short",
+        "oid",
+        "real",
+        "money",
+        "date",
+        "timestamptz",
+        "inet",
+        "bytea",
+        "jsonb",
+        "public.day",
+    ],
+)
+def test_a_key_column_is_one_that_watch_accepts(database: Database, type: str) -> None:
+    found = tables(
+        database,
+        f"""CREATE TYPE public.progress AS ENUM ('PE'); CREATE DOMAIN public.short AS varchar(9);
+            CREATE DOMAIN public.day AS date; CREATE TABLE public.plan2 (id {type} PRIMARY KEY, status text);""",
+    )
+    try:
+        database.execute(sql.SQL("SELECT pgherald.watch('plan2', 'public.plan2')"))
+        accepted = True
+    except psycopg.errors.InvalidParameterValue:
+        accepted = False
+    assert found["plan2"].columns["id"].may_be_key is accepted

@@ -19,7 +19,7 @@ CASES: list[tuple[Exception, type[Exception], str]] = [
     (
         errors.InsufficientPrivilege("permission denied for table users"),
         SchemaError,
-        r"; grant it \(see sql/roles.sql\)$",
+        "; `pgherald doctor` as this role names the GRANT$",
     ),
     (errors.InsufficientPrivilege("query would be affected by row-level security policy"), SchemaError, "docs/dba.md"),
     (psycopg.OperationalError("connection refused"), DatabaseUnavailable, "connection refused$"),

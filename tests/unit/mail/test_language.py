@@ -130,6 +130,13 @@ def test_a_region_takes_from_its_language_what_it_does_not_have(write: Write) ->
         assert (content.subject, content.text) == (subject, "hello x\n" if language == "en" else "hallo x\n")
 
 
+def test_a_missing_template_says_where_it_belongs(tmp_path: Path) -> None:
+    with pytest.raises(RuleBroken, match=r"no template mail/subject\.txt\.j2; set \[mail\] templates to the folder"):
+        Templates(["mail"])
+    with pytest.raises(RuleBroken, match=f"no template mail/subject.txt.j2; write it in {tmp_path}, or"):
+        Templates(["mail"], tmp_path)
+
+
 def test_one_language_takes_nothing_from_another(write: Write) -> None:
     folder = write(**ENGLISH, mail__de__body_txt="hallo")
     with pytest.raises(RuleBroken, match=r"no template mail/de/subject\.txt\.j2"):

@@ -40,6 +40,20 @@ def test_everything_is_decided() -> None:
     assert (rule.undecided, rule.warnings) == ([], [])
 
 
+def test_a_date_in_the_primary_key_is_left_out_of_the_key() -> None:
+    columns = {
+        "id": Column("id", "id", "bigint", "N"),
+        "placed_on": Column("placed_on", "placed_on", "date", "D"),
+        "status": Column("status", "status", "text", "S"),
+    }
+    rule = infer(Table("public", "orders", "public.orders", columns, ("id", "placed_on")), "shipped")
+    assert rule.key.value == ("id",)
+    assert rule.key.why == "placed_on cannot be part of it, because the type is date; check that id identifies a row"
+    assert ("key", rule.key.why) in rule.warnings
+    alone = infer(Table("public", "days", "public.days", columns, ("placed_on",)), "shipped")
+    assert ("key", "placed_on cannot be part of it, because the type is date") in alone.undecided
+
+
 def test_a_reference_by_name_is_a_warning() -> None:
     rule = infer(orders(refers("user_id", USERS, declared=False), refers("place_id", PLACES)), None)
     assert rule.warnings == [

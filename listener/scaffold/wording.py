@@ -1,0 +1,21 @@
+"""Names of tables and columns as words, and as parts of a sentence."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from listener.scaffold.catalog import Column
+
+
+def words(name: str) -> str:
+    """Return ``emailOptIn`` and ``e-mail`` as email_opt_in and e_mail."""
+    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")
+
+
+def listed(columns: Iterable[Column]) -> str:
+    """Return ``a and b``."""
+    return " and ".join(column.name for column in columns)
+
+
+def either(names: Sequence[str]) -> str:
+    """Return ``a, b or c``."""
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
