@@ -75,7 +75,7 @@ def _called(node: nodes.Node) -> str | None:
 
 
 def _first_line_outside(tree: nodes.Template) -> int | None:
-    """Return the line of the first text or value after `extends` that is in no block or macro. None if there is none."""
+    """Return the line of the first text or value after `extends` outside of blocks and macros, or None."""
     after = next(i for i, node in enumerate(tree.body) if isinstance(node, nodes.Extends))
     waiting: list[nodes.Node] = list(reversed(tree.body[after + 1 :]))
     while waiting:
