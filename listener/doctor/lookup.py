@@ -28,7 +28,7 @@ LARGE_TABLE_ROWS = 1000
 # share a number of rows, since each is rendered several times.
 _MAX_SAMPLE_ROWS = 100
 _MIN_SAMPLE_ROWS = 3
-_MAX_ROWS_OF_ALL_RULES = 1000
+_MAX_ROWS_OF_ALL_RULES = 600
 # A lookup that takes longer delays a whole batch. The daemon runs one for each batch.
 _LOOKUP_TIMEOUT_S = 20.0
 
