@@ -39,7 +39,7 @@ def run(once: bool, log_format: str | None, log_level: str | None, config_file: 
     """Run the daemon: wait for events and send their emails, until SIGTERM.
 
     SIGHUP reloads the configuration and the templates. Exit status 1 with --once: the mail server or the database could
-    not be reached. Events that remain for a later retry are no error.
+    not be reached, or a rule is broken. Events that remain for a later retry are no error.
 
     \b
     Exit status:  0   SIGTERM, or with --once all is done that could be
@@ -71,18 +71,22 @@ def _run(once: bool, log_format: str | None, log_level: str | None, config_file:
     if not once:
         _asyncio_run(daemon.run())
         return
-    reached, available, in_doubt, paused = _asyncio_run(daemon.run_once())
-    if available or in_doubt:
-        write_line(f"{quantity(available, 'event')} left for a later retry, {in_doubt} in doubt", err=True)
-    if paused:
+    left = _asyncio_run(daemon.run_once())
+    if left.available or left.in_doubt:
+        write_line(f"{quantity(left.available, 'event')} left for a later retry, {left.in_doubt} in doubt", err=True)
+    if left.paused:
         write_line(
-            f"{quantity(paused, 'event')} of a paused rule not sent; resume with `pgherald resume RULE`",
+            f"{quantity(left.paused, 'event')} of a paused rule not sent; resume with `pgherald resume RULE`",
             err=True,
         )
-    if not reached:
+    for rule, suspension in left.suspended.items():
+        write_error(f"rule {rule}: suspended, its events wait: {suspension.reason}; correct it, see `pgherald doctor`")
+    if not left.server_reached:
         raise click.ClickException(
             f"the mail server ({_where(loaded)}) could not be reached; see the log for the reason; no event is lost"
         )
+    if left.suspended:
+        sys.exit(1)
 
 
 def _where(loaded: Settings) -> str:

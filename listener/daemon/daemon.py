@@ -3,8 +3,9 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from listener import __version__, metrics, retry
@@ -31,6 +32,7 @@ from listener.worker.loop import Worker
 from listener.worker.registry import WorkerRegistry
 from listener.worker.runtime import Runtime
 from listener.worker.sender import Senders
+from listener.worker.suspensions import Suspension
 
 if TYPE_CHECKING:
     from listener.web.server import HttpServer
@@ -39,6 +41,25 @@ if TYPE_CHECKING:
 _LISTEN_TIMEOUT_S = 5.0
 # `run --once` also delivers what a dead worker had claimed. The first look at the other workers takes less than this.
 _FIRST_LOOK_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """The end of `run_once`.
+
+    Attributes:
+        server_reached: Whether the mail server could be reached.
+        available: Number of events for later retries.
+        in_doubt: Number of events in doubt.
+        paused: Number of events of paused rules.
+        suspended: The rules that are broken. Their events are in none of these numbers.
+    """
+
+    server_reached: bool
+    available: int
+    in_doubt: int
+    paused: int
+    suspended: Mapping[str, Suspension]
 
 
 class Daemon:
@@ -89,11 +110,8 @@ class Daemon:
             await worker.stop(self._reloader.settings.delivery.grace)
         log.info("stopped")
 
-    async def run_once(self) -> tuple[bool, int, int, int]:
-        """Deliver what is due.
-
-        Return whether the mail server was reached, and how many events are left available, in doubt, and paused.
-        """
+    async def run_once(self) -> Remaining:
+        """Deliver what is due. Return what is left."""
         async with self._started(wait=False) as worker:
             await retry.wait(self._lease.first_look_done, _FIRST_LOOK_TIMEOUT_S)
             draining = self._tasks.start(worker.drain_all(), "drain")
@@ -101,7 +119,9 @@ class Daemon:
             await self._tasks.stopping.wait()
             await worker.stop(self._reloader.settings.delivery.grace)
             self._tasks.raise_error()
-            return await draining, *await self._outbox.waiting(list(self._reloader.settings.rules))
+            reached, suspended = await draining, worker.suspended
+            rules = [rule for rule in self._reloader.settings.rules if rule not in suspended]
+            return Remaining(reached, *await self._outbox.waiting(rules), suspended)
 
     @asynccontextmanager
     async def _started(self, *, wait: bool) -> AsyncIterator[Worker]:

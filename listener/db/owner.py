@@ -54,8 +54,7 @@ async def execute_as_owner(
         # SHOW takes no snapshot, after which the transaction could not become READ WRITE.
         if await (await conn.execute("SHOW in_hot_standby", prepare=False)).fetchone() == ("on",):
             raise psycopg.OperationalError(ON_STANDBY)
-        await conn.execute(f"SET TRANSACTION READ {'WRITE' if owner else 'ONLY'}", prepare=False)
-        await conn.execute(POLICIES_APPLY, prepare=False)
+        await conn.execute(f"SET TRANSACTION READ {'WRITE' if owner else 'ONLY'}; {POLICIES_APPLY}", prepare=False)
         if owner is None:
             await cursor.execute(query, {"keys": keys})
             return

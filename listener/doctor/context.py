@@ -4,13 +4,15 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, LiteralString
+from typing import Any, Literal, LiteralString
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from listener.config.rules import Rule
 from listener.config.settings import Settings
+from listener.db import keys
 from listener.db.connection import SecuredAsyncCursor, parameters, secure
 from listener.db.pool import Pool
 from listener.db.pools import lookup_pool
@@ -61,25 +63,27 @@ class Context:
     injections: dict[tuple[str, frozenset[str]], tuple[str, str] | None] = field(default_factory=dict)
     """By template and columns of the lookup, what a hostile row does to the email, and the remedy."""
     _templates: dict[str, Templates | RuleBroken] = field(default_factory=dict)
+    _column_types: dict[tuple[str, ...], keys.Types] = field(default_factory=dict)
 
     @asynccontextmanager
     async def read_transaction(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         """Lend a connection that can only read. Neither its settings nor its failure affect other checks."""
         self.require_database()
-        async with self._pool.connection() as conn:
-            if not _is_shared(conn):
-                yield conn
-                return
-            async with conn.transaction():
-                await conn.execute(f"SET TRANSACTION READ ONLY; {_LOCAL_SETTINGS}", prepare=False)
-                yield conn
+        async with self._pool.connection() as conn, _with_settings(conn, "READ ONLY"):
+            yield conn
+
+    @asynccontextmanager
+    async def lookup_session(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        """Lend a connection of the role that reads the application's tables, as `execute_as_owner` wants it."""
+        self.require_database()
+        async with self._lookup_checks.connection() as conn, _with_settings(conn, "READ WRITE"):
+            yield conn
 
     @asynccontextmanager
     async def lookup_transaction(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-        """Open a transaction as the role that reads the application's tables. It is rolled back at its end."""
+        """Open a transaction of that role, for statements that change tables. It is rolled back at its end."""
         self.require_database()
-        pool = self._tables_pool if self.settings.database.lookup_url else self._pool
-        async with pool.connection() as conn, conn.transaction(force_rollback=True):
+        async with self._lookup_checks.connection() as conn, conn.transaction(force_rollback=True):
             await conn.execute(f"SET TRANSACTION READ WRITE; {_LOCAL_SETTINGS}", prepare=False)
             yield conn
 
@@ -91,6 +95,10 @@ class Context:
     @cached_property
     def _pool(self) -> Pool:
         return _checks_pool(self.settings.database.url, standby=self.standby)
+
+    @property
+    def _lookup_checks(self) -> Pool:
+        return self._tables_pool if self.settings.database.lookup_url else self._pool
 
     @cached_property
     def _tables_pool(self) -> Pool:
@@ -111,6 +119,14 @@ class Context:
         if isinstance(found, RuleBroken):
             raise found
         return found
+
+    async def column_types(self, rule: Rule) -> keys.Types:
+        """Return the types of the rule's key and its watched column. Several checks and rules share one query."""
+        columns = rule.table, *rule.key, rule.column
+        if columns not in self._column_types:
+            rows = await self.rows(keys.COLUMN_TYPES, keys.of(rule))
+            self._column_types[columns] = keys.read_types(tuple(row.values()) for row in rows)
+        return self._column_types[columns]
 
     async def close(self) -> None:
         """Close all connections."""
@@ -153,6 +169,19 @@ async def _session(conn: psycopg.AsyncConnection[Any]) -> None:
     conn.prepare_threshold = None
     if not await secure(conn):
         await conn.execute(f"{_SETTINGS}; SET default_transaction_read_only = on", prepare=False)
+
+
+@asynccontextmanager
+async def _with_settings(
+    conn: psycopg.AsyncConnection[Any], mode: Literal["READ ONLY", "READ WRITE"]
+) -> AsyncIterator[None]:
+    """Open a transaction with doctor's settings if the session cannot keep them. Others have them since `_session`."""
+    if not _is_shared(conn):
+        yield
+        return
+    async with conn.transaction():
+        await conn.execute(f"SET TRANSACTION {mode}; {_LOCAL_SETTINGS}", prepare=False)
+        yield
 
 
 def _is_shared(conn: psycopg.AsyncConnection[Any]) -> bool:

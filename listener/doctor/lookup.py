@@ -28,7 +28,7 @@ LARGE_TABLE_ROWS = 1000
 # share a number of rows, since each is rendered several times.
 _MAX_SAMPLE_ROWS = 100
 _MIN_SAMPLE_ROWS = 3
-_MAX_ROWS_OF_ALL_RULES = 1000
+_MAX_ROWS_OF_ALL_RULES = 600
 # A lookup that takes longer delays a whole batch. The daemon runs one for each batch.
 _LOOKUP_TIMEOUT_S = 20.0
 
@@ -101,8 +101,8 @@ async def _rows(pool: Pool, query: Lookup, newest: list[str]) -> LookupResult | 
 async def _newest_keys(context: Context, name: str) -> list[str]:
     """Return the keys of the newest rows in the outbox's form. The order by key uses the index of the primary key."""
     rule = context.settings.rules[name]
-    async with context.lookup_transaction() as conn, conn.cursor() as cursor:
-        types = keys.read_types(await (await conn.execute(keys.COLUMN_TYPES, keys.of(rule))).fetchall())
+    types = await context.column_types(rule)
+    async with context.lookup_session() as conn, conn.cursor() as cursor:
         query = sql.SQL("SELECT convert_to({}, getdatabaseencoding()) FROM {} AS t ORDER BY {} LIMIT {}").format(
             keys.key_text(rule, types),
             sql.SQL(rule.table),
@@ -137,7 +137,7 @@ async def _check_row_security(context: Context, rule: Rule, plan: list[dict[str,
     """Return a finding if row-level security hides rows. The daemon would settle their events as row_gone."""
     # The plan names the tables behind views. It omits a table of which the role sees no row; the query's text has that.
     read = {_name(node) for node in plan if "Relation Name" in node} | tables_read(rule.lookup)
-    async with context.lookup_transaction() as conn, conn.cursor(row_factory=dict_row) as cursor:
+    async with context.lookup_session() as conn, conn.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(RLS_TABLES, {"tables": sorted({rule.table} | read)})
         rows = await cursor.fetchall()
     for row in rows:
@@ -160,13 +160,13 @@ def _name(node: dict[str, Any]) -> str:
 
 async def _scanned_table(context: Context, plan: list[dict[str, Any]]) -> str | None:
     """Return the large table that the plan scans from end to end, with its size and the filter; None otherwise."""
-    for node in plan:
-        if node["Node Type"] != "Seq Scan":
-            continue
-        size = (await context.row(QUERIES["table_size"], {"table": _name(node)}))["rows"]
-        if size > LARGE_TABLE_ROWS:
-            condition = f" by {node['Filter'][:120]}" if "Filter" in node else ""
-            return f"{node['Schema']}.{node['Relation Name']} (about {size:.0f} rows){condition}"
+    scanned = {_name(node): node for node in plan if node["Node Type"] == "Seq Scan"}
+    if not scanned:
+        return None
+    for row in await context.rows(QUERIES["large_tables"], {"tables": list(scanned), "rows": LARGE_TABLE_ROWS}):
+        node = scanned[row["table"]]
+        condition = f" by {node['Filter'][:120]}" if "Filter" in node else ""
+        return f"{node['Schema']}.{node['Relation Name']} (about {row['rows']:.0f} rows){condition}"
     return None
 
 

@@ -30,7 +30,7 @@ async def change_remedy(context: Context, statement: str) -> str:
 
 async def _grants(context: Context, names: set[str], changes: dict[str, str]) -> str:
     """Return GRANTs on the schemas, SELECT on all these tables, and the privileges of `changes` by table."""
-    async with context.lookup_transaction() as conn:
+    async with context.lookup_session() as conn:
         [role] = await (await conn.execute("SELECT quote_ident(current_user)", prepare=False)).fetchone() or [""]
     # A name with FROM before it may also be that of a CTE, which no table has.
     tables = await context.rows(QUERIES["named_tables"], {"names": sorted(names)})

@@ -55,8 +55,9 @@ async def template(context: Context, rule: str) -> Finding:
     rendered, failures, lacking, left_out = 0, list[str](), None, None
     for key, recipient, row in _sendable(settings.rules[rule], rule, sample):
         try:
-            if remarks := trial.compose(key, recipient, row).remarks:
-                left_out = left_out or f"{remarks[0]} (key {key})"
+            message = trial.compose(key, recipient, row)
+            if message.remarks:
+                left_out = left_out or f"{message.remarks[0]} (key {key})"
             if not rendered:
                 context.messages[rule] = [
                     (language or "default", trial.compose(key, recipient, {**row, "language": language}))
@@ -67,7 +68,7 @@ async def template(context: Context, rule: str) -> Finding:
                 if kind not in context.injections:
                     context.injections[kind] = trial.injection(key, recipient, row, languages)
                 injection = context.injections[kind]
-            lacking = lacking or trial.lacking(key, recipient, row)
+            lacking = lacking or trial.lacking(key, recipient, row, message)
         except BadData as exc:
             failures.append(f"key {key}: {exc}")
         else:
@@ -146,16 +147,15 @@ class _Trial:
             self._rule, key, row, recipient, make_message_id(b"doctor", self._rule, 0, now), now
         )
 
-    def lacking(self, key: str, recipient: Address, row: Mapping[str, Any]) -> str | None:
-        """Return what is wrong with the message if every column that may be NULL is. None if nothing is."""
+    def lacking(self, key: str, recipient: Address, row: Mapping[str, Any], expected: Message) -> str | None:
+        """Return what is wrong if every column that may be NULL is. None if nothing is. `expected` is the row's message."""
         columns = [name for name in row if name not in self._needed and name != "language"]
-        expected = self.compose(key, recipient, row).content
         try:
             made = self.compose(key, recipient, {**row, **dict.fromkeys(columns)}).content
         except BadData as exc:
             return f"fails if {_listed(columns)} NULL (key {key}): {exc}"
         for part in ("subject", "text", "html", "calendar"):
-            before, after = (_NONE.findall(getattr(each, part) or "") for each in (expected, made))
+            before, after = (_NONE.findall(getattr(each, part) or "") for each in (expected.content, made))
             if len(after) > len(before):
                 return f"prints None in the {part} if {_listed(columns)} NULL (key {key})"
         return None

@@ -47,9 +47,7 @@ async def definitions(context: Context, rule: str) -> Finding:
         how = "disabled" if any(row["enabled"] == "D" for row in disabled) else "enabled for replication only"
         remedy = "; ".join(f"ALTER TABLE {row['table']} ENABLE TRIGGER {row['name']}" for row in disabled)
         return fault(f"{which} {'is' if len(disabled) == 1 else 'are'} {how}", remedy + backfill)
-    place = {"table": configured.table, "columns": [configured.column]}
-    found = keys.read_types(tuple(row.values()) for row in await context.rows(keys.COLUMN_TYPES, place))
-    if (type_ := found.get(configured.column)) is None:
+    if (type_ := (await context.column_types(configured)).get(configured.column)) is None:
         return fault(
             f"{configured.column} of {configured.table} was renamed: the triggers follow the new name",
             f"set `column` in [rules.{rule}] to the new name, then run `pgherald rewatch {rule}`",

@@ -30,8 +30,7 @@ async def value(context: Context, rule: str) -> Finding:
     if context.standby or context.lookup_standby:
         raise NotChecked("lookups do not read a standby")
     configured = context.settings.rules[rule]
-    place = {"table": configured.table, "columns": [configured.column]}
-    types = keys.read_types(tuple(row.values()) for row in await context.rows(keys.COLUMN_TYPES, place))
+    types = await context.column_types(configured)
     if (type_ := types.get(configured.column)) is None:
         raise NotChecked(f"there is no column {configured.table}.{configured.column}")
     known = await context.row(QUERIES["known_values"], {"table": configured.table, "column": configured.column})
@@ -105,6 +104,6 @@ async def _present(context: Context, rule: Rule, types: keys.Types) -> list[str]
 
 
 async def _read(context: Context, rule: Rule, query: sql.Composed) -> list[tuple[Any, ...]]:
-    async with context.lookup_transaction() as conn, conn.cursor() as cursor:
+    async with context.lookup_session() as conn, conn.cursor() as cursor:
         await execute_as_owner(cursor, rule.table, query.as_string(conn).replace("%", "%%"))
         return await cursor.fetchall()

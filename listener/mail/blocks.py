@@ -1,6 +1,6 @@
-"""The blocks of a template that cannot appear, because no file that it extends has a place for them.
+"""The parts of a template that cannot appear, because no file that it extends has a place for them.
 
-Jinja2 ignores such a block without a word, and the email keeps the words of the layout.
+Jinja2 ignores such a block, and text outside the blocks, without a word. The email keeps the words of the layout.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,10 +9,11 @@ from jinja2 import nodes
 
 
 def misplaced(file: str, trees: Mapping[str, nodes.Template]) -> Iterator[tuple[int, str]]:
-    """Yield the line and the fault of each block of `file` that is never printed.
+    """Yield the line and the fault of each block of `file` that is never printed, and of text outside its blocks.
 
     `trees` has the file and those that it refers to. A file that extends no other prints all its blocks.
     """
+    tree = trees[file]
     chain = [file]
     while (parent := _parent(trees[chain[-1]])) in trees and parent not in chain:
         chain.append(parent)
@@ -25,7 +26,13 @@ def misplaced(file: str, trees: Mapping[str, nodes.Template]) -> Iterator[tuple[
             blocks.setdefault(block.name, []).append(block)
     printed = _printed(trees[chain[-1]], blocks)
     replaceable = {block.name for each in chain[1:] for block in trees[each].find_all(nodes.Block)} & printed
-    for block in _outermost(trees[file]):
+    if (line := _first_line_outside(tree)) is not None:
+        yield (
+            line,
+            "text outside the blocks of a file that extends another would be lost; "
+            f"write it in one of its blocks: {', '.join(sorted(replaceable))}",
+        )
+    for block in _outermost(tree):
         if block.name not in printed:
             yield (
                 block.lineno,
@@ -65,6 +72,24 @@ def _called(node: nodes.Node) -> str | None:
     """Return NAME if the node is ``self.NAME``."""
     is_own = isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name) and node.node.name == "self"
     return node.attr if is_own and isinstance(node, nodes.Getattr) else None
+
+
+def _first_line_outside(tree: nodes.Template) -> int | None:
+    """Return the line of the first text or value after `extends` outside of blocks and macros, or None."""
+    after = next(i for i, node in enumerate(tree.body) if isinstance(node, nodes.Extends))
+    waiting: list[nodes.Node] = list(reversed(tree.body[after + 1 :]))
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (nodes.Block, nodes.Macro, nodes.AssignBlock)):
+            continue
+        if isinstance(node, nodes.Output):
+            for part in node.nodes:
+                if not isinstance(part, nodes.TemplateData):
+                    return part.lineno
+                if text := part.data.strip():
+                    return part.lineno + part.data[: part.data.index(text[0])].count("\n")
+        waiting += reversed(list(node.iter_child_nodes()))
+    return None
 
 
 def _outermost(node: nodes.Node) -> Iterator[nodes.Block]:

@@ -29,7 +29,8 @@ def max_connections() -> int:
 class ConnectionLimit:
     """At most `limit` connections. Once half of them are open, the oldest one without a request gives way to each new one.
 
-    A probe therefore still gets its answer while a stranger holds hundreds of idle connections.
+    At the limit the oldest gives way even if it has a request, which goes on without a reader. A probe therefore gets its
+    answer whatever a stranger holds open: idle connections, or requests whose bodies never arrive.
     """
 
     def __init__(self, limit: int) -> None:
@@ -58,13 +59,15 @@ class ConnectionLimit:
         # In the order in which they were opened.
         connections = [each for each in server.connections if each not in self._closing]
         if len(connections) >= self._limit // 2:
-            error = f"{len(connections)} connections are open, so that idle ones are closed; look who opens them"
+            error = f"{len(connections)} connections are open, so that the oldest are closed; look who opens them"
             self._crowded.failed(PgheraldError(error), limit=self._limit)
             oldest = next((each for each in connections if each not in self._busy), None)
+            if oldest is None and len(connections) >= self._limit:
+                oldest = connections[0]
             if oldest is not None:
                 self._closing.add(oldest)
                 oldest.force_close()
-        return server() if len(connections) < self._limit else _Refused()
+        return server()
 
 
 class LimitedRunner(web.AppRunner):
@@ -79,11 +82,3 @@ class LimitedRunner(web.AppRunner):
         """The factory of protocols, which the event loop calls for each connection."""
         server = super().server
         return None if server is None else partial(self._limit.accept, server)
-
-
-class _Refused(asyncio.Protocol):
-    """A connection that is closed at once."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()

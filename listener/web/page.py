@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 import psycopg
 from aiohttp import web
@@ -28,6 +29,8 @@ _ACTIONS: dict[str, events.Remedy] = {"retry": "retry", "sent": "resolve_as_sent
 _NO_SECTIONS = dict.fromkeys(SECTIONS, "")
 # Each history and each action opens connections of its own. The limit leaves the others to the daemon.
 _MAX_COMMANDS = 2
+# So many more wait for one of these connections. They would otherwise pile up while strangers ask faster than we answer.
+_MAX_WAITING_COMMANDS = 20
 
 
 class Page:
@@ -43,6 +46,7 @@ class Page:
         self._auth = AdminAuth(lambda: http().admin_token)
         self.stream = OverviewStream(overview_cache, self._renderer, self._auth)
         self._commands = asyncio.Semaphore(_MAX_COMMANDS)
+        self._commands_asked = 0
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the page and of its stream."""
@@ -116,9 +120,10 @@ class Page:
 
     async def login(self, request: web.Request) -> web.Response:
         """Start a session for a client that sends the admin token."""
-        form = await request.post()
+        # The form of our own page. aiohttp's `post()` fails for bodies that strangers make up.
+        form = dict(parse_qsl((await request.read()).decode(errors="replace")))
         response = _redirect(request)
-        if self._auth.log_in(request, str(form.get("token", "")), response):
+        if self._auth.log_in(request, form.get("token", ""), response):
             return response
         notice = "Wrong token."
         return self._render(request, "page", status=403, sections=_NO_SECTIONS, notice=notice)
@@ -166,7 +171,11 @@ class Page:
             raise web.HTTPServiceUnavailable(text=f"{exc}\n") from exc
 
     async def _in_thread(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
-        """Run the function of a command in a thread, on a connection that is opened for it."""
+        """Run the function of a command in a thread, on a connection that is opened for it.
+
+        Raises:
+            HTTPServiceUnavailable: too many others wait for theirs.
+        """
 
         def run() -> T:
             with connect(self._settings.database.url) as conn:
@@ -174,8 +183,14 @@ class Page:
                 conn.execute("SET statement_timeout = '10s'")
                 return work(conn)
 
-        async with self._commands:
-            return await asyncio.to_thread(run)
+        if self._commands_asked >= _MAX_COMMANDS + _MAX_WAITING_COMMANDS:
+            raise web.HTTPServiceUnavailable(text="Too many requests at the same time; try again in a few seconds.\n")
+        self._commands_asked += 1
+        try:
+            async with self._commands:
+                return await asyncio.to_thread(run)
+        finally:
+            self._commands_asked -= 1
 
     def _render(self, request: web.Request, name: str, status: int = 200, **context: Any) -> web.Response:
         shared = {

@@ -120,7 +120,7 @@ def same_origin(request: web.Request) -> bool:
     if (site := request.headers.get("Sec-Fetch-Site")) is not None:
         return site in ("same-origin", "none")
     origin = request.headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc.lower() == request.host.lower()
+    return origin is None or origin.lower() in (f"http://{request.host}".lower(), f"https://{request.host}".lower())
 
 
 def is_over_tls(request: web.Request) -> bool:

@@ -435,7 +435,8 @@ SELECT attribute.attname::text AS column,
   JOIN pg_class AS relation ON relation.oid = attribute.attrelid
   JOIN pg_namespace AS schema ON schema.oid = relation.relnamespace
        -- Unlike to_regclass(), this needs no privilege on the schema.
- WHERE ARRAY[schema.nspname, relation.relname]::text[] = parse_ident(%(table)s)
+ WHERE schema.nspname = (parse_ident(%(table)s))[1]
+   AND relation.relname = (parse_ident(%(table)s))[2]
    AND attribute.attname = ANY (%(columns)s)
    AND NOT attribute.attisdropped;
 

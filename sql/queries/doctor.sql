@@ -259,11 +259,19 @@ SELECT place, remedy FROM (
                         OR has_any_column_privilege(role_setting.setrole, to_regclass(name), 'UPDATE'))))) AS found
  ORDER BY i;
 
--- name: table_size
--- Return the number of a table's rows by estimate. Before the first ANALYZE it is a hundred rows a page.
-SELECT CASE WHEN reltuples < 0 THEN pg_relation_size(oid) / 8192.0 * 100 ELSE reltuples END::float8 AS rows
-  FROM pg_class
- WHERE oid = to_regclass(%(table)s);
+-- name: large_tables
+-- Return the tables with more than so many rows, the largest first. The number is an estimate: before the first ANALYZE
+-- it is a hundred rows a page.
+SELECT given.name AS "table", size.rows
+  FROM unnest(%(tables)s::text[]) AS given (name)
+  JOIN pg_class AS class ON class.oid = to_regclass(given.name)
+ CROSS JOIN LATERAL (
+           SELECT CASE
+                      WHEN class.reltuples < 0 THEN pg_relation_size(class.oid) / 8192.0 * 100
+                      ELSE class.reltuples
+                  END::float8 AS rows) AS size
+ WHERE size.rows > %(rows)s
+ ORDER BY size.rows DESC;
 
 -- name: queue
 -- Return how full the queue of notifications is, and the session that most likely keeps it from being emptied.

@@ -6,6 +6,7 @@ import re
 from tests.support import wait_until
 from tests.support.backlog import states
 from tests.support.command import Pgherald
+from tests.support.configuration import LOOKUP, configuration
 from tests.support.database import Database
 from tests.support.mail import MailServer
 from tests.support.web import ANY_PORT, Client
@@ -29,6 +30,26 @@ def test_a_rule_that_breaks_while_running_is_held_and_nothing_fails(
         wait_until(lambda: json.loads(pgherald("status", "--json").stdout)["suspended"] == {})
         assert client.get("/readyz").json()["parts"]["rules"]["detail"] == "no rule is suspended"
     assert states(database) == {"sent": 1}
+
+
+def test_run_once_fails_for_a_broken_rule_and_names_it(
+    database: Database, mail: MailServer, pgherald: Pgherald
+) -> None:
+    # The check at the start runs the lookup without a key, and calls the function for no row.
+    database.execute("""CREATE FUNCTION public.breaks(bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS
+                        'BEGIN RETURN (SELECT missing FROM public.users); END'""")
+    configuration(pgherald.folder, lookup=f"{LOOKUP} AND public.breaks(d.id)")
+    database.verify(database.add_plan("Café", "a@example.org"))
+    done = pgherald("run", "--once")
+    assert done.returncode == 1
+    *_, last = done.stderr.splitlines()
+    assert last.startswith(f"Error: rule {RULE}: suspended, its events wait: ")
+    assert 'column "missing" does not exist' in last
+    assert "later retry" not in done.stderr
+    assert states(database) == {"available": 1}
+    database.execute("CREATE OR REPLACE FUNCTION public.breaks(bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true'")
+    assert pgherald("run", "--once", check=True).stderr.splitlines()[-1].startswith("{")
+    mail.wait_for(1)
 
 
 def _every_screen_says_so(database: Database, pgherald: Pgherald, client: Client, plan: int) -> None:

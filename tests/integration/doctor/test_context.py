@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
+from listener.config.rules import default_rules
 from listener.config.sections import Database as DatabaseSection
 from listener.config.settings import Settings
 from listener.db.schema_version import VERSION, SchemaVersion
@@ -58,6 +59,15 @@ async def test_the_schema_must_be_installed_and_of_this_version(context: Context
     context.installed = False
     with pytest.raises(NotChecked, match="not installed"):
         context.require_schema()
+
+
+async def test_rules_of_the_same_table_read_its_types_once(context: Context) -> None:
+    [rule] = default_rules().values()
+    types = await context.column_types(rule)
+    assert (types["id"].name, types["status"].name) == ("bigint", "text")
+    assert await context.column_types(rule.model_copy(update={"becomes": "PE"})) is types
+    other = rule.model_copy(update={"column": "plan_id"})
+    assert set(await context.column_types(other)) == {"id", "plan_id"}
 
 
 async def test_rules_with_the_same_template_compile_it_once() -> None:

@@ -44,6 +44,28 @@ def test_a_block_without_a_place_is_found(source: str, lost: list[tuple[int, str
     ]
 
 
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("{% extends 'layout' %}\n\n  {# a comment #}\n{% set a = 1 %}{% set b %}text{% endset %}", None),
+        ("{% macro m() %}text{% endmacro %}{% extends 'layout' %}{% block title %}x{% endblock %}", None),
+        # Jinja2 prints what stands before.
+        ("text{% extends 'layout' %}", None),
+        ("text", None),
+        ("{% extends 'layout' %}\n\n text", 3),
+        ("{% extends 'layout' %}\n{{ place }}", 2),
+        ("{% extends 'layout' %}{% block title %}x{% endblock %}\n{% if x %}\n{% else %}\ntext{% endif %}", 4),
+        ("{% extends 'layout' %}{% for x in y %}{{ x }}{% endfor %}", 1),
+        ("{% extends 'layout' %}{% macro m() %}x{% endmacro %}\n{{ m() }}", 2),
+    ],
+)
+def test_text_outside_the_blocks_is_found(source: str, line: int | None) -> None:
+    environment = Environment()
+    trees = {name: environment.parse(text) for name, text in [("mail", source), ("layout", LAYOUT)]}
+    fault = "text outside the blocks of a file that extends another would be lost; write it in one of its blocks: message, title"
+    assert list(misplaced("mail", trees)) == ([(line, fault)] if line else [])
+
+
 def test_files_that_extend_each_other_end() -> None:
     trees = {name: Environment().parse(f"{{% extends '{other}' %}}") for name, other in (("a", "b"), ("b", "a"))}
     assert list(misplaced("a", trees)) == []

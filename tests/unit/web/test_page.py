@@ -1,5 +1,8 @@
 """The page's handlers without a database: what they show, and what they refuse before they would ask it."""
 
+import asyncio
+import itertools
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,8 +12,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from listener.config.settings import Settings
+from listener.errors import DatabaseUnavailable
 from listener.status.health import Part
 from listener.status.overview import WorkerState
+from listener.web import page as module
 from listener.web.page import Page
 from tests.support.overview import NOW, FixedOverviews, overview
 
@@ -122,6 +127,45 @@ async def test_login_and_logout(client: Client) -> None:
     assert "log out" in await (await client.get("/")).text()
     await client.post("/logout", allow_redirects=False)
     assert "Log in to act" in await (await client.get("/")).text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", b"--x"),
+        ("multipart/form-data; boundary=x", b"token"),
+        ("application/x-www-form-urlencoded; charset=none", b"token=a"),
+        ("application/x-www-form-urlencoded; charset=idna", b"token=\xff"),
+        ("application/x-www-form-urlencoded", b"token=\xff%00%ed%a0%80"),
+        ("application/x-www-form-urlencoded", b"&;=&token"),
+        ("application/json", b"{}"),
+        ("", b""),
+    ],
+)
+async def test_a_login_that_is_no_form(client: Client, kind: str, body: bytes) -> None:
+    refused = await client.post("/login", data=body, headers={"Content-Type": kind})
+    assert refused.status == 403
+    assert "Wrong token." in await refused.text()
+
+
+async def test_questions_do_not_pile_up(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = threading.Event()
+
+    def read(*_: object) -> None:
+        database.wait(30)
+        raise DatabaseUnavailable("it is away")
+
+    monkeypatch.setattr(module, "connect", read)
+    asked = [asyncio.create_task(client.get(f"/explain?rule={RULE}&key={i}")) for i in range(30)]
+    refused = [await answer for answer in itertools.islice(asyncio.as_completed(asked), 8)]
+    database.set()
+    answers = await asyncio.gather(*asked)
+    assert [answer.status for answer in answers] == 30 * [503]
+    assert {await answer.text() for answer in refused} == {
+        "Too many requests at the same time; try again in a few seconds.\n"
+    }
+    texts = [await answer.text() for answer in answers]
+    assert sum("it is away" in text for text in texts) == 22
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,10 @@ async def test_a_handlers_own_header_stays() -> None:
         ({"Origin": "http://HERALD:9599"}, True),
         ({"Origin": "http://herald:80"}, False),
         ({"Origin": "null"}, False),
+        ({"Origin": "https://herald:9599"}, True),
+        ({"Origin": "ftp://herald:9599"}, False),
+        ({"Origin": "http://["}, False),
+        ({"Origin": "http://herald:9599@example.org"}, False),
     ],
 )
 def test_the_origin_of_a_post(headers: dict[str, str], same: bool) -> None:
