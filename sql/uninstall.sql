@@ -20,6 +20,36 @@ BEGIN
     END LOOP;
 END $$;
 
+-- CASCADE would drop what others have built on these objects, without a word.
+DO $$
+DECLARE
+    built text;
+BEGIN
+    WITH own AS (
+        SELECT 'pg_class'::regclass AS class, oid FROM pg_class WHERE relnamespace = 'pgherald'::regnamespace
+         UNION ALL
+        SELECT 'pg_proc'::regclass, oid FROM pg_proc WHERE pronamespace = 'pgherald'::regnamespace
+         UNION ALL
+        SELECT 'pg_type'::regclass, oid FROM pg_type WHERE typnamespace = 'pgherald'::regnamespace),
+    dependent AS (
+        SELECT CASE classid WHEN 'pg_rewrite'::regclass THEN 'pg_class'::regclass ELSE classid END AS class,
+               coalesce(ev_class, objid) AS oid
+          FROM own
+          JOIN pg_depend ON refclassid = own.class AND refobjid = own.oid
+          LEFT JOIN pg_rewrite ON classid = 'pg_rewrite'::regclass AND pg_rewrite.oid = objid
+          LEFT JOIN pg_constraint ON classid = 'pg_constraint'::regclass AND pg_constraint.oid = objid
+         WHERE classid IN ('pg_rewrite'::regclass, 'pg_proc'::regclass)
+            OR contype = 'f' AND connamespace <> 'pgherald'::regnamespace)
+    SELECT string_agg(DISTINCT pg_describe_object(class, oid, 0), ', ')
+      INTO built
+      FROM dependent
+     WHERE (class, oid) NOT IN (SELECT class, oid FROM own);
+    IF built IS NOT NULL THEN
+        RAISE EXCEPTION 'other objects use schema pgherald: %', built
+            USING ERRCODE = 'dependent_objects_still_exist', HINT = 'Drop them, then run `pgherald uninstall` again.';
+    END IF;
+END $$;
+
 DROP SCHEMA pgherald CASCADE;
 
 DO $$

@@ -273,3 +273,28 @@ def test_a_dump_restored_captures_no_event_and_goes_on(
 @pytest.mark.parametrize("file", [TRIGGERS, ROLES, UNINSTALL], ids=lambda file: file.name)
 def test_a_database_of_any_encoding_takes_it(file: Path) -> None:
     assert file.read_bytes().isascii()
+
+
+@pytest.mark.parametrize(
+    ("built", "named"),
+    [
+        ("CREATE VIEW public.mine AS SELECT rule FROM pgherald.outbox", "view public.mine"),
+        ("CREATE MATERIALIZED VIEW public.mine AS SELECT pgherald.version()", "materialized view public.mine"),
+        (
+            "CREATE FUNCTION public.mine() RETURNS bigint LANGUAGE sql RETURN (SELECT max(id) FROM pgherald.outbox)",
+            "function public.mine()",
+        ),
+        ("CREATE TABLE public.mine (event bigint REFERENCES pgherald.outbox)", "mine_event_fkey on table public.mine"),
+    ],
+)
+def test_uninstall_drops_nothing_that_others_have_built(
+    story: Database, programs: Programs, built: str, named: str
+) -> None:
+    run(programs, story, "-1", "-f", TRIGGERS, "-c", WATCH)
+    story.execute(built)
+    before = programs.dump(story)
+    done = programs.psql(story, *STRICT, "-1", "-f", UNINSTALL)
+    assert done.returncode != 0
+    assert "other objects use schema pgherald: " in done.stderr
+    assert named in done.stderr
+    assert programs.dump(story) == before
