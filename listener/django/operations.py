@@ -225,8 +225,9 @@ class Rewatch(Operation):
             if not schema_editor.collect_sql:
                 raise CommandError(
                     f"rule {self.rule}: role {found.role} may not drop its triggers; let the owner of schema pgherald run "
-                    f'`pgherald rewatch {self.rule} --alter "STATEMENT"`, with the statement that '
-                    f"`sqlmigrate {app_label} MIGRATION` prints, then run `migrate {app_label} MIGRATION --fake`"
+                    f'`pgherald rewatch {self.rule} --alter "STATEMENT"`, with the statement of '
+                    f"`sqlmigrate {app_label} MIGRATION` and the schema before each table; "
+                    f"then run `migrate {app_label} MIGRATION --fake`"
                 )
             schema_editor.collected_sql.append(f"-- by `pgherald rewatch {self.rule} --alter`:")
         return None

@@ -1,79 +1,23 @@
 """A rule for an unknown database: which table, who owns its rows, and which column is the owner's consent."""
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Sequence
 
 from listener.config.rules import DEFAULT_NAME
 from listener.errors import SchemaError
 from listener.scaffold.catalog import Column, Reference, Table
-
-T = TypeVar("T")
+from listener.scaffold.consent import choose_consent
+from listener.scaffold.inference import Choice, Inference, JoinedColumn
+from listener.scaffold.names import listed, words
+from listener.scaffold.watched import WatchedRule
 
 # The value of the built-in example, tried if --becomes is not given.
 _BECOMES = "VE"
 _STATUS = ("status", "state")
 _EMAIL = ("email", "e_mail", "mail", "email_address")
 _PLACE = ("place", "name", "title")
-_CONSENT = re.compile(r"notif|consent|subscri|e?mail|(?:^|_)opt(?:_?in|ed|_|$)")
-# Booleans with such names that are about something else than wanting these emails, or mean the opposite.
-_NO_CONSENT = re.compile(
-    r"verif|confirm|valid|bounc|block|unsub|disab|mute|out(?:_|$)|(?:^|_)(?:no|not|dont)_"
-    r"|sms|push|phone|marketing|newsletter|(?:^|_)sent|public|visible|hidden|hide"
-)
 _OWNERS = ("user", "owner", "customer", "account", "member", "person")
 _PLACES = ("place", "plan", "venue", "location")
-
-
-@dataclass(frozen=True, slots=True)
-class Choice(Generic[T]):
-    """An inferred setting.
-
-    Without a `value`, the choice is ambiguous or there is no candidate, and `why` says which. With one, `why` is empty
-    or a warning.
-    """
-
-    value: T | None
-    why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class JoinedColumn:
-    """A column of the watched table (`via` is empty), or of the table that the reference `via` leads to."""
-
-    via: Reference | None
-    column: str
-
-
-@dataclass(frozen=True, slots=True)
-class Inference:
-    """A rule as far as it could be inferred."""
-
-    name: str
-    table: Table
-    key: Choice[tuple[str, ...]]
-    column: Choice[str]
-    becomes: Choice[str]
-    owner: Choice[JoinedColumn]
-    consent: Choice[JoinedColumn]
-    place: Choice[JoinedColumn]
-
-    @property
-    def undecided(self) -> list[tuple[str, str]]:
-        """Return the settings that could not be inferred, each with the reason."""
-        return [(what, choice.why) for what, choice in self._choices() if choice.value is None]
-
-    @property
-    def warnings(self) -> list[tuple[str, str]]:
-        """Return the settings that were inferred but should be checked, each with the reason."""
-        return [(what, choice.why) for what, choice in self._choices() if choice.value is not None and choice.why]
-
-    def _choices(self) -> list[tuple[str, Choice[object]]]:
-        named: list[tuple[str, Choice[object]]] = []
-        for what in ("key", "column", "becomes", "owner", "consent", "place"):
-            named.append((what, getattr(self, what)))
-        return named
 
 
 def choose_table(tables: Sequence[Table], name: str | None) -> Table:
@@ -89,7 +33,7 @@ def choose_table(tables: Sequence[Table], name: str | None) -> Table:
         found = found or [table for table in tables if table.name == name]
         what = f"table {name}"
     else:
-        found = [table for table in tables if re.search(r"(^|_)date_?plans?$", _words(table.name))]
+        found = [table for table in tables if re.search(r"(^|_)date_?plans?$", words(table.name))]
         found = found or [table for table in tables if _statuses(table) and _owners(table)]
         what = "table with a status whose owner has an email address"
     if not found:
@@ -101,35 +45,47 @@ def choose_table(tables: Sequence[Table], name: str | None) -> Table:
     return found[0]
 
 
-def infer(table: Table, becomes: str | None) -> Inference:
-    """Infer a rule for `table`. `becomes` is the value from the command line, if any."""
-    column = _column(table)
-    value = Choice(becomes) if becomes is not None else _becomes(table, column.value)
+def infer(
+    table: Table, becomes: str | None, tables: Sequence[Table] = (), watched: WatchedRule | None = None
+) -> Inference:
+    """Infer a rule for `table`, one of `tables`.
+
+    `becomes` is the value from the command line, if any. If the database watches the table already, as after a migration
+    of Django, the rule is that of `watched`.
+    """
+    if watched is not None:
+        key, column, value = Choice(tuple(watched.key)), Choice(watched.column), Choice(watched.value)
+    else:
+        key = Choice(table.key) if table.key else Choice(None, f"{table.qualified} has no primary key")
+        column = _column(table)
+        value = Choice(becomes) if becomes is not None else _becomes(table, column.value)
+    name = _name(table, value.value) if watched is None else watched.rule
     owner = _owner(table)
     owner_table = owner.value.via.table if owner.value and owner.value.via else table if owner.value else None
     return Inference(
-        name=_name(table, value.value),
+        name=name,
         table=table,
-        key=Choice(table.key) if table.key else Choice(None, f"{table.qualified} has no primary key"),
+        key=key,
         column=column,
         becomes=value,
         owner=owner,
-        consent=_consent(owner.value, owner_table),
-        place=_place(table, owner.value),
+        consent=choose_consent(owner.value, owner_table, tables),
+        place=_place(table, owner.value) if name == DEFAULT_NAME else None,
+        capture="row" if watched is None else watched.capture,
     )
 
 
 def _name(table: Table, becomes: str | None) -> str:
-    words = _words(table.name)
-    if becomes == _BECOMES and words.replace("_", "").rstrip("s").endswith("dateplan"):
+    text = words(table.name)
+    if becomes == _BECOMES and text.replace("_", "").rstrip("s").endswith("dateplan"):
         return DEFAULT_NAME
-    value = _words(becomes or "changed")
-    return re.sub(r"^(?![a-z])", "rule_", f"{words}_{value}".strip("_"))[:40].rstrip("_")
+    value = words(becomes or "changed")
+    return re.sub(r"^(?![a-z])", "rule_", f"{text}_{value}".strip("_"))[:40].rstrip("_")
 
 
 def _statuses(table: Table) -> list[Column]:
     exact = [table.columns[name] for name in _STATUS if name in table.columns]
-    return exact[:1] or [column for column in table.columns.values() if _words(column.name).endswith(_STATUS)]
+    return exact[:1] or [column for column in table.columns.values() if words(column.name).endswith(_STATUS)]
 
 
 def _column(table: Table) -> Choice[str]:
@@ -138,7 +94,7 @@ def _column(table: Table) -> Choice[str]:
         return Choice(found[0].name)
     if not found:
         return Choice(None, f"{table.qualified} has no column named like a status")
-    return Choice(None, f"{table.qualified} has several columns named like a status: {_listed(found)}")
+    return Choice(None, f"{table.qualified} has several columns named like a status: {listed(found)}")
 
 
 def _becomes(table: Table, column: str | None) -> Choice[str]:
@@ -156,7 +112,7 @@ def _becomes(table: Table, column: str | None) -> Choice[str]:
 
 
 def _email(table: Table) -> str | None:
-    texts = {_words(column.name): column.name for column in table.columns.values() if column.is_text}
+    texts = {words(column.name): column.name for column in table.columns.values() if column.is_text}
     return next((texts[name] for name in _EMAIL if name in texts), None)
 
 
@@ -196,20 +152,6 @@ def _named(fields: list[JoinedColumn], names: tuple[str, ...]) -> list[JoinedCol
     return []
 
 
-def _consent(owner: JoinedColumn | None, owner_table: Table | None) -> Choice[JoinedColumn]:
-    if owner is None or owner_table is None:
-        return Choice(None, "the owner is not known")
-    booleans = [column for column in owner_table.columns.values() if column.is_boolean]
-    found = [column for column in booleans if _CONSENT.search(_words(column.name))]
-    asked = [column for column in found if not _NO_CONSENT.search(_words(column.name))]
-    if len(asked) == 1:
-        return Choice(JoinedColumn(owner.via, asked[0].name))
-    if asked:
-        return Choice(None, f"{owner_table.qualified} has {_listed(asked)}, and either may be the consent")
-    hint = f"; {_listed(found)} may mean something else" if found else ""
-    return Choice(None, f"{owner_table.qualified} has no boolean named like a consent to notifications{hint}")
-
-
 def _place(table: Table, owner: JoinedColumn | None) -> Choice[JoinedColumn]:
     if _PLACE[0] in table.columns:
         return Choice(JoinedColumn(None, _PLACE[0]))
@@ -224,23 +166,14 @@ def _place(table: Table, owner: JoinedColumn | None) -> Choice[JoinedColumn]:
                 None, f"it may be {_either([f'{field.via.table.qualified}.{name}' for field in fields if field.via])}"
             )
     own = [table.columns[name] for name in _PLACE if name in table.columns]
-    hint = f"; {table.qualified} itself has {_listed(own)}" if own else ""
+    hint = f"; {table.qualified} itself has {listed(own)}" if own else ""
     return Choice(None, f"no other table that {table.qualified} refers to has a column named {_either(_PLACE)}{hint}")
-
-
-def _words(name: str) -> str:
-    """Return ``emailOptIn`` and ``e-mail`` as email_opt_in and e_mail."""
-    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")
 
 
 def _by_name(via: Reference) -> str:
     if via.declared:
         return ""
     return f"{', '.join(via.columns)} refers to {via.table.qualified} by its name only, not by a foreign key; check it"
-
-
-def _listed(columns: Iterable[Column]) -> str:
-    return " and ".join(column.name for column in columns)
 
 
 def _either(names: Sequence[str]) -> str:
