@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -14,7 +15,10 @@ from listener.errors import PgheraldError
 from listener.files import put
 from listener.scaffold.catalog import read_tables
 from listener.scaffold.infer import choose_table, infer
+from listener.scaffold.inference import Inference
+from listener.scaffold.starter import write_templates
 from listener.scaffold.toml import CHANGE_ME, write_toml
+from listener.scaffold.watched import choose_watched, read_watched
 
 _STDOUT = Path("-")
 
@@ -30,7 +34,7 @@ _STDOUT = Path("-")
 @click.option(
     "--table",
     metavar="NAME",
-    help="Table to watch. Default: the table named dateplan, or the only one that fits.",
+    help="Table to watch. Default: the one that is watched already, the one named dateplan, or the only one that fits.",
 )
 @click.option("--becomes", metavar="VALUE", help="Value to wait for. Default: 'VE', if the column can hold it.")
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
@@ -39,7 +43,8 @@ def init(out: Path, table: str | None, becomes: str | None, force: bool, config_
     """Write a first configuration from a database's catalog: the table, the address, the consent.
 
     Reads no row, and changes nothing in the database. Anything it cannot infer is marked CHANGE_ME, reported on stderr,
-    and makes the exit status 1.
+    and makes the exit status 1. A rule that a migration of Django watches keeps its name, column and value. First
+    templates are written beside FILE, for you to edit; the table dateplan has the shipped ones.
 
     \b
     Example:  PGHERALD_DATABASE_URL=postgresql://dba@db/app pgherald init --table public.booking --becomes confirmed
@@ -47,13 +52,20 @@ def init(out: Path, table: str | None, becomes: str | None, force: bool, config_
     if out != _STDOUT and os.path.lexists(out) and not force:
         raise PgheraldError(f"{out} exists; choose another file with --out, or overwrite it with --force")
     with connect(load_settings(config_file).database.url) as conn:
-        found = infer(choose_table(read_tables(conn), table), becomes)
-    text = write_toml(found)
+        tables, rules = read_tables(conn), read_watched(conn)
+        if table is None and len({rule.table for rule in rules}) == 1:
+            table = rules[0].table
+        chosen = choose_table(tables, table)
+        found = infer(chosen, becomes, tables, choose_watched(rules, chosen.qualified, becomes))
+    folder = Path("templates") if out == _STDOUT else out.parent / "templates"
+    text = write_toml(found, folder)
     if out == _STDOUT:
         write_lines(text.removesuffix("\n"))
     else:
         _write(out, text)
         write_line(f"{out}: rule {found.name}, on {found.table.qualified}")
+        if found.place is None:
+            _write_templates(folder / found.name, found)
     for what, why in found.warnings:
         write_line(f"{what}: {why}", err=True)
     for what, why in found.undecided:
@@ -73,3 +85,15 @@ def _write(out: Path, text: str) -> None:
             os.close(descriptor)
     except OSError as exc:
         raise PgheraldError(f"{out}: {exc.strerror or exc}") from exc
+
+
+def _write_templates(folder: Path, rule: Inference) -> None:
+    """Write the files that are missing. They hold no secret, and the daemon may run as another user."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in write_templates(rule.name).items():
+            with suppress(FileExistsError), (folder / name).open("x", encoding="utf-8") as file:
+                file.write(text)
+    except OSError as exc:
+        raise PgheraldError(f"{folder}: {exc.strerror or exc}") from exc
+    write_line(f"{folder}: write your email there; `pgherald preview {rule.name}` shows it")

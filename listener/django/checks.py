@@ -11,6 +11,7 @@ from django.db.migrations.loader import MigrationLoader
 
 from listener.django.catalog import read_capture, read_rule
 from listener.django.operations import Unwatch, Watch
+from listener.django.target import as_sql
 
 _INSTALL = "Run `pgherald install`, then look for missed rows: `pgherald backfill {rule} --dry-run`."
 
@@ -22,7 +23,7 @@ def check_rules(
 
     Ids: pgherald.W001 the schema is missing; W002 triggers are missing or disabled; W003 the owner of the capture function
     lacks a right; W004 the database watches something else; W005 a watched column is gone; W006 the rows that had the
-    value before are not recorded.
+    value before are not recorded; W007 the field's choices lack the value.
     """
     messages: list[checks.CheckMessage] = []
     for alias in databases or []:
@@ -68,6 +69,7 @@ def _faults(connection: Any, app_label: str, watch: Watch) -> Iterator[checks.Ch
         model = None
     if model is not None and not router.allow_migrate_model(connection.alias, model):
         return
+    yield from _strange_value(watch, model)
     rule = watch.rule
     table = None if model is None else connection.ops.quote_name(model._meta.db_table)
     found = read_capture(connection, rule, table)
@@ -88,6 +90,20 @@ def _faults(connection: Any, app_label: str, watch: Watch) -> Iterator[checks.Ch
         )  # fmt: skip
     if found.may_read:
         yield from _differences(connection, watch, model)
+
+
+def _strange_value(watch: Watch, model: Any) -> Iterator[checks.CheckMessage]:
+    """Warn of a value that Django's own forms could never store, such as a label instead of its value."""
+    try:
+        choices = [] if model is None else model._meta.get_field(watch.field).flatchoices
+    except FieldDoesNotExist:
+        return
+    known = [as_sql(value) for value, _ in choices]
+    if known and watch.value not in known:
+        yield checks.Warning(
+            f"rule {watch.rule}: {watch.value!r} is not among the choices of {watch.field}: {', '.join(known)}.",
+            hint="Watch the stored value, not its label.", obj=model, id="pgherald.W007",
+        )  # fmt: skip
 
 
 def _differences(connection: Any, watch: Watch, model: Any) -> Iterator[checks.CheckMessage]:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.db import router, transaction
+from django.db import transaction
 from django.db.migrations.operations.base import Operation, OperationCategory
 
 from listener.django.catalog import REWATCH, Capture, read_capture, read_numbers
+from listener.django.target import applies, as_sql, names
 from listener.resources import resource
 
 _WATCH = "SELECT pgherald.watch(%s, %s::regclass, %s::text[], %s, %s, %s)"
@@ -63,7 +64,7 @@ class Watch(Operation):
     @property
     def value(self) -> str:
         """Return `becomes` as PostgreSQL writes it."""
-        return str(self.becomes).lower() if isinstance(self.becomes, bool) else str(self.becomes)
+        return as_sql(self.becomes)
 
     def label(self, app_label: str) -> str:
         """Return the model's name with its app. `app_label` is the app of the migration."""
@@ -182,7 +183,7 @@ class Rewatch(Operation):
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         """Run the operations."""
-        watched = self._drop(schema_editor)
+        watched = self._drop(app_label, schema_editor)
         state = from_state
         for operation in self.operations:
             after = state.clone()
@@ -194,7 +195,7 @@ class Rewatch(Operation):
 
     def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         """Run the operations in reverse. `to_state` is the state before them."""
-        watched = self._drop(schema_editor)
+        watched = self._drop(app_label, schema_editor)
         states = [to_state]
         for operation in self.operations:
             states.append(states[-1].clone())
@@ -209,7 +210,7 @@ class Rewatch(Operation):
         """Return the line that `migrate --plan` and `sqlmigrate` print."""
         return f"Without the triggers of rule {self.rule}: {'; '.join(each.describe() for each in self.operations)}"
 
-    def _drop(self, schema_editor: Any) -> tuple[Any, ...] | None:
+    def _drop(self, app_label: str, schema_editor: Any) -> tuple[Any, ...] | None:
         """Drop the rule's triggers. Return its table and the numbers of its columns, which outlive a new name."""
         connection = schema_editor.connection
         if connection.vendor != "postgresql":
@@ -220,31 +221,13 @@ class Rewatch(Operation):
                 schema_editor.execute("SELECT pgherald.drop_triggers(%s)", [self.rule])
             return watched
         if found.triggers:
-            raise CommandError(
-                f"rule {self.rule}: role {found.role} may not drop its triggers; make the change as the owner of schema "
-                f"pgherald by `pgherald rewatch {self.rule} --alter`, then run `migrate --fake`"
-            )
+            # `sqlmigrate` must print the statements that the remedy asks for.
+            if not schema_editor.collect_sql:
+                raise CommandError(
+                    f"rule {self.rule}: role {found.role} may not drop its triggers; let the owner of schema pgherald run "
+                    f'`pgherald rewatch {self.rule} --alter "STATEMENT"`, with the statement of '
+                    f"`sqlmigrate {app_label} MIGRATION` and the schema before each table; "
+                    f"then run `migrate {app_label} MIGRATION --fake`"
+                )
+            schema_editor.collected_sql.append(f"-- by `pgherald rewatch {self.rule} --alter`:")
         return None
-
-
-def applies(connection: Any, model: Any) -> bool:
-    """Return whether an operation on `model` has to do anything in this database."""
-    return connection.vendor == "postgresql" and bool(router.allow_migrate_model(connection.alias, model))
-
-
-def names(connection: Any, model: Any, field: str) -> tuple[str, str, Sequence[str]]:
-    """Return a model's table as SQL writes it, the column of a field, and the columns of the primary key.
-
-    Raises:
-        CommandError: The field has no column in the model's own table.
-    """
-    options = model._meta
-    found = options.get_field(field)
-    # A many-to-many field has a name of a column, and a table of its own.
-    if getattr(found, "column", None) is None or found.many_to_many:
-        raise CommandError(f"{options.label}.{field}: has no column in the table; watch a field that has one")
-    if found.model._meta.db_table != options.db_table:
-        raise CommandError(
-            f"{options.label}.{field}: is in the table of {found.model._meta.label}; watch that model instead"
-        )
-    return connection.ops.quote_name(options.db_table), found.column, [part.column for part in options.pk_fields]

@@ -24,6 +24,9 @@ _MAX_SUBJECT_CHARS = 78
 # The longest excerpt of a link in a remark.
 _MAX_EXCERPT_CHARS = 80
 
+# The layouts' own words, which a translation must replace.
+_ENGLISH_FOOTER = "You get this mail because e-mail notifications are switched on"
+
 # The tables below map parts of a page to the names of features at caniemail.com.
 
 _ELEMENTS = {"button": "html-button-submit", "input": "html-input-text", "map": "html-image-maps"}
@@ -81,6 +84,8 @@ def _lint_html(html: str, text: str) -> Iterator[str]:
     page = _HtmlFeatures(html)
     if not page.language:
         yield "<html> has no lang: screen readers guess how to pronounce it"
+    elif not page.language.startswith("en") and _ENGLISH_FOOTER in html + text:
+        yield f"the footer is English in an email in {page.language}: write the block footer, in the text part too"
     if not page.charset:
         yield '<meta charset="utf-8"> is missing'
     if page.tables:
@@ -100,14 +105,15 @@ def _lint_html(html: str, text: str) -> Iterator[str]:
 class _HtmlFeatures(HTMLParser):
     """Collects what matters of a page.
 
-    `language` and `charset` are True if the page names them. `tables` counts the tables without
+    `language` is the page's, or empty; `charset` is True if the page names it. `tables` counts the tables without
     ``role="presentation"``, and `images` the images without alt. `links` are the targets, in their order. `features`
     are the features it uses, by their names at caniemail.com.
     """
 
     def __init__(self, html: str) -> None:
         super().__init__()
-        self.language = self.charset = False
+        self.language = ""
+        self.charset = False
         self.tables = self.images = 0
         self.links: dict[str, None] = {}
         self.features: set[str] = set()
@@ -120,7 +126,8 @@ class _HtmlFeatures(HTMLParser):
         given = {name: value or "" for name, value in attrs}
         self.features.add(_ELEMENTS.get(tag, f"html-{tag}"))
         self.features.update(f"html-{name}" for name in given if name in _ATTRIBUTES)
-        self.language |= tag == "html" and bool(given.get("lang"))
+        if tag == "html":
+            self.language = given.get("lang", "").lower()
         self.charset |= tag == "meta" and given.get("charset", "").lower() == "utf-8"
         self.tables += tag == "table" and given.get("role") != "presentation"
         self._in_style = tag == "style"

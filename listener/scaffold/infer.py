@@ -2,79 +2,22 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from listener.config.rules import DEFAULT_NAME
 from listener.errors import SchemaError
 from listener.scaffold.catalog import Column, Reference, Table
-from listener.scaffold.wording import either, listed, words
-
-T = TypeVar("T")
+from listener.scaffold.consent import choose_consent
+from listener.scaffold.inference import Choice, Inference, JoinedColumn
+from listener.scaffold.names import either, listed, words
+from listener.scaffold.watched import WatchedRule
 
 # The value of the built-in example, tried if --becomes is not given.
 _BECOMES = "VE"
 _STATUS = ("status", "state")
 _EMAIL = ("email", "e_mail", "mail", "email_address")
 _PLACE = ("place", "name", "title")
-_CONSENT = re.compile(r"notif|consent|subscri|e?mail|(?:^|_)opt(?:_?in|ed|_|$)")
-# Booleans with such names that are about something else than wanting these emails, or mean the opposite.
-_NO_CONSENT = re.compile(
-    r"verif|confirm|valid|bounc|block|unsub|disab|mute|out(?:_|$)|(?:^|_)(?:no|not|dont)_"
-    r"|sms|push|phone|marketing|newsletter|(?:^|_)sent|public|visible|hidden|hide"
-)
 _OWNERS = ("user", "owner", "customer", "account", "member", "person")
 _PLACES = ("place", "plan", "venue", "location")
-
-
-@dataclass(frozen=True, slots=True)
-class Choice(Generic[T]):
-    """An inferred setting.
-
-    Without a `value`, the choice is ambiguous or there is no candidate, and `why` says which. With one, `why` is empty
-    or a warning.
-    """
-
-    value: T | None
-    why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class JoinedColumn:
-    """A column of the watched table (`via` is empty), or of the table that the reference `via` leads to."""
-
-    via: Reference | None
-    column: str
-
-
-@dataclass(frozen=True, slots=True)
-class Inference:
-    """A rule as far as it could be inferred."""
-
-    name: str
-    table: Table
-    key: Choice[tuple[str, ...]]
-    column: Choice[str]
-    becomes: Choice[str]
-    owner: Choice[JoinedColumn]
-    consent: Choice[JoinedColumn]
-    place: Choice[JoinedColumn]
-
-    @property
-    def undecided(self) -> list[tuple[str, str]]:
-        """Return the settings that could not be inferred, each with the reason."""
-        return [(what, choice.why) for what, choice in self._choices() if choice.value is None]
-
-    @property
-    def warnings(self) -> list[tuple[str, str]]:
-        """Return the settings that were inferred but should be checked, each with the reason."""
-        return [(what, choice.why) for what, choice in self._choices() if choice.value is not None and choice.why]
-
-    def _choices(self) -> list[tuple[str, Choice[object]]]:
-        named: list[tuple[str, Choice[object]]] = []
-        for what in ("key", "column", "becomes", "owner", "consent", "place"):
-            named.append((what, getattr(self, what)))
-        return named
 
 
 def choose_table(tables: Sequence[Table], name: str | None) -> Table:
@@ -102,21 +45,33 @@ def choose_table(tables: Sequence[Table], name: str | None) -> Table:
     return found[0]
 
 
-def infer(table: Table, becomes: str | None) -> Inference:
-    """Infer a rule for `table`. `becomes` is the value from the command line, if any."""
-    column = _column(table)
-    value = Choice(becomes) if becomes is not None else _becomes(table, column.value)
+def infer(
+    table: Table, becomes: str | None, tables: Sequence[Table] = (), watched: WatchedRule | None = None
+) -> Inference:
+    """Infer a rule for `table`, one of `tables`.
+
+    `becomes` is the value from the command line, if any. If the database watches the table already, as after a migration
+    of Django, the rule is that of `watched`.
+    """
+    if watched is not None:
+        key, column, value = Choice(tuple(watched.key)), Choice(watched.column), Choice(watched.value)
+    else:
+        key = _key(table)
+        column = _column(table)
+        value = Choice(becomes) if becomes is not None else _becomes(table, column.value)
+    name = _name(table, value.value) if watched is None else watched.rule
     owner = _owner(table)
     owner_table = owner.value.via.table if owner.value and owner.value.via else table if owner.value else None
     return Inference(
-        name=_name(table, value.value),
+        name=name,
         table=table,
-        key=_key(table),
+        key=key,
         column=column,
         becomes=value,
         owner=owner,
-        consent=_consent(owner.value, owner_table),
-        place=_place(table, owner.value),
+        consent=choose_consent(owner.value, owner_table, tables),
+        place=_place(table, owner.value) if name == DEFAULT_NAME else None,
+        capture="row" if watched is None else watched.capture,
     )
 
 
@@ -133,10 +88,11 @@ def _key(table: Table) -> Choice[tuple[str, ...]]:
 
 
 def _name(table: Table, becomes: str | None) -> str:
-    name, value = words(table.name), words(becomes or "changed")
-    if becomes == _BECOMES and name.replace("_", "").rstrip("s").endswith("dateplan"):
+    text = words(table.name)
+    if becomes == _BECOMES and text.replace("_", "").rstrip("s").endswith("dateplan"):
         return DEFAULT_NAME
-    return re.sub(r"^(?![a-z])", "rule_", f"{name}_{value}".strip("_"))[:40].rstrip("_")
+    value = words(becomes or "changed")
+    return re.sub(r"^(?![a-z])", "rule_", f"{text}_{value}".strip("_"))[:40].rstrip("_")
 
 
 def _statuses(table: Table) -> list[Column]:
@@ -206,20 +162,6 @@ def _named(fields: list[JoinedColumn], names: tuple[str, ...]) -> list[JoinedCol
         ):
             return found
     return []
-
-
-def _consent(owner: JoinedColumn | None, owner_table: Table | None) -> Choice[JoinedColumn]:
-    if owner is None or owner_table is None:
-        return Choice(None, "the owner is not known")
-    booleans = [column for column in owner_table.columns.values() if column.is_boolean]
-    found = [column for column in booleans if _CONSENT.search(words(column.name))]
-    asked = [column for column in found if not _NO_CONSENT.search(words(column.name))]
-    if len(asked) == 1:
-        return Choice(JoinedColumn(owner.via, asked[0].name))
-    if asked:
-        return Choice(None, f"{owner_table.qualified} has {listed(asked)}, and either may be the consent")
-    hint = f"; {listed(found)} may mean something else" if found else ""
-    return Choice(None, f"{owner_table.qualified} has no boolean named like a consent to notifications{hint}")
 
 
 def _place(table: Table, owner: JoinedColumn | None) -> Choice[JoinedColumn]:

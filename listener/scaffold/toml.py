@@ -3,12 +3,13 @@
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from listener.config.rules import DEFAULT_NAME, SQL_NAME
+from listener.config.rules import SQL_NAME
 from listener.printable import HIDDEN, printable
 from listener.scaffold.catalog import Reference, Table
-from listener.scaffold.infer import Choice, Inference, JoinedColumn
+from listener.scaffold.inference import Choice, Inference, JoinedColumn
 
 # No table has a column of this name, so `install` or `run` fails before an event is settled wrongly.
 CHANGE_ME = "CHANGE_ME"
@@ -30,11 +31,11 @@ _SECTIONS = """
 
 [mail]
 # from = "Date Plans <no-reply@example.org>"                # or PGHERALD_MAIL_FROM
-# base_url = "https://app.example.org"                      # or PGHERALD_MAIL_BASE_URL; `link` is appended to it
+{templates}# base_url = "https://app.example.org"                      # or PGHERALD_MAIL_BASE_URL; `link` is appended to it
 """
-_TEMPLATE = "    # the example, about date plans; write your own in the folder of [mail] templates"
+_TEMPLATES = "templates = {}    # seen from the folder where pgherald runs\n"
+_REQUIRE = "{}    # if one of these columns is NULL, the event is skipped as incomplete\n"
 _REST = """\
-require = ["place"]    # if one of these columns is NULL, the event is skipped as incomplete
 # link = "/…/{key}"    # a page of your application, appended to [mail] base_url; shown as a button
 # changed_at = "…"     # the column with the time of the last change of status, for `pgherald backfill --since`
 """
@@ -45,17 +46,25 @@ _GRANT = """
 """
 
 
-def write_toml(rule: Inference) -> str:
-    """Return the configuration file for an inferred rule."""
+def write_toml(rule: Inference, templates: Path) -> str:
+    """Return the configuration file for an inferred rule. `templates` is the folder for templates of the user's own."""
     lines = [_HEAD]
     if undecided := [name for name, _ in rule.undecided]:
         lines.append(f"#\n# NOT READY. Could not infer: {', '.join(undecided)}. Search for {CHANGE_ME}.\n")
-    lines += [_SECTIONS, f"\n[rules.{rule.name}]\n", f"table = {_string(rule.table.qualified)}\n"]
+    own = "" if rule.place is not None else _TEMPLATES.format(_string(str(templates)))
+    lines += [
+        _SECTIONS.replace("{templates}", own),
+        f"\n[rules.{rule.name}]\n",
+        f"table = {_string(rule.table.qualified)}\n",
+    ]
     key = rule.key.value or (CHANGE_ME,)
     lines += _setting("key", _string(key[0]) if len(key) == 1 else f"[{', '.join(map(_string, key))}]", rule.key)
     lines += _setting("column", _string(rule.column.value or CHANGE_ME), rule.column)
     lines += _setting("becomes", _string(rule.becomes.value or CHANGE_ME), rule.becomes)
-    lines.append(f"template = {_string(DEFAULT_NAME)}{_TEMPLATE if rule.name != DEFAULT_NAME else ''}\n")
+    if rule.capture != "row":
+        lines.append(f"capture = {_string(rule.capture)}\n")
+    lines.append(f"template = {_string(rule.name)}\n")
+    lines.append(_REQUIRE.format('require = ["place"]' if rule.place is not None else '# require = ["…"]'))
     lines += [_REST, f'lookup = """\n{_escaped(_lookup(rule))}"""\n']
     tables = dict.fromkeys([rule.table.qualified, *(via.table.qualified for via in _joined(rule))])
     schemas = dict.fromkeys(found[0] for each in tables if (found := re.match(SQL_NAME, each)))
@@ -77,6 +86,8 @@ def _lookup(rule: Inference) -> str:
         f"         d.{_column(rule.table, rule.column.value)} AS current,",
     ]
     for what, choice in (("email", rule.owner), ("consent", rule.consent), ("place", rule.place)):
+        if choice is None:
+            continue
         lines += [*_remark(what, choice), f"         {_field(rule, what, choice.value)} AS {what},"]
     lines[-1] = lines[-1].removesuffix(",")
     lines.append(f"    FROM {rule.table.qualified} AS d")
@@ -112,7 +123,7 @@ def _alias(rule: Inference, via: Reference | None) -> str:
 
 
 def _joined(rule: Inference) -> list[Reference]:
-    fields = [choice.value for choice in (rule.owner, rule.place) if choice.value is not None]
+    fields = [choice.value for choice in (rule.owner, rule.place) if choice and choice.value is not None]
     return [field.via for field in fields if field.via is not None]
 
 

@@ -57,3 +57,15 @@ SELECT reference.conrelid::bigint AS "table",
   FROM pg_constraint AS reference
  WHERE reference.contype = 'f' AND reference.conparentid = 0
  ORDER BY reference.conrelid, reference.conkey;
+
+-- name: may_read_rules
+-- Return a row if this role may read the rules of an installed schema.
+SELECT
+  FROM pg_class AS class
+  JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+ WHERE namespace.nspname = 'pgherald' AND class.relname = 'rule'
+   AND has_schema_privilege(namespace.oid, 'USAGE') AND has_table_privilege(class.oid, 'SELECT');
+
+-- name: watched
+-- Return the rules that the database watches.
+SELECT rule, "table"::regclass::text AS "table", key, "column", value, capture FROM pgherald.rule ORDER BY rule;

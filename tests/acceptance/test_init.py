@@ -12,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 
 from tests.support import repeats
 from tests.support.command import Pgherald
-from tests.support.database import STORY, Database, Databases
+from tests.support.database import STORY, Database, Databases, install_triggers
 from tests.support.mail import MailServer
 
 DJANGO = """
@@ -196,8 +196,39 @@ def test_any_table_and_value(bare_database: Database, pgherald: Pgherald) -> Non
     assert name == "orders_shipped"
     assert rule["becomes"] == "shipped"
     assert "u.mail AS email" in rule["lookup"]
-    assert "p.name AS place" in rule["lookup"]
+    assert "place" not in rule["lookup"]
     pgherald("install", check=True)
+
+
+def test_what_a_migration_watches_is_taken_over(bare_database: Database, mail: MailServer, pgherald: Pgherald) -> None:
+    """The rule's name is that of the database, and a first email goes out without a word written."""
+    prepare(
+        bare_database,
+        """CREATE TABLE customer (id int PRIMARY KEY, email text, consent boolean);
+           CREATE TABLE ticket (id int PRIMARY KEY, a_status text, b_status text, customer int REFERENCES customer);
+           CREATE TABLE refund (id int PRIMARY KEY, status text, customer int REFERENCES customer);
+           INSERT INTO customer VALUES (1, 'anna@example.org', true)""",
+    )
+    with bare_database.connect() as conn:
+        install_triggers(conn)
+    bare_database.execute("SELECT pgherald.watch('solved', 'ticket', '{id}', 'b_status', 'done', 'statement')")
+    own = pgherald.folder / "templates" / "solved" / "subject.txt.j2"
+    own.parent.mkdir(parents=True)
+    own.write_text("Ticket {{ key }}")
+    done = pgherald("init", check=True)
+    assert done.stdout == (
+        "pgherald.toml: rule solved, on public.ticket\n"
+        "templates/solved: write your email there; `pgherald preview solved` shows it\n"
+    )
+    bare_database.execute("INSERT INTO ticket VALUES (7, 'new', 'done', 1)")
+    pgherald("run", "--once", check=True)
+    [received] = mail.wait_for(1)
+    assert received.email["Subject"] == "Ticket 7", "a file of the user's own was replaced"
+    assert "solved: 7 is now done." in received.email.get_body(("plain",)).get_content()
+    assert (
+        "rule refund_new, on public.refund"
+        in pgherald("init", "--force", "--table", "refund", "--becomes", "new", check=True).stdout
+    )
 
 
 def test_it_writes_over_nothing(bare_database: Database, pgherald: Pgherald) -> None:

@@ -43,6 +43,13 @@ def test_operations_lists_every_log_event() -> None:
     assert {name for name in said if f"`{name}`" not in page("operations.md")} == set()
 
 
+def test_the_glossary_lists_every_reason_that_is_written_in_the_code() -> None:
+    given = re.compile(r'(?:NotToSend\(event, |BadData\(|Settlement\(event, "\w+", "\w+", )"([a-z_]+)"')
+    reasons = {reason for source in SOURCES for reason in given.findall(source)}
+    assert {"no_recipient", "bad_address", "moved"} <= reasons
+    assert {reason for reason in reasons if f"`{reason}`" not in page("glossary.md")} == set()
+
+
 def test_the_glossary_lists_every_reason_of_a_refusal() -> None:
     reasons = {row.verdict.reason for row in TABLE}
     assert len(reasons) > 8

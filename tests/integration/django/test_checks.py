@@ -77,6 +77,22 @@ def test_each_fault(
     assert not found[0].is_serious(), "an error would keep `migrate` from running"
 
 
+def test_a_label_instead_of_the_value_is_found(
+    database: Database, check: Callable[[], list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.apps import apps
+
+    field = apps.get_model("dates.DatePlan")._meta.get_field("status")
+    for choices in ([("PE", "Pending"), ("Group", [("VE", "Verified")])], None):
+        monkeypatch.setattr(field, "choices", choices)
+        assert check() == []
+    monkeypatch.setattr(field, "choices", [("PE", "VE"), ("CA", "Cancelled")])
+    [warning] = check()
+    assert warning.id == "pgherald.W007"
+    assert warning.msg == f"rule {RULE}: 'VE' is not among the choices of status: PE, CA."
+    assert not warning.is_serious()
+
+
 def test_a_role_without_rights_sees_the_triggers(database: Database, check: Callable[[], list[Any]]) -> None:
     from django.db import connection, transaction
 

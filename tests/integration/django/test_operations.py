@@ -288,13 +288,19 @@ class TestRights:
 
     def test_a_change_without_the_triggers_is_refused(self, migrations: Migrations, database: Database) -> None:
         from django.core.management.base import CommandError
+        from django.db import migrations as django_migrations
+        from django.db import models
 
         from listener.django.operations import Rewatch
 
         install_triggers(database.connect())
         database.execute("SELECT pgherald.watch('order_paid', 'shop_order')")
-        with pytest.raises(CommandError, match=r"may not drop its triggers; .* `pgherald rewatch order_paid --alter`"):
-            migrations.apply(Rewatch("order_paid", []))
+        longer = django_migrations.AlterField("Order", "status", models.CharField(max_length=20))
+        with pytest.raises(CommandError, match=r'may not drop its triggers; .* `pgherald rewatch order_paid --alter "STATEMENT"`.* `sqlmigrate shop MIGRATION` .*`migrate shop MIGRATION --fake`'):  # fmt: skip
+            migrations.apply(Rewatch("order_paid", [longer]))
+        as_printed = migrations.apply(Rewatch("order_paid", [longer]), collect=True)
+        assert "-- by `pgherald rewatch order_paid --alter`:" in as_printed
+        assert 'ALTER TABLE "shop_order" ALTER COLUMN "status" TYPE varchar(20)' in "".join(as_printed)
 
     def test_the_schemas_owner_may_do_all(self, migrations: Migrations, database: Database) -> None:
         database.execute("GRANT CREATE ON DATABASE " + database.value("SELECT quote_ident(current_database())") + " TO pg_monitor")  # type: ignore[operator]  # fmt: skip

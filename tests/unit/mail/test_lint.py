@@ -34,6 +34,32 @@ def remarks(html: str | None = HEAD, text: str = f"hello {LINK}\n", subject: str
     return lint(message(Content(subject, text, html)))
 
 
+def test_a_translation_with_the_english_footer(tmp_path: Path) -> None:
+    """The layouts' footer is what a translator does not see."""
+    folder = tmp_path / "notice" / "de"
+    folder.mkdir(parents=True)
+    for kind in ("txt", "html"):
+        page = f'{{% extends "_layout.{kind}.j2" %}}{{% block message %}}{{{{ place }}}}{{% endblock %}}'
+        for place in (folder, folder.parent):
+            (place / f"body.{kind}.j2").write_text(page)
+            (place / "subject.txt.j2").write_text("Hallo")
+    footer = "{% block footer %}Sie wollten das.{% endblock %}"
+
+    def seen(language: str) -> list[str]:
+        templates = Templates(["notice"], tmp_path)
+        return lint(message(templates.render("notice", {"place": "Café", "language": language, "link": "", "unsubscribe": ""})))  # fmt: skip
+
+    english = ["the footer is English in an email in de: write the block footer, in the text part too"]
+    assert seen("en") == []
+    assert seen("de") == english
+    with (folder / "body.html.j2").open("a") as file:
+        file.write(footer)
+    assert seen("de") == english, "the text part has it"
+    with (folder / "body.txt.j2").open("a") as file:
+        file.write(footer)
+    assert seen("de") == []
+
+
 @pytest.mark.parametrize("language", ["", "de", "ar"])
 def test_the_shipped_mail_has_nothing_to_remark(language: str) -> None:
     context = {"place": "Café", "language": language, "link": LINK, "unsubscribe": "https://mail.example.org/u/x"}

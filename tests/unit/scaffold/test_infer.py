@@ -4,7 +4,8 @@ import pytest
 
 from listener.errors import SchemaError
 from listener.scaffold.catalog import Column, Reference, Table
-from listener.scaffold.infer import JoinedColumn, choose_table, infer
+from listener.scaffold.infer import choose_table, infer
+from listener.scaffold.inference import JoinedColumn
 
 
 def table(name: str, *columns: str, references: list[Reference] | None = None) -> Table:
@@ -36,7 +37,7 @@ def test_everything_is_decided() -> None:
     assert (rule.key.value, rule.column.value, rule.becomes.value) == (("id",), "status", "shipped")
     assert rule.owner.value == JoinedColumn(owner, "email")
     assert rule.consent.value == JoinedColumn(owner, "wants_notifications")
-    assert rule.place.value == JoinedColumn(place, "name")
+    assert rule.place is None
     assert (rule.undecided, rule.warnings) == ([], [])
 
 
@@ -52,6 +53,15 @@ def test_a_date_in_the_primary_key_is_left_out_of_the_key() -> None:
     assert ("key", rule.key.why) in rule.warnings
     alone = infer(Table("public", "days", "public.days", columns, ("placed_on",)), "shipped")
     assert ("key", "placed_on cannot be part of it, because the type is date") in alone.undecided
+
+
+def test_the_example_needs_a_place() -> None:
+    place = refers("place_id", PLACES)
+    plans = table("date_plans", "id int", "status text", references=[refers("user_id", USERS), place])
+    rule = infer(plans, None)
+    assert rule.name == "dateplan_verified"
+    assert rule.place is not None
+    assert rule.place.value == JoinedColumn(place, "name")
 
 
 def test_a_reference_by_name_is_a_warning() -> None:
@@ -95,6 +105,17 @@ def test_a_foreign_key_decides_between_owners() -> None:
 )
 def test_what_cannot_be_decided_says_why(watched: Table, setting: str, why: str) -> None:
     assert why in dict(infer(watched, None).undecided)[setting]
+
+
+def test_consent_in_a_table_about_the_owner_is_named_and_not_taken() -> None:
+    customers = table("customers", "id int", "email text")
+    profiles = table("profiles", "id int", "email_consent boolean", "no_mail boolean")
+    profiles.references.append(refers("customer_id", customers))
+    watched = orders(refers("customer_id", customers))
+    assert dict(infer(watched, "shipped", [watched, customers, profiles, USERS]).undecided)["consent"] == (
+        "public.customers has no boolean named like a consent to notifications; public.profiles refers to it and has "
+        "email_consent: join that table if this is the consent"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """The written file: TOML that says the rule, marks what is missing, and shows every character."""
 
 import tomllib
+from pathlib import Path
 
 from listener.scaffold.catalog import Column, Reference, Table
 from listener.scaffold.infer import infer
+from listener.scaffold.inference import Inference
 from listener.scaffold.toml import write_toml
+from listener.scaffold.watched import WatchedRule
 
 
 def column(name: str, type: str = "text", category: str = "S") -> Column:
@@ -15,6 +18,10 @@ def table(name: str, columns: list[Column], key: tuple[str, ...], references: li
     return Table("public", name, f"public.{name}", {each.name: each for each in columns}, key, list(references or ()))
 
 
+def written(rule: Inference) -> str:
+    return write_toml(rule, Path("conf/templates"))
+
+
 USERS = table("users", [column("id", "bigint", "N"), column("email"), column("consent", "boolean", "B")], ("id",))
 
 
@@ -22,10 +29,13 @@ def test_a_complete_rule() -> None:
     plan = table("plan", [column("id", "bigint", "N"), column("status"), column("place")], ("id",))
     plan.references.append(Reference(("user_id",), USERS, ("id",)))
     plan.columns["user_id"] = column("user_id", "bigint", "N")  # type: ignore[index]
-    text = write_toml(infer(plan, "OK"))
+    text = written(infer(plan, "OK"))
     rule = tomllib.loads(text)["rules"]["plan_ok"]
     assert (rule["table"], rule["key"], rule["column"], rule["becomes"]) == ("public.plan", "id", "status", "OK")
-    assert rule["require"] == ["place"]
+    assert rule["template"] == "plan_ok"
+    assert tomllib.loads(text)["mail"]["templates"] == "conf/templates"
+    assert "place" not in text
+    assert "capture" not in rule
     assert "LEFT JOIN public.users AS u ON u.id = d.user_id" in rule["lookup"]
     assert "WHERE d.id = ANY (%(keys)s::bigint[])" in rule["lookup"]
     assert "#   GRANT USAGE ON SCHEMA public TO pgherald_daemon;" in text
@@ -34,18 +44,34 @@ def test_a_complete_rule() -> None:
 
 
 def test_what_is_missing_is_marked_where_it_stands() -> None:
-    text = write_toml(infer(table("plan", [column("status")], ()), None))
+    text = written(infer(table("plan", [column("status")], ()), None))
     rule = tomllib.loads(text)["rules"]["plan_ve"]
-    assert "NOT READY. Could not infer: key, owner, consent, place. Search for CHANGE_ME." in text
+    assert "NOT READY. Could not infer: key, owner, consent. Search for CHANGE_ME." in text
     assert "# CHANGE_ME: public.plan has no primary key\n" in text
     assert rule["key"] == "CHANGE_ME"
     assert 'u."CHANGE_ME" AS email' in rule["lookup"]
     assert "-- CHANGE_ME, email: no table that public.plan refers to" in rule["lookup"]
 
 
+def test_the_example_keeps_its_shipped_email() -> None:
+    plan = table("date_plan", [column("id", "bigint", "N"), column("status"), column("place")], ("id",))
+    parsed = tomllib.loads(written(infer(plan, "VE")))
+    rule = parsed["rules"]["dateplan_verified"]
+    assert (rule["template"], rule["require"], parsed["mail"]) == ("dateplan_verified", ["place"], {})
+    assert "d.place AS place" in rule["lookup"]
+
+
+def test_a_watched_rule_is_written_as_it_is_watched() -> None:
+    plan = table("plan", [column("id", "bigint", "N"), column("a_status"), column("b_status")], ("id",))
+    watched = WatchedRule("plan_done", "public.plan", ("id",), "b_status", "done", "statement")
+    rule = tomllib.loads(written(infer(plan, None, [plan], watched)))["rules"]["plan_done"]
+    assert (rule["column"], rule["becomes"], rule["capture"], rule["key"]) == ("b_status", "done", "statement", "id")
+    assert "d.b_status AS current" in rule["lookup"]
+
+
 def test_a_composite_key_is_matched_part_by_part() -> None:
     plan = table("plan", [column("a", "bigint", "N"), column("b", "uuid", "U"), column("status")], ("a", "b"))
-    rule = tomllib.loads(write_toml(infer(plan, "OK")))["rules"]["plan_ok"]
+    rule = tomllib.loads(written(infer(plan, "OK")))["rules"]["plan_ok"]
     assert rule["key"] == ["a", "b"]
     assert "ARRAY[d.a::text, d.b::text] AS key" in rule["lookup"]
     assert (
@@ -64,7 +90,7 @@ def test_a_hostile_name_hides_nothing_and_is_no_parameter() -> None:
     hostile = 'x\\"""\u202e%s'
     plan = table("plan", [column("id", "bigint", "N"), column("status"), column(hostile)], ("id",))
     plan.columns["status"] = Column("status", f'"{hostile}"', "text", "S")  # type: ignore[index]
-    text = write_toml(infer(plan, "\u202eOK"))
+    text = written(infer(plan, "\u202eOK"))
     rule = tomllib.loads(text)["rules"]["plan_ok"]
     assert "\u202e" not in text
     assert rule["becomes"] == "\u202eOK"

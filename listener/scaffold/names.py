@@ -1,4 +1,4 @@
-"""Names of tables and columns as words, and as parts of a sentence."""
+"""Names of tables and columns: as words, and as lists in sentences."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ def words(name: str) -> str:
 
 
 def listed(columns: Iterable[Column]) -> str:
-    """Return ``a and b``."""
+    """Return the names of columns as ``a and b``."""
     return " and ".join(column.name for column in columns)
 
 
