@@ -21,6 +21,7 @@ from tools.release.source import Source, source
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "requirements" / "run.lock"
 VERSION = "1.2.3"
+COMMITTED = "1795000000"
 
 
 def git(checkout: Path, *arguments: str) -> None:
@@ -125,11 +126,13 @@ def test_the_same_tree_gives_the_same_bytes(tmp_path: Path) -> None:
     for file in (tmp_path / "two").rglob("*"):
         file.chmod(0o700 if file.is_dir() else 0o600)
         os.utime(file, (1e9, 1e9))
-    first = packages.build(tmp_path / "one", tmp_path / "first", "1795000000", "--wheel", "--sdist")
-    again = packages.build(tmp_path / "two", tmp_path / "again", "1795000000")
+    first = packages.build(tmp_path / "one", tmp_path / "first", COMMITTED, "--wheel", "--sdist")
+    again = packages.build(tmp_path / "two", tmp_path / "again", COMMITTED)
     for made, other in zip(first, again, strict=True):
         packages.check_bytes(made, other, "in a test")
     packages.check_sdist(first[1], tmp_path / "one")
+    with zipfile.ZipFile(first[0]) as archive:
+        assert {entry.date_time[:3] for entry in archive.infolist()} == {time.gmtime(int(COMMITTED))[:3]}
     with pytest.raises(ReleaseError, match="a second build in a test has other bytes"):
         packages.check_bytes(*first, "in a test")
 
