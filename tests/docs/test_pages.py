@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from listener import __version__
 from listener.db.pools import MAX_SESSIONS
 from listener.smtp.verdicts import TABLE
 
@@ -54,3 +55,9 @@ def test_the_glossary_lists_every_reason_of_a_refusal() -> None:
     reasons = {row.verdict.reason for row in TABLE}
     assert len(reasons) > 8
     assert {reason for reason in reasons if f"`{reason}`" not in page("glossary.md")} == set()
+
+
+def test_pages_name_the_packages_of_this_version() -> None:
+    named = re.findall(r"pgherald[-:](\d+\.\d+\.\d+)", "".join(file.read_text(encoding="utf-8") for file in PAGES))
+    assert len(named) > 5
+    assert set(named) == {__version__}

@@ -82,7 +82,7 @@ def test_a_composite_key_is_matched_part_by_part() -> None:
 
 def test_a_key_that_should_be_checked_says_why() -> None:
     plan = table("plan", [column("id", "bigint", "N"), column("day", "date", "D"), column("status")], ("id", "day"))
-    text = write_toml(infer(plan, "OK"))
+    text = written(infer(plan, "OK"))
     assert '# day cannot be part of it, because the type is date; check that id identifies a row\nkey = "id"\n' in text
 
 
