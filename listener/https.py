@@ -6,11 +6,17 @@ import urllib.request
 from typing import Any
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would lead to a host that nobody has named, and take along what the request says."""
+class _AnyStatus(urllib.request.HTTPErrorProcessor):
+    """Without it, urllib follows a redirect: to a host that nobody has named, with what the request says.
 
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        """Follow none."""
+    urllib would raise any other status but success as an exception, which holds the connection until it is closed.
+    """
+
+    def http_response(self, request: Any, response: Any) -> Any:
+        """Return the answer as it is."""
+        return response
+
+    https_response = http_response
 
 
 def fetch(request: urllib.request.Request | str, *, timeout: float, max_bytes: int) -> tuple[int, bytes]:
@@ -19,12 +25,11 @@ def fetch(request: urllib.request.Request | str, *, timeout: float, max_bytes: i
     The certificate is checked with those of the system. `HTTPS_PROXY` is respected.
 
     Raises:
-        urllib.error.HTTPError: The status is no success.
         OSError: There is no answer, or it is not HTTP.
     """
     # Opened without handlers for files and FTP.
     opener = urllib.request.build_opener(
-        urllib.request.HTTPSHandler(context=ssl.create_default_context()), _NoRedirect()
+        urllib.request.HTTPSHandler(context=ssl.create_default_context()), _AnyStatus()
     )
     try:
         with opener.open(request, timeout=timeout) as response:

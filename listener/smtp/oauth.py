@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
@@ -109,11 +108,7 @@ def _post(url: str, body: bytes) -> tuple[int, bytes]:
     request = urllib.request.Request(  # noqa: S310 - the configuration allows https, and http on loopback
         url, body, {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
     )
-    try:
-        return https.fetch(request, timeout=_TIMEOUT_S, max_bytes=_MAX_ANSWER_BYTES)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read(_MAX_ANSWER_BYTES)
+    return https.fetch(request, timeout=_TIMEOUT_S, max_bytes=_MAX_ANSWER_BYTES)
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

@@ -156,7 +156,7 @@ TABLE: tuple[ReplyRule, ...] = (
     # Before the limits, since these replies name one as well.
     _row("mail rcpt data dot", r"5\d\d 5\.3\.4$|552 5\.2\.3$", _TOO_LARGE, _TOO_LARGE_TEXT),
     _row("mail data dot", r"552 -", _TOO_LARGE, _TOO_LARGE_TEXT),
-    _row("rcpt data dot", r"[45]\d\d [45]\.2\.2$", _MAILBOX_FULL, _NOT_SENDING),
+    _row("rcpt data dot", r"(?!421)[45]\d\d [45]\.2\.2$", _MAILBOX_FULL, _NOT_SENDING),
     _row(
         "rcpt data dot", r"(?!421)[45]\d\d (-|[45]\.[1257]\.)", _MAILBOX_FULL, f"{_NOT_SENDING}.*({_MAILBOX_FULL_TEXT})"
     ),

@@ -1,7 +1,7 @@
 """What a reply means: every cell of the table, and what no reply may ever do."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from listener.smtp.replies import Phase, Reply, Scope
@@ -291,6 +291,7 @@ replies = st.builds(
 )
 
 
+@example(Phase.rcpt, Reply.of(421, ["4.2.2 mailbox full"]), False, False)
 @given(st.sampled_from(Phase), replies, st.booleans(), st.booleans())
 def test_whatever_is_said(phase: Phase, said: Reply, reused: bool, extended: bool) -> None:
     verdict = classify(phase, said, reused=reused, extended=extended)
