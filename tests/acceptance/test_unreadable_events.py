@@ -100,7 +100,7 @@ def test_a_key_that_is_not_utf8(
 
     listed = json.loads(pgherald("events", "list", "--json", env=env, check=True).stdout)
     assert {event["key"] for event in listed} == {*good, "3", f"VE{shown}", f"XX{shown}"}
-    assert shown in pgherald("events", "list", "--state", "failed", env=env, check=True).stdout
+    assert shown in pgherald("events", "list", "--state", "failed", "--yes", env=env, check=True).stdout
     pgherald("status", "--json", env=env, check=True)
     told = json.loads(pgherald("explain", "second", f"XX{shown}", "--json", env=env, check=True).stdout)
     [event] = told["events"]
