@@ -58,6 +58,15 @@ def troubled() -> Overview:
     return replace(o, rules=rules, workers=workers, minutes=minutes, **listed)
 
 
+def away() -> Overview:
+    """Return the same while no daemon can use the mail server: emails wait."""
+    o = fine()
+    workers = [replace(worker, breaker="connect: relay.example.org:587: connection refused") for worker in o.workers]
+    waiting = replace(o.rules[1], available=57, due_for=190.0)
+    minutes = [*o.minutes[:-4], *(replace(m, sent=0, median=None, slow=None) for m in o.minutes[-4:])]
+    return replace(o, rules=[o.rules[0], waiting], workers=workers, minutes=minutes)
+
+
 def _event(number: int) -> EventState:
     at = NOW - timedelta(seconds=17 * number + 2)
     key, message_id = str(4711 - number), "3ebqgcaxgzk6rhfw3qteqncekm"
@@ -87,6 +96,7 @@ def main(folder: Path) -> None:
             _picture(browser, page(fine()), size, scheme, folder / f"page-{size}.png")
         for size, scheme in (("desktop", "light"), ("phone", "light")):
             _picture(browser, page(troubled()), size, scheme, folder / f"page-problems-{size}.png")
+        _picture(browser, page(away()), "phone", "light", folder / "page-mail-server-away-phone.png")
         browser.close()
 
 

@@ -63,7 +63,11 @@ def _filter_options(function: F) -> F:
 
 def _action_options(function: F) -> F:
     """Let the command take the options of a command that changes events."""
-    function = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(function)
+    function = click.option(
+        "--yes",
+        is_flag=True,
+        help="Do not ask for confirmation. Without a terminal it is required, unless IDs are named.",
+    )(function)
     function = click.option("--dry-run", is_flag=True, help="Show which events would change, and change nothing.")(
         function
     )
@@ -182,13 +186,22 @@ def _act(
             for event in fit:
                 key = _shown_key(loaded, event)
                 write_line(f"would {action.verb}: event {event.id}, {event.rule} {key}, {event.state}")
+            write_line(f"nothing was changed; without --dry-run: {action.verb} {quantity(len(fit), 'event')}", err=True)
         else:
-            if sys.stdin.isatty() and not yes:
-                click.confirm(f"{action.verb} {quantity(len(fit), 'event')}?", abort=True)
+            if not yes:
+                _confirm(f"{action.verb} {quantity(len(fit), 'event')}", wanted)
             done = admin.apply(conn, action.remedy, [event.id for event in fit])
             write_line(f"{quantity(done, 'event')} {action.done}")
     if wanted.ids and len(fit) < len(set(wanted.ids)):
         sys.exit(1)
+
+
+def _confirm(deed: str, wanted: Filter) -> None:
+    """Ask on a terminal. Elsewhere, as over ssh with a command, a filter may choose more events than were meant."""
+    if sys.stdin.isatty():
+        click.confirm(f"{deed}?", abort=True)
+    elif not wanted.ids:
+        raise click.ClickException(f"this would {deed}; confirm with --yes, or look first with --dry-run")
 
 
 def _report_unfit(ids: list[int], found: list[FoundEvent], states: tuple[str, ...]) -> None:

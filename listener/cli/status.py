@@ -12,6 +12,7 @@ from listener.cli.connection import outbox_connection
 from listener.cli.options import config_option, json_option, load_settings, quantity
 from listener.cli.output import console, write_json
 from listener.printable import duration, excerpt, utc
+from listener.status.overview import in_flight
 
 
 @click.command()
@@ -91,7 +92,7 @@ def _worker(worker: dict[str, Any]) -> str:
     parts = ["listening" if worker["listening"] else "polling"]
     if worker["leader"]:
         parts.append("leader")
-    parts.append(f"{worker['in_flight']} in flight")
+    parts.append(in_flight(worker["in_flight"], worker["in_flight_for"]))
     if worker["breaker"]:
         parts.append(f"breaker open: {worker['breaker']}")
     return ", ".join(parts)

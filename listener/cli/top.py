@@ -24,7 +24,7 @@ from listener.db.errors import translate_errors
 from listener.db.pools import opened, overview_pool
 from listener.db.schema_version import usable_version
 from listener.printable import duration, excerpt, utc, utc_clock
-from listener.status.overview import MAX_COUNTED, EventState, Minute, Overview, read_overview
+from listener.status.overview import MAX_COUNTED, EventState, Minute, Overview, in_flight, read_overview
 from listener.status.overview_cache import OverviewCache
 from listener.status.problems import problems
 
@@ -185,7 +185,7 @@ def _workers(o: Overview) -> RenderableType:
             excerpt(w.name),
             ("  leader" if w.leader else "", "dim"),
             ("  no heartbeat", "red") if not w.alive else ("" if w.listening else "  polling", "yellow"),
-            f"  {w.in_flight} in flight",
+            f"  {in_flight(w.in_flight, w.in_flight_for)}",
             ("  breaker open" if w.breaker else "", "yellow"),
         )
         for w in o.workers

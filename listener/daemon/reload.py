@@ -87,6 +87,9 @@ class Reloader:
             await previous.transport.close()
         for rule in settings.rules:
             metrics.known(rule)
+        # The new runtime has none: each rule has just been tried.
+        for rule in previous.delivery.suspensions.current.keys() & settings.rules.keys():
+            log.info("rule_resumed", rule=rule)
         log.info("reloaded", rules=list(settings.rules), **({"needs_restart": needs_restart} if needs_restart else {}))
         warn_if_restricted(settings)
 

@@ -12,6 +12,8 @@ from listener.errors import DatabaseUnavailable, RuleBroken, SchemaError
 
 # A standby has not replayed what the primary has just committed, and takes no writes.
 ON_STANDBY = "connected to a standby; waiting for it to be promoted, or for a primary in its place"
+# How the text of each DatabaseUnavailable begins that has a cause of psycopg's.
+UNAVAILABLE = "the database cannot be reached, or cannot serve"
 # libpq's words when `target_session_attrs` refuses a standby. It has no code for that.
 _LIBPQ_ON_STANDBY = "server is in hot standby mode"
 # The remedy for commands that write more than the daemon's role may.
@@ -49,7 +51,7 @@ def translate_errors(right: str = "`pgherald doctor` as this role names the GRAN
             right = "see docs/dba.md, Row level security"
         raise SchemaError(f"{summary(exc)}; {right}") from exc
     except _UNAVAILABLE as exc:
-        raise DatabaseUnavailable(f"the database cannot be reached, or cannot serve: {summary(exc)}") from exc
+        raise DatabaseUnavailable(f"{UNAVAILABLE}: {summary(exc)}") from exc
 
 
 def is_unavailable(exc: BaseException) -> bool:

@@ -14,7 +14,7 @@ from listener.db.queries import load
 from listener.doctor.context import QUERIES, Context
 from listener.doctor.result import Finding, NotChecked, fault, ok, warn
 from listener.errors import DatabaseUnavailable
-from listener.printable import excerpt
+from listener.printable import excerpt, utc
 
 # A notification arrives within milliseconds of the commit.
 LISTEN_TIMEOUT_S = 2.0
@@ -139,17 +139,24 @@ async def gate(context: Context) -> Finding:
 
 
 async def daemon(context: Context) -> Finding:
-    """Check that a daemon is running, can use the mail server and listens."""
+    """Check that a daemon is running, has suspended no rule, can use the mail server and listens."""
     context.require_schema()
     workers = await context.rows(load("admin")["workers"])
     alive = [worker for worker in workers if worker["alive"]]
     if not alive:
         return warn("no daemon is running; events wait", "start one: pgherald run")
+    for suspended in await context.rows(load("admin")["suspended"]):
+        rule = excerpt(suspended["rule"])
+        return fault(
+            f"{rule} is suspended since {utc(suspended['since'])}: {excerpt(suspended['reason'])}",
+            f"correct what the checks lookup and template {rule} name; "
+            "if they name nothing, the daemons run with an older file: systemctl reload pgherald, or send SIGHUP",
+        )
     for worker in alive:
         if worker["breaker"]:
             return warn(
                 f"{worker['name']} has paused, because the mail server is unavailable: {worker['breaker']}",
-                "repair the mail server; see the check smtp",
+                "pgherald send-test --to YOU shows the reply and the remedy; then pgherald resume",
             )
     if polling := [worker["name"] for worker in alive if not worker["listening"]]:
         return warn(

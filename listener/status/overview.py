@@ -22,6 +22,8 @@ MAX_COUNTED = 10_000
 MAX_EVENTS = 12
 # The length of the plots. event_stats keeps one row a minute and worker.
 MINUTES = 60
+# A send takes less with most mail servers.
+_SHOW_WAIT_S = 10.0
 _QUERIES = {**load("admin"), **load("overview")}
 
 
@@ -67,7 +69,8 @@ class RuleState:
 class WorkerState:
     """A row of the table worker: one daemon, as of its last heartbeat.
 
-    `alive` is False if the lease has expired. `breaker` is the reason of an open breaker, else None.
+    `alive` is False if the lease has expired. `breaker` is the reason of an open breaker, else None. `in_flight_for`: seconds
+    since the first claim of the events in flight, or None.
     """
 
     id: int
@@ -80,6 +83,7 @@ class WorkerState:
     breaker: str | None
     in_flight: int
     leader: bool
+    in_flight_for: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,17 @@ class Overview:
     def behind_s(self) -> float:
         """Return since how many seconds the first event is due that a daemon should send; 0 if none is."""
         return max((rule.behind_s for rule in self.rules), default=0.0)
+
+    @property
+    def in_flight_for(self) -> float:
+        """Return since how many seconds the first event is in flight at a running daemon; 0 if none is."""
+        return max((worker.in_flight_for or 0.0 for worker in self.workers if worker.alive), default=0.0)
+
+
+def in_flight(events: int, seconds: float | None) -> str:
+    """Return in words how many events are in flight, and for how long if that is long."""
+    since = f", the first for {duration(seconds)}" if seconds is not None and seconds >= _SHOW_WAIT_S else ""
+    return f"{events} in flight{since}"
 
 
 async def read_overview(conn: AsyncConnection[Any]) -> Overview:

@@ -135,6 +135,11 @@ class _Gauges(Collector):
             )
         yield from (oldest, available, in_doubt, paused, suspended, bounced, complained, foreign)
         yield _gauge(
+            "in_flight_age_seconds",
+            "Seconds since the first event in flight was claimed, of all daemons; 0 if none is in flight",
+            self._overview.in_flight_for,
+        )
+        yield _gauge(
             "notify_queue_usage_ratio",
             "Used share of PostgreSQL's notification queue; at 1 every NOTIFY fails",
             self._overview.notify_queue_usage,

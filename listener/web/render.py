@@ -10,8 +10,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 
 from listener import __version__
+from listener.db.errors import UNAVAILABLE
 from listener.printable import duration, excerpt, utc, utc_clock
-from listener.status.overview import MAX_COUNTED, Minute, Overview
+from listener.status.overview import MAX_COUNTED, Minute, Overview, in_flight
 from listener.status.overview_cache import OverviewCache
 from listener.status.problems import problems
 
@@ -56,6 +57,7 @@ class Renderer:
             excerpt=excerpt, duration=duration, utc=utc, clock=utc_clock, problems=problems, breakable=breakable
         )
         self._environment.globals["max_counted"] = MAX_COUNTED
+        self._environment.globals["in_flight"] = in_flight
         self._environment.globals["version"] = __version__
         self._cached: tuple[Overview, dict[bool, dict[str, str]]] | None = None
 
@@ -111,7 +113,8 @@ def latency(overview: Overview) -> Plot:
 
 def outage(cache: OverviewCache) -> str:
     """Return the banner for a database that does not answer: why, and how old the values are."""
-    cause = excerpt(cache.error) if cache.error else "no answer yet"
+    # The banner says this already, and an excerpt has room for one of both.
+    cause = excerpt(cache.error.removeprefix(f"{UNAVAILABLE}: ")) if cache.error else "no answer yet"
     if cache.latest is None:
         return f"The database does not answer: {cause}. This daemon has read nothing from it yet. Events wait there."
     return f"The database does not answer: {cause}. The values below are from {utc(cache.latest.now)}."

@@ -53,7 +53,8 @@ class Suspensions:
                 "rule_suspended",
                 rule=rule,
                 error=mask(str(exc)),
-                remedy=f"correct the rule; the daemon tries it again every {RETRY_AFTER_S:g} s",
+                remedy="correct the table, or the rule and send SIGHUP; "
+                f"the daemon tries it again every {RETRY_AFTER_S:g} s",
             )
         suspension = replace(before, reason=reason) if before is not None else Suspension(datetime.now(UTC), reason)
         self._current = {**self._current, rule: suspension}

@@ -160,7 +160,8 @@ SELECT extract(epoch FROM now() - min(event.scheduled_at))::float8
             WHERE event.rule = ANY (worker.suspended_rules) AND worker.seen_at + worker.lease >= now());
 
 -- name: workers
--- Return the workers, and which of them holds the leader's lock.
+-- Return the workers, and which of them holds the leader's lock. `in_flight_for`: seconds since the first claim of their
+-- events in flight, or NULL.
 SELECT worker.id,
        worker.name,
        worker.version,
@@ -169,9 +170,8 @@ SELECT worker.id,
        worker.seen_at + worker.lease >= now() AS alive,
        worker.listening,
        worker.breaker_reason AS breaker,
-       (SELECT count(*)
-          FROM pgherald.outbox AS event
-         WHERE event.claimed_by = worker.id AND event.state IN ('claimed', 'transmitting')) AS in_flight,
+       flight.events AS in_flight,
+       flight.seconds AS in_flight_for,
        EXISTS (SELECT FROM pg_locks AS held
                 WHERE held.locktype = 'advisory'
                   AND held.classid = 726354 AND held.objid = 2 AND held.objsubid = 2
@@ -179,6 +179,11 @@ SELECT worker.id,
                   AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
                   AND held.pid = worker.pid) AS leader
   FROM pgherald.worker
+ CROSS JOIN LATERAL (
+     SELECT count(*) AS events,
+            extract(epoch FROM now() - min(event.claimed_at) FILTER (WHERE isfinite(event.claimed_at)))::float8 AS seconds
+       FROM pgherald.outbox AS event
+      WHERE event.claimed_by = worker.id AND event.state IN ('claimed', 'transmitting')) AS flight
  ORDER BY worker.id;
 
 -- name: gate

@@ -40,7 +40,7 @@ def test_resolve_as_resend_sends_the_same_bytes(
     doubtful: int, database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:
     with pgherald.daemon(env={"PGHERALD_DELIVERY_POLL": "30s"}):
-        pgherald("events", "resolve", RULE, "--state", "in_doubt", "--as", "resend", check=True)
+        pgherald("events", "resolve", RULE, "--state", "in_doubt", "--as", "resend", "--yes", check=True)
         first, second = mail.wait_for(2)
     assert first.data == second.data
     assert state(database) == "sent"
@@ -65,7 +65,7 @@ def test_retry_after_the_reason_is_gone(database: Database, mail: MailServer, pg
     assert [event["state"] for event in listed] == ["skipped"]
     database.execute("UPDATE public.users SET email_notifications_enabled = true")
     with pgherald.daemon(env={"PGHERALD_DELIVERY_POLL": "30s"}):
-        pgherald("events", "retry", "--reason", "no_consent", check=True)
+        pgherald("events", "retry", "--reason", "no_consent", "--yes", check=True)
         mail.wait_for(1)
     what = [entry["what"] for entry in database.events()[0]["history"]]
     assert what == ["claimed", "skipped", "retry", "claimed", "transmitting", "sent"]
@@ -78,15 +78,22 @@ def test_a_limit_counts_what_can_be_helped(database: Database, mail: MailServer,
     assert pgherald("events", "retry", RULE, "--dry-run").stdout == "no event to retry\n"
     database.verify(database.add_plan("Café", "b@example.org", consent=False))
     pgherald("run", "--once")
-    assert pgherald("events", "retry", RULE, "--limit", 1).stdout == "1 event will be retried\n"
+    assert pgherald("events", "retry", RULE, "--limit", 1, "--yes").stdout == "1 event will be retried\n"
 
 
 def test_discard(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     database.verify(database.add_plan("Café", "a@example.org"))
     assert pgherald("events", "discard", RULE, "--older-than", "1h").stdout == "no event to discard\n"
     assert pgherald("events", "discard", RULE, "--older-than", "1h", "--dry-run").stdout == "no event to discard\n"
-    pgherald("events", "discard", RULE, "--older-than", "0d", check=True)
+    # There is no terminal to ask on, and a filter may choose more than was meant.
+    refused = pgherald("events", "discard", RULE)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "this would discard 1 event; confirm with --yes" in refused.stderr
+    assert "without --dry-run: discard 1 event" in pgherald("events", "discard", RULE, "--dry-run").stderr
+    assert database.value("SELECT state FROM pgherald.outbox") == "available"
+    pgherald("events", "discard", RULE, "--older-than", "0d", "--yes", check=True)
     assert database.value("SELECT reason FROM pgherald.outbox") == "discarded"
+    pgherald("events", "retry", database.value("SELECT id FROM pgherald.outbox"), check=True)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_a_reload_is_captured(
     load(programs, database, reload / "plain.sql")
     pgherald("run", "--once", check=True)
     assert [event["state"] for event in database.events()] == ["sent", "available"]
-    pgherald("events", "discard", RULE, "--state", "available", check=True)
+    pgherald("events", "discard", RULE, "--state", "available", "--yes", check=True)
     pgherald("resume", RULE, check=True)
     pgherald("run", "--once", check=True)
     assert len(mail.messages) == 1

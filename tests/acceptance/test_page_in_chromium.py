@@ -84,7 +84,7 @@ def test_a_person_acts(database: Database, mail: MailServer, pgherald: Pgherald,
         page.get_by_text("pause", exact=True).click()
         expect(page.locator("#rules")).to_contain_text("paused since")
         page.get_by_text("retry", exact=True).click()
-        expect(page.locator("#failed")).to_contain_text("no event has failed")
+        expect(page.locator("#failed")).to_contain_text("none is left: they were retried")
         expect(page.locator(".tile").first).to_contain_text("1")
         assert mail.messages == []
         page.locator("#problems").get_by_text("resume", exact=True).click()

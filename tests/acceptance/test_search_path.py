@@ -88,9 +88,9 @@ CALLS: dict[str, list[tuple[str, ...]]] = {
     "top": [],
     "explain": [("explain", "dateplan_verified", "1"), ("explain", "dateplan_verified", "777"), ("explain", "booked", "4,1"), ("explain", "--message", "3ebqgcaxgzk6rhfw3qteqncekm")],
     "events": [
-        ("events", "list"), ("events", "list", "dateplan_verified", "--state", "sent"), ("events", "retry", "dateplan_verified"),
-        ("events", "discard", "dateplan_verified"), ("events", "resolve", "dateplan_verified", "--as", "sent"),
-        ("events", "resolve", "booked", "--as", "resend"),
+        ("events", "list"), ("events", "list", "dateplan_verified", "--state", "sent"), ("events", "retry", "dateplan_verified", "--yes"),
+        ("events", "discard", "dateplan_verified", "--yes"), ("events", "resolve", "dateplan_verified", "--as", "sent", "--yes"),
+        ("events", "resolve", "booked", "--as", "resend", "--yes"),
     ],
     "pause": [("pause", "booked")],
     "resume": [("resume", "booked"), ("resume",)],

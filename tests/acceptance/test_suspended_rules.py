@@ -2,7 +2,10 @@
 
 import json
 import re
+import signal
+from pathlib import Path
 
+from listener.config.rules import default_rules
 from tests.support import wait_until
 from tests.support.backlog import states
 from tests.support.command import Pgherald
@@ -75,3 +78,25 @@ def _every_screen_says_so(database: Database, pgherald: Pgherald, client: Client
     )
     assert metrics[f'pgherald_available_events{{rule="{RULE}"}}'] == 1
     assert metrics[f'pgherald_oldest_due_age_seconds{{rule="{RULE}"}}'] == 0
+
+
+def test_a_reload_resumes_a_rule_and_doctor_asks_for_it(
+    database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
+) -> None:
+    lookup = default_rules()[RULE].lookup
+    config = tmp_path / "pgherald.toml"
+    rule = f'[rules.{RULE}]\ntable = "public.dateplan"\nbecomes = "VE"\ntemplate = "{RULE}"\nlookup = """{{}}"""\n'
+    config.write_text(rule.format(lookup))
+    env = {"PGHERALD_CONFIG": str(config)}
+    plan = database.add_plan("Café", "a@example.org")
+    with pgherald.daemon(env=env) as daemon:
+        database.execute("ALTER TABLE public.users RENAME COLUMN email_notifications_enabled TO consent")
+        database.verify(plan)
+        assert "send SIGHUP" in daemon.wait_event("rule_suspended")["remedy"]
+        config.write_text(rule.format(lookup.replace("email_notifications_enabled", "consent")))
+        # The file is correct, and the daemon still runs with the old one.
+        wait_until(lambda: "reload" in pgherald("doctor", env=env).stdout)
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_event("rule_resumed", rule=RULE)
+        mail.wait_for(1)
+        wait_until(lambda: "suspended" not in pgherald("doctor", env=env).stdout)

@@ -110,7 +110,10 @@ def test_a_key_that_is_not_utf8(
     assert "this is a bug in `doctor`" not in done.stdout
 
     # Once more, by a person; it fails once more.
-    assert "1 event will" in pgherald("events", "retry", "second", "--state", "failed", env=env, check=True).stdout
+    assert (
+        "1 event will"
+        in pgherald("events", "retry", "second", "--state", "failed", "--yes", env=env, check=True).stdout
+    )
     with pgherald.daemon(env=env) as daemon:
         daemon.wait_event("event_failed", rule="second")
         wait_until(lambda: outcomes(database) == {**expected, "3": ("sent", None)})

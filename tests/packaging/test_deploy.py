@@ -184,4 +184,4 @@ def test_variables_are_keys(file: Path) -> None:
         for name, field in getattr(part.annotation, "model_fields", {}).items()
     }
     named = set(re.findall(r"PGHERALD_[A-Z_]+", file.read_text(encoding="utf-8")))
-    assert {name.removesuffix("_FILE") for name in named} <= known
+    assert {name.removesuffix("_FILE") for name in named} <= known | {"PGHERALD_CONFIG"}

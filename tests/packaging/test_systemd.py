@@ -54,3 +54,17 @@ def test_exposure() -> None:
     found = re.search(r"Overall exposure level for pgherald\.service: ([\d.]+)", done.stdout)
     assert found is not None, done.stdout + done.stderr
     assert float(found[1]) < 1.5
+
+
+@pytest.mark.parametrize("variable", ["", "PGHERALD_DATABASE_URL"])
+def test_the_command_for_root_reads_what_the_service_reads(tmp_path: Path, variable: str) -> None:
+    script = (UNIT.parent / "pgherald").read_text().replace("/opt/pgherald/bin/pgherald", "env")
+    environment = {"PATH": os.environ["PATH"], **({variable: "postgresql://owner@db/app"} if variable else {})}
+    done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    secrets = re.findall(r"(?m)^LoadCredential=(\w+):(.*)$", UNIT.read_text())
+    expected = {f"PGHERALD_{name.upper()}_FILE": file for name, file in secrets}
+    expected["PGHERALD_CONFIG"] = "/etc/pgherald/pgherald.toml"
+    # A login that is set takes precedence over that of the daemon.
+    expected.pop(f"{variable}_FILE", None)
+    seen = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert {name: value for name, value in seen.items() if name in expected or name.endswith("_FILE")} == expected

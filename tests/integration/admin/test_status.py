@@ -50,3 +50,20 @@ def test_only_an_event_that_a_daemon_should_send_is_due(sandbox: Database) -> No
     assert due() is None
     sandbox.execute("UPDATE pgherald.worker SET seen_at = now() - interval '1 h'")
     assert due() is not None
+
+
+def test_how_long_a_worker_has_had_its_first_event(sandbox: Database) -> None:
+    sandbox.execute(
+        "INSERT INTO pgherald.worker (name, version, lease) VALUES ('a', '1', '1 min'), ('idle', '1', '1 min')"
+    )
+    sandbox.execute(
+        "INSERT INTO pgherald.outbox (rule, key, state, claim, claimed_by, claimed_at) "
+        "SELECT %s, key, state, 1, worker.id, now() - since "
+        "  FROM pgherald.worker, (VALUES ('1', 'claimed', interval '1 s'), ('2', 'transmitting', '70 s')) "
+        "       AS event (key, state, since) "
+        " WHERE worker.name = 'a'",
+        (RULE,),
+    )
+    busy, idle = read_status(sandbox.connect(), []).workers
+    assert (busy["in_flight"], idle["in_flight"], idle["in_flight_for"]) == (2, 0, None)
+    assert 70 <= busy["in_flight_for"] < 110

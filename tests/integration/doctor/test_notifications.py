@@ -112,6 +112,21 @@ def test_a_daemon_with_trouble_of_its_own(plan: int, database: Database, doctor:
         "warn",
         "host:1 has paused, because the mail server is unavailable: 535 no",
     )
+    # The check smtp sends no message, so it does not see a sender that is refused.
+    assert "send-test" in finding.remedy
+    database.execute(
+        "UPDATE pgherald.worker SET suspended_rules = %s, suspended_since = ARRAY[now()], suspended_reasons = '{no column}'",
+        ([RULE],),
+    )
+    # The file may be correct by now: then the daemon runs with an older one.
+    finding = doctor()["daemon"]
+    assert finding.state == "fault"
+    assert finding.seen.startswith(f"{RULE} is suspended since")
+    assert finding.seen.endswith("no column")
+    assert "systemctl reload pgherald" in finding.remedy
+    database.execute(
+        "UPDATE pgherald.worker SET suspended_rules = '{}', suspended_since = '{}', suspended_reasons = '{}'"
+    )
     database.execute("UPDATE pgherald.worker SET breaker_reason = NULL, listening = false")
     assert doctor()["daemon"].seen == "host:1 polls, because LISTEN does not work there"
     database.execute("UPDATE pgherald.worker SET listening = true")

@@ -21,6 +21,7 @@ WORKER: dict[str, Any] = {
     "listening": True,
     "breaker": None,
     "in_flight": 2,
+    "in_flight_for": 9.9,
     "leader": True,
 }
 
@@ -72,6 +73,10 @@ def test_an_idle_outbox(capsys: pytest.CaptureFixture[str]) -> None:
             "paid: paused since 2026-11-22 17:44:00 UTC; resume with `pgherald resume paid`",
         ),
         ({"workers": []}, "no daemon is running"),
+        (
+            {"workers": [{**WORKER, "in_flight_for": 75.0}]},
+            "worker vm:1: listening, leader, 2 in flight, the first for 75 s",
+        ),
         ({"workers": [{**WORKER, "listening": False, "leader": False}]}, "worker vm:1: polling, 2 in flight"),
         ({"workers": [{**WORKER, "alive": False, "seen_seconds_ago": 61.0}]}, "worker vm:1: no heartbeat for 61 s"),
         (

@@ -7,7 +7,7 @@ import pytest
 
 from listener.db.foreign_locks import LockHolder
 from listener.status.overview import Overview, WorkerState
-from listener.status.problems import BEHIND_S, problems
+from listener.status.problems import BEHIND_S, NO_REPLY_S, problems
 from tests.support.overview import NOW, overview
 
 WORKER = WorkerState(1, "vm:1", "1", NOW, 1.0, True, True, None, 0, True)
@@ -34,6 +34,15 @@ def now(*workers: WorkerState, **rule: Any) -> Overview:
         (
             now(replace(WORKER, breaker="535 no"), replace(WORKER, name="vm:2")),
             [("mail_server", False, "the mail server is unavailable for vm:1")],
+        ),
+        (
+            now(replace(WORKER, in_flight=2, in_flight_for=NO_REPLY_S + 1)),
+            [("no_reply", True, "vm:1 has waited for a reply for 61 s")],
+        ),
+        (now(replace(WORKER, in_flight=2, in_flight_for=NO_REPLY_S - 1)), []),
+        (
+            now(replace(WORKER, in_flight=1, in_flight_for=NO_REPLY_S + 1, breaker="timeout")),
+            [("mail_server", True, "the mail server is unavailable")],
         ),
         (now(WORKER, suspended_at=NOW, suspended_reason="no column"), [("suspended", True, "paid is suspended")]),
         (now(WORKER, available=1, due_for=BEHIND_S + 1), [("behind", True, "paid is behind")]),
@@ -68,6 +77,6 @@ def test_problems(o: Overview, found: list[tuple[str, bool, str]]) -> None:
 
 def test_the_cause_and_the_time_are_told_and_safe_to_print() -> None:
     [cause] = problems(now(replace(WORKER, breaker="535 \x1b[31mno")))
-    assert cause.detail == "535 \ufffd[31mno"
+    assert cause.detail == "535 \ufffd[31mno. Events wait, and none is lost."
     [suspended] = problems(now(WORKER, suspended_at=NOW, suspended_reason="no\u202ecolumn"))
-    assert suspended.detail == "since 2026-11-22 20:00:00 UTC: no\ufffdcolumn"
+    assert suspended.detail.startswith("since 2026-11-22 20:00:00 UTC: no\ufffdcolumn. Its events wait. Correct ")

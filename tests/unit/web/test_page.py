@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from listener.config.settings import Settings
+from listener.db.errors import UNAVAILABLE
 from listener.errors import DatabaseUnavailable
 from listener.status.health import Part
 from listener.status.overview import WorkerState
@@ -61,7 +62,8 @@ async def test_the_overview(client: Client, overviews: FixedOverviews) -> None:
 
 
 async def test_without_the_database_the_last_values_stay(client: Client, overviews: FixedOverviews) -> None:
-    overviews.last, overviews.current, overviews.error = overviews.current, None, "connection refused"
+    overviews.last, overviews.current = overviews.current, None
+    overviews.error = f"{UNAVAILABLE}: connection refused"
     shown = await (await client.get("/")).text()
     assert (
         "The database does not answer: connection refused. The values below are from 2026-11-22 20:00:00 UTC." in shown

@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client.parser import text_string_to_metric_families
 
 from listener.status.health import Part
+from listener.status.overview import WorkerState
 from listener.web.probes import Probes
 from tests.support.overview import NOW, FixedOverviews, overview
 
@@ -98,6 +99,17 @@ async def test_only_what_is_due_and_not_held_back_grows_old(
     overviews.current = replace(overviews.current, rules=[replace(overviews.current.rules[0], **change)])
     found = await values(client)
     assert (found["pgherald_oldest_due_age_seconds"], found["pgherald_rule_suspended"]) == (age, suspended)
+
+
+@pytest.mark.parametrize(("alive", "age"), [(True, 75.0), (False, 0.0)])
+async def test_the_age_in_flight_is_that_of_running_daemons(
+    client: Client, overviews: FixedOverviews, alive: bool, age: float
+) -> None:
+    assert overviews.current is not None
+    worker = WorkerState(1, "vm:1", "1", NOW, 1.0, alive, True, None, 1, True, in_flight_for=75.0)
+    idle = replace(worker, id=2, alive=True, in_flight=0, in_flight_for=None)
+    overviews.current = replace(overviews.current, workers=[worker, idle])
+    assert (await values(client))["pgherald_in_flight_age_seconds"] == age
 
 
 async def test_each_rule_says_whether_it_is_captured(client: Client, daemon: Any) -> None:
