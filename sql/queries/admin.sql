@@ -160,8 +160,8 @@ SELECT extract(epoch FROM now() - min(event.scheduled_at))::float8
             WHERE event.rule = ANY (worker.suspended_rules) AND worker.seen_at + worker.lease >= now());
 
 -- name: workers
--- Return the workers, and which of them holds the leader's lock. `in_flight_for`: seconds since the first claim of their
--- events in flight, or NULL.
+-- Return the workers, and which of them holds the leader's lock.
+-- `in_flight_for`: seconds since the first claim of their events in flight, or NULL.
 SELECT worker.id,
        worker.name,
        worker.version,

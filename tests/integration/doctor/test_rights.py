@@ -44,7 +44,8 @@ def test_a_role_without_rights_gets_them_by_the_remedies(
     )
     text = RULE_FILE.format(change=CHANGE, lookup=LOOKUP)
     (pgherald.folder / "pgherald.toml").write_text(text, encoding="utf-8")
-    names = [f"{databases.run} herald {kind}" for kind in ("daemon", "lookups")[: 1 + apart]]
+    # The cases may run at once, on one server.
+    names = [f"{databases.run} herald {kind} of {1 + apart}" for kind in ("daemon", "lookups")[: 1 + apart]]
     for name in names:
         database.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(sql.Identifier(name)))
     urls = {

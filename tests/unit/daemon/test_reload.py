@@ -19,6 +19,7 @@ from listener.errors import ConfigError, PgheraldError, RuleBroken, SchemaError
 from listener.smtp.breaker import Breaker
 from listener.smtp.replies import Scope
 from listener.worker.delivery import Delivery
+from listener.worker.suspensions import Suspensions
 from tests.support import PATIENCE
 
 
@@ -63,7 +64,8 @@ class FakeWorker:
 
     def __init__(self) -> None:
         self.closed_under: list[Any] = []
-        self.first = self.runtime = SimpleNamespace(transport=self)
+        self.suspensions = Suspensions()
+        self.first = self.runtime = SimpleNamespace(transport=self, delivery=self)
 
     async def close(self) -> None:
         self.closed_under.append(self.runtime)
