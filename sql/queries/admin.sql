@@ -181,7 +181,8 @@ SELECT worker.id,
   FROM pgherald.worker
  CROSS JOIN LATERAL (
      SELECT count(*) AS events,
-            extract(epoch FROM now() - min(event.claimed_at) FILTER (WHERE isfinite(event.claimed_at)))::float8 AS seconds
+            extract(epoch FROM now() - min(event.claimed_at)
+                                           FILTER (WHERE isfinite(event.claimed_at)))::float8 AS seconds
        FROM pgherald.outbox AS event
       WHERE event.claimed_by = worker.id AND event.state IN ('claimed', 'transmitting')) AS flight
  ORDER BY worker.id;
