@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from listener.errors import BadData, RuleBroken
 from listener.mail.message import Content
 from listener.mail.templates import Templates
-from listener.resources import resource
 from listener.transport.base import MAX_MESSAGE_BYTES
 
 Write = Callable[..., Path]
