@@ -13,7 +13,7 @@ def test_closed_streams(database: Database, mail: MailServer, pgherald: Pgherald
     database.verify(database.add_plan("Café", "a@example.org"))
     environment = {**os.environ, **pgherald.settings}
     for line, status in (
-        ("events retry dateplan_verified <&-", 0),
+        ("events retry dateplan_verified --yes <&-", 0),
         ("status >&-", 0),
         ("run --once <&- >&- 2>&-", 0),
         ("backfill dateplan_verified --dry-run 2>&-", 0),
