@@ -10,7 +10,6 @@ import os
 import select
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 
@@ -100,7 +99,7 @@ class BackgroundStream(io.TextIOBase):
             if lost:
                 self._report(lost)
             elif is_empty:
-                time.sleep(_GATHER_S)
+                _sleep(_GATHER_S)
 
     def _write(self, data: bytes) -> None:
         """Write all of it, however long that takes."""
@@ -113,7 +112,16 @@ class BackgroundStream(io.TextIOBase):
                 select.select([], [self._descriptor], [], _RETRY_INTERVAL_S)
             except OSError:
                 # The disk is full, or the reader has gone.
-                time.sleep(_RETRY_INTERVAL_S)
+                _sleep(_RETRY_INTERVAL_S)
+
+
+def _sleep(seconds: float) -> None:
+    """Wait by select(2), which takes an interval.
+
+    `time.sleep` waits until a moment, and fails under
+    libfaketime.
+    """
+    select.select([], [], [], seconds)
 
 
 def write_in_background(report: Callable[[int], None]) -> None:

@@ -70,7 +70,7 @@ def test_a_database_that_is_not_in_utf8(latin1: Database, mail: MailServer, pghe
 
 @pytest.mark.slow
 def test_times_are_told_in_one_zone(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
-    """Sessions write the history in the zone of each."""
+    """Sessions write the history in the zone of each. It is shown in UTC."""
     plan = database.add_plan(PLACE, "a@example.org")
     database.verify(plan)
     pgherald("run", "--once", env={"PGTZ": "Asia/Tokyo"}, check=True)
@@ -78,7 +78,7 @@ def test_times_are_told_in_one_zone(database: Database, mail: MailServer, pghera
     [event] = json.loads(done.stdout)["events"]
     times = [entry["at"] for entry in event["history"]]
     assert times == sorted(times)
-    assert {time[-6:] for time in [*times, event["captured_at"], event["settled_at"]]} == {"-05:00"}
+    assert {time[-6:] for time in [*times, event["captured_at"], event["settled_at"]]} == {"+00:00"}
     told = pgherald("explain", "dateplan_verified", plan, env={"PGTZ": "America/Lima"}, check=True).stdout.splitlines()
     assert told[1].startswith("  Message-ID ")
     assert [line[2:25] for line in told[2:]] == [time.replace("T", " ")[:23].ljust(23, "0") for time in times]
