@@ -1,26 +1,23 @@
 """events: list events, and decide about those that only a person can decide about."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.table import Table
 
 from listener.admin import events as admin
 from listener.admin.events import APPLIES, Filter, FoundEvent, Remedy
-from listener.admin.status import STATES
 from listener.cli.connection import outbox_connection
-from listener.cli.options import DURATION, config_option, get_rule, json_option, load_settings, quantity, stored_key
+from listener.cli.event_options import action_options, filter_options
+from listener.cli.options import get_rule, json_option, load_settings, quantity, stored_key
 from listener.cli.output import console, write_json, write_line
 from listener.config.keys import show_key
 from listener.config.settings import Settings
 from listener.message_id import header_value
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 # More would scroll off the screen.
 DEFAULT_LIMIT = 100
@@ -41,40 +38,6 @@ _RECORD_AS_SENT = _Action("resolve_as_sent", "record as sent", "recorded as sent
 _RESEND = _Action("resolve_as_resend", "send again", "will be sent again")
 
 
-def _filter_options(function: F) -> F:
-    """Let the command take the options that choose events."""
-    for option in reversed(
-        (
-            click.option("--state", type=click.Choice(STATES), help="Only events in this state."),
-            click.option("--reason", help="Only events with this reason, such as no_consent."),
-            click.option("--key", help="Only events of the row with this key. Requires RULE."),
-            click.option(
-                "--older-than",
-                type=DURATION,
-                metavar="DURATION",
-                help="Only events captured longer ago than this: 10s, 5m, 12h, 30d.",
-            ),
-            click.option("--limit", type=click.IntRange(1), help="At most this many events, oldest first."),
-        )
-    ):
-        function = option(function)
-    return config_option(function)
-
-
-def _action_options(function: F) -> F:
-    """Let the command take the options of a command that changes events."""
-    function = click.option(
-        "--yes",
-        is_flag=True,
-        help="Do not ask for confirmation. Without a terminal it is required, unless IDs are named.",
-    )(function)
-    function = click.option("--dry-run", is_flag=True, help="Show which events would change, and change nothing.")(
-        function
-    )
-    function = click.argument("which", nargs=-1, metavar="[RULE | ID...]")(function)
-    return _filter_options(function)
-
-
 @click.group()
 def events() -> None:
     """List events, and retry, discard or resolve them.
@@ -87,7 +50,7 @@ def events() -> None:
 @events.command("list")
 @click.argument("rule", required=False)
 @json_option
-@_filter_options
+@filter_options
 def list_(rule: str | None, as_json: bool, config_file: Path | None, **filters: Any) -> None:
     """List events, oldest first; 100 unless --limit says otherwise.
 
@@ -113,7 +76,7 @@ def list_(rule: str | None, as_json: bool, config_file: Path | None, **filters: 
 
 
 @events.command()
-@_action_options
+@action_options
 def retry(**arguments: Any) -> None:
     """Retry failed, skipped and waiting events.
 
@@ -126,7 +89,7 @@ def retry(**arguments: Any) -> None:
 
 
 @events.command()
-@_action_options
+@action_options
 def discard(**arguments: Any) -> None:
     """Discard events that wait or are in doubt.
 
@@ -146,7 +109,7 @@ def discard(**arguments: Any) -> None:
     required=True,
     help="`sent`: record as delivered. `resend`: send again.",
 )
-@_action_options
+@action_options
 def resolve(outcome: str, **arguments: Any) -> None:
     """Decide how events in doubt have ended.
 
