@@ -96,9 +96,10 @@ checked AS (
            ON wanted.kind = 'function' AND function.pronamespace = namespace.oid AND function.proname = wanted.name)
 SELECT quote_ident(current_user) AS role,
        (SELECT NOT coalesce(bool_or(is_granted), false) FROM checked) AS stranger,
-       CASE WHEN to_regrole('pgherald_daemon') IS NULL
-            THEN 'pgherald install --grant-to ' || quote_ident(current_user)
-            ELSE 'GRANT pgherald_daemon TO ' || quote_ident(current_user)
+       -- A role is the cluster's: another database may have made it, and here it has no rights.
+       CASE WHEN has_schema_privilege(to_regrole('pgherald_daemon'), to_regnamespace('pgherald'), 'USAGE')
+            THEN 'GRANT pgherald_daemon TO ' || quote_ident(current_user)
+            ELSE 'pgherald install --grant-to ' || quote_ident(current_user)
        END AS remedy,
        ARRAY (SELECT string_agg(privilege, ', ') || ' on '
                      || CASE kind

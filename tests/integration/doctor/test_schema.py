@@ -4,8 +4,10 @@ from typing import LiteralString
 
 import pytest
 from psycopg import sql
+from psycopg.rows import dict_row
 
 from listener.db.install import daemon_grants
+from listener.doctor.context import QUERIES
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.doctor import CAPTURE, HEALTHY, LOOKUP, TRIGGERS, Examine, as_role, ill, names
@@ -86,3 +88,22 @@ def test_a_role_that_is_not_the_daemons_reads_one_short_line(
     assert (finding.state, finding.seen) == ("fault", f"role {daemon_role} has none of the daemon's privileges")
     assert finding.remedy is not None
     assert finding.remedy.startswith("run doctor as the daemon's role, or make this one the daemon's: ")
+
+
+def test_the_role_for_daemons_is_advised_where_it_has_the_rights(database: Database, daemon_role: str) -> None:
+    """Roles are the cluster's: another database may have made pgherald_daemon, and membership gives nothing here."""
+    role = sql.Identifier(daemon_role)
+    database.execute(sql.SQL("DROP OWNED BY {}").format(role))
+    with database.connect() as conn, conn.transaction(force_rollback=True):
+        conn.execute("""DO $$ BEGIN CREATE ROLE pgherald_daemon; EXCEPTION WHEN duplicate_object THEN END $$""")
+
+        def remedy() -> str:
+            conn.execute(sql.SQL("SET LOCAL ROLE {}").format(role))
+            row = conn.cursor(row_factory=dict_row).execute(QUERIES["grants"]).fetchone()
+            conn.execute("RESET ROLE")
+            assert row and row["stranger"]
+            return str(row["remedy"])
+
+        assert remedy() == f"pgherald install --grant-to {daemon_role}"
+        conn.execute("GRANT USAGE ON SCHEMA pgherald TO pgherald_daemon")
+        assert remedy() == f"GRANT pgherald_daemon TO {daemon_role}"
