@@ -101,7 +101,8 @@ def test_the_role_for_daemons_is_advised_where_it_has_the_rights(database: Datab
             conn.execute(sql.SQL("SET LOCAL ROLE {}").format(role))
             row = conn.cursor(row_factory=dict_row).execute(QUERIES["grants"]).fetchone()
             conn.execute("RESET ROLE")
-            assert row and row["stranger"]
+            assert row
+            assert row["stranger"]
             return str(row["remedy"])
 
         assert remedy() == f"pgherald install --grant-to {daemon_role}"
