@@ -3,6 +3,7 @@
 import time
 from typing import LiteralString
 
+import pytest
 from psycopg import sql
 
 from tests.support import wait_until
@@ -31,6 +32,7 @@ lookup = "SELECT NULL::bigint AS key, 'VE' AS current, '' AS email, true AS cons
 """
 
 
+@pytest.mark.slow
 def test_every_rule_that_is_no_longer_captured_is_told_in_time(
     database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:

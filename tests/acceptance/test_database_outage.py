@@ -343,6 +343,7 @@ def free(connections: list[psycopg.Connection[Any]]) -> None:
     connections.clear()
 
 
+@pytest.mark.slow
 def test_the_outbox_connections_hang(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     """Cut without a sign, while the LISTEN connection goes on. New ones hang first, and then do not."""
     mail.script("dot", wait(0.01))

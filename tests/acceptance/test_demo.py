@@ -153,6 +153,7 @@ def test_ended_it_leaves_nothing_behind(folder: Path, ends: signal.Signals, mome
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_ended_before_its_end_it_has_shown_nothing(folder: Path) -> None:
     with demo(folder, "--once", "--count", "2000") as process:
         wait_line(process, "daemon: pgherald run")

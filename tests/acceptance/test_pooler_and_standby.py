@@ -204,6 +204,7 @@ def test_a_pooler_that_is_restarted(
         wait_sent(database, 1)
 
 
+@pytest.mark.slow
 def test_on_a_standby_it_says_so_and_goes_on_when_that_is_promoted(
     cluster: Cluster, mail: MailServer, pgherald: Pgherald
 ) -> None:
@@ -273,7 +274,7 @@ def connect_any(url: str) -> psycopg.Connection[Any]:
     return psycopg.connect(url, autocommit=True)
 
 
-@pytest.mark.parametrize("way", ["a pooler", repeats("any server"), repeats("a name")])
+@pytest.mark.parametrize("way", [repeats("a pooler"), repeats("any server"), "a name"])
 def test_lookups_that_reach_a_lagging_standby_skip_nothing(
     lagging: tuple[Database, Standby], mail: MailServer, pgherald: Pgherald, way: str
 ) -> None:

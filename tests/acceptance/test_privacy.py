@@ -103,7 +103,7 @@ def slow(*values: object) -> object:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"log_min_duration_statement": "0"}, "log_min_duration_statement = 0"),
+        slow({"log_min_duration_statement": "0"}, "log_min_duration_statement = 0"),
         slow({"log_statement": "mod"}, "log_statement = mod"),
         slow({"log_statement": "all"}, "log_statement = all"),
         slow({"log_transaction_sample_rate": "1"}, "log_transaction_sample_rate = 1"),

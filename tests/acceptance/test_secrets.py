@@ -197,7 +197,7 @@ def test_commands(pgherald: Pgherald, command: tuple[str, ...]) -> None:
         assert "[database] url: has more than one @" in done.stderr
 
 
-@pytest.mark.parametrize("key", ["url", "listen_url", "lookup_url"])
+@pytest.mark.parametrize("key", [repeats("url"), "listen_url", repeats("lookup_url")])
 def test_the_end_of_a_password_that_libpq_takes_for_the_host(
     database: Database, pgherald: Pgherald, tmp_path: Path, key: str
 ) -> None:

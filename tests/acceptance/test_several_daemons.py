@@ -193,7 +193,7 @@ def test_once_takes_over_from_one_that_was_killed(
     assert left["sent"] + left["in_doubt"] == 5
 
 
-@pytest.mark.parametrize("asleep", [repeats(False), True], ids=["awake", "asleep"])
+@pytest.mark.parametrize("asleep", [repeats(False), repeats(True)], ids=["awake", "asleep"])
 def test_a_cut_network(
     database: Database, mail: MailServer, other_mail: MailServer, pgherald: Pgherald, asleep: bool
 ) -> None:

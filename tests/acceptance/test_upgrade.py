@@ -234,6 +234,7 @@ def wait_sends(daemon: Daemon, more: int = 20) -> None:
     wait_until(lambda: len(sent_by(daemon)) >= reached)
 
 
+@pytest.mark.slow
 def test_daemons_are_replaced_one_by_one_under_load(
     story: Database, mail: MailServer, pgherald: Pgherald, next_version: OtherRelease
 ) -> None:
