@@ -128,7 +128,7 @@ def _fail(exc: Exception) -> NoReturn:
     from listener.cli.output import write_error
     from listener.db.errors import summary
 
-    remedy = "; start it, or correct [database] url (PGHERALD_DATABASE_URL)"
+    remedy = "; check that the server is running and that [database] url (PGHERALD_DATABASE_URL) is right"
     write_error(f"{summary(exc)}{remedy if isinstance(exc, DatabaseUnavailable) else ''}")
     sys.exit(1)
 

@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from listener import __version__, metrics, retry
@@ -102,7 +103,8 @@ class Daemon:
         """
         async with self._http.served() if self._http else nullcontext(), self._started(wait=True) as worker:
             self._tasks.start(worker.run(), "worker")
-            self._tasks.start(self._systemd.watch(lambda seconds: self._loops_alive(worker, seconds)), "watchdog")
+            is_alive = partial(self._loops_alive, worker)
+            self._tasks.start(self._systemd.watch(is_alive, lambda: self._status), "watchdog")
             await self._tasks.stopping.wait()
             log.info("stopping")
             self._systemd.stopping()
@@ -244,4 +246,4 @@ class Daemon:
 
     @property
     def _status(self) -> str:
-        return f"{self._registry.registration.name}, {'listening' if self._listener.listening else 'polling'}"
+        return f"{self._registry.registration.name}, {self._health.summary}"

@@ -13,6 +13,9 @@ from contextlib import suppress
 
 from listener.printable import printable
 
+# A person who looks at `systemctl status` waits no longer for the truth than for a metric, which is read every 15 s or so.
+_STATUS_INTERVAL_S = 5.0
+
 
 class Systemd:
     """The service manager that started this process. There may be none, or it may have gone; no call fails then."""
@@ -42,14 +45,22 @@ class Systemd:
         """Say that the daemon has begun to stop."""
         self._notify("STOPPING=1", "STATUS=finishing messages that are being sent")
 
-    async def watch(self, is_alive: Callable[[float], bool]) -> None:
-        """Ping as long as ``is_alive(seconds)`` says that the loops ran within these seconds. Run until cancelled."""
-        if not self._address or not self._watchdog_s:
+    async def watch(self, is_alive: Callable[[float], bool], status: Callable[[], str]) -> None:
+        """Ping as long as ``is_alive(seconds)`` says that the loops ran within these seconds. Run until cancelled.
+
+        Send also ``status()``, when it has changed.
+        """
+        if not self._address:
             return
+        sent = status()
         while True:
-            if is_alive(self._watchdog_s):
-                self._notify("WATCHDOG=1")
-            await asyncio.sleep(self._watchdog_s / 4)
+            lines = ["WATCHDOG=1"] if self._watchdog_s and is_alive(self._watchdog_s) else []
+            if (now := status()) != sent:
+                lines.append(f"STATUS={now}")
+                sent = now
+            if lines:
+                self._notify(*lines)
+            await asyncio.sleep(min(self._watchdog_s / 4 or _STATUS_INTERVAL_S, _STATUS_INTERVAL_S))
 
     def _notify(self, *lines: str) -> None:
         if self._address:

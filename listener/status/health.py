@@ -62,6 +62,15 @@ class Health:
         """Return the number of events that are claimed and not settled."""
         return 0 if self._worker is None else self._worker.in_flight_count
 
+    @property
+    def summary(self) -> str:
+        """Return in one line what is wrong now, or how the daemon hears of events. `systemctl status` shows it."""
+        parts = [self._listen()] + [self._claims(), self._smtp()] * self.is_ready
+        troubles = [part.detail for part in parts if not part.ok]
+        if self._worker is not None and self._worker.suspended:
+            troubles.append(f"suspended: {', '.join(self._worker.suspended)}")
+        return "; ".join(troubles) or ("listening" if self._listener.listening else "polling")
+
     async def parts(self) -> dict[str, Part]:
         """Return the parts by name. The daemon is ready if all are ok."""
         return {

@@ -19,7 +19,10 @@ def test_without_install(bare_database: Database, pgherald: Pgherald) -> None:
     ids=" ".join,
 )
 def test_no_database(pgherald: Pgherald, command: list[str]) -> None:
-    says = ("Connection refused", "start it, or correct [database] url (PGHERALD_DATABASE_URL)")
+    says = (
+        "Connection refused",
+        "check that the server is running and that [database] url (PGHERALD_DATABASE_URL) is right",
+    )
     refuses(pgherald, *command, says=says, PGHERALD_DATABASE_URL="postgresql://127.0.0.1:1/x")
     status = 78 if command[0] == "run" else 1
     refuses(pgherald, *command, says=("[database] url",), status=status, PGHERALD_DATABASE_URL="mysql://x")

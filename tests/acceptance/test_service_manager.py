@@ -4,8 +4,9 @@ import signal
 from pathlib import Path
 
 from listener.demo.cluster import Cluster
+from tests.support import wait_until
 from tests.support.command import Pgherald
-from tests.support.database import fill_with_story
+from tests.support.database import Database, fill_with_story
 from tests.support.mail import MailServer
 from tests.support.manager import service_manager
 
@@ -31,7 +32,7 @@ def test_pings_while_the_work_goes_on(pgherald: Pgherald, tmp_path: Path) -> Non
     with service_manager(tmp_path) as manager, pgherald.daemon(env={**manager.settings, **_WATCHED}) as daemon:
         manager.wait_told("READY=1")
         for _ in range(3):
-            assert manager.told(_PATIENCE) == [PING]
+            assert manager.told(_PATIENCE)[0] == PING
         daemon.signal(signal.SIGSTOP)
         manager.forget()
         assert manager.silent(_PATIENCE)
@@ -50,8 +51,27 @@ def test_a_database_that_is_away_is_no_reason_to_be_restarted(
         cluster.kill()
         daemon.wait_event("lease_renewal_failed")
         manager.forget()
+        statuses = []
         for _ in range(8):
-            assert manager.told(_PATIENCE) == [PING]
+            ping, *statuses[len(statuses) :] = manager.told(_PATIENCE)
+            assert ping == PING
+        assert "LISTEN connection is down" in statuses[-1]
+
+
+def test_the_status_names_what_is_wrong_and_when_it_is_over(
+    database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
+) -> None:
+    with service_manager(tmp_path) as manager, pgherald.daemon(env=manager.settings):
+        manager.wait_told("READY=1")
+        mail.stop()
+        database.verify(database.add_plan("Café", "a@example.org"))
+
+        def status(words: str) -> bool:
+            return any(line.startswith("STATUS=") and words in line for line in manager.told(15))
+
+        wait_until(lambda: status("breaker open: "))
+        mail.start()
+        wait_until(lambda: status(", listening"))
 
 
 def test_says_what_it_waits_for_before_it_is_ready(pgherald: Pgherald, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from listener.config.settings import Settings
+from listener.daemon import systemd as module
 from listener.daemon.daemon import Daemon
 from listener.daemon.systemd import Systemd
 from tests.support import PATIENCE, wait_until_async
@@ -26,7 +27,7 @@ async def test_no_pings_while_the_work_stands_still(tmp_path: Path) -> None:
             return turns
 
         told = Systemd({**manager.settings, "WATCHDOG_USEC": "100000", "WATCHDOG_PID": str(os.getpid())})
-        watching = asyncio.create_task(told.watch(goes_on))
+        watching = asyncio.create_task(told.watch(goes_on, lambda: "fine"))
         await wait_until_async(lambda: asked >= 2)
         assert manager.told(1) == ["WATCHDOG=1"]
         turns = False
@@ -43,11 +44,19 @@ async def test_no_pings_while_the_work_stands_still(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "environment", [{}, {"WATCHDOG_USEC": "100000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}]
 )
-async def test_nobody_asked_for_pings(tmp_path: Path, environment: dict[str, str]) -> None:
+async def test_nobody_asked_for_pings(
+    tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each change of the status is said all the same, once."""
     with service_manager(tmp_path) as manager:
-        async with asyncio.timeout(PATIENCE):
-            await Systemd({**manager.settings, **environment}).watch(lambda _: True)
-        assert manager.silent(0.01)
+        statuses = iter(["listening", "listening", "breaker open"])
+        told = Systemd({**manager.settings, **environment})
+        monkeypatch.setattr(module, "_STATUS_INTERVAL_S", 0.01)
+        watching = asyncio.create_task(told.watch(lambda _: True, lambda: next(statuses, "breaker open")))
+        said = await asyncio.to_thread(manager.told, PATIENCE)
+        assert said == ["STATUS=breaker open"]
+        assert manager.silent(0.05)
+        watching.cancel()
 
 
 def test_a_manager_that_is_not_there_or_does_not_read() -> None:
