@@ -4,6 +4,7 @@ PgheraldError             one `Error: …` line for the user, exit status 1
 ├── ConfigError           a key, a value or a rule is wrong; the message names its place
 ├── SchemaError           the database objects are missing, too old or too new
 ├── DatabaseUnavailable   the database cannot be reached, or cannot serve now; trying again may help
+│   └── LookupTimeout     a lookup took too long, or waited too long for a lock; other rules are not concerned
 ├── RuleBroken            a lookup or a template fails for every event of its rule, so the rule is suspended
 └── BadData               one event's own data cannot be sent, so the event fails with a reason
 """
@@ -23,6 +24,10 @@ class SchemaError(PgheraldError):
 
 class DatabaseUnavailable(PgheraldError):
     """PostgreSQL cannot be reached, or cannot serve now."""
+
+
+class LookupTimeout(DatabaseUnavailable):
+    """A rule's lookup took too long, most likely because somebody locks a table."""
 
 
 class RuleBroken(PgheraldError):

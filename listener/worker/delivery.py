@@ -69,9 +69,9 @@ class Delivery:
         return make_message_id(self._secret, event.rule, event.id, event.captured_at)
 
     @property
-    def active_rules(self) -> list[str]:
-        """The rules whose events are to be claimed: all that are not suspended."""
-        return self.suspensions.active(self.rules)
+    def active_shares(self) -> dict[str, int]:
+        """The rules whose events are to be claimed, and the share of each. Suspended rules are left out."""
+        return {rule: self.rules[rule].share for rule in self.suspensions.active(self.rules)}
 
     async def triage(
         self, rule: str, events: Iterable[Event], pool: Pool, budget: int = MAX_BATCH_BYTES

@@ -21,12 +21,13 @@ class InFlight:
     """Count what is in flight, and say how much more may be claimed.
 
     `queued_bytes` is the size of the rows that wait to be composed, and `composed_bytes` that of the messages that are
-    composed and not yet settled. `settled_at` is when an event was last settled, on the loop's clock.
+    composed and not yet settled. `looking_up` is the number of events whose lookup is running. `settled_at` is when an event was last settled, on the loop's clock.
     """
 
     def __init__(self, min_capacity: int) -> None:
         self.queued_bytes = 0
         self.composed_bytes = 0
+        self.looking_up = 0
         self.settled_at = -math.inf
         self._min_capacity = min_capacity
         # By event and claim: whether the lease under which the event was claimed is still valid.
@@ -38,6 +39,11 @@ class InFlight:
 
     def __len__(self) -> int:
         return len(self._holds_lease)
+
+    @property
+    def to_send(self) -> int:
+        """The number of events for which `capacity` counts. A lookup that waits for a lock must not hold up other rules."""
+        return len(self._holds_lease) - self.looking_up
 
     @property
     def fences(self) -> Collection[tuple[int, int]]:

@@ -51,6 +51,7 @@ class Worker:
         self.runtime = runtime
         self.last_iteration_at = -math.inf
         self._claimer = claimer
+        self._decider = claimer.decider
         self._senders = senders
         self._listener = listener
         self._breaker = breaker
@@ -68,6 +69,11 @@ class Worker:
     def suspended(self) -> Mapping[str, Suspension]:
         """The suspended rules of the present configuration. The mapping never changes."""
         return self.runtime.delivery.suspensions.current
+
+    @property
+    def busy(self) -> Mapping[str, float]:
+        """Since when the lookup of each busy rule runs, on the loop's clock."""
+        return self._decider.busy
 
     @property
     def in_flight_count(self) -> int:
@@ -88,10 +94,17 @@ class Worker:
                 await self._claimer.pause(self._outage.failed(exc))
 
     async def drain_all(self) -> bool:
-        """Deliver everything that is due. Return False if the mail server could not be reached."""
+        """Deliver everything that is due. Return False if the mail server could not be reached.
+
+        Raises:
+            DatabaseUnavailable: the database, or one lookup, did not answer in time.
+        """
         while True:
             claimed = await self._drain(thorough=True)
             await self._senders.in_flight.wait_until_empty()
+            self._decider.raise_failure()
+            if self._decider.timeout is not None:
+                raise self._decider.timeout
             if self._breaker.is_open or not claimed:
                 return self._senders.server_reached and not self._breaker.is_open
 
@@ -99,6 +112,7 @@ class Worker:
         """Claim no more, finish what is past the final dot, and release the rest. `grace` is in seconds."""
         self._stopped.set()
         self._listener.doorbell.ring("stop")
+        self._decider.stop()
         await self._senders.stop(grace)
 
     def _tick(self) -> None:
@@ -196,13 +210,16 @@ class Worker:
         total = 0
         while not self._stopping and not self._breaker.is_open:
             # One runtime for the whole batch: a reload may remove the rule.
+            self._decider.raise_failure()
             runtime, slots = await self._reserve_slots(await self._wait_for_capacity())
-            rules, read_all_at = runtime.delivery.active_rules, self._claimer.pace.read_all_at
-            events = await self._claimer.claim(slots.number, rules, thorough=thorough) if rules and slots.number else []
+            shares, read_all_at = self._decider.free(runtime.delivery.active_shares), self._claimer.pace.read_all_at
+            events = (
+                await self._claimer.claim(slots.number, shares, thorough=thorough) if shares and slots.number else []
+            )
             if self._claimer.pace.read_all_at > read_all_at:
-                runtime.delivery.suspensions.end_idle(set(rules) - {event.rule for event in events})
+                runtime.delivery.suspensions.end_idle(set(shares) - {event.rule for event in events})
             total += len(events)
-            queued = await self._claimer.decide_and_queue(runtime, events, slots)
+            queued = await self._decider.decide_and_queue(runtime, events, slots)
             await self._rate_limiter.refund(slots, queued)
             if len(events) < slots.number or not slots.number:
                 break
@@ -215,8 +232,9 @@ class Worker:
         capacity = in_flight.capacity
         # The size of what waits to be sent is bounded too: a batch of rows may take as much again.
         while (
-            len(in_flight) > (0 if self._breaker.is_probing else capacity // 2)
+            in_flight.to_send > (0 if self._breaker.is_probing else capacity // 2)
             or in_flight.queued_bytes > MAX_BATCH_BYTES // 2
+            or self._decider.is_occupied(self.runtime)
         ):
             if self._stopping or self._breaker.is_open:
                 return 0
@@ -225,7 +243,7 @@ class Worker:
             await in_flight.wait_for_slot(_CAPACITY_CHECK_S)
             # At capacity this worker is of no use to new events, so it wakes the others.
             await self._listener.peers.ring()
-        return 1 if self._breaker.is_probing else int(min(capacity - len(in_flight), self._claimer.rows_per_batch))
+        return 1 if self._breaker.is_probing else int(min(capacity - in_flight.to_send, self._decider.rows_per_batch))
 
     async def _reserve_slots(self, limit: int) -> tuple[Runtime, Slots]:
         """Wait for a sending slot. Return the runtime by whose rate it was reserved, and the slots that come now.
