@@ -4,7 +4,7 @@ PgheraldError             one `Error: …` line for the user, exit status 1
 ├── ConfigError           a key, a value or a rule is wrong; the message names its place
 ├── SchemaError           the database objects are missing, too old or too new
 ├── DatabaseUnavailable   the database cannot be reached, or cannot serve now; trying again may help
-│   └── LookupTimeout     a lookup took too long, or waited too long for a lock; other rules are not concerned
+│   └── StatementTimeout  a rule's statement waited too long, most likely for a lock; other rules are not concerned
 ├── RuleBroken            a lookup or a template fails for every event of its rule, so the rule is suspended
 └── BadData               one event's own data cannot be sent, so the event fails with a reason
 """
@@ -26,8 +26,8 @@ class DatabaseUnavailable(PgheraldError):
     """PostgreSQL cannot be reached, or cannot serve now."""
 
 
-class LookupTimeout(DatabaseUnavailable):
-    """A rule's lookup took too long, most likely because somebody locks a table."""
+class StatementTimeout(DatabaseUnavailable):
+    """A statement of a rule took too long, most likely because somebody locks a table."""
 
 
 class RuleBroken(PgheraldError):

@@ -13,7 +13,7 @@ from listener.config.settings import Settings
 from listener.daemon.reload import Reloader, warn_if_restricted
 from listener.daemon.systemd import Systemd
 from listener.daemon.tasks import Tasks
-from listener.db.pools import batch_lookup_pool, lookup_pool, opened, outbox_pool
+from listener.db.pools import batch_lookup_pool, opened, outbox_pool
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.logs import log
 from listener.notify.listener import Listener
@@ -74,11 +74,9 @@ class Daemon:
         url = settings.database.url
         # A connection that hangs must be noticed before the lease is over.
         pool = outbox_pool(url, patience=max(1.0, settings.delivery.lease / 2))
-        lookups = settings.database.lookups
-        # A check during a reload may wait for a lock. A lookup of a batch may not, see `LookupRuns`.
-        self._pools = (pool, batch_lookup_pool(lookups), lookup_pool(lookups))
+        self._pools = (pool, batch_lookup_pool(settings.database.lookups))
         self._breaker = Breaker()
-        self._reloader = Reloader(settings, read, self._breaker, self._pools[2])
+        self._reloader = Reloader(settings, read, self._breaker, self._pools[1])
         registration = Registration(settings.delivery.lease)
         self._outbox = Outbox(pool, registration, self._holds_doubts)
         self._registry = WorkerRegistry(pool, registration, self._holds_doubts)

@@ -47,16 +47,15 @@ _MAX_OUTBOX_CONNECTIONS = 4
 # A connection that is cut leaves its backend behind until the lock that it waits for is free. The server therefore ends
 # such a wait a little earlier than the pool would.
 _LOCK_MARGIN_S = 1.0
-# Checks of the lookups: one of a reload, or two of `doctor`.
+# `doctor` checks several rules at a time.
 _MAX_LOOKUP_CONNECTIONS = 2
 # Lookups of batches that run side by side. Half of them are kept free of lookups that wait for a lock.
 BATCH_LOOKUP_CONNECTIONS = 4
 # A lookup of a batch waits so long for a lock, then its connection serves another rule. `LookupRuns` tries it again. Most
 # locks on a table that is in use are held for less.
 BATCH_LOCK_TIMEOUT_S = 0.25
-# The most sessions of one daemon without `http.listen`: the LISTEN session, the pools, and one check during a reload.
-# docs/dba.md, Connections.
-MAX_SESSIONS = 1 + _MAX_OUTBOX_CONNECTIONS + BATCH_LOOKUP_CONNECTIONS + 1
+# The most sessions of one daemon without `http.listen`: the LISTEN session and the two pools. docs/dba.md, Connections.
+MAX_SESSIONS = 1 + _MAX_OUTBOX_CONNECTIONS + BATCH_LOOKUP_CONNECTIONS
 # A lookup that writes a time as text or as a day must not depend on the settings of the role or the database.
 # Of the styles of intervals, psycopg reads this one only.
 _UTC = "SET TimeZone = 'UTC'; SET IntervalStyle = 'postgres'"
@@ -71,13 +70,13 @@ def outbox_pool(url: str, patience: float = _TIMEOUT_S) -> Pool:
 
 
 def lookup_pool(url: str) -> Pool:
-    """Return the pool for commands and checks that run rules' lookups; `url` is `Database.lookups`."""
+    """Return the pool for commands that run rules' lookups; `url` is `Database.lookups`."""
     session = partial(_lookup_session, cursors=_LookupCursor, lock_timeout=_lock_timeout(LOOKUP_TIMEOUT_S))
     return Pool(parameters(url), session, _MAX_LOOKUP_CONNECTIONS, patience=LOOKUP_TIMEOUT_S)
 
 
 def batch_lookup_pool(url: str) -> Pool:
-    """Return the pool for the lookups of events; `url` is `Database.lookups`. Its sessions wait for no lock."""
+    """Return the daemon's pool for lookups; `url` is `Database.lookups`. Its sessions wait for locks for a moment only."""
     session = partial(_lookup_session, cursors=_BatchLookupCursor, lock_timeout=_BATCH_LOCK_TIMEOUT)
     return Pool(parameters(url), session, BATCH_LOOKUP_CONNECTIONS, patience=LOOKUP_TIMEOUT_S)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from listener.db.pool import Pool
-from listener.errors import DatabaseUnavailable, LookupTimeout, RuleBroken
+from listener.errors import DatabaseUnavailable, RuleBroken, StatementTimeout
 from listener.notify.doorbell import Doorbell
 from listener.outage import Outage
 from listener.outbox.event import Event, Settlement
@@ -48,7 +48,7 @@ class Decider:
     def __init__(self, lookups: Pool, senders: Senders, rate_limiter: RateLimiter, doorbell: Doorbell) -> None:
         self.busy: dict[str, float] = {}
         self.rows_per_batch = math.inf
-        self.timeout: LookupTimeout | None = None
+        self.timeout: StatementTimeout | None = None
         self._runs = LookupRuns(lookups, senders.in_flight)
         self._senders = senders
         self._rate_limiter = rate_limiter
@@ -131,7 +131,7 @@ class Decider:
                 await self._queue_late(batch.runtime, to_send, looked_up_at, left)
         except RuleBroken as exc:
             batch.runtime.delivery.suspensions.suspend(rule, exc)
-        except LookupTimeout as exc:
+        except StatementTimeout as exc:
             self.timeout = exc
             self._outage.failed(exc, rule=rule)
         except DatabaseUnavailable as exc:

@@ -12,10 +12,10 @@ from psycopg.types.numeric import Int8
 from listener.address import parse_address
 from listener.config.keys import array_literal
 from listener.config.rules import OWN_COLUMNS, Rule
-from listener.db.errors import ON_STANDBY, is_by_data, is_unavailable, lookup_failure, summary
+from listener.db.errors import ON_STANDBY, is_by_data, is_unavailable, lookup_failure, summary, unavailable
 from listener.db.owner import execute_as_owner
 from listener.db.pool import Pool
-from listener.errors import BadData, DatabaseUnavailable, LookupTimeout, PgheraldError, RuleBroken
+from listener.errors import BadData, DatabaseUnavailable, PgheraldError, RuleBroken
 from listener.outbox.event import Event
 from listener.worker.decision import NotToSend, ToSend
 from listener.worker.row_budget import MAX_BATCH_BYTES, MAX_ROW_BYTES, MAX_ROWS, limit_rows
@@ -24,9 +24,6 @@ from listener.worker.watched_value import WatchedValue, broken
 
 Cursor = psycopg.AsyncCursor[Any]
 _STANDBY = "it reached a standby, which may not have the row yet; point [database] lookup_url, or url, at the primary"
-
-# `lock_timeout` or `statement_timeout` is over, or the pool's patience. The database may be well all the same.
-_TIMEOUTS = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled, TimeoutError)
 
 
 @dataclass(slots=True)
@@ -207,8 +204,7 @@ class Lookup:
     def _failure(self, exc: BaseException) -> RuleBroken | DatabaseUnavailable:
         if is_unavailable(exc) and not is_by_data(exc):
             reason = summary(exc).replace(ON_STANDBY, _STANDBY)
-            kind = LookupTimeout if isinstance(exc, _TIMEOUTS) else DatabaseUnavailable
-            return kind(f"the lookup of rule {self.name} cannot run: {reason}")
+            return unavailable(f"the lookup of rule {self.name} cannot run: {reason}", exc)
         assert isinstance(exc, psycopg.Error)
         return lookup_failure(self.name, exc)
 

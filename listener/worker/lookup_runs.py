@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from listener.db.pool import Pool
 from listener.db.pools import BATCH_LOOKUP_CONNECTIONS, LOOKUP_TIMEOUT_S
-from listener.errors import LookupTimeout
+from listener.errors import StatementTimeout
 from listener.outbox.event import Event, Settlement
 from listener.worker.decision import ToSend
 from listener.worker.delivery import Delivery
@@ -46,7 +46,7 @@ class LookupRuns:
         """Decide about events of one rule as `Delivery.triage` does, and wait for locks up to the time limit.
 
         Raises:
-            LookupTimeout: The time is over. No event can be decided.
+            StatementTimeout: The time is over. No event can be decided.
             RuleBroken, DatabaseUnavailable: No event can be decided.
         """
         loop = asyncio.get_running_loop()
@@ -58,7 +58,7 @@ class LookupRuns:
                 async with self._connection_free(rule, table):
                     began = loop.time()
                     decided = await self._triage(delivery, rule, events)
-            except LookupTimeout:
+            except StatementTimeout:
                 # Other rules of the table need not find out one after another.
                 self._suspects.add(table)
                 if loop.time() + pause > end:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from listener.errors import DatabaseUnavailable, LookupTimeout, PgheraldError, RuleBroken
+from listener.errors import DatabaseUnavailable, PgheraldError, RuleBroken, StatementTimeout
 from listener.notify.doorbell import Doorbell
 from listener.outbox.event import Event, Settlement
 from listener.outbox.rate_limit import Slots
@@ -59,7 +59,7 @@ class FakeDelivery:
         try:
             if self.locked_until.get(rule, 0.0) > now():
                 await asyncio.sleep(0.25)
-                raise LookupTimeout("canceling statement due to lock timeout")
+                raise StatementTimeout("canceling statement due to lock timeout")
             await asyncio.sleep(self.takes.get(rule, 0.001))
         finally:
             self.running -= 1
@@ -151,7 +151,7 @@ async def test_a_lock_that_lasts_releases_the_events_without_an_attempt() -> Non
     await deciding._doorbell.wait()
     assert 25 < now() - began < 31
     assert senders.settled == [(1, "available")]
-    assert isinstance(deciding.timeout, LookupTimeout)
+    assert isinstance(deciding.timeout, StatementTimeout)
     # The database is well, so that the loop must not pause.
     deciding.raise_failure()
 

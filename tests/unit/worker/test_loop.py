@@ -1,7 +1,6 @@
 """How much a worker claims."""
 
 import asyncio
-import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +18,7 @@ from listener.worker.row_budget import MAX_BATCH_BYTES
 from listener.worker.runtime import Runtime
 from tests.support.clock import jumping, now
 from tests.support.events import event as rule_event
-from tests.unit.worker.test_sender import JANE, event
+from tests.unit.worker.test_sender import JANE
 
 
 class FakeInFlight(InFlight):
