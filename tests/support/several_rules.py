@@ -52,7 +52,7 @@ def add_backlog(database: Database, rule: str, number: int, *, first: int = 1) -
     """Let events of this rule wait, as if captured an hour ago."""
     database.execute(
         """INSERT INTO pgherald.outbox (rule, key, scheduled_at, captured_at)
-           SELECT %s, n, now() - interval '1 hour', now() - interval '1 hour' FROM generate_series(%s, %s) AS n""",
+           SELECT %s, n, now() - interval '1 hour', now() - interval '1 hour' FROM generate_series(%s::integer, %s::integer) AS n""",
         (rule, first, first + number - 1),
     )
 
