@@ -1,8 +1,8 @@
-"""Whose turn it is: the share that each rule gets of this daemon's claims, by start-time fair queuing.
+"""The share that each rule gets of this daemon's claims, by start-time fair queuing.
 
 Each rule has a time at which its next event has its turn. A claim moves that time on by the number of its events, divided
 by the rule's `share`, and takes the events with the earliest turns. The clock of these times is the last turn that was
-taken, so a rule without events gains nothing by waiting, and its next event has its turn at once.
+taken. A rule without events therefore gains nothing by waiting, but its next event has its turn at once.
 
 The times are one daemon's own. Each daemon divides its claims fairly, so together they do, without a lock or a table.
 """

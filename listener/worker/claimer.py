@@ -41,6 +41,8 @@ class Claimer:
         Raises:
             DatabaseUnavailable, SchemaError: the claim may have been made all the same. The next call releases it.
         """
+        if not shares or not limit:
+            return []
         now = asyncio.get_running_loop().time()
         if self._claim_unacknowledged or now - self._swept_at > _SWEEP_INTERVAL_S:
             # A claim whose answer was lost with the connection may have been made, or may yet be. While this worker

@@ -42,13 +42,13 @@ class Decider:
     A rule whose lookup takes long is busy: nothing more of it is claimed until the lookup has ended. The other rules go on.
 
     `busy`: since when the lookup of each busy rule runs, on the loop's clock. `rows_per_batch`: how many rows as large as
-    the last ones fit into the memory that a batch may take. `timeout`: why a lookup has last run out of time.
+    the last ones fit into the memory that a batch may take.
     """
 
     def __init__(self, lookups: Pool, senders: Senders, rate_limiter: RateLimiter, doorbell: Doorbell) -> None:
         self.busy: dict[str, float] = {}
         self.rows_per_batch = math.inf
-        self.timeout: StatementTimeout | None = None
+        self._timeout: StatementTimeout | None = None
         self._runs = LookupRuns(lookups, senders.in_flight)
         self._senders = senders
         self._rate_limiter = rate_limiter
@@ -86,13 +86,15 @@ class Decider:
         self.raise_failure()
         return batch.queued
 
-    def raise_failure(self) -> None:
-        """Raise what has failed in the background since the last call.
+    def raise_failure(self, *, timeout: bool = False) -> None:
+        """Raise what has failed in the background since the last call. `timeout`: also that a lookup ran out of time.
 
         Raises:
             DatabaseUnavailable: a lookup could not be made.
         """
         failure, self._failure = self._failure, None
+        if timeout and failure is None:
+            failure = self._timeout
         if failure is not None:
             raise failure
 
@@ -132,7 +134,7 @@ class Decider:
         except RuleBroken as exc:
             batch.runtime.delivery.suspensions.suspend(rule, exc)
         except StatementTimeout as exc:
-            self.timeout = exc
+            self._timeout = exc
             self._outage.failed(exc, rule=rule)
         except DatabaseUnavailable as exc:
             self._failure = exc

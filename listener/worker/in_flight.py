@@ -12,6 +12,8 @@ from listener.retry import wait
 
 # Consent is checked when an event is claimed, so no more are claimed than can be sent within this time.
 SEND_WITHIN_S = 0.5
+# Time for the claimed events to reach the server before other work takes the processor from them.
+_SENDERS_START_S = 0.005
 # This bounds memory and the work of a rescue. A claim of 500 events already costs next to nothing per event, so more
 # would not be faster.
 MAX_EVENTS = 500
@@ -94,6 +96,13 @@ class InFlight:
         """Wait until an event has come to its end, for `timeout` seconds at most."""
         self._changed.clear()
         await wait(self._changed, timeout)
+
+    async def let_senders_start(self) -> None:
+        """Give the processor to the senders for a few milliseconds, so that claimed events reach the server first."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + _SENDERS_START_S
+        while self._holds_lease and (left := end - clock()) > 0:
+            await self.wait_for_slot(left)
 
     async def wait_until_empty(self, timeout: float | None = None) -> bool:
         """Wait until nothing is in flight, for `timeout` seconds at most. Return whether that is so."""

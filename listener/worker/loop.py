@@ -17,8 +17,6 @@ from listener.worker.runtime import Runtime
 from listener.worker.sender import Senders
 from listener.worker.suspensions import Suspension
 
-# Time for the claimed events to reach the server before other work takes the processor from them.
-_SENDERS_START_S = 0.005
 # While the breaker is open and this worker is the leader, the others depend on its rings.
 _RING_WAITING_INTERVAL_S = 0.5
 # While a worker waits for room it must still look at the gate, the breaker and its peers.
@@ -102,9 +100,7 @@ class Worker:
         while True:
             claimed = await self._drain(thorough=True)
             await self._senders.in_flight.wait_until_empty()
-            self._decider.raise_failure()
-            if self._decider.timeout is not None:
-                raise self._decider.timeout
+            self._decider.raise_failure(timeout=True)
             if self._breaker.is_open or not claimed:
                 return self._senders.server_reached and not self._breaker.is_open
 
@@ -137,7 +133,7 @@ class Worker:
             if claimed:
                 if gate.is_leader:
                     # The gate stays closed until these events are on their way. Once it is open, commits need not ring.
-                    await self._let_senders_start()
+                    await self._senders.in_flight.let_senders_start()
                 await self._open_gate()
                 # Another worker's claim at the same moment may have left an event to this one.
                 continue
@@ -163,14 +159,6 @@ class Worker:
         """Open the gate. From now on an event can become available without a ring."""
         self._claimer.pace.is_urgent = True
         await self._listener.gate.open()
-
-    async def _let_senders_start(self) -> None:
-        """Give the processor to the senders for a few milliseconds, so that claimed events reach the server first."""
-        clock = asyncio.get_running_loop().time
-        end = clock() + _SENDERS_START_S
-        in_flight = self._senders.in_flight
-        while in_flight and not self._stopping and (left := end - clock()) > 0:
-            await in_flight.wait_for_slot(left)
 
     async def _sleep(self) -> None:
         limit = self._poll_s if self._listener.is_rung else min(self._poll_s, _UNRUNG_POLL_S)
@@ -213,9 +201,7 @@ class Worker:
             self._decider.raise_failure()
             runtime, slots = await self._reserve_slots(await self._wait_for_capacity())
             shares, read_all_at = self._decider.free(runtime.delivery.active_shares), self._claimer.pace.read_all_at
-            events = (
-                await self._claimer.claim(slots.number, shares, thorough=thorough) if shares and slots.number else []
-            )
+            events = await self._claimer.claim(slots.number, shares, thorough=thorough)
             if self._claimer.pace.read_all_at > read_all_at:
                 runtime.delivery.suspensions.end_idle(set(shares) - {event.rule for event in events})
             total += len(events)

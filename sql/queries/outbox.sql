@@ -12,9 +12,9 @@
 --
 --   * `present` finds the rules that have a due event.
 --   * `looked_at` says how many events of each have their turn. The n-th event of a rule has its turn at
---     `start + (n - 1) / share`, as in start-time fair queuing (Goyal, Vin, Cheng 1996), and the events with the
---     earliest turns are claimed. `outbox/turns.py` keeps the starts. Of each rule only twice its share of the claim is
---     looked at, so that the cost grows neither with a backlog nor with the number of rules. It takes no lock.
+--     `start + (n - 1) / share` (start-time fair queuing: Goyal, Vin, Cheng 1996). The events with the earliest turns
+--     are claimed. `outbox/turns.py` keeps the starts. Of each rule only twice its share of the claim is looked at, so
+--     that the cost does not grow with a backlog. It takes no lock.
 --   * `chosen` divides what is left of the claim among the rules of which more events may wait than were looked at.
 --   * So many events of each rule are then locked. Two claims at one moment choose the same numbers, but not the same
 --     events. Together they may leave an event that is due. A worker that has claimed any claims again before it
