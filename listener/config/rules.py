@@ -48,6 +48,8 @@ class Rule(BaseModel):
     change at once; see [dba.md](dba.md#per-row-or-per-statement)"""
     template: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     """folder of the email's templates"""
+    share: int = Field(default=1, strict=True, ge=1, le=100)
+    """weight of this rule while emails of several rules wait: with `2` it gets twice the sendings of a rule with `1`"""
     require: tuple[str, ...] = ()
     """columns of the lookup that must not be NULL, such as `["place"]`; otherwise the event is skipped as `incomplete`"""
     changed_at: str = ""

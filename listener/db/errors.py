@@ -8,7 +8,7 @@ from typing import TypeGuard
 import psycopg
 from psycopg import InterfaceError, InternalError, OperationalError, errors
 
-from listener.errors import DatabaseUnavailable, RuleBroken, SchemaError
+from listener.errors import DatabaseUnavailable, RuleBroken, SchemaError, StatementTimeout
 
 # A standby has not replayed what the primary has just committed, and takes no writes.
 ON_STANDBY = "connected to a standby; waiting for it to be promoted, or for a primary in its place"
@@ -20,6 +20,8 @@ _LIBPQ_ON_STANDBY = "server is in hot standby mode"
 OWNER_REMEDY = "this is for the schema's owner: connect as a member of pgherald_owner that may read the watched table"
 # These exceptions say that the server or the network failed, not the statement.
 _UNAVAILABLE = (OperationalError, InterfaceError, InternalError, OSError)
+# `lock_timeout` or `statement_timeout` is over, or the pool's patience. The database may be well all the same.
+_TIMEOUTS = (errors.LockNotAvailable, errors.QueryCanceled, TimeoutError)
 # Classes of SQLSTATE (PostgreSQL manual, appendix A) that one row can cause. Examples are a subquery with two rows, a
 # constraint, a limit and a bad page. A function can raise others with a code of its own. The SQL standard leaves the
 # classes from 5 to 9 and from I to Z to implementations.
@@ -57,6 +59,11 @@ def translate_errors(right: str = "`pgherald doctor` as this role names the GRAN
 def is_unavailable(exc: BaseException) -> bool:
     """Return whether the server or the network failed, as opposed to the statement."""
     return isinstance(exc, _UNAVAILABLE)
+
+
+def unavailable(text: str, exc: BaseException) -> DatabaseUnavailable:
+    """Return the exception for a rule's statement that cannot run now. `exc` is one for which `is_unavailable` is true."""
+    return StatementTimeout(text) if isinstance(exc, _TIMEOUTS) else DatabaseUnavailable(text)
 
 
 def is_by_data(exc: BaseException) -> TypeGuard[psycopg.Error]:

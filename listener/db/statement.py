@@ -9,7 +9,7 @@ import psycopg
 
 from listener.config.rules import APPLICATION, Rule
 from listener.db.connection import PATH, POLICIES_APPLY
-from listener.db.errors import is_unavailable, summary
+from listener.db.errors import is_unavailable, summary, unavailable
 from listener.db.pool import Pool
 from listener.errors import DatabaseUnavailable, RuleBroken
 
@@ -67,7 +67,7 @@ class Statement:
 
     def _failure(self, exc: BaseException) -> RuleBroken | DatabaseUnavailable:
         if is_unavailable(exc):
-            return DatabaseUnavailable(f"the {self.name} statement of rule {self.rule} cannot run now: {summary(exc)}")
+            return unavailable(f"the {self.name} statement of rule {self.rule} cannot run now: {summary(exc)}", exc)
         return RuleBroken(f"[rules.{self.rule}] {self.name} fails: {summary(exc)}")
 
 

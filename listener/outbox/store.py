@@ -18,6 +18,7 @@ from listener.errors import BadData
 from listener.logs import log
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage, compress, decompress
 from listener.outbox.registration import Registration
+from listener.outbox.turns import Turn
 from listener.transport.base import MAX_MESSAGE_BYTES
 
 QUERIES = load("outbox")
@@ -62,8 +63,10 @@ class Outbox:
         """Wait before the next try, no longer than until another query has succeeded."""
         await self._pool.pause(seconds)
 
-    async def claim(self, limit: int, rules: Sequence[str], window: float | None = None) -> list[Event]:
+    async def claim(self, limit: int, turns: Sequence[Turn], window: float | None = None) -> list[Event]:
         """Claim up to `limit` due events. No other worker can claim them until they are settled or this worker is dead.
+
+        `turns` names the rules, and how the limit is divided among them.
 
         With a `window`, only events are claimed that were scheduled within so many seconds.
 
@@ -73,29 +76,31 @@ class Outbox:
         number = next(self._claims)
         with translate_errors():
             try:
-                return await self._claim(number, limit, rules, window=window)
+                return await self._claim(number, limit, turns, window=window)
             except _DATA_ERRORS:
                 # If only the answer could not be read, the events are claimed already.
                 await self._run("unclaim", worker=self.worker, number=number)
-                due = await self._run("due", limit=limit, rules=array_literal(rules))
+                due = await self._run("due", limit=limit, rules=array_literal([turn.rule for turn in turns]))
                 return [event for event_id, rule in due for event in await self._claim_one(event_id, rule)]
 
     async def _claim_one(self, event_id: int, rule: str) -> list[Event]:
         number = next(self._claims)
         try:
-            return await self._claim(number, 1, [rule], only=event_id)
+            return await self._claim(number, 1, [Turn(rule)], only=event_id)
         except _DATA_ERRORS as exc:
             return await self._claim_unreadable(event_id, number, _error_kind(exc))
 
     async def _claim(
-        self, number: int, limit: int, rules: Sequence[str], *, window: float | None = None, only: int | None = None
+        self, number: int, limit: int, turns: Sequence[Turn], *, window: float | None = None, only: int | None = None
     ) -> list[Event]:
         values = {
             "worker": self.worker,
             "number": number,
             "name": self._registration.name,
             # psycopg would inspect a list element by element, in Python.
-            "rules": array_literal(rules),
+            "rules": array_literal([turn.rule for turn in turns]),
+            "shares": f"{{{','.join(str(turn.share) for turn in turns)}}}",
+            "starts": f"{{{','.join(str(turn.start) for turn in turns)}}}",
             "limit": limit,
             "window": window,
             "only": only,

@@ -8,7 +8,7 @@ from listener.address import mask, parse_address
 from listener.config.rules import Rule
 from listener.db.pool import Pool
 from listener.db.statement import statements_of
-from listener.errors import BadData, RuleBroken
+from listener.errors import BadData, RuleBroken, StatementTimeout
 from listener.logs import log
 from listener.mail.composer import Composer
 from listener.message_id import make_message_id
@@ -43,6 +43,7 @@ class Delivery:
     ) -> None:
         self.rules = rules
         self.suspensions = Suspensions()
+        self._unchecked = set(rules)
         self._lookups = {name: Lookup(name, rule) for name, rule in rules.items()}
         self._composer = composer
         self._secret = secret
@@ -52,15 +53,29 @@ class Delivery:
     async def check(self, lookups: Pool) -> None:
         """Try every rule against the database, without a row.
 
+        A rule whose table is locked is tried at its first event instead.
+
         Raises:
             RuleBroken: A lookup or a statement fails, or a template uses a column that its lookup lacks.
             DatabaseUnavailable: The check can be retried.
         """
-        for name, lookup in self._lookups.items():
-            self._composer.check(name, await lookup.check(lookups))
-            for statement in statements_of(name, lookup.rule):
-                async with lookups.connection() as conn:
-                    await statement.check(conn)
+        locked: set[str] = set()
+        for name, rule in self.rules.items():
+            # The rules of a locked table need not wait one after another.
+            if rule.table not in locked:
+                try:
+                    await self._check(name, lookups)
+                except StatementTimeout as exc:
+                    locked.add(rule.table)
+                    log.warning("rule_unchecked", rule=name, error=str(exc))
+
+    async def _check(self, name: str, lookups: Pool) -> None:
+        lookup = self._lookups[name]
+        self._composer.check(name, await lookup.check(lookups))
+        for statement in statements_of(name, lookup.rule):
+            async with lookups.connection() as conn:
+                await statement.check(conn)
+        self._unchecked.discard(name)
 
     def message_id(self, event: Event) -> str:
         """Return the left part of the email's Message-ID; of an event that cannot be read, an empty text."""
@@ -69,9 +84,9 @@ class Delivery:
         return make_message_id(self._secret, event.rule, event.id, event.captured_at)
 
     @property
-    def active_rules(self) -> list[str]:
-        """The rules whose events are to be claimed: all that are not suspended."""
-        return self.suspensions.active(self.rules)
+    def active_shares(self) -> dict[str, int]:
+        """The rules whose events are to be claimed, and the share of each. Suspended rules are left out."""
+        return {rule: self.rules[rule].share for rule in self.suspensions.active(self.rules)}
 
     async def triage(
         self, rule: str, events: Iterable[Event], pool: Pool, budget: int = MAX_BATCH_BYTES
@@ -92,6 +107,8 @@ class Delivery:
                 decided.append(early)
             else:
                 undecided.append(event)
+        if undecided and rule in self._unchecked:
+            await self._check(rule, pool)
         return decided + await self._look_up(self._lookups[rule], undecided, pool, budget)
 
     def _decide_without_lookup(self, event: Event, newest: int) -> Settlement | None:

@@ -12,7 +12,7 @@ from psycopg.types.numeric import Int8
 from listener.address import parse_address
 from listener.config.keys import array_literal
 from listener.config.rules import OWN_COLUMNS, Rule
-from listener.db.errors import ON_STANDBY, is_by_data, is_unavailable, lookup_failure, summary
+from listener.db.errors import ON_STANDBY, is_by_data, is_unavailable, lookup_failure, summary, unavailable
 from listener.db.owner import execute_as_owner
 from listener.db.pool import Pool
 from listener.errors import BadData, DatabaseUnavailable, PgheraldError, RuleBroken
@@ -204,7 +204,7 @@ class Lookup:
     def _failure(self, exc: BaseException) -> RuleBroken | DatabaseUnavailable:
         if is_unavailable(exc) and not is_by_data(exc):
             reason = summary(exc).replace(ON_STANDBY, _STANDBY)
-            return DatabaseUnavailable(f"the lookup of rule {self.name} cannot run: {reason}")
+            return unavailable(f"the lookup of rule {self.name} cannot run: {reason}", exc)
         assert isinstance(exc, psycopg.Error)
         return lookup_failure(self.name, exc)
 

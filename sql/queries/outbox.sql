@@ -11,9 +11,11 @@
 -- How `claim` chooses events. It stands here because psycopg parses a longer text at each call.
 --
 --   * `present` finds the rules that have a due event.
---   * `oldest` says how many events of each are among the oldest of all. Of many rules it looks only at the first
---     events of each, so that its cost does not grow with their number. It takes no lock, because it looks at more
---     events than the claim takes.
+--   * `looked_at` says how many events of each have their turn. The n-th event of a rule has its turn at
+--     `start + (n - 1) / share` (start-time fair queuing: Goyal, Vin, Cheng 1996). The events with the earliest turns
+--     are claimed. `outbox/turns.py` keeps the starts. Of each rule only twice its share of the claim is looked at, so
+--     that the cost does not grow with a backlog. It takes no lock.
+--   * `chosen` divides what is left of the claim among the rules of which more events may wait than were looked at.
 --   * So many events of each rule are then locked. Two claims at one moment choose the same numbers, but not the same
 --     events. Together they may leave an event that is due. A worker that has claimed any claims again before it
 --     sleeps.
@@ -23,8 +25,12 @@
 -- mark finds no claim. The claim's number must therefore not come from the database: after a crash it could give the
 -- same number out again.
 WITH present AS MATERIALIZED (
-    SELECT asked.rule, count(*) OVER () AS rules
-      FROM unnest(%(rules)s::text[]) AS asked (rule)
+    SELECT asked.rule,
+           asked.share,
+           asked.start,
+           count(*) OVER () AS rules,
+           least(%(limit)s::bigint, 1 + 2 * %(limit)s::bigint * asked.share / sum(asked.share) OVER ())::bigint AS most
+      FROM unnest(%(rules)s::text[], %(shares)s::integer[], %(starts)s::float8[]) AS asked (rule, share, start)
      CROSS JOIN LATERAL (
          SELECT
            FROM pgherald.outbox AS due
@@ -36,25 +42,38 @@ WITH present AS MATERIALIZED (
                SELECT paused.rule
                  FROM pgherald.rule AS paused
                 WHERE paused.rule = ANY (%(rules)s) AND paused.paused_at IS NOT NULL))),
-oldest AS MATERIALIZED (
-    SELECT present.rule, %(limit)s::bigint AS events
-      FROM present
-     WHERE present.rules = 1
-     UNION ALL
-    SELECT first.rule, count(*) AS events
-      FROM (SELECT present.rule
+looked_at AS MATERIALIZED (
+    SELECT first.rule, first.share, count(*) AS events, count(*) = first.most AS may_have_more
+      FROM (SELECT present.rule, present.share, present.most
               FROM present
              CROSS JOIN LATERAL (
-                 SELECT due.scheduled_at, due.id
+                 SELECT due.scheduled_at, due.id, row_number() OVER (ORDER BY due.scheduled_at, due.id) AS number
                    FROM pgherald.outbox AS due
                   WHERE due.state = 'available' AND due.rule = present.rule AND due.scheduled_at <= now()
                     AND due.scheduled_at >= coalesce(now() - make_interval(secs => %(window)s), '-infinity')
                   ORDER BY due.scheduled_at, due.id
-                  LIMIT 1 + 4 * %(limit)s::bigint / present.rules) AS due
+                  LIMIT present.most) AS due
              WHERE present.rules > 1
-             ORDER BY due.scheduled_at, due.id
+             ORDER BY present.start + (due.number - 1)::float8 / present.share, due.scheduled_at, due.id
              LIMIT %(limit)s::bigint) AS first
-     GROUP BY first.rule)
+     GROUP BY first.rule, first.share, first.most),
+chosen AS MATERIALIZED (
+    SELECT present.rule, %(limit)s::bigint AS events
+      FROM present
+     WHERE present.rules = 1
+     UNION ALL
+    SELECT counted.rule,
+           counted.events + CASE
+               WHEN counted.may_have_more
+               THEN counted.rest * counted.upto / counted.shares
+                    - counted.rest * (counted.upto - counted.share) / counted.shares
+               ELSE 0
+           END
+      FROM (SELECT looked_at.*,
+                   %(limit)s::bigint - sum(looked_at.events) OVER ()::bigint AS rest,
+                   sum(looked_at.share) FILTER (WHERE looked_at.may_have_more) OVER (ROWS UNBOUNDED PRECEDING) AS upto,
+                   sum(looked_at.share) FILTER (WHERE looked_at.may_have_more) OVER () AS shares
+              FROM looked_at) AS counted)
 UPDATE pgherald.outbox AS event
    SET state = 'claimed',
        claim = (SELECT (%(worker)s::bigint << 32) + %(number)s FROM set_config('synchronous_commit', 'off', true)),
@@ -64,15 +83,15 @@ UPDATE pgherald.outbox AS event
        history = pgherald.append_history(event.history, 'claimed', %(name)s)
  WHERE event.id = ANY (ARRAY (
            SELECT due.id
-             FROM oldest
+             FROM chosen
             CROSS JOIN LATERAL (
                 SELECT due.id
                   FROM pgherald.outbox AS due
-                 WHERE due.state = 'available' AND due.rule = oldest.rule AND due.scheduled_at <= now()
+                 WHERE due.state = 'available' AND due.rule = chosen.rule AND due.scheduled_at <= now()
                    AND due.scheduled_at >= coalesce(now() - make_interval(secs => %(window)s), '-infinity')
                    AND (%(only)s::bigint IS NULL OR due.id = %(only)s)
                  ORDER BY due.scheduled_at, due.id
-                 LIMIT oldest.events
+                 LIMIT chosen.events
                    FOR UPDATE SKIP LOCKED) AS due))
 RETURNING event.id,
           event.rule,

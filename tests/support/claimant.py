@@ -44,12 +44,22 @@ class Claimant:
         }
         return bool(self._run("renew", worker=self.id, **values))
 
-    def claim(self, limit: int = 100, rules: Sequence[str] = (RULE,), *, window: float | None = None) -> list[DictRow]:
+    def claim(
+        self,
+        limit: int = 100,
+        rules: Sequence[str] = (RULE,),
+        *,
+        window: float | None = None,
+        shares: Sequence[int] | None = None,
+        starts: Sequence[float] | None = None,
+    ) -> list[DictRow]:
         self.claims += 1
         values = {
             "number": self.claims,
             "name": self.name,
             "rules": list(rules),
+            "shares": list(shares or [1] * len(rules)),
+            "starts": list(starts or [0.0] * len(rules)),
             "window": window,
             "only": None,
             "limit": limit,

@@ -22,6 +22,7 @@ from listener.outbox.store import Outbox
 from listener.smtp.breaker import Breaker
 from listener.worker import scan_pace
 from listener.worker.claimer import Claimer
+from listener.worker.decider import Decider
 from listener.worker.loop import Worker
 from listener.worker.registry import WorkerRegistry
 from listener.worker.runtime import Runtime
@@ -39,7 +40,7 @@ class Taken:
 
     def __init__(self) -> None:
         self.rules = default_rules()
-        self.active_rules = list(self.rules)
+        self.active_shares = {rule: each.share for rule, each in self.rules.items()}
         self.suspensions = Suspensions()
         self.at: dict[int, float] = {}
 
@@ -100,7 +101,8 @@ async def at_work(database: Database, kind: type[Sleeper] = Sleeper) -> AsyncIte
         taken = Taken()
         breaker, rate_limiter = Breaker(), RateLimiter(pool)
         senders = Senders(outbox, batch_writer, breaker, rate_limiter, listener.doorbell, connections=8, poll=POLL)
-        claimer = Claimer(outbox, pool, senders)
+        decider = Decider(pool, senders, rate_limiter, listener.doorbell)
+        claimer = Claimer(outbox, senders.in_flight, decider)
         runtime = Runtime(taken, None, None, None)  # type: ignore[arg-type]
         worker = kind(claimer, senders, listener, breaker, rate_limiter, runtime=runtime, poll=POLL)
         tasks = [asyncio.create_task(listener.keep()), asyncio.create_task(batch_writer.run())]

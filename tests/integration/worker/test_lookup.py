@@ -12,6 +12,7 @@ from listener.config.rules import Rule, default_rules
 from listener.db.pools import lookup_pool, opened
 from listener.errors import RuleBroken
 from listener.outbox.event import Settlement
+from listener.outbox.turns import Turn
 from listener.worker.delivery import Delivery
 from listener.worker.lookup import Lookup
 from listener.worker.retry_policy import RetryPolicy
@@ -76,7 +77,7 @@ async def test_one_row_fails_and_the_others_go_out(database: Database, kind: str
     delivery = Delivery({RULE: rule(POISON[kind])}, anything, b"", retries=RetryPolicy(max_attempts=2), max_age=None)
     pool = lookup_pool(database.url)
     async with opened(pool), worker(database) as outbox:
-        decided = await delivery.triage(RULE, await outbox.claim(500, [RULE]), pool)
+        decided = await delivery.triage(RULE, await outbox.claim(500, [Turn(RULE)]), pool)
     failed = [each for each in decided if isinstance(each, Settlement)]
     assert [(each.event.key, each.state, each.reason) for each in failed] == [
         (str(plans[5]), "available", "lookup_error")

@@ -11,6 +11,7 @@ from listener.admin.status import read_suspended
 from listener.db.pools import opened, outbox_pool
 from listener.outbox.registration import Registration
 from listener.outbox.store import Outbox
+from listener.outbox.turns import Turn
 from listener.worker.registry import WorkerRegistry
 from listener.worker.suspensions import Suspension
 from tests.support.database import Database
@@ -98,7 +99,7 @@ async def test_the_events_of_a_dead_worker_are_rescued(database: Database, new: 
     await alive.register()
     outbox = Outbox(dead._pool, dead.registration, lambda: False)
     database.execute("INSERT INTO pgherald.outbox (rule, key) VALUES (%s, '1')", (RULE,))
-    [event] = await outbox.claim(10, [RULE])
+    [event] = await outbox.claim(10, [Turn(RULE)])
     [peer] = await alive.peers()
     assert (peer.id, peer.lease, peer.gone) == (dead.registration.worker, 10.0, False)
     rescue = await alive.rescue([peer])

@@ -214,9 +214,9 @@ def test_the_delay_follows_what_the_server_suggests(
 async def test_a_suspended_rule_is_active_again_and_mended_by_its_first_message() -> None:
     suspending = delivery()
     suspending.suspensions.suspend(RULE, RuleBroken("no column"))
-    assert suspending.active_rules == []
+    assert suspending.active_shares == {}
     await asyncio.sleep(RETRY_AFTER_S)
-    assert suspending.active_rules == [RULE]
+    assert suspending.active_shares == {RULE: 1}
     assert [*suspending.suspensions.current] == [RULE]
     assert isinstance(suspending.compose(ToSend(event(1), JANE, ROW, 100), NOW), OutgoingMessage)
     assert not suspending.suspensions.current
