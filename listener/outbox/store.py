@@ -16,6 +16,7 @@ from listener.db.pool import Pool
 from listener.db.queries import load, run_query
 from listener.errors import BadData
 from listener.logs import log
+from listener.outbox import repeats
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage, compress, decompress
 from listener.outbox.registration import Registration
 from listener.transport.base import MAX_MESSAGE_BYTES
@@ -122,6 +123,10 @@ class Outbox:
         else:
             flaw = "unreadable", mask(f"the event cannot be read ({kind}); its key is {row['key']}")
         return [Event(**row, flaw=flaw)]
+
+    async def with_repeats(self, events: list[Event], again_after: float | None) -> list[Event]:
+        """Return the claimed events of one rule, with `Event.repeat` as its `again_after` asks. None asks nothing."""
+        return events if again_after is None else await repeats.noted(self._pool, events, again_after)
 
     async def release_lost_claims(self, known: Collection[tuple[int, int]]) -> int:
         """Release claims whose reply was lost: every claim of this worker except `known`. Return their number."""

@@ -84,6 +84,7 @@ class Claimer:
         unavailable: DatabaseUnavailable | None = None
         for rule, group in by_rule.items():
             try:
+                group = await self._outbox.with_repeats(group, runtime.delivery.policies[rule].again_after)
                 decided = await runtime.delivery.triage(rule, group, self._lookups, left)
                 left -= queued_bytes(decided)
             except RuleBroken as exc:

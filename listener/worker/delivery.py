@@ -21,7 +21,7 @@ from listener.worker.lookup import Lookup, LookupResult, too_large
 from listener.worker.retry_policy import RetryPolicy
 from listener.worker.row_budget import MAX_BATCH_BYTES
 from listener.worker.suspensions import Suspensions
-from listener.worker.unsent import not_allowed, settle_bad_data, settle_internal_error, settle_moved, settle_unsent
+from listener.worker.unsent import not_allowed, settle_bad_data, settle_internal_error, settle_moved, settle_repeat, settle_unsent
 
 # Another worker is sending that message now. Its reply usually comes within a second.
 _SUPERSEDED_RETRY_S = 1.0
@@ -110,7 +110,7 @@ class Delivery:
         if event.superseded_by is not None:
             # Another worker is sending the newer email now. If it arrives, this event is superseded.
             return Settlement(event, "available", delay=_SUPERSEDED_RETRY_S)
-        return None
+        return settle_repeat(event, event.repeat) if event.repeat is not None else None
 
     async def _look_up(self, lookup: Lookup, events: list[Event], pool: Pool, budget: int) -> list[ToSend | Settlement]:
         if not events:

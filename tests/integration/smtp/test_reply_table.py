@@ -172,7 +172,7 @@ CELLS = [
 
 Security = Literal["off", "starttls"]
 # What an outcome means is said without composing anything.
-_DELIVERY = Delivery({}, mock.Mock(spec=Composer), b"", {"r": DeliverySettings(max_attempts=10)})
+_DELIVERY = Delivery({}, mock.Mock(spec=Composer), b"", {EVENT.rule: DeliverySettings(max_attempts=10)})
 
 
 async def seen(cell: Cell, security: Security) -> str:
