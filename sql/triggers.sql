@@ -132,7 +132,8 @@ BEGIN
         ('outbox_in_doubt_idx', $index$ (scheduled_at, claimed_at) WHERE state = 'in_doubt' $index$),
         ('outbox_failed_idx', $index$ (settled_at, id) WHERE state = 'failed' $index$),
         -- A hash index, because a key may be longer than a btree's entry, and every claim of such an event would fail.
-        ('outbox_key_idx', $index$ USING hash (key) WHERE state <> 'available' $index$)
+        -- An event that is to be sent once more is in it, because the row's next event may have to wait for it.
+        ('outbox_key_idx', $index$ USING hash (key) WHERE state <> 'available' OR in_doubt_count > 0 $index$)
     LOOP
         SELECT indisvalid OR EXISTS (SELECT FROM pg_stat_progress_create_index AS progress
                                       WHERE progress.datname = current_database()
@@ -278,7 +279,7 @@ CREATE TABLE IF NOT EXISTS pgherald.worker (
     leader            boolean     NOT NULL DEFAULT false, -- operates the gate
     listening         boolean     NOT NULL DEFAULT false, -- receives notifications
     breaker_reason    text,                               -- why its circuit breaker is open, if it is
-    holds_doubts      boolean     NOT NULL DEFAULT false, -- its events in doubt wait for a person
+    holds_doubts_of   text[]      NOT NULL DEFAULT '{}',  -- rules whose events in doubt wait for a person
     retry_requested   boolean     NOT NULL DEFAULT false, -- an operator wants it to try the mail server now
     -- The rules that it has suspended, since when, and why. The three have one element a rule.
     suspended_rules   text[]        NOT NULL DEFAULT '{}',

@@ -1,6 +1,6 @@
 """Delete events: old ones by their age, or all of one row. Markers remain, so that `backfill` sees the rows as handled."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import psycopg
@@ -13,12 +13,16 @@ _QUERIES = load("admin")
 MAX_BATCH_ROWS = 5000
 
 
-def purge(conn: psycopg.Connection[Any], older_s: float) -> Iterator[int]:
-    """Delete the events that were settled more than `older_s` seconds ago. Yield the number of each batch."""
+def purge(conn: psycopg.Connection[Any], older_s: float, again_after: Mapping[str, float]) -> Iterator[int]:
+    """Delete the events that were settled more than `older_s` seconds ago. Yield the number of each batch.
+
+    `again_after` is in seconds, by the rules that have it. Their sent events are kept as long as that.
+    """
+    kept = {"rules": list(again_after), "again_after": list(again_after.values())}
     after: int | None = 0
     with translate_errors(OWNER_REMEDY):
         while after is not None:
-            values = {"after": after, "older": older_s, "batch": MAX_BATCH_ROWS}
+            values = {"after": after, "older": older_s, "batch": MAX_BATCH_ROWS, **kept}
             count, after = conn.execute(_QUERIES["purge"], values).fetchone() or (0, None)
             yield count
 

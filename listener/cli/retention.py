@@ -35,16 +35,19 @@ from listener.db.errors import OWNER_REMEDY, translate_errors
 def purge(older_than: float, config_file: Path | None) -> None:
     """Delete old settled events, in small batches.
 
-    A marker remains for each row, so that `backfill` does not capture it again.
+    A marker remains for each row, so that `backfill` does not capture it again. Sent events of a rule with `again_after`
+    are kept as long as that.
 
     \b
     Example:  pgherald purge --older-than 30d
     """
     loaded = load_settings(config_file)
+    ages = {rule: loaded.delivery_of(rule).again_after for rule in loaded.rules}
+    again_after = {rule: age for rule, age in ages.items() if age is not None}
     total = 0
     with outbox_connection(loaded) as conn, progress_bar() as progress:
         task = progress.add_task("purge", total=None)
-        for count in retention.purge(conn, older_than):
+        for count in retention.purge(conn, older_than, again_after):
             total += count
             progress.update(task, advance=count)
     write_line(f"{quantity(total, 'event')} purged")

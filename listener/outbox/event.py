@@ -17,6 +17,21 @@ State = Literal["available", "in_doubt", "sent", "skipped", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
+class Repeat:
+    """Why a rule with `again_after` does not send an event now.
+
+    Attributes:
+        sent_at: When the row's last email was sent, if that is not long ago. The event is skipped.
+        wait: Otherwise another event of the row is in flight or in doubt. Seconds until this one asks again.
+        is_held: That event waits for a person.
+    """
+
+    sent_at: datetime | None
+    wait: float = 0.0
+    is_held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """A claimed event.
 
@@ -32,6 +47,7 @@ class Event:
         superseded_by: State of another event of the row whose lookup has seen this change, or will.
         traceparent: The application's trace, if it set one (W3C Trace Context).
         message_id: The left part of its email's Message-ID, for the log. Empty until the event is decided.
+        repeat: What keeps a rule with `again_after` from sending it.
         flaw: Reason and detail with which the event must fail, because it cannot be read.
     """
 
@@ -48,6 +64,7 @@ class Event:
     deferred_at: str | None = None
     traceparent: str | None = None
     message_id: str = ""
+    repeat: Repeat | None = None
     flaw: tuple[str, str] | None = None
 
     @property

@@ -12,6 +12,7 @@ from listener.notify.doorbell import Doorbell
 from listener.outage import Outage
 from listener.outbox.event import Event, Settlement
 from listener.outbox.rate_limit import RateLimiter, Slots
+from listener.outbox.store import Outbox
 from listener.worker.decision import ToSend
 from listener.worker.delivery import queued_bytes
 from listener.worker.lookup_runs import LookupRuns
@@ -45,11 +46,14 @@ class Decider:
     the last ones fit into the memory that a batch may take.
     """
 
-    def __init__(self, lookups: Pool, senders: Senders, rate_limiter: RateLimiter, doorbell: Doorbell) -> None:
+    def __init__(
+        self, outbox: Outbox, lookups: Pool, senders: Senders, rate_limiter: RateLimiter, doorbell: Doorbell
+    ) -> None:
         self.busy: dict[str, float] = {}
         self.rows_per_batch = math.inf
         self._timeout: StatementTimeout | None = None
         self._runs = LookupRuns(lookups, senders.in_flight)
+        self._outbox = outbox
         self._senders = senders
         self._rate_limiter = rate_limiter
         self._doorbell = doorbell
@@ -147,7 +151,9 @@ class Decider:
         in_flight, number = self._senders.in_flight, len(left)
         in_flight.looking_up += number
         try:
-            decided = await self._runs.triage(runtime.delivery, rule, list(left.values()))
+            again_after = runtime.delivery.policies[rule].again_after
+            events = await self._outbox.with_repeats(list(left.values()), again_after)
+            decided = await self._runs.triage(runtime.delivery, rule, events)
         finally:
             in_flight.looking_up -= number
         for decision in decided:

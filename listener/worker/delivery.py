@@ -6,6 +6,7 @@ from typing import assert_never
 
 from listener.address import mask, parse_address
 from listener.config.rules import Rule
+from listener.config.sections import DeliverySettings
 from listener.db.pool import Pool
 from listener.db.statement import statements_of
 from listener.errors import BadData, RuleBroken, StatementTimeout
@@ -20,7 +21,7 @@ from listener.worker.lookup import Lookup, LookupResult, too_large
 from listener.worker.retry_policy import RetryPolicy
 from listener.worker.row_budget import MAX_BATCH_BYTES
 from listener.worker.suspensions import Suspensions
-from listener.worker.unsent import not_allowed, settle_bad_data, settle_internal_error, settle_moved, settle_unsent
+from listener.worker.unsent import not_allowed, settle_bad_data, settle_internal_error, settle_moved, settle_repeat, settle_unsent
 
 # Another worker is sending that message now. Its reply usually comes within a second.
 _SUPERSEDED_RETRY_S = 1.0
@@ -29,7 +30,8 @@ _SUPERSEDED_RETRY_S = 1.0
 class Delivery:
     """The rules of one configuration, and what they make of an event.
 
-    `rules` are by name, and `suspensions` says which of them are suspended. `secret` signs message ids. `max_age` is in seconds; None: events do not expire.
+    `rules` are by name, and `suspensions` says which of them are suspended. `secret` signs message ids. `policies` has
+    the section `[delivery]` as it applies to each rule.
     """
 
     def __init__(
@@ -37,9 +39,7 @@ class Delivery:
         rules: Mapping[str, Rule],
         composer: Composer,
         secret: bytes,
-        *,
-        retries: RetryPolicy,
-        max_age: float | None,
+        policies: Mapping[str, DeliverySettings],
     ) -> None:
         self.rules = rules
         self.suspensions = Suspensions()
@@ -47,8 +47,10 @@ class Delivery:
         self._lookups = {name: Lookup(name, rule) for name, rule in rules.items()}
         self._composer = composer
         self._secret = secret
-        self._retries = retries
-        self._max_age = max_age
+        self.policies = policies
+        self._retries = {
+            name: RetryPolicy(policy.give_up_after, policy.max_attempts) for name, policy in policies.items()
+        }
 
     async def check(self, lookups: Pool) -> None:
         """Try every rule against the database, without a row.
@@ -115,7 +117,8 @@ class Delivery:
         """Return the settlement of an event for which no lookup is needed, or None."""
         if event.flaw is not None:
             return Settlement(event, "failed", "failed", *event.flaw, uses_attempt=True)
-        if self._max_age is not None and event.age > self._max_age:
+        max_age = self.policies[event.rule].max_age
+        if max_age is not None and event.age > max_age:
             return Settlement(event, "skipped", "skipped", "expired", f"{event.age:.0f} s after the change")
         if newest > event.id or event.superseded_by == "sent":
             return Settlement(
@@ -124,7 +127,7 @@ class Delivery:
         if event.superseded_by is not None:
             # Another worker is sending the newer email now. If it arrives, this event is superseded.
             return Settlement(event, "available", delay=_SUPERSEDED_RETRY_S)
-        return None
+        return settle_repeat(event, event.repeat) if event.repeat is not None else None
 
     async def _look_up(self, lookup: Lookup, events: list[Event], pool: Pool, budget: int) -> list[ToSend | Settlement]:
         if not events:
@@ -135,7 +138,7 @@ class Delivery:
             found = await lookup.rows(pool, [event.key for event in events], budget)
         except BadData as exc:
             if len(events) == 1:
-                return [self._retries.defer(events[0], exc.reason, str(exc))]
+                return [self._retries[lookup.name].defer(events[0], exc.reason, str(exc))]
             # One row makes the query fail for all. Halving finds it.
             half = len(events) // 2
             first = await self._look_up(lookup, events[:half], pool, budget)
@@ -201,9 +204,9 @@ class Delivery:
             case Accepted(reply):
                 return Settlement(event, "sent", "sent", detail=mask(str(reply), recipient), uses_attempt=True)
             case Refused(phase, reply, verdict):
-                return self._retries.refused(event, mask(f"{phase}: {reply}", recipient), verdict)
+                return self._retries[event.rule].refused(event, mask(f"{phase}: {reply}", recipient), verdict)
             case NotSent(phase, detail, verdict):
-                return self._retries.refused(event, mask(f"{phase}: {detail}", recipient), verdict)
+                return self._retries[event.rule].refused(event, mask(f"{phase}: {detail}", recipient), verdict)
             case InDoubt(detail):
                 return Settlement(event, "in_doubt", "in_doubt", "no_reply", mask(detail, recipient), delay=backoff(1))
             case NotPermitted():

@@ -473,12 +473,17 @@ SELECT pg_try_advisory_lock(726356, hashtext(%(rule)s)), hashtext(%(rule)s);
 
 -- name: purge
 -- Delete a batch of settled events, the oldest first. A trigger remembers their rows as handled.
+-- `rules` are those with again_after, which must still find the emails of that time.
 WITH purged AS (
     DELETE FROM pgherald.outbox
      WHERE id = ANY (ARRAY (
                SELECT id
                  FROM pgherald.outbox
                 WHERE id > %(after)s AND settled_at <= now() - make_interval(secs => %(older)s)
+                  AND (state <> 'sent'
+                       OR NOT EXISTS (
+                              SELECT FROM unnest(%(rules)s::text[], %(again_after)s::float8[]) AS kept (rule, age)
+                               WHERE kept.rule = outbox.rule AND settled_at > now() - make_interval(secs => least(kept.age, 3e9))))
                 ORDER BY id
                 LIMIT %(batch)s
                   FOR UPDATE SKIP LOCKED))

@@ -11,10 +11,12 @@ import pytest
 from psycopg import sql
 
 from listener.db.pools import PINNED_PLANS, opened, outbox_pool
+from listener.outbox.repeats import QUERIES as REPEAT_QUERIES
 from tests.support.claimant import QUERIES, RULE, Claimant
 from tests.support.database import Database
 
 Register = Callable[..., Claimant]
+REPEATS = REPEAT_QUERIES["repeats"]
 
 
 def capture(database: Database, count: int, rule: str = RULE) -> None:
@@ -440,6 +442,24 @@ def test_no_plan_reads_what_is_settled(database: Database, query: str, events: i
     assert "outbox" in plan
     assert not re.search("Seq Scan|Sort|Bitmap|Hash|Merge|outbox_key_idx", plan), plan
     assert not re.search(r"using outbox_pkey (?!.*\n +Index Cond: \(id = ANY)", plan), plan
+
+
+@pytest.mark.parametrize("events", [0, 1, 20_000])
+def test_to_ask_for_repeats_reads_the_events_of_one_row(database: Database, events: int) -> None:
+    """A rule with again_after asks at each batch. Settled events are millions."""
+    conn = database.connect()
+    conn.execute(PINNED_PLANS)
+    database.execute(
+        "INSERT INTO pgherald.outbox (rule, key, state, settled_at) SELECT %s, g, 'sent', now() FROM generate_series(1, %s) AS g",
+        (RULE, events),
+    )
+    database.execute("VACUUM ANALYZE pgherald.outbox")
+    conn.execute("PREPARE query AS " + re.sub(r"%\(ids\)s", "$1", re.sub(r"%\(again_after\)s", "$2", REPEATS)))  # type: ignore[arg-type]
+    asked = "EXPLAIN EXECUTE query (ARRAY(SELECT id FROM pgherald.outbox ORDER BY id LIMIT 500), 604800)"
+    plan = "\n".join(line for (line,) in conn.execute(asked))
+    assert re.search(r"using outbox_key_idx .*\n +Index Cond: \(key = own.key\)", plan), plan
+    assert re.search(r"using outbox_pkey on outbox own.*\n +Index Cond: \(id = ANY", plan), plan
+    assert not re.search("Seq Scan|Sort|Bitmap|Hash Join|Merge", plan), plan
 
 
 def test_the_daemons_sessions_are_pinned_and_prepare_at_once(database: Database) -> None:

@@ -191,7 +191,7 @@ def test_no_type_of_column_looks_changed(database: Database, doctor: Examine) ->
         rules[f"rule_{i}"] = {"table": f"public.typed_{i}", "column": "its State", "becomes": value}
 
     def change(settings: Settings) -> Settings:
-        base = settings.rules[RULE].model_dump()
+        base = settings.rules[RULE].model_dump(exclude_unset=True)
         return settings.model_copy(update={"rules": {name: Rule(**{**base, **rule}) for name, rule in rules.items()}})
 
     findings = doctor(change)

@@ -33,11 +33,19 @@ class FakeSenders:
         self.settled.append((settlement.event.id, settlement.state))
 
 
+class FakeOutbox:
+    """No row had an email before."""
+
+    async def with_repeats(self, events: list[Event], again_after: float | None) -> list[Event]:
+        return events
+
+
 class FakeDelivery:
     """Sends every event, except those of a rule that has an error or is locked until a moment."""
 
     def __init__(self, rules: str = "a", errors: dict[str, PgheraldError] | None = None, size: int = 100) -> None:
         self.rules: Any = {rule: SimpleNamespace(table=f"public.{rule}") for rule in rules}
+        self.policies = dict.fromkeys(self.rules, SimpleNamespace(again_after=None))
         self.active_shares = dict.fromkeys(self.rules, 1)
         self.suspended: list[str] = []
         self.suspensions = SimpleNamespace(suspend=lambda rule, exc: self.suspended.append(rule))
@@ -87,7 +95,7 @@ def runtime(delivery: FakeDelivery, rate: float | None = None) -> Any:
 
 
 def decider(senders: FakeSenders, limiter: FakeRateLimiter | None = None) -> Decider:
-    return Decider(None, senders, limiter or FakeRateLimiter(), Doorbell())  # type: ignore[arg-type]
+    return Decider(FakeOutbox(), None, senders, limiter or FakeRateLimiter(), Doorbell())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ ROW: dict[str, Any] = {
 
 def lookup(**changes: Any) -> Lookup:
     [(name, rule)] = default_rules().items()
-    made = Lookup(name, Rule.model_validate({**rule.model_dump(), **changes}))
+    made = Lookup(name, Rule.model_validate({**rule.model_dump(exclude_unset=True), **changes}))
     made._columns, made._bounded = COLUMNS, "SELECT the row and its size"
     return made
 

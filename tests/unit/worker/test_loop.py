@@ -51,7 +51,7 @@ def parts(senders: FakeSenders) -> tuple[Worker, Claimer]:
     listener: Any = SimpleNamespace(gate=SimpleNamespace(open=nothing), peers=SimpleNamespace(ring=nothing))
     breaker: Any = SimpleNamespace(is_probing=False, is_open=False)
     anything: Any = None
-    decider = Decider(anything, senders, anything, Doorbell())  # type: ignore[arg-type]
+    decider = Decider(anything, anything, senders, anything, Doorbell())  # type: ignore[arg-type]
     claimer = Claimer(anything, senders.in_flight, decider)
     worker = Worker(claimer, senders, listener, breaker, anything, runtime=anything, poll=1)  # type: ignore[arg-type]
     return worker, claimer
