@@ -278,7 +278,7 @@ CREATE TABLE IF NOT EXISTS pgherald.worker (
     leader            boolean     NOT NULL DEFAULT false, -- operates the gate
     listening         boolean     NOT NULL DEFAULT false, -- receives notifications
     breaker_reason    text,                               -- why its circuit breaker is open, if it is
-    holds_doubts      boolean     NOT NULL DEFAULT false, -- its events in doubt wait for a person
+    holds_doubts_of   text[]      NOT NULL DEFAULT '{}',  -- rules whose events in doubt wait for a person
     retry_requested   boolean     NOT NULL DEFAULT false, -- an operator wants it to try the mail server now
     -- The rules that it has suspended, since when, and why. The three have one element a rule.
     suspended_rules   text[]        NOT NULL DEFAULT '{}',

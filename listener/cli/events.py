@@ -218,6 +218,6 @@ def _as_json(loaded: Settings, event: FoundEvent) -> dict[str, Any]:
         "state": event.state,
         "reason": event.reason,
         "attempt": event.attempt,
-        "message_id": header_value(event.message_id, loaded.mail.sender.address.domain),
+        "message_id": header_value(event.message_id, loaded.mail_of(event.rule).sender.address.domain),
         **moments,
     }

@@ -53,7 +53,7 @@ def explain(rule: str | None, key: str | None, message: str | None, as_json: boo
     else:
         rule, key, history = _read_row(loaded, rule, key)
     for event in history.events:
-        event["message_id"] = header_value(event["message_id"], loaded.mail.sender.address.domain)
+        event["message_id"] = header_value(event["message_id"], loaded.mail_of(rule).sender.address.domain)
     if as_json:
         answer: dict[str, Any] = {"rule": rule, "key": key, "events": history.events}
         if history.why is not None:

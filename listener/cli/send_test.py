@@ -76,10 +76,11 @@ async def _send_test(loaded: Settings, to: Address, rule: str | None, key: str |
         message = (await sample.make(loaded, templates(loaded), rule, key, to)).message
     timeouts = {name: min(getattr(loaded.smtp, name), most) for name, most in _MAX_TIMEOUTS_S.items()}
     impatient = loaded.model_copy(update={"smtp": loaded.smtp.model_copy(update=timeouts)})
-    write_line(f"from {loaded.mail.sender.address} to {message.recipient} through {where}")
+    mail = loaded.mail_of(rule) if rule is not None else loaded.mail
+    write_line(f"from {mail.sender.address} to {message.recipient} through {where}")
     if message.recipient != to:
         write_line(f"not to {to}: [mail] redirect_to is set")
-    reply = await preview.send(loaded, transport(impatient, Breaker()), message)
+    reply = await preview.send(mail.return_path, transport(impatient, Breaker()), message)
     write_line(f"accepted: {reply}")
 
 

@@ -29,7 +29,9 @@ def explained(error: Any, values: Mapping[str, Any], file: Path | None, settings
     """
     path = [str(part) for part in error["loc"]]
     # Each rule and each header is a key of a section below its section.
-    *section, key = path[:3] if path[0] == "rules" or path[:2] == ["mail", "headers"] else path[:2]
+    depth = 3 if path[0] == "rules" else 2
+    depth += path[depth - 1 : depth] == ["headers"]
+    *section, key = path[:depth]
     place = f"[{'.'.join(section)}] {key}" if section else f"[{key}]"
     in_file = _is_in(values, error["loc"]) or (error["type"] == "missing" and path[0] in values)
     source = str(file) if in_file else f"environment, PGHERALD_{'_'.join(path[:2]).upper()}"

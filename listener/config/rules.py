@@ -5,6 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from listener.config.fields import CountOrOff, DoubtPolicy, DurationOrOff, Mailboxes, MailboxText
+from listener.config.headers import Headers
+
 # The rule that applies if the configuration has none, so that the demo and a first `pgherald install` need no file.
 DEFAULT_NAME = "dateplan_verified"
 DEFAULT_LOOKUP = """\
@@ -32,7 +35,7 @@ def _as_tuple(value: object) -> object:
 class Rule(BaseModel):
     """One `[rules.NAME]` section. The string below a key is its description in docs/configuration.md."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     # Checked here, because queries contain it as it is.
     table: str = Field(pattern=rf"^{SQL_NAME}\.{SQL_NAME}$")
@@ -62,6 +65,23 @@ class Rule(BaseModel):
     bounced: str = ""
     """SQL statement that runs when an email bounced or its reader complained; see
     [bounces.md](bounces.md#the-statement-bounced)"""
+    find: str = ""
+    """SQL query for the rows of an address, so that `explain` and `forget` take `--email`; see
+    [below](#find-a-row-by-an-address)"""
+    from_address: MailboxText | None = None
+    """name and address in the From header. Default: `mail.from`; see [below](#values-of-one-rule)"""
+    reply_to: Mailboxes | None = None
+    """address that answers go to, or several. Default: `mail.reply_to`"""
+    headers: Headers | None = None
+    """headers to add to the rule's emails, as a section `[rules.NAME.headers]`, beside those of `[mail.headers]`"""
+    in_doubt: DoubtPolicy | None = None
+    """`resend` or `hold`. Default: `delivery.in_doubt`"""
+    max_attempts: CountOrOff = None
+    """bound on the attempts, or `off`. Default: `delivery.max_attempts`"""
+    max_age: DurationOrOff = None
+    """an older event is skipped as `expired`; or `off`. Default: `delivery.max_age`"""
+    again_after: DurationOrOff = None
+    """a row's next email comes this long after the last, or not; or `off`. Default: `delivery.again_after`"""
 
     @field_validator("becomes", mode="before")
     @classmethod
@@ -84,6 +104,16 @@ class Rule(BaseModel):
                 "is not a path of at most 500 visible ASCII characters; "
                 "write a path below mail.base_url, with columns of the lookup in braces: /dateplans/{key}"
             )
+        return value
+
+    @field_validator("find")
+    @classmethod
+    def _takes_address(cls, value: str) -> str:
+        bare = value.replace("%%", "")
+        if value and "%(email)s" not in bare:
+            raise ValueError("must take the address; write … WHERE lower(email) = lower(%(email)s)")
+        if stray := re.search(r"%(?!\(email\)s)", bare):
+            raise ValueError(f"has a single % at character {stray.start()}; write a literal % as %%")
         return value
 
     @field_validator("lookup", "unsubscribe", "bounced")

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from listener.config.environment import Environment
+from listener.config.inherited import delivery_of, mail_of, problems
 from listener.config.placeholder import refuse_placeholders
 from listener.config.problems import explained
 from listener.config.rules import Rule, default_rules
@@ -56,6 +57,21 @@ class Settings(BaseSettings):
         default_factory=default_rules, min_length=1
     )
 
+    def mail_of(self, rule: str) -> Mail:
+        """Return the section `[mail]` as it applies to this rule; of an unknown rule, the section itself."""
+        return mail_of(self.mail, self.rules[rule]) if rule in self.rules else self.mail
+
+    def delivery_of(self, rule: str) -> DeliverySettings:
+        """Return the section `[delivery]` as it applies to this rule; of an unknown rule, the section itself."""
+        return delivery_of(self.delivery, self.rules[rule]) if rule in self.rules else self.delivery
+
+    def holds_doubts(self, rule: str) -> bool:
+        """Return whether an event of this rule that comes into doubt waits for a person.
+
+        An event of an unknown rule does: a reload has removed the rule, and its policy with it.
+        """
+        return rule not in self.rules or (self.rules[rule].in_doubt or self.delivery.in_doubt) == "hold"
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -93,6 +109,8 @@ def load(
     except ValidationError as exc:
         # `from None`: pydantic's own message may quote the input, and a traceback would show a password.
         raise ConfigError("; ".join(explained(error, values, file, Settings) for error in exc.errors())) from None
+    if found := list(problems(settings.mail, settings.rules)):
+        raise ConfigError("; ".join(f"{file}: {problem}" for problem in found))
     return settings.model_copy(
         update={
             section: getattr(settings, section).model_copy(update=keys) for section, keys in (overrides or {}).items()

@@ -77,8 +77,8 @@ class Daemon:
         self._breaker = Breaker()
         self._reloader = Reloader(settings, read, self._breaker, self._pools[1])
         registration = Registration(settings.delivery.lease)
-        self._outbox = Outbox(pool, registration, self._holds_doubts)
-        self._registry = WorkerRegistry(pool, registration, self._holds_doubts)
+        self._outbox = Outbox(pool, registration, lambda rule: self._reloader.settings.holds_doubts(rule))
+        self._registry = WorkerRegistry(pool, registration, self._holds_doubts_of)
         poll = settings.delivery.poll
         self._listener = Listener(settings.database.listen_url or url, self._outbox.ring, poll)
         self._lease = WorkerLease(self._registry, self._listener, self._breaker, poll)
@@ -233,9 +233,10 @@ class Daemon:
         finally:
             self._systemd.ready(self._status)
 
-    def _holds_doubts(self) -> bool:
-        """Return whether an event that comes into doubt waits for a person now."""
-        return self._reloader.settings.delivery.in_doubt == "hold"
+    def _holds_doubts_of(self) -> list[str]:
+        """Return the rules whose events in doubt wait for a person now."""
+        settings = self._reloader.settings
+        return [rule for rule in settings.rules if settings.holds_doubts(rule)]
 
     def _loops_alive(self, worker: Worker, seconds: float) -> bool:
         """Return whether worker and lease loop are making iterations. A database outage does not stop them."""

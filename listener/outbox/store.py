@@ -34,25 +34,20 @@ _DATA_ERRORS = (psycopg.DataError, psycopg.IntegrityError, UnicodeError)
 class Outbox:
     """Queries about the events of one worker. Every method raises `DatabaseUnavailable` or `SchemaError`.
 
-    `hold` is called for each write, since a reload may change it. If it returns True, events in doubt wait for a person,
-    instead of being sent once more.
+    `hold` is called for each write, since a reload may change it. It returns whether an event of this rule waits for a
+    person when it is in doubt, instead of being sent once more.
     """
 
-    def __init__(self, pool: Pool, registration: Registration, hold: Callable[[], bool]) -> None:
+    def __init__(self, pool: Pool, registration: Registration, hold: Callable[[str], bool]) -> None:
         self._pool = pool
         self._registration = registration
-        self._holds_doubts = hold
+        self.holds_doubts = hold
         self._claims = itertools.count(1)
 
     @property
     def worker(self) -> int:
         """The id of the registration under which events are claimed now."""
         return self._registration.worker
-
-    @property
-    def holds_doubts(self) -> bool:
-        """Return whether an event that comes into doubt waits for a person."""
-        return self._holds_doubts()
 
     def is_leased(self, worker: int) -> bool:
         """Return whether the lease of registration `worker` (ours, or one we held before) is still valid."""
@@ -192,12 +187,11 @@ class Outbox:
         self, settlements: Sequence[Settlement], marks: Sequence[OutgoingMessage], *, again: bool
     ) -> set[tuple[int, int]]:
         # As JSON. With an array for each column, psycopg would inspect every element in Python: three times as slow.
-        values: dict[str, object] = {"hold": self._holds_doubts()}
+        values: dict[str, object] = {}
         if settlements:
             values["settled"] = _json(self._written(each) for each in settlements)
         if marks:
-            marked = _json({"id": m.event.id, "claim": m.event.claim, "recipient": str(m.recipient)} for m in marks)
-            values |= {"marked": marked, "messages": [compress(mark.raw) for mark in marks]}
+            values |= {"marked": _json(self._marked(each) for each in marks), "messages": [compress(mark.raw) for mark in marks]}
         rows = await self._run("record" if settlements and marks else "settle" if settlements else "mark", **values)
         if again and settlements:
             rows += await self._run("find_settled", settled=values["settled"])
@@ -208,6 +202,11 @@ class Outbox:
         (row,) = await self._run("waiting", rules=list(rules))
         return row[0], row[1], row[2]
 
+    def _marked(self, mark: OutgoingMessage) -> dict[str, object]:
+        event = mark.event
+        hold = self.holds_doubts(event.rule)
+        return {"id": event.id, "claim": event.claim, "recipient": str(mark.recipient), "hold": hold}
+
     def _written(self, settlement: Settlement) -> dict[str, object]:
         event = settlement.event
         return {
@@ -217,6 +216,7 @@ class Outbox:
             "reason": settlement.reason,
             "uses_attempt": int(settlement.uses_attempt),
             "delay": settlement.delay,
+            "hold": self.holds_doubts(event.rule),
             "history_entry": settlement.history_entry,
             "detail": self._registration.encodable(settlement.detail),
         }

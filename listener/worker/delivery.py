@@ -6,6 +6,7 @@ from typing import assert_never
 
 from listener.address import mask, parse_address
 from listener.config.rules import Rule
+from listener.config.sections import DeliverySettings
 from listener.db.pool import Pool
 from listener.db.statement import statements_of
 from listener.errors import BadData, RuleBroken
@@ -29,7 +30,8 @@ _SUPERSEDED_RETRY_S = 1.0
 class Delivery:
     """The rules of one configuration, and what they make of an event.
 
-    `rules` are by name, and `suspensions` says which of them are suspended. `secret` signs message ids. `max_age` is in seconds; None: events do not expire.
+    `rules` are by name, and `suspensions` says which of them are suspended. `secret` signs message ids. `policies` has
+    the section `[delivery]` as it applies to each rule.
     """
 
     def __init__(
@@ -37,17 +39,17 @@ class Delivery:
         rules: Mapping[str, Rule],
         composer: Composer,
         secret: bytes,
-        *,
-        retries: RetryPolicy,
-        max_age: float | None,
+        policies: Mapping[str, DeliverySettings],
     ) -> None:
         self.rules = rules
         self.suspensions = Suspensions()
         self._lookups = {name: Lookup(name, rule) for name, rule in rules.items()}
         self._composer = composer
         self._secret = secret
-        self._retries = retries
-        self._max_age = max_age
+        self.policies = policies
+        self._retries = {
+            name: RetryPolicy(policy.give_up_after, policy.max_attempts) for name, policy in policies.items()
+        }
 
     async def check(self, lookups: Pool) -> None:
         """Try every rule against the database, without a row.
@@ -98,7 +100,8 @@ class Delivery:
         """Return the settlement of an event for which no lookup is needed, or None."""
         if event.flaw is not None:
             return Settlement(event, "failed", "failed", *event.flaw, uses_attempt=True)
-        if self._max_age is not None and event.age > self._max_age:
+        max_age = self.policies[event.rule].max_age
+        if max_age is not None and event.age > max_age:
             return Settlement(event, "skipped", "skipped", "expired", f"{event.age:.0f} s after the change")
         if newest > event.id or event.superseded_by == "sent":
             return Settlement(
@@ -118,7 +121,7 @@ class Delivery:
             found = await lookup.rows(pool, [event.key for event in events], budget)
         except BadData as exc:
             if len(events) == 1:
-                return [self._retries.defer(events[0], exc.reason, str(exc))]
+                return [self._retries[lookup.name].defer(events[0], exc.reason, str(exc))]
             # One row makes the query fail for all. Halving finds it.
             half = len(events) // 2
             first = await self._look_up(lookup, events[:half], pool, budget)
@@ -184,9 +187,9 @@ class Delivery:
             case Accepted(reply):
                 return Settlement(event, "sent", "sent", detail=mask(str(reply), recipient), uses_attempt=True)
             case Refused(phase, reply, verdict):
-                return self._retries.refused(event, mask(f"{phase}: {reply}", recipient), verdict)
+                return self._retries[event.rule].refused(event, mask(f"{phase}: {reply}", recipient), verdict)
             case NotSent(phase, detail, verdict):
-                return self._retries.refused(event, mask(f"{phase}: {detail}", recipient), verdict)
+                return self._retries[event.rule].refused(event, mask(f"{phase}: {detail}", recipient), verdict)
             case InDoubt(detail):
                 return Settlement(event, "in_doubt", "in_doubt", "no_reply", mask(detail, recipient), delay=backoff(1))
             case NotPermitted():

@@ -160,7 +160,8 @@ SELECT CASE WHEN octet_length(event.recipient) <= 2000 THEN event.recipient END 
  WHERE event.id = ANY (ARRAY[%(id)s::bigint]) AND event.claim = %(claim)s;
 
 -- name: settle
--- Write outcomes. Each row names its claim: if another worker has claimed the event since, nothing is written.
+-- Write outcomes. Each row names its claim: if another worker has claimed the event since, nothing is written. `hold`
+-- is the policy of the event's rule: in doubt, the event waits for a person.
 UPDATE pgherald.outbox AS event
    SET state = outcome.state,
        reason = outcome.reason,
@@ -174,7 +175,7 @@ UPDATE pgherald.outbox AS event
        END,
        scheduled_at = CASE
            WHEN outcome.state = 'in_doubt'
-                AND (%(hold)s OR event.in_doubt_count > 0 OR event.scheduled_at IS NULL OR outcome.delay IS NULL)
+                AND (outcome.hold OR event.in_doubt_count > 0 OR event.scheduled_at IS NULL OR outcome.delay IS NULL)
            THEN NULL
            WHEN outcome.delay IS NULL THEN coalesce(event.scheduled_at, now())
            ELSE now() + make_interval(secs => outcome.delay)
@@ -200,8 +201,8 @@ UPDATE pgherald.outbox AS event
                outcome.detail)
        END
   FROM json_to_recordset(%(settled)s::json) AS outcome (
-           id bigint, claim bigint, state text, reason text, uses_attempt integer, delay float8, history_entry text,
-           detail text)
+           id bigint, claim bigint, state text, reason text, uses_attempt integer, delay float8, hold boolean,
+           history_entry text, detail text)
  WHERE event.id = ANY (ARRAY[outcome.id]) AND event.claim = outcome.claim
    AND (event.state IN ('claimed', 'transmitting')
         OR event.state = 'in_doubt' AND outcome.state <> 'in_doubt'
@@ -211,16 +212,17 @@ RETURNING outcome.id, outcome.claim;
 
 -- name: mark
 -- Record the recipients and messages that are about to be sent. An event that was claimed again gets no mark. Under
--- `hold` the mark also takes the time of sending away, so that no worker of another policy sends the event again.
+-- `hold`, the policy of its rule, the mark also takes the time of sending away, so that no worker of another policy sends
+-- the event again.
 UPDATE pgherald.outbox AS event
    SET state = 'transmitting',
        recipient = mark.recipient,
        message = mark.message,
-       scheduled_at = CASE WHEN NOT %(hold)s THEN event.scheduled_at END,
+       scheduled_at = CASE WHEN NOT mark.hold THEN event.scheduled_at END,
        history = pgherald.append_history(event.history, 'transmitting', 'consent given')
   FROM ROWS FROM (
-           json_to_recordset(%(marked)s::json) AS (id bigint, claim bigint, recipient text),
-           unnest(%(messages)b::bytea[])) AS mark (id, claim, recipient, message)
+           json_to_recordset(%(marked)s::json) AS (id bigint, claim bigint, recipient text, hold boolean),
+           unnest(%(messages)b::bytea[])) AS mark (id, claim, recipient, hold, message)
  WHERE event.id = ANY (ARRAY[mark.id]) AND event.claim = mark.claim AND event.state || '' = 'claimed'
 RETURNING mark.id, mark.claim;
 

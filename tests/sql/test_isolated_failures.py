@@ -11,6 +11,7 @@ import structlog
 from psycopg import sql
 
 from listener.config.rules import default_rules
+from listener.config.sections import DeliverySettings
 from listener.db.connection import parameters
 from listener.db.pool import Connection, Pool
 from listener.db.pools import lookup_pool, opened, outbox_pool
@@ -21,7 +22,6 @@ from listener.outbox.store import Outbox
 from listener.worker.delivery import Delivery
 from listener.worker.lookup import Lookup
 from listener.worker.registry import WorkerRegistry
-from listener.worker.retry_policy import RetryPolicy
 from listener.worker.suspensions import Suspension
 from tests.support.claimant import RULE
 from tests.support.database import Database, Databases, install_triggers
@@ -32,8 +32,8 @@ async def worker(database: Database) -> AsyncIterator[Outbox]:
     pool = outbox_pool(database.url)
     async with opened(pool):
         registration = Registration(lease_s=10)
-        await WorkerRegistry(pool, registration, lambda: False).register()
-        yield Outbox(pool, registration, lambda: False)
+        await WorkerRegistry(pool, registration, list).register()
+        yield Outbox(pool, registration, lambda rule: False)
 
 
 def capture(database: Database, *keys: str) -> None:
@@ -139,7 +139,7 @@ async def test_letters_that_the_database_has_not(databases: Databases) -> None:
         install_triggers(database.connect())
         pool = outbox_pool(database.url)
         async with opened(pool):
-            registry = WorkerRegistry(pool, Registration(lease_s=10), lambda: False)
+            registry = WorkerRegistry(pool, Registration(lease_s=10), list)
             await registry.register()
             assert await registry.renew(
                 has_presence_lock=False,
@@ -188,7 +188,7 @@ async def test_a_row_whose_page_is_damaged(database: Database) -> None:
     database.execute("UPDATE public.dateplan SET status = 'VE'")
     pool = lookup_pool(database.url)
     anything: Any = SimpleNamespace(recipients=SimpleNamespace(allows=lambda _: True))
-    delivery = Delivery(default_rules(), anything, b"", retries=RetryPolicy(max_attempts=1), max_age=None)
+    delivery = Delivery(default_rules(), anything, b"", {RULE: DeliverySettings(max_attempts=1)})
     async with opened(pool), worker(database) as outbox:
         decided = await delivery.triage(RULE, await outbox.claim(500, [RULE]), pool)
     failed = [(each.event.key, each.reason) for each in decided if isinstance(each, Settlement)]

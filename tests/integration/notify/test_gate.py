@@ -93,8 +93,8 @@ async def at_work(database: Database, kind: type[Sleeper] = Sleeper) -> AsyncIte
     pool = outbox_pool(database.url)
     async with opened(pool):
         registration = Registration(lease_s=10)
-        outbox = Outbox(pool, registration, lambda: False)
-        await WorkerRegistry(pool, registration, lambda: False).register()
+        outbox = Outbox(pool, registration, lambda rule: False)
+        await WorkerRegistry(pool, registration, list).register()
         listener = Listener(database.url, outbox.ring)
         batch_writer = BatchWriter(outbox)
         taken = Taken()

@@ -21,8 +21,8 @@ JANE = parse_address("jane@example.org")
 async def outbox(database: Database) -> AsyncIterator[Outbox]:
     async with opened(pool := outbox_pool(database.url)):
         registration = Registration(lease_s=10)
-        await WorkerRegistry(pool, registration, lambda: False).register()
-        yield Outbox(pool, registration, lambda: False)
+        await WorkerRegistry(pool, registration, list).register()
+        yield Outbox(pool, registration, lambda rule: False)
 
 
 def capture(database: Database, *keys: str) -> None:

@@ -24,7 +24,7 @@ async def new(database: Database) -> AsyncIterator[New]:
     async with AsyncExitStack() as stack:
         pool = outbox_pool(database.url)
         await stack.enter_async_context(opened(pool))
-        yield lambda: WorkerRegistry(pool, Registration(lease_s=10), lambda: False)
+        yield lambda: WorkerRegistry(pool, Registration(lease_s=10), list)
 
 
 async def renew(registry: WorkerRegistry, breaker_reason: str | None = None, **suspended: Suspension) -> bool:
@@ -96,7 +96,7 @@ async def test_the_events_of_a_dead_worker_are_rescued(database: Database, new: 
     dead, alive = new(), new()
     await dead.register()
     await alive.register()
-    outbox = Outbox(dead._pool, dead.registration, lambda: False)
+    outbox = Outbox(dead._pool, dead.registration, lambda rule: False)
     database.execute("INSERT INTO pgherald.outbox (rule, key) VALUES (%s, '1')", (RULE,))
     [event] = await outbox.claim(10, [RULE])
     [peer] = await alive.peers()

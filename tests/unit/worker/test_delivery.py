@@ -12,6 +12,7 @@ import structlog
 from listener.address import parse_address
 from listener.config.rules import DEFAULT_NAME as RULE
 from listener.config.rules import default_rules
+from listener.config.sections import DeliverySettings
 from listener.errors import BadData, RuleBroken
 from listener.mail.composer import Message
 from listener.mail.message import Content
@@ -22,7 +23,6 @@ from listener.smtp.replies import Phase, Reply, Scope, Verdict
 from listener.smtp.verdicts import SERVER
 from listener.worker.delivery import Delivery
 from listener.worker.lookup import LookupResult, ToSend
-from listener.worker.retry_policy import RetryPolicy
 from listener.worker.suspensions import RETRY_AFTER_S
 from tests.support.clock import jumping
 from tests.support.events import CAPTURED_AT, JANE, event
@@ -51,7 +51,8 @@ ANYBODY: Any = FakeComposer()
 
 
 def delivery(composer: Any = ANYBODY) -> Delivery:
-    return Delivery(default_rules(), composer, b"secret", retries=RetryPolicy(max_attempts=MAX_ATTEMPTS), max_age=DAY)
+    policy = DeliverySettings(max_attempts=MAX_ATTEMPTS).model_copy(update={"max_age": DAY})
+    return Delivery(default_rules(), composer, b"secret", {RULE: policy})
 
 
 class FakeRows:
