@@ -57,7 +57,7 @@ def init(out: Path, table: str | None, becomes: str | None, force: bool, config_
     """
     if out != _STDOUT and os.path.lexists(out) and not force:
         raise PgheraldError(f"{out} exists; choose another file with --out, or overwrite it with --force")
-    with connect(load_settings(config_file, unfinished=True).database.url) as conn:
+    with connect(load_settings(config_file, rules=False).database.url) as conn:
         tables, rules = read_tables(conn), read_watched(conn)
         if table is None and len({rule.table for rule in rules}) == 1:
             table = rules[0].table

@@ -86,23 +86,26 @@ class Settings(BaseSettings):
 
 
 def load(
-    file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None, *, unfinished: bool = False
+    file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None, *, rules: bool = True
 ) -> Settings:
     """Read the file and the environment.
 
     The file is `file`, else the one that ``PGHERALD_CONFIG`` names, else ``./pgherald.toml`` if it exists. `overrides`
-    are sections with keys from the command line. They are taken as they are. `unfinished` accepts rules that `init` left
-    to be completed.
+    are sections with keys from the command line. They are taken as they are. Without `rules`, those of the file are not
+    read: `init` is about to write them.
 
     Raises:
-        ConfigError: the file cannot be read, rules are to be completed, or values are invalid. The message has every error, each with its place.
+        ConfigError: the file cannot be read, a rule is to be completed, or values are invalid. The message has every
+            error, each with its place.
     """
     if file is None and (named := os.environ.get("PGHERALD_CONFIG")):
         file = Path(named)
     if file is None and DEFAULT_FILE.exists():
         file = DEFAULT_FILE
     values: dict[str, Any] = _read_toml(file) if file is not None else {}
-    if file is not None and not unfinished:
+    if not rules:
+        values.pop("rules", None)
+    elif file is not None:
         refuse_placeholders(values, file)
     try:
         settings = Settings(**values)

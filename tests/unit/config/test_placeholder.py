@@ -39,8 +39,10 @@ def test_every_place_is_named_in_one_line(tmp_path: Path) -> None:
     )
 
 
-def test_the_command_that_writes_the_file_reads_it(tmp_path: Path) -> None:
-    assert list(load(written(tmp_path, "CHANGE_ME", "", "id"), unfinished=True).rules) == ["a", "b"]
+def test_the_command_that_writes_the_rules_reads_the_rest(tmp_path: Path) -> None:
+    file = written(tmp_path, "CHANGE_ME", "", "id")
+    file.write_text(file.read_text() + '[rules.c]\nunknown = 1\n[database]\nurl = "postgresql://db"\n')
+    assert load(file, rules=False).database.url == "postgresql://db"
 
 
 def test_a_comment_of_the_query_may_stay(tmp_path: Path) -> None:
