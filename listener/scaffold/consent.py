@@ -21,7 +21,7 @@ def choose_consent(
 ) -> Choice[JoinedColumn]:
     """Return the column that says whether emails are wanted: of the owner's `table`, or of the one row about the owner.
 
-    If there is none, the reason names the columns of other `tables` about the owner. Those have several rows an owner.
+    Without one, the reason names the columns of other `tables` about the owner. Those have several rows an owner.
     """
     if owner is None or table is None:
         return Choice(None, "the owner is not known")

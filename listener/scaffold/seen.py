@@ -28,8 +28,8 @@ _VALUES = """
 def read_values(conn: psycopg.Connection[Any], table: Table, column: Column) -> tuple[str, ...]:
     """Return the values of a column, sorted: those of the statistics (pg_stats) and of the first 10,000 rows.
 
-    Return none of them if this role may not read the column, if the read takes more than 5 s, or if the values are too
-    many or too long for states.
+    The result is empty if this role may not read the column, or if the read takes more than 5 s. It is empty too if the
+    values are too many or too long for states.
     """
     place = {"schema": table.schema, "table": table.name, "column": column.name}
     query = sql.SQL(_VALUES).format(

@@ -59,7 +59,7 @@ def known_values(column: Column) -> tuple[str, ...]:
     """Return the values that an enum or a CHECK allows; none if there is neither."""
     found = list(column.labels)
     for check in column.checks:
-        # What a CHECK forbids is not what it allows.
+        # Such a CHECK lists the values that it forbids.
         if check.startswith("CHECK ((NOT"):
             continue
         for several, one in _CHECKED.findall(check):
