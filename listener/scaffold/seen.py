@@ -16,7 +16,7 @@ MAX_VALUES = 20
 # A longer text is no state: it may be something personal, which belongs in no error message.
 _MAX_LENGTH = 40
 # A migration may hold the table. `init` then does without the values.
-_LIMITS = "SET LOCAL statement_timeout = '5s'; SET LOCAL lock_timeout = '2s'; SET TRANSACTION READ ONLY"
+_LIMITS = "SET LOCAL statement_timeout = '2s'; SET TRANSACTION READ ONLY"
 _VALUES = """
     SELECT DISTINCT value::text AS value
       FROM (SELECT {column} AS value FROM {table} LIMIT {rows}) AS row
@@ -28,7 +28,7 @@ _VALUES = """
 def read_values(conn: psycopg.Connection[Any], table: Table, column: Column) -> tuple[str, ...]:
     """Return the values of a column, sorted: those of the statistics (pg_stats) and of the first 10,000 rows.
 
-    The result is empty if this role may not read the column, or if the read takes more than 5 s. It is empty too if the
+    The result is empty if this role may not read the column, or if the read takes more than 2 s. It is empty too if the
     values are too many or too long for states.
     """
     place = {"schema": table.schema, "table": table.name, "column": column.name}
