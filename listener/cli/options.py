@@ -40,9 +40,14 @@ def json_option(function: F) -> F:
     return _JSON(function)
 
 
-def load_settings(config_file: Path | None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
-    """Return the settings from the file that either `--config` names, else from the default file."""
-    return config.load(config_file or click.get_current_context().find_root().obj, overrides)
+def load_settings(
+    config_file: Path | None, overrides: Mapping[str, Mapping[str, Any]] | None = None, *, rules: bool = True
+) -> Settings:
+    """Return the settings from the file that either `--config` names, else from the default file.
+
+    Without `rules`, those of the file are not read.
+    """
+    return config.load(config_file or click.get_current_context().find_root().obj, overrides, rules=rules)
 
 
 def get_rule(loaded: Settings, name: str) -> Rule:

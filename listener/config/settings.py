@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from listener.config.environment import Environment
 from listener.config.inherited import delivery_of, mail_of, problems
+from listener.config.placeholder import refuse_placeholders
 from listener.config.problems import explained
 from listener.config.rules import Rule, default_rules
 from listener.config.sections import Bounces, Database, DeliverySettings, Http, Log, Mail
@@ -84,20 +85,28 @@ class Settings(BaseSettings):
         return (Environment(settings_cls), init_settings)
 
 
-def load(file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
+def load(
+    file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None, *, rules: bool = True
+) -> Settings:
     """Read the file and the environment.
 
     The file is `file`, else the one that ``PGHERALD_CONFIG`` names, else ``./pgherald.toml`` if it exists. `overrides`
-    are sections with keys from the command line. They are taken as they are.
+    are sections with keys from the command line. They are taken as they are. Without `rules`, those of the file are not
+    read: `init` is about to write them.
 
     Raises:
-        ConfigError: the file cannot be read, or values are invalid. The message has every error, each with its place.
+        ConfigError: the file cannot be read, a rule is to be completed, or values are invalid. The message has every
+            error, each with its place.
     """
     if file is None and (named := os.environ.get("PGHERALD_CONFIG")):
         file = Path(named)
     if file is None and DEFAULT_FILE.exists():
         file = DEFAULT_FILE
     values: dict[str, Any] = _read_toml(file) if file is not None else {}
+    if not rules:
+        values.pop("rules", None)
+    elif file is not None:
+        refuse_placeholders(values, file)
     try:
         settings = Settings(**values)
     except ValidationError as exc:
