@@ -14,7 +14,8 @@
 --   * `looked_at` says how many events of each have their turn. The n-th event of a rule has its turn at
 --     `start + (n - 1) / share` (start-time fair queuing: Goyal, Vin, Cheng 1996). The events with the earliest turns
 --     are claimed. `outbox/turns.py` keeps the starts. Of each rule only twice its share of the claim is looked at, so
---     that the cost does not grow with a backlog. It takes no lock.
+--     that the cost does not grow with a backlog. It takes no lock. An array numbers the events of a rule at half the
+--     cost of a window function.
 --   * `chosen` divides what is left of the claim among the rules of which more events may wait than were looked at.
 --   * So many events of each rule are then locked. Two claims at one moment choose the same numbers, but not the same
 --     events. Together they may leave an event that is due. A worker that has claimed any claims again before it
@@ -44,17 +45,21 @@ WITH present AS MATERIALIZED (
                 WHERE paused.rule = ANY (%(rules)s) AND paused.paused_at IS NOT NULL))),
 looked_at AS MATERIALIZED (
     SELECT first.rule, first.share, count(*) AS events, count(*) = first.most AS may_have_more
-      FROM (SELECT present.rule, present.share, present.most
-              FROM present
-             CROSS JOIN LATERAL (
-                 SELECT due.scheduled_at, due.id, row_number() OVER (ORDER BY due.scheduled_at, due.id) AS number
-                   FROM pgherald.outbox AS due
-                  WHERE due.state = 'available' AND due.rule = present.rule AND due.scheduled_at <= now()
-                    AND due.scheduled_at >= coalesce(now() - make_interval(secs => %(window)s), '-infinity')
-                  ORDER BY due.scheduled_at, due.id
-                  LIMIT present.most) AS due
-             WHERE present.rules > 1
-             ORDER BY present.start + (due.number - 1)::float8 / present.share, due.scheduled_at, due.id
+      FROM (SELECT due.rule, due.share, due.most
+              FROM (SELECT queue.*, unnest(queue.times) AS scheduled_at, generate_subscripts(queue.times, 1) AS number
+                      FROM (SELECT present.*,
+                                   ARRAY (
+                                       SELECT due.scheduled_at
+                                         FROM pgherald.outbox AS due
+                                        WHERE due.state = 'available' AND due.rule = present.rule
+                                          AND due.scheduled_at <= now() AND due.scheduled_at
+                                              >= coalesce(now() - make_interval(secs => %(window)s), '-infinity')
+                                        ORDER BY due.scheduled_at, due.id
+                                        LIMIT present.most) AS times
+                              FROM present
+                             WHERE present.rules > 1
+                            OFFSET 0) AS queue) AS due
+             ORDER BY due.start + (due.number - 1)::float8 / due.share, due.scheduled_at
              LIMIT %(limit)s::bigint) AS first
      GROUP BY first.rule, first.share, first.most),
 chosen AS MATERIALIZED (
