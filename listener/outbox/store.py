@@ -196,7 +196,10 @@ class Outbox:
         if settlements:
             values["settled"] = _json(self._written(each) for each in settlements)
         if marks:
-            values |= {"marked": _json(self._marked(each) for each in marks), "messages": [compress(mark.raw) for mark in marks]}
+            values |= {
+                "marked": _json(self._marked(each) for each in marks),
+                "messages": [compress(mark.raw) for mark in marks],
+            }
         rows = await self._run("record" if settlements and marks else "settle" if settlements else "mark", **values)
         if again and settlements:
             rows += await self._run("find_settled", settled=values["settled"])

@@ -58,9 +58,7 @@ async def send(sender: Address, transport: Transport, message: Message) -> Reply
         return True
 
     try:
-        outcome = await transport.send(
-            Sending(sender, message.recipient, message.octets, permit, message.key)
-        )
+        outcome = await transport.send(Sending(sender, message.recipient, message.octets, permit, message.key))
     finally:
         await transport.close()
     match outcome:

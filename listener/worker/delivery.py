@@ -21,7 +21,14 @@ from listener.worker.lookup import Lookup, LookupResult, too_large
 from listener.worker.retry_policy import RetryPolicy
 from listener.worker.row_budget import MAX_BATCH_BYTES
 from listener.worker.suspensions import Suspensions
-from listener.worker.unsent import not_allowed, settle_bad_data, settle_internal_error, settle_moved, settle_repeat, settle_unsent
+from listener.worker.unsent import (
+    not_allowed,
+    settle_bad_data,
+    settle_internal_error,
+    settle_moved,
+    settle_repeat,
+    settle_unsent,
+)
 
 # Another worker is sending that message now. Its reply usually comes within a second.
 _SUPERSEDED_RETRY_S = 1.0

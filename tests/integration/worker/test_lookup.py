@@ -89,9 +89,7 @@ async def test_a_query_that_fails_for_no_row_suspends_and_shows_no_address(datab
     plan = database.add_plan("Café", "a@example.org")
     pool = lookup_pool(database.url)
     lookup = Lookup(RULE, rule("p.place"))
-    delivery = Delivery(
-        {RULE: rule("p.place")}, SimpleNamespace(), b"", {RULE: DeliverySettings(max_attempts=1)}
-    )  # type: ignore[arg-type]
+    delivery = Delivery({RULE: rule("p.place")}, SimpleNamespace(), b"", {RULE: DeliverySettings(max_attempts=1)})  # type: ignore[arg-type]
     async with opened(pool):
         await lookup.rows(pool, [str(plan)])
         database.execute('ALTER TABLE public.plan RENAME place TO "jane@example.org"')

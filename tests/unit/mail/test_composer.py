@@ -31,7 +31,9 @@ ADDRESSES = {"mail": {"base_url": "https://app.example.org/"}, "http": {"public_
 
 
 def composer(rule: dict[str, Any] | None = None, **sections: Any) -> Composer:
-    settings = Settings.model_validate({"rules": {NAME: {**default_rules()[NAME].model_dump(exclude_unset=True), **(rule or {})}}})
+    settings = Settings.model_validate(
+        {"rules": {NAME: {**default_rules()[NAME].model_dump(exclude_unset=True), **(rule or {})}}}
+    )
     for section, keys in sections.items():
         model = type(getattr(settings, section))
         settings = settings.model_copy(update={section: model.model_validate(keys)})

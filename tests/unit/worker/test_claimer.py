@@ -1,12 +1,14 @@
 """A claim whose answer is lost leaves no event behind, and one broken rule stops no other."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from listener.config.sections import DeliverySettings
 from listener.errors import DatabaseUnavailable, PgheraldError, RuleBroken
 from listener.outbox.event import Event, Settlement
 from listener.outbox.rate_limit import Slots
@@ -31,6 +33,10 @@ class FakeOutbox:
         if isinstance(answer, PgheraldError):
             raise answer
         return answer
+
+    async def with_repeats(self, events: list[Event], again_after: float | None) -> list[Event]:
+        self.asked.append(("repeats", again_after))
+        return events
 
     async def release_lost_claims(self, known: Collection[tuple[int, int]]) -> int:
         self.asked.append(("release all but", list(known)))
@@ -59,6 +65,7 @@ class FakeDelivery:
     def __init__(self, errors: dict[str, PgheraldError]) -> None:
         self.suspended: list[str] = []
         self.suspensions = SimpleNamespace(suspend=lambda rule, exc: self.suspended.append(rule))
+        self.policies = defaultdict(DeliverySettings)
         self._errors = errors
 
     def message_id(self, event: Event) -> str:
