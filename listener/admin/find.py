@@ -41,8 +41,8 @@ class FoundKeys:
 async def find_keys(pool: Pool, name: str, rule: Rule, email: str) -> FoundKeys:
     """Return the keys of the rows that have this address, by the query `find` of the rule `name`.
 
-    It runs as the rule's lookup: on `pool`, the one of lookups, which is read-only; and, for a superuser, with the rights
-    of the table's owner.
+    It runs as the rule's lookup does: on `pool`, the one of lookups, which is read-only. For a superuser it runs with the
+    rights of the table's owner.
 
     Raises:
         RuleBroken: The query fails, or returns no column `key`.
