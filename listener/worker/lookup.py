@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -10,7 +9,7 @@ from psycopg.rows import tuple_row
 from psycopg.types.numeric import Int8
 
 from listener.address import parse_address
-from listener.config.keys import array_literal
+from listener.config.keys import key_text, value_text
 from listener.config.rules import OWN_COLUMNS, Rule
 from listener.db.errors import ON_STANDBY, is_by_data, is_unavailable, lookup_failure, summary, unavailable
 from listener.db.owner import execute_as_owner
@@ -163,7 +162,7 @@ class Lookup:
         position = len(self._columns) - 1 - self._columns[::-1].index("key")
         found = LookupResult({key: [] for key in of})
         for octets, given, in_value, *values in rows:
-            key = _key_text(values[position])
+            key = key_text(values[position])
             # A char(n) key is captured without its trailing blanks, and the lookup returns it with them.
             key = key if key in found.rows else key.rstrip(" ")
             found.octets[key] = found.octets.get(key, 0) + octets
@@ -215,17 +214,5 @@ def too_large(event: Event, octets: int) -> NotToSend:
     return NotToSend(event, "too_large", detail, failed=True)
 
 
-def _key_text(key: object) -> str:
-    """Return a key as the outbox holds it. The lookup returns a composite key as text[]; the outbox has the literal."""
-    return array_literal([_value_text(part) for part in key]) if isinstance(key, list) else _value_text(key)
-
-
-def _value_text(value: object) -> str:
-    """Return a value that the lookup did not cast to text, in PostgreSQL's spelling."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return format(value, "f") if isinstance(value, Decimal) else str(value)
-
-
 def _shown(value: object) -> str:
-    return "NULL" if value is None else _value_text(value)[:40]
+    return "NULL" if value is None else value_text(value)[:40]

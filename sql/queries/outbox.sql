@@ -235,9 +235,9 @@ UPDATE pgherald.outbox AS event
 RETURNING outcome.id, outcome.claim;
 
 -- name: mark
--- Record the recipients and messages that are about to be sent. An event that was claimed again gets no mark. Under
--- `hold`, the policy of its rule, the mark also takes the time of sending away, so that no worker of another policy sends
--- the event again.
+-- Record the recipients and messages that are about to be sent. An event that was claimed again gets no mark. If
+-- its rule's policy is `hold`, the mark also takes the time of sending away. Then no worker of another policy sends the
+-- event again.
 UPDATE pgherald.outbox AS event
    SET state = 'transmitting',
        recipient = mark.recipient,

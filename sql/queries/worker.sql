@@ -59,7 +59,7 @@ SELECT worker.id,
 -- Events that were only claimed become available at once. A marked event may be on its way, so it becomes in doubt. It
 -- is not sent again before the lease is over: a worker that lost only its session may still report the outcome until
 -- then. `hold` are the rules whose events in doubt wait for a person. Of workers with different policies for a rule the
--- stricter one counts: the dead worker's, also as it was at the mark, and that of any live worker.
+-- stricter one counts. It may be the dead worker's, also as it was at the mark, or that of any live worker.
 WITH dead AS (
     DELETE FROM pgherald.worker
      USING unnest(%(dead)s::integer[], %(seen)s::timestamptz[]) AS found (id, seen_at)

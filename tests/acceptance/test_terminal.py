@@ -233,6 +233,7 @@ def _explain(world: World) -> None:
     assert f"250 {EVIL}" in {entry["detail"] for event in told["events"] for entry in event["history"]}
     assert world.run("explain", RULE, f"none{KEY}").returncode == 1
     assert world.run("explain", EVIL, KEY).returncode == 2
+    assert world.run("explain", RULE, "--email", EVIL).returncode in (1, 2)
     name = told["events"][0]["message_id"]
     assert json.loads(world.run("explain", "--message", f"{EVIL} {name}", "--json", check=True).stdout)["key"] == KEY
     assert world.run("explain", "--message", EVIL).returncode == 2

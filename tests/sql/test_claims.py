@@ -454,8 +454,10 @@ def test_to_ask_for_repeats_reads_the_events_of_one_row(database: Database, even
         (RULE, events),
     )
     database.execute("VACUUM ANALYZE pgherald.outbox")
+    ids = database.execute("SELECT id FROM pgherald.outbox ORDER BY id LIMIT 500")
     conn.execute("PREPARE query AS " + re.sub(r"%\(ids\)s", "$1", re.sub(r"%\(again_after\)s", "$2", REPEATS)))  # type: ignore[arg-type]
-    asked = "EXPLAIN EXECUTE query (ARRAY(SELECT id FROM pgherald.outbox ORDER BY id LIMIT 500), 604800)"
+    given = ", ".join(str(number) for (number,) in ids)
+    asked = f"EXPLAIN EXECUTE query (ARRAY[{given}]::bigint[], 604800)"
     plan = "\n".join(line for (line,) in conn.execute(asked))
     assert re.search(r"using outbox_key_idx .*\n +Index Cond: \(key = own.key\)", plan), plan
     assert re.search(r"using outbox_pkey on outbox own.*\n +Index Cond: \(id = ANY", plan), plan

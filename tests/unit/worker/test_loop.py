@@ -1,11 +1,13 @@
 """How much a worker claims."""
 
 import asyncio
+from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from listener.config.sections import DeliverySettings
 from listener.notify.doorbell import Doorbell
 from listener.outbox.event import Event, Settlement
 from listener.outbox.rate_limit import Slots
@@ -45,13 +47,18 @@ class FakeSenders:
         self.released.append(settlement)
 
 
+class FakeOutbox:
+    async def with_repeats(self, events: list[Event], again_after: float | None) -> list[Event]:
+        return events
+
+
 def parts(senders: FakeSenders) -> tuple[Worker, Claimer]:
     async def nothing() -> None: ...
 
     listener: Any = SimpleNamespace(gate=SimpleNamespace(open=nothing), peers=SimpleNamespace(ring=nothing))
     breaker: Any = SimpleNamespace(is_probing=False, is_open=False)
     anything: Any = None
-    decider = Decider(anything, anything, senders, anything, Doorbell())  # type: ignore[arg-type]
+    decider = Decider(FakeOutbox(), anything, senders, anything, Doorbell())  # type: ignore[arg-type]
     claimer = Claimer(anything, senders.in_flight, decider)
     worker = Worker(claimer, senders, listener, breaker, anything, runtime=anything, poll=1)  # type: ignore[arg-type]
     return worker, claimer
@@ -72,6 +79,7 @@ class FakeDelivery:
 
     def __init__(self, size: int, rules: int = 1) -> None:
         self.size = size
+        self.policies = defaultdict(DeliverySettings)
         self.rules = {f"rule{number}": SimpleNamespace(table="public.dateplan") for number in range(rules)}
         self.budgets: list[int] = []
 

@@ -111,7 +111,7 @@ class Connection:
 
     async def execute(self, query: str, values: dict[str, Any] | None = None) -> None:
         self.asked.append(query)
-        self.values = values or self.values
+        self.values |= values or {}
 
     async def fetchone(self) -> Rescue:
         return self._rescue
@@ -125,4 +125,8 @@ async def test_events_in_doubt_that_are_due_are_sent_again(due: int, asked: list
     await registry.rescue([dead])
     assert conn.asked == [QUERIES[name] for name in asked]
     # The database leaves a worker alone that has renewed its lease after it was seen.
-    assert (conn.values["dead"], conn.values["seen"], conn.values["hold"]) == ([2], [CAPTURED_AT], True)
+    assert (conn.values["dead"], conn.values["seen"], conn.values["hold"]) == (
+        [2],
+        [CAPTURED_AT],
+        ["dateplan_verified"],
+    )
