@@ -909,15 +909,16 @@ $$;
 -- The server's own types have the same oid in every database, also in one that was restored.
 CREATE OR REPLACE FUNCTION pgherald.type_guard(rule text) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
-    SELECT coalesce(format($guard$    IF EXISTS (SELECT FROM (SELECT) AS one_row LEFT JOIN new_rows ON false
+    SELECT format($guard$    IF EXISTS (SELECT FROM (SELECT) AS one_row LEFT JOIN new_rows ON false
                 WHERE %s) THEN
         RETURN NULL;
     END IF;
 $guard$, string_agg(DISTINCT format('pg_catalog.pg_typeof(new_rows.%I)::pg_catalog.oid OPERATOR(pg_catalog.<>) %s::pg_catalog.oid',
-                                    name, type::oid), ' OR ')), '')
+                                    name, type::oid), ' OR '))
       FROM pg_proc, unnest(proargnames, proargtypes::oid[]) AS arguments (name, type)
      WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'pgherald')
        AND proname IN ('state_' || rule, 'from_' || rule)
+    HAVING count(*) > 0
 $$;
 
 -- Return an expression for the texts of columns, in which NULL differs from an empty text.
@@ -1054,7 +1055,7 @@ BEGIN
                         'a statement on another table of the tree would not fire its triggers',
             rule, "table" USING ERRCODE = 'wrong_object_type', HINT = hint;
     END IF;
-    FOREACH name IN ARRAY read LOOP
+    FOREACH name IN ARRAY coalesce(read, '{}') LOOP
         IF (SELECT typtype <> 'b' OR atttypid >= 16384
               FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
              WHERE attrelid = "table" AND attname = name) THEN

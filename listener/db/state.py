@@ -29,8 +29,8 @@ def in_state(rule: Rule, types: keys.Types, condition: str | None, columns: Sequ
         return sql.SQL("({})").format(sql.SQL(" OR ").join(values))
     names = ", ".join(f"t.{column}" for column in columns) if columns else "t.*"
     return sql.SQL("(SELECT {} FROM (SELECT {}) AS new)").format(
-        sql.SQL(condition or "true"),  # type: ignore[arg-type] # by the server, from its own catalog
-        sql.SQL(names),  # type: ignore[arg-type]
+        sql.SQL(condition or "true"),
+        sql.SQL(names),
     )
 
 
@@ -41,7 +41,7 @@ def conditions(rule: Rule) -> dict[str, str]:
 
 def trial(rule: Rule, key: str, *, nulls: bool = False) -> sql.Composed:
     """Return the query that computes a condition for the newest rows, or for a row of NULLs."""
-    table, record = sql.SQL(rule.table), sql.SQL("new" if key == "when" else "old")  # type: ignore[arg-type]
+    table, record = sql.SQL(rule.table), sql.SQL("new" if key == "when" else "old")
     if nulls:
         rows = sql.SQL("SELECT (NULL::{}).*").format(table)
     else:
@@ -50,7 +50,7 @@ def trial(rule: Rule, key: str, *, nulls: bool = False) -> sql.Composed:
     return sql.SQL("SELECT pg_catalog.count(*) FROM ({}) AS {} WHERE (\n{}\n)").format(
         rows,
         record,
-        sql.SQL(conditions(rule)[key]),  # type: ignore[arg-type] # the operator's own condition
+        sql.SQL(conditions(rule)[key]),
     )
 
 

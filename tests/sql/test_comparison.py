@@ -96,7 +96,7 @@ def test_an_enums_value_renamed_stays_watched(sandbox: Database) -> None:
     session.execute("INSERT INTO app.plans VALUES (2, 'VE')")
     sandbox.execute("ALTER TYPE app.kind RENAME VALUE 'VE' TO 'verified'")
     session.execute("INSERT INTO app.plans VALUES (3, 'verified')")
-    sandbox.execute("SELECT pgherald.rewatch('plans', 'app.plans', value => 'verified')")
+    sandbox.execute("SELECT pgherald.rewatch('plans', 'app.plans', becomes => '{verified}')")
     session.execute("INSERT INTO app.plans VALUES (4, 'verified')")
     assert captured(sandbox) == ["2", "3", "4"]
     assert sandbox.execute(

@@ -204,7 +204,7 @@ def test_uninstall_leaves_the_database_as_it_was(story: Database, programs: Prog
     story.execute(PARTED)
     before = programs.dump(story)
     run(programs, story, "-1", "-f", TRIGGERS, "-c", WATCH)
-    story.execute("SELECT pgherald.watch('parted', 'public.parted', '{id,region}'), pgherald.watch('other', 'public.plan', value => 'x', \"column\" => 'place')")  # fmt: skip
+    story.execute("SELECT pgherald.watch('parted', 'public.parted', '{id,region}'), pgherald.watch('other', 'public.plan', becomes => '{x}', \"column\" => 'place')")  # fmt: skip
     story.verify(story.add_plan("Café", "jane@example.org"))
     assert programs.dump(story) != before
     run(programs, story, "-1", "-f", UNINSTALL, options="-c client_min_messages=warning")

@@ -112,7 +112,7 @@ def test_a_disabled_trigger_of_one_partition_is_seen(database: Database) -> None
     database.execute(
         """CREATE TABLE public.visit (id bigint, state text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
            CREATE TABLE public.visit_1 PARTITION OF public.visit FOR VALUES FROM (1) TO (100);
-           SELECT pgherald.watch('visited', 'public.visit', "column" => 'state', value => 'done')"""
+           SELECT pgherald.watch('visited', 'public.visit', "column" => 'state', becomes => '{done}')"""
     )
     rules = {
         "visited": RULE.model_copy(update={"table": "public.visit", "column": "state", "becomes": "done"}),

@@ -53,7 +53,7 @@ def test_all_is_well(database: Database, check: Callable[[], list[Any]]) -> None
             ["W003"], "has lost a right", "GRANT USAGE ON SCHEMA pgherald TO pg_monitor",
         ),
         (
-            "SELECT pgherald.rewatch('dateplan_verified', 'dates_dateplan', value => 'CA')",
+            "SELECT pgherald.rewatch('dateplan_verified', 'dates_dateplan', becomes => '{CA}')",
             ["W004"], "the database watches status = 'CA', and the migrations status = 'VE'", "pgherald rewatch",
         ),
         ("ALTER TABLE dates_dateplan RENAME status TO phase", ["W005"], "no longer has column status", "pgherald rewatch"),

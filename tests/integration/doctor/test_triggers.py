@@ -186,7 +186,7 @@ def test_no_type_of_column_looks_changed(database: Database, doctor: Examine) ->
         column = sql.SQL('CREATE TABLE {} (id bigint PRIMARY KEY, "its State" {})')
         database.execute(column.format(table, sql.SQL(type)))
         database.execute(
-            "SELECT pgherald.watch(%s, %s, '{id}', 'its State', %s)", (f"rule_{i}", f"public.typed_{i}", value)
+            "SELECT pgherald.watch(%s, %s, '{id}', 'its State', ARRAY[%s])", (f"rule_{i}", f"public.typed_{i}", value)
         )
         rules[f"rule_{i}"] = {"table": f"public.typed_{i}", "column": "its State", "becomes": value}
 

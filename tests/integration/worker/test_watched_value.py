@@ -84,7 +84,7 @@ async def test_a_value_is_what_the_trigger_takes_for_it(
     sandbox: Database, type_: str, becomes: str, value: str, same: bool, current: str
 ) -> None:
     make(sandbox, type_, value)
-    sandbox.execute("SELECT pgherald.watch('plans', 'app.plans', value => %s)", (becomes,))
+    sandbox.execute("SELECT pgherald.watch('plans', 'app.plans', becomes => ARRAY[%s])", (becomes,))
     sandbox.execute("INSERT INTO app.plans SELECT 2, status FROM app.plans")
     assert [event["key"] for event in sandbox.events()] == (["2"] if same else []), "captured"
     assert await is_reverted(sandbox, rule(becomes, current)) is not same
