@@ -634,7 +634,8 @@ BEGIN
     END IF;
     RAISE EXCEPTION 'rule "%": "%": %', rule, name,
         regexp_replace(message, 'index (predicate|expression)s?|(trigger )?WHEN conditions?', 'a condition')
-        USING ERRCODE = CASE WHEN state LIKE '22%' THEN 'invalid_parameter_value' ELSE state END, HINT = coalesce(hint, '');
+        USING ERRCODE = CASE WHEN state LIKE '22%' THEN 'invalid_parameter_value' ELSE state END, 
+              HINT = coalesce(nullif(hint, ''), format('Write a condition on the columns of one row, such as %s.status = ''x''.', record));
 END $bind$;
 
 -- Return the condition that a row is in the state of a rule. `record` is the row's name. A rule with `when` has it in its

@@ -37,7 +37,7 @@ def _as_values(value: object) -> object:
     """Return the values of `becomes` as a tuple of texts."""
     if isinstance(value, list | tuple):
         return tuple(_as_value(each) for each in value)
-    return value if isinstance(value, dict | bool) or value is None else (_as_value(value),)
+    return value if isinstance(value, dict) or value is None else (_as_value(value),)
 
 
 def _as_value(value: object) -> object:
@@ -60,7 +60,8 @@ class Rule(BaseModel):
     """instead of `column` and `becomes`: the state in SQL, as a condition on the row `new`; see
     [The state](#the-state)"""
     becomes: Annotated[tuple[str, ...], BeforeValidator(_as_values)] = Field((), validate_default=True)
-    """the value that the column must reach; or several as `["a", "b"]`, and each change to one of them is news"""
+    """the value that the column must reach, required without `when`; or several as `["a", "b"]`, and each change to one of
+    them is news"""
     left: str = Field("", alias="from")
     """condition on the row `old`: only an UPDATE of a row for which it held is news. An INSERT never is"""
     changes: tuple[str, ...] = ()
@@ -100,7 +101,7 @@ class Rule(BaseModel):
         if value and info.data.get("when"):
             raise ValueError("says the state, and so does `when`; remove one of them")
         if not value and info.data.get("when") == "":
-            raise ValueError("is required, or `when`")
+            raise ValueError("is required")
         if len(set(value)) < len(value):
             raise ValueError("names a value twice; remove one of them")
         return value

@@ -13,7 +13,8 @@ SELECT pgherald.version(), pgherald.usable_from();
 SELECT rule."table"::oid = to_regclass(%(table)s)::oid
            AND rule.key = %(key)s
            AND (rule."column", rule.becomes, rule."when", rule."from", rule.changes)
-               IS NOT DISTINCT FROM (%(column)s::text, %(becomes)s::text[], %(when)s::text, %(from)s::text, %(changes)s::text[])
+               IS NOT DISTINCT FROM (
+                   %(column)s::text, %(becomes)s::text[], %(when)s::text, %(from)s::text, %(changes)s::text[])
            AS as_configured,
        to_regclass(%(table)s) IS NOT NULL AS table_exists,
        CASE WHEN rule.rule IS NOT NULL
@@ -71,7 +72,7 @@ SELECT rule."table"::oid = to_regclass(%(table)s)::oid
 
 -- name: bound_state
 -- Return the condition `when` of a rule as the server has understood it, on a row `new`. Return NULL if the rule is not
--- watched. It is read from the catalogs, which every role may read. It names objects as this session's search_path needs.
+-- watched. It is read from the catalogs, which every role may read. It names objects as the session's path needs.
 -- The function of a rule that captures per statement takes the columns' values, and they are its `columns`.
 SELECT coalesce(
            (SELECT regexp_replace(

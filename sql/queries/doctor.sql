@@ -219,8 +219,8 @@ SELECT function.prosrc AS body,
           FROM pg_proc AS builder
          WHERE builder.pronamespace = namespace.oid
            AND builder.proname IN (
-                   'capture_body', 'capture_statement_body', 'function_call', 'function_columns', 'type_guard', 'row_texts',
-                   'key_expression', 'base_type', 'gate_snippet')
+                   'capture_body', 'capture_statement_body', 'function_call', 'function_columns', 'type_guard',
+                   'row_texts', 'key_expression', 'base_type', 'gate_snippet')
        ) AS may_compare
   FROM pgherald.rule
   JOIN pg_namespace AS namespace ON namespace.nspname = 'pgherald'

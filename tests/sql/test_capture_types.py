@@ -230,9 +230,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"key": ["id", "nullable"]}, "22023", 'key column "nullable" of app.plans may be NULL'),
     ({"key": ["at"]}, "22023", f'key column "at" of app.plans is of type timestamp with time zone, {SETTINGS}'),
     *(({"key": [name]}, "22023", SETTINGS) for name in ("local", "day", "span", "f4", "f8", "ratio", "price", "doc", "raw", "list")),
-    ({"column": "kind", "value": "XX"}, "22P02", 'invalid input value for enum app.kind: "XX"'),
-    ({"column": "n", "value": "VE"}, "22P02", 'invalid input syntax for type integer: "VE"'),
-    ({"value": None}, "23502", 'null value in column "value"'),
+    ({"column": "kind", "becomes": ["XX"]}, "22P02", 'invalid input value for enum app.kind: "XX"'),
+    ({"column": "n", "becomes": ["VE"]}, "22P02", 'invalid input syntax for type integer: "VE"'),
+    ({"becomes": ["VE", None]}, "22023", '"becomes" names no value, or NULL'),
+    ({"becomes": []}, "22023", '"becomes" names no value, or NULL'),
     *(
         ({"rule": rule}, "22023", f'rule "{rule}": a rule\'s name is a small letter, then up to 39')
         for rule in ("", "Verified", "1st", "_x", "a-b", "a b", "a.b", "a" * 41, 'x"; DROP', "x'", "é", "a\n")
@@ -247,10 +248,10 @@ def test_refused_with_the_reason_and_without_a_trace(
     typed.execute(THINGS)
     traces = """SELECT (SELECT count(*) FROM pg_trigger), (SELECT count(*) FROM pg_proc), (SELECT count(*) FROM pgherald.rule)"""
     before = typed.execute(traces)
-    call = {"rule": "refused", "table": "app.plans", "key": ["id"], "column": "status", "value": "VE", **change}
+    call = {"rule": "refused", "table": "app.plans", "key": ["id"], "column": "status", "becomes": ["VE"], **change}
     try:
         with pytest.raises(psycopg.Error) as caught:
-            typed.execute("SELECT pgherald.watch(%(rule)s, %(table)s, %(key)s::text[], %(column)s, %(value)s)", call)
+            typed.execute("SELECT pgherald.watch(%(rule)s, %(table)s, %(key)s::text[], %(column)s, %(becomes)s::text[])", call)
     finally:
         typed.execute("DROP FOREIGN DATA WRAPPER nothing CASCADE")
     assert reason in (caught.value.diag.message_primary or "")

@@ -187,7 +187,7 @@ def test_the_roles(story: Database, programs: Programs, roles: None) -> None:
     for statement in (
         "SELECT pgherald.watch('mine', 'public.dateplan')",
         "SELECT pgherald.unwatch('dateplan_verified')",
-        "UPDATE pgherald.rule SET value = 'XX'",
+        "UPDATE pgherald.rule SET becomes = '{XX}'",
         "UPDATE pgherald.secret SET value = 'known'",
         "INSERT INTO pgherald.rate_limit DEFAULT VALUES",
         "DELETE FROM pgherald.rate_limit",
