@@ -152,13 +152,18 @@ _CAST = re.compile(r'::(?:"[^"]+"|\w+)(?:\.(?:"[^"]+"|\w+))?(?: varying| precisi
 
 def _bare(condition: str) -> str:
     """Return an expression without casts, brackets, quotes and blanks. They depend on the types and the search path."""
-    parts = re.split(r"('(?:[^']|'')*')", condition)
+    parts = re.split(r"((?:\bE)?'(?:[^']|'')*')", condition)
     for i in range(0, len(parts), 2):
         part = re.sub(r"OPERATOR\((?:[^()]*\.)?([^()\w.]+)\)", r"\1", parts[i])
         parts[i] = re.sub(r"[()\s]", "", _CAST.sub("", part)).replace("NEW.", "new.").replace("OLD.", "old.")
     # The server shows a number without quotes.
-    parts[1::2] = [part[1:-1] for part in parts[1::2]]
+    parts[1::2] = [_unquoted(part) for part in parts[1::2]]
     return "".join(parts)
+
+
+def _unquoted(literal: str) -> str:
+    # quote_literal() writes E'…' if there is a backslash, and doubles it. The server shows it as it is.
+    return literal[2:-1].replace("\\\\", "\\") if literal.startswith("E") else literal[1:-1]
 
 
 async def capture(context: Context, rule: str) -> Finding:

@@ -83,7 +83,7 @@ class WatchedState:
             condition, shown = f"({self.condition or 'true'})", f"'{HAS_VALUE}'"
             if self.columns:
                 names = ", ".join(f"new.{column}" for column in self.columns)
-                rows = f"(SELECT {names} FROM {rows}) AS state_columns"
+                rows = f"(SELECT {names} FROM {rows}) AS state_columns"  # noqa: S608 - of the catalog
         else:
             column = sql.Identifier("new", self.rule.column).as_string(None)
             condition = " OR ".join(f"({value.is_in(column)})" for value in self.values)
@@ -92,10 +92,8 @@ class WatchedState:
                 f"CASE WHEN {column} IS NULL THEN '{IS_NULL}' "
                 f"ELSE pg_catalog.concat('{HAS_VALUE}', pg_catalog.\"left\"({text}, {_SHOWN_CHARS})) END"
             )
-        return (
-            f"(SELECT pg_catalog.max(CASE WHEN {condition} THEN '{IN_STATE}' ELSE {shown} END "
-            f'COLLATE pg_catalog."C") FROM {rows})'
-        )
+        answer = f"CASE WHEN {condition} THEN '{IN_STATE}' ELSE {shown} END"
+        return f'(SELECT pg_catalog.max({answer} COLLATE pg_catalog."C") FROM {rows})'  # noqa: S608 - of ours
 
     def _match(self, key: str) -> str:
         """Return the condition that finds the row by its key's index."""

@@ -39,7 +39,9 @@ SELECT rule."table"::oid = to_regclass(%(table)s)::oid
            AND trigger.tgname = ANY (
                    ARRAY['pgherald_' || rule.rule || '_update', 'pgherald_' || rule.rule || '_insert'])) AS triggers,
        (SELECT min(quote_ident(wanted.name)
-                   || CASE WHEN attribute.attname IS NOT NULL THEN ' of type ' || format_type(wanted.type, -1) ELSE '' END)
+                   || CASE WHEN attribute.attname IS NOT NULL THEN ' of type ' || format_type(wanted.type, -1)
+                           ELSE ''
+                      END)
           FROM (SELECT unnest(
                            rule.key
                            || CASE WHEN rule.capture = 'statement' OR class.relkind = 'p' THEN rule.changes END

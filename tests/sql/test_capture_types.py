@@ -251,7 +251,9 @@ def test_refused_with_the_reason_and_without_a_trace(
     call = {"rule": "refused", "table": "app.plans", "key": ["id"], "column": "status", "becomes": ["VE"], **change}
     try:
         with pytest.raises(psycopg.Error) as caught:
-            typed.execute("SELECT pgherald.watch(%(rule)s, %(table)s, %(key)s::text[], %(column)s, %(becomes)s::text[])", call)
+            typed.execute(
+                "SELECT pgherald.watch(%(rule)s, %(table)s, %(key)s::text[], %(column)s, %(becomes)s::text[])", call
+            )
     finally:
         typed.execute("DROP FOREIGN DATA WRAPPER nothing CASCADE")
     assert reason in (caught.value.diag.message_primary or "")

@@ -78,7 +78,7 @@ HOSTILE = [
     "new.id = 1) EXECUTE FUNCTION f(); CREATE TABLE app.planted (); SELECT (1",
     "new.status = '\\') OR true); CREATE TABLE app.planted (); --'')",
     "new.status = E'\\') EXECUTE FUNCTION f(); CREATE TABLE app.planted (); --'",
-    'new.status = "a" || $q$ \' $q$) EXECUTE FUNCTION f(); CREATE TABLE app.planted (); -- \'',
+    "new.status = \"a\" || $q$ ' $q$) EXECUTE FUNCTION f(); CREATE TABLE app.planted (); -- '",
     "new.status = ' /* ') EXECUTE FUNCTION f(); CREATE TABLE app.planted (); /* ' */",
 ]
 
@@ -104,7 +104,9 @@ def test_the_table_owners_functions_do_not_run_with_the_installers_rights(sandbo
                CREATE FUNCTION app.constant(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
                    $$ BEGIN RAISE NOTICE 'ran as %', current_user; RETURN 1; END $$;
                ALTER FUNCTION app.constant(int) OWNER TO {0}"""
-        ).format(sql.Identifier(role)).as_string(None)  # type: ignore[arg-type]
+        )
+        .format(sql.Identifier(role))
+        .as_string(None)  # type: ignore[arg-type]
     )
     said: list[str] = []
     with psycopg.connect(sandbox.url, autocommit=True) as conn:
@@ -233,7 +235,9 @@ def test_rewatch_keeps_what_is_known_of_the_rule(orders: Database, capture: str)
                                    capture => %s)""",
         (capture,),
     )
-    assert orders.execute("SELECT paused_at IS NOT NULL, snapshot_done FROM pgherald.rule WHERE rule = 'orders'") == [(True, True)]
+    assert orders.execute("SELECT paused_at IS NOT NULL, snapshot_done FROM pgherald.rule WHERE rule = 'orders'") == [
+        (True, True)
+    ]
     assert orders.execute("SELECT key, why FROM pgherald.handled WHERE rule = 'orders'") == [("2", "existing")]
     orders.execute("UPDATE app.orders SET state = 'shipped'")
     assert captured(orders) == ["1"]

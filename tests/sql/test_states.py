@@ -121,7 +121,9 @@ FROM = """"from" => 'old.status = ''PE'''"""
 KINDS = {
     "one value": Kind("becomes => '{VE}'", is_ve),
     "several values": Kind("becomes => '{VE,DE}'", is_settled, several=True),
-    "several values, changes": Kind("becomes => '{VE,DE}', changes => '{eta}'", is_settled, changes=("eta",), several=True),
+    "several values, changes": Kind(
+        "becomes => '{VE,DE}', changes => '{eta}'", is_settled, changes=("eta",), several=True
+    ),
     "when": Kind(WHEN, is_large),
     "when, from": Kind(f"{WHEN}, {FROM}", is_large, was_pe, leaving=True),
     "when, changes": Kind(f"{WHEN}, changes => '{{eta,total}}'", is_large, changes=("eta", "total")),

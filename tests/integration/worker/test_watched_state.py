@@ -58,7 +58,9 @@ async def test_a_renamed_column_or_value_keeps_its_meaning(sandbox: Database, ch
     """The triggers have the condition, and the server shows it with the present names."""
     sandbox.execute("CREATE TYPE app.kind AS ENUM ('packed', 'shipped', 'delivered')")
     sandbox.execute(TABLE.replace("status text", "status app.kind"))
-    sandbox.execute("""SELECT pgherald.watch('orders', 'app.orders', '{id,part}', "when" => 'new.status = ''shipped''')""")
+    sandbox.execute(
+        """SELECT pgherald.watch('orders', 'app.orders', '{id,part}', "when" => 'new.status = ''shipped''')"""
+    )
     single = rule(key=["id"], when="new.status = 'shipped'")
     async with opened(pool := lookup_pool(sandbox.url)):
         lookup = Lookup("orders", single)

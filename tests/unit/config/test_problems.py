@@ -130,7 +130,7 @@ class TestRefused:
         (
             RULE.replace('"VE"', "true") + LOOKUP,
             "[rules.plan_verified] becomes: must be text in quotes, got true or false; write a value in quotes, "
-            'such as "true"; for several values, watch a generated column',
+            'such as "true", or a list of values',
         ),
         (
             f"{RULE}{LOOKUP}require = 'place'",

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
-from listener.worker.row_budget import MAX_ROWS, limit_rows
 from listener.config.rules import Rule
+from listener.worker.row_budget import MAX_ROWS, limit_rows
 from listener.worker.watched_state import WatchedState
 from listener.worker.watched_value import WatchedValue
 
 TEXT, JSONB, INT4, BOOL = 25, 3802, 23, 16
-STATE = WatchedState(Rule(table="public.t", becomes=("VE",), template="t", lookup="%(keys)s"), {}, (WatchedValue("VE", None, ("VE",)),))
+STATE = WatchedState(
+    Rule(table="public.t", becomes=("VE",), template="t", lookup="%(keys)s"), {}, (WatchedValue("VE", None, ("VE",)),)
+)
 LOOKUP = "SELECT key, doc FROM t WHERE id = ANY (%(keys)s::int[])"
 
 
