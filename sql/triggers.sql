@@ -639,7 +639,7 @@ BEGIN
 END $bind$;
 
 -- Return the condition that a row is in the state of a rule. `record` is the row's name. A rule with `when` has it in its
--- triggers, which follow a renamed column; one that captures per statement has it in a function of the columns' values.
+-- row triggers, which follow a renamed column. Otherwise it is the one that watch() has recorded.
 CREATE OR REPLACE FUNCTION pgherald.expression_of_state(rule text, record text) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
     SELECT CASE
@@ -718,10 +718,9 @@ END $capture$, key_of_new, 'SELECT ' || key_of_row, rule, pgherald.gate_snippet(
     -- one statement. A trigger of the application may write to the table meanwhile. Its statements have a note of their
     -- own, by their depth.
     --
-    -- A rule with `changes`, or with several values, has an event for a row that moves within the state if one of the
-    -- columns `within` changes. Their texts are part of the note. A rule with `from` is `leaving`: an INSERT is news only
-    -- if it finds a note, with '>' at its end, of a row that was in that state. A row that moves within the rule's state
-    -- has left a note with '='.
+    -- With `changes` or several values, a row that moves within the state is news if a column of `within` changes. Their
+    -- texts are part of the note. A rule with `from` is `leaving`. There an INSERT is news only if the row was in that
+    -- state, which a '>' at the end of its note says. A row that moves within the rule's state has left a note with '='.
     IF cardinality(within) > 0 OR leaving THEN
         kind := format($kind$CASE TG_ARGV[0] WHEN 'from' THEN '>' ELSE pg_catalog.concat('=', pg_catalog.md5(%s)) END$kind$,
                        pgherald.row_texts("table", within, 'OLD'));
@@ -1111,7 +1110,7 @@ BEGIN
 END $$;
 
 -- Return the conditions of a rule's row triggers. `state` and `leaving` are bound conditions, or NULL.
--- After an UPDATE, a row is news if it is in the state and was not; or it was, and one of `changes` has another value.
+-- After an UPDATE, a row in the state is news if it was not in it, or if one of `changes` has another value.
 -- With several values in `becomes`, "was" means that the column had the same value. If there is `from`, a row that was
 -- not in the state must have been in that one. The trigger on INSERT then has a condition that never holds, because it
 -- also says what the state is. A row that moves to another partition is inserted there.

