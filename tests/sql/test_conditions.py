@@ -75,6 +75,8 @@ def test_a_condition_that_no_trigger_can_keep_is_refused(orders: Database, when:
 
 
 HOSTILE = [
+    "new.id = 1) EXECUTE FUNCTION pgherald.raise_check_violation(); SELECT nextval('app.ticks'); "
+    "CREATE TRIGGER planted AFTER INSERT ON pgherald.new FOR EACH ROW WHEN (new.id = 1",
     "true) EXECUTE FUNCTION pgherald.raise_check_violation(); CREATE TABLE app.planted (); --",
     "new.id = 1) EXECUTE FUNCTION f(); CREATE TABLE app.planted (); SELECT (1",
     "new.status = '\\') OR true); CREATE TABLE app.planted (); --'')",
@@ -87,11 +89,12 @@ HOSTILE = [
 @pytest.mark.parametrize("when", HOSTILE)
 @pytest.mark.parametrize("conforming", ["on", "off"])
 def test_a_condition_cannot_end_its_statement(orders: Database, when: str, conforming: str) -> None:
+    orders.execute("CREATE SEQUENCE app.ticks")
     with psycopg.connect(orders.url, autocommit=True) as conn:
         conn.execute(f"SET standard_conforming_strings = {conforming}; SET backslash_quote = on")  # type: ignore[arg-type]
         with contextlib.suppress(psycopg.Error):
             conn.execute("SELECT pgherald.watch('orders', 'app.orders', \"when\" => %s)", (when,))
-    assert orders.execute("SELECT to_regclass('app.planted')") == [(None,)]
+    assert orders.execute("SELECT to_regclass('app.planted'), is_called FROM app.ticks") == [(None, False)]
 
 
 def test_the_table_owners_functions_do_not_run_with_the_installers_rights(sandbox: Database, role: str) -> None:
@@ -300,3 +303,12 @@ def test_what_per_statement_cannot_read_is_refused(orders: Database) -> None:
         watch(orders, when)
         with pytest.raises(psycopg.errors.FeatureNotSupported, match=r'rule "orders".*per statement'):
             watch(orders, when, capture="statement")
+
+
+@pytest.mark.parametrize("capture", ["row", "statement"])
+def test_a_text_that_looks_like_a_name_stays_a_text(orders: Database, capture: str) -> None:
+    watch(orders, "new.status = 'new.x old.y'", capture=capture, **{"from": "old.status = 'is old.z ''new.'"})
+    orders.execute("""UPDATE app.orders SET status = 'is old.z ''new.' WHERE id = 1""")
+    orders.execute("UPDATE app.orders SET status = 'new.x old.y'")
+    orders.execute("UPDATE app.orders SET eta = '2026-01-01'")
+    assert captured(orders) == ["1"]
