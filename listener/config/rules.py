@@ -1,4 +1,4 @@
-"""A rule: the table, column and value to watch, and the email to send."""
+"""A rule: the table and the state to watch, and the email to send."""
 
 import re
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ from listener.config.headers import Headers
 # The rule that applies if the configuration has none, so that the demo and a first `pgherald install` need no file.
 DEFAULT_NAME = "dateplan_verified"
 DEFAULT_LOOKUP = """\
-SELECT d.id AS key, d.status AS current, u.email, u.email_notifications_enabled AS consent, p.place
+SELECT d.id AS key, u.email, u.email_notifications_enabled AS consent, p.place
   FROM public.dateplan d LEFT JOIN public.users u ON u.id = d.user_id LEFT JOIN public.plan p ON p.id = d.plan_id
  WHERE d.id = ANY (%(keys)s::bigint[])
 """
@@ -19,7 +19,7 @@ SELECT d.id AS key, d.status AS current, u.email, u.email_notifications_enabled 
 SQL_NAME = r'(?:[A-Za-z_\u0080-\U0010ffff][\w$]*|"(?:[^"\x00]|"")+")'
 # The columns that the daemon needs of a lookup. `language`, `from_name` and `reply_to` are read if they are there. All
 # are variables of the template too.
-OWN_COLUMNS = ("key", "current", "email", "consent")
+OWN_COLUMNS = ("key", "email", "consent")
 # Variables of the template that the daemon sets itself. A column of this name would hide one.
 BUILT_IN_VARIABLES = ("link", "unsubscribe", "template_language")
 # A column of the lookup in a rule's `link`.
@@ -28,14 +28,29 @@ PLACEHOLDER = re.compile(r"\{(\w+)\}")
 APPLICATION = "application"
 
 
+_NEW = re.compile(r"\bnew\.", re.IGNORECASE)
+_OLD = re.compile(r"\bold\.", re.IGNORECASE)
+
+
 def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
+
+
+def _as_values(value: object) -> object:
+    """Return the values of `becomes` as a tuple of texts."""
+    if isinstance(value, list | tuple):
+        return tuple(_as_value(each) for each in value)
+    return value if isinstance(value, dict) or value is None else (_as_value(value),)
+
+
+def _as_value(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class Rule(BaseModel):
     """One `[rules.NAME]` section. The string below a key is its description in docs/configuration.md."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, arbitrary_types_allowed=True)
 
     # Checked here, because queries contain it as it is.
     table: str = Field(pattern=rf"^{SQL_NAME}\.{SQL_NAME}$")
@@ -44,8 +59,16 @@ class Rule(BaseModel):
     """its primary key; several columns as `["a", "b"]`. Integer, numeric, text, uuid, enum or boolean"""
     column: str = "status"
     """the column to watch"""
-    becomes: str
-    """the value that the column must reach"""
+    when: str = ""
+    """instead of `column` and `becomes`: the state in SQL, as a condition on the row `new`; see
+    [The state](#the-state)"""
+    becomes: Annotated[tuple[str, ...], BeforeValidator(_as_values)] = Field((), validate_default=True)
+    """the value that the column must reach, required without `when`; or several as `["a", "b"]`, and each change to one of
+    them is news"""
+    left: str = Field("", alias="from")
+    """condition on the row `old`: only an UPDATE of a row for which it held is news. An INSERT never is"""
+    changes: tuple[str, ...] = ()
+    """columns such as `["eta"]`: while the row is in the state, a change of one of them is news again"""
     capture: Literal["row", "statement"] = "row"
     """`row`, or `statement`: one trigger call per statement instead of one per row, for tables where thousands of rows
     change at once; see [dba.md](dba.md#per-row-or-per-statement)"""
@@ -85,10 +108,49 @@ class Rule(BaseModel):
     again_after: DurationOrOff = None
     """a row's next email comes this long after the last, or not; or `off`. Default: `delivery.again_after`"""
 
-    @field_validator("becomes", mode="before")
+    @field_validator("when")
     @classmethod
-    def _number_as_text(cls, value: object) -> object:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    def _reads_row(cls, value: str, info: ValidationInfo) -> str:
+        if value and not _NEW.search(value):
+            raise ValueError("names no column of the row; write new.COLUMN, such as new.status = 'sent'")
+        if value and info.data.get("column", "status") != "status":
+            raise ValueError("says the state, and so does `column`; remove one of them")
+        return value
+
+    @field_validator("becomes")
+    @classmethod
+    def _one_state(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if value and info.data.get("when"):
+            raise ValueError("says the state, and so does `when`; remove one of them")
+        if not value and info.data.get("when") == "":
+            raise ValueError("is required")
+        if len(set(value)) < len(value):
+            raise ValueError("names a value twice; remove one of them")
+        return value
+
+    @field_validator("left")
+    @classmethod
+    def _reads_old_row(cls, value: str) -> str:
+        if value and not _OLD.search(value):
+            raise ValueError("names no column of the row before; write old.COLUMN, such as old.status = 'packed'")
+        return value
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the rule names: those of its key, the watched one, and those of `changes`."""
+        return (*self.key, *(() if self.when else (self.column,)), *self.changes)
+
+    @property
+    def state(self) -> str:
+        """The state for a person to read, such as ``status = 'VE'``."""
+        return self.when or f"{self.column} = {' or '.join(map(repr, self.becomes))}"
+
+    @property
+    def watching(self) -> str:
+        """The table and the state, as the commands say what is watched."""
+        if self.when:
+            return f"{self.table} where {self.when}"
+        return f"{self.table}.{self.column} for {' or '.join(map(repr, self.becomes))}"
 
     @field_validator("key")
     @classmethod
@@ -136,7 +198,7 @@ def default_rules() -> dict[str, Rule]:
     """Return the built-in example rule. It applies if the configuration has no rule."""
     rule = Rule(
         table="public.dateplan",
-        becomes="VE",
+        becomes=("VE",),
         template=DEFAULT_NAME,
         require=("place",),
         lookup=DEFAULT_LOOKUP,

@@ -18,6 +18,7 @@ from listener.db.connection import connect_async
 from listener.db.errors import translate_errors
 from listener.db.owner import execute_as_owner
 from listener.db.pools import lookup_pool, opened
+from listener.db.state import BOUND_STATE, in_state
 from listener.errors import BadData, PgheraldError
 from listener.mail.composer import Composer, Message
 from listener.mail.templates import Templates
@@ -66,10 +67,10 @@ async def make(
             composer.check(name, await lookup.check(pool))
             if key is None:
                 try:
-                    key = await _greatest_key(conn, rule)
+                    key = await _greatest_key(conn, name, rule)
                 except (psycopg.DataError, UnicodeDecodeError) as exc:
                     raise PgheraldError(
-                        f"the greatest key of {rule.table} with {rule.column} = {rule.becomes!r} cannot be read as text; "
+                        f"the greatest key of {rule.table} with {rule.state} cannot be read as text; "
                         "name another row with --key"
                     ) from exc
             try:
@@ -119,18 +120,21 @@ async def _key_types(conn: AsyncConnection[Any], rule: Rule) -> str:
     return ", ".join(f"{column} {types[column].name if column in types else '(missing)'}" for column in rule.key)
 
 
-async def _greatest_key(conn: AsyncConnection[Any], rule: Rule) -> str:
+async def _greatest_key(conn: AsyncConnection[Any], name: str, rule: Rule) -> str:
     """Return the greatest key among the rows that match the rule, in the form of the outbox."""
     types = keys.read_types(await (await conn.execute(keys.COLUMN_TYPES, keys.of(rule))).fetchall())
+    bound = None
+    if rule.when:
+        bound = await (await conn.execute(BOUND_STATE, {"rule": name, "table": rule.table})).fetchone()
     query = sql.SQL("SELECT {} FROM {} AS t WHERE {} ORDER BY {} LIMIT 1").format(
         keys.key_text(rule, types),
         sql.SQL(rule.table),
-        keys.equals(rule.column, rule.becomes, types),
+        in_state(rule, types, *(bound or (None, None))),
         sql.SQL(", ").join(sql.SQL("t.{} DESC").format(sql.Identifier(column)) for column in rule.key),
     )
     async with conn.cursor() as cursor:
         await execute_as_owner(cursor, rule.table, query.as_string(conn).replace("%", "%%"))
         row = await cursor.fetchone()
     if row is None:
-        raise PgheraldError(f"no row of {rule.table} has {rule.column} = {rule.becomes!r}; name a row with --key")
+        raise PgheraldError(f"no row of {rule.table} has {rule.state}; name a row with --key")
     return str(row[0])

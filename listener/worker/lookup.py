@@ -19,7 +19,8 @@ from listener.outbox.event import Event
 from listener.worker.decision import NotToSend, ToSend
 from listener.worker.row_budget import MAX_BATCH_BYTES, MAX_ROW_BYTES, MAX_ROWS, limit_rows
 from listener.worker.row_security import require_visible_rows
-from listener.worker.watched_value import WatchedValue, broken
+from listener.worker.watched_state import HAS_VALUE, IN_STATE, WatchedState
+from listener.worker.watched_value import broken
 
 Cursor = psycopg.AsyncCursor[Any]
 _STANDBY = "it reached a standby, which may not have the row yet; point [database] lookup_url, or url, at the primary"
@@ -34,14 +35,16 @@ class LookupResult:
         octets: The size of a key's rows, by key.
         too_large: The size of a row that exceeds the limit, by key. Such a row is not read.
         later: Keys whose rows were not read, because the others took all that may be read at once.
-        reverted: Keys whose row does not have the rule's value.
+        reverted: For each key whose row is not in the rule's state, how it is now.
+        gone: Keys whose row is not in the rule's table.
     """
 
     rows: dict[str, list[dict[str, Any]]]
     octets: dict[str, int] = field(default_factory=dict)
     too_large: dict[str, int] = field(default_factory=dict)
     later: set[str] = field(default_factory=set)
-    reverted: set[str] = field(default_factory=set)
+    reverted: dict[str, str] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
 
 
 class Lookup:
@@ -58,7 +61,7 @@ class Lookup:
         self._query = f"-- name: lookup {name}\n{rule.lookup.strip().rstrip(';')}"
         self._columns: list[str] = []
         self._bounded: str | None = None
-        self._value: WatchedValue | None = None
+        self._state: WatchedState | None = None
 
     async def check(self, lookups: Pool) -> frozenset[str]:
         """Return the lookup's columns.
@@ -83,8 +86,8 @@ class Lookup:
             if column not in columns:
                 raise RuleBroken(f"the lookup of rule {self.name} returns no column {column!r}; add it to the SELECT")
         comment, _, lookup = self._query.partition("\n")
-        self._value = await WatchedValue.read(conn, self.name, self.rule)
-        query = f"{comment}\n{limit_rows(lookup, described, self._value)}"
+        self._state = await WatchedState.read(conn, self.name, self.rule)
+        query = f"{comment}\n{limit_rows(lookup, described, self._state)}"
         try:
             await self._run_bounded(cursor, query, [], 0)
         except psycopg.errors.SyntaxError as exc:
@@ -120,7 +123,8 @@ class Lookup:
                     await conn.execute("DEALLOCATE ALL", prepare=False)
                     self._bounded = None
                     rows = await self._fetch(conn, of, budget)
-                if len(rows) < len(of):
+                # Rows may be missing in the lookup's answer, or in the rule's table.
+                if len(rows) < len(of) or any(given and state is None for _, given, state, *_ in rows):
                     await require_visible_rows(conn, self.name, self.rule)
         except (psycopg.Error, OSError, TimeoutError) as exc:
             if is_by_data(exc) and of:
@@ -155,37 +159,47 @@ class Lookup:
             await cursor.connection.close()
             raise psycopg.OperationalError(ON_STANDBY)
         if not value_exists:
-            raise broken(self.name, self.rule, self._value.type if self._value else None)
+            values = self._state.values if self._state else ()
+            raise broken(self.name, self.rule, " or ".join(self.rule.becomes), values[0].type if values else None)
         return [tuple(rest) for _, _, *rest in rows if rest[0] is not None]
 
     def _found(self, of: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> LookupResult:
         position = len(self._columns) - 1 - self._columns[::-1].index("key")
         found = LookupResult({key: [] for key in of})
-        for octets, given, in_value, *values in rows:
+        for octets, given, state, *values in rows:
             key = key_text(values[position])
             # A char(n) key is captured without its trailing blanks, and the lookup returns it with them.
             key = key if key in found.rows else key.rstrip(" ")
             found.octets[key] = found.octets.get(key, 0) + octets
             if given:
                 found.rows.setdefault(key, []).append(dict(zip(self._columns, values, strict=True)))
-                if not in_value:
-                    found.reverted.add(key)
+                if state is None:
+                    found.gone.add(key)
+                elif state != IN_STATE:
+                    found.reverted[key] = self._present(state)
             elif octets > MAX_ROW_BYTES:
                 found.too_large[key] = octets
             else:
                 found.later.add(key)
         return found
 
+    def _present(self, state: str) -> str:
+        """Return how a row is now that is not in the state. `state` is the answer of `WatchedState`."""
+        if self.rule.when:
+            return "the row no longer matches `when`"
+        shown = state.removeprefix(HAS_VALUE) if state.startswith(HAS_VALUE) else "NULL"
+        return f"{self.rule.column} is now {shown}"
+
     def decide(self, event: Event, found: LookupResult) -> ToSend | NotToSend:
         """Decide whether to send, and to whom, by the row as it is now."""
         rows = found.rows.get(event.key, [])
-        if not rows:
+        if not rows or event.key in found.gone:
             return NotToSend(event, "row_gone")
         if len(rows) > 1:
             return NotToSend(event, "ambiguous", f"the lookup returns {len(rows)} rows for this key", failed=True)
         row = rows[0]
         if event.key in found.reverted:
-            return NotToSend(event, "reverted", f"{self.rule.column} is now {_shown(row['current'])}")
+            return NotToSend(event, "reverted", found.reverted[event.key])
         email = row["email"]
         if email is None or not str(email).strip():
             return NotToSend(event, "no_recipient")

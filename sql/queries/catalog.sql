@@ -89,4 +89,8 @@ SELECT
 
 -- name: watched
 -- Return the rules that the database watches.
-SELECT rule, "table"::regclass::text AS "table", key, "column", value, capture FROM pgherald.rule ORDER BY rule;
+-- A rule that waits for several values, or for a condition, is left out.
+SELECT rule, "table"::regclass::text AS "table", key, "column", becomes[1] AS value, capture
+  FROM pgherald.rule
+ WHERE cardinality(becomes) = 1
+ ORDER BY rule;

@@ -213,7 +213,9 @@ def test_what_a_migration_watches_is_taken_over(bare_database: Database, mail: M
     )
     with bare_database.connect() as conn:
         install_triggers(conn)
-    bare_database.execute("SELECT pgherald.watch('solved', 'ticket', '{id}', 'b_status', 'done', 'statement')")
+    bare_database.execute(
+        "SELECT pgherald.watch('solved', 'ticket', '{id}', 'b_status', '{done}', capture => 'statement')"
+    )
     own = pgherald.folder / "templates" / "solved" / "subject.txt.j2"
     own.parent.mkdir(parents=True)
     own.write_text("Ticket {{ key }}")

@@ -73,7 +73,7 @@ def world(database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Pa
                 """CREATE TABLE public.{} (key text PRIMARY KEY, status text, email text, consent boolean, place text);
                    INSERT INTO pgherald.worker (name, version, lease, has_presence_lock, breaker_reason)
                    VALUES ({}, '1', '1 day', false, {});
-                   INSERT INTO pgherald.rule (rule, "table", table_name, key, "column", value)
+                   INSERT INTO pgherald.rule (rule, "table", table_name, key, "column", becomes)
                    VALUES ({}, 'public.dateplan', 'public.dateplan', '{{id}}', 'status', 'VE')"""
             ).format(sql.Identifier(quoted), f"host{EVIL}", f"550 {EVIL}", f"other{EVIL}")
         )

@@ -47,7 +47,7 @@ def test_the_rules() -> None:
     documented = rows("rules.NAME")
     assert documented.keys() == keys(Rule).keys()
     for key, (default, _) in documented.items():
-        field = Rule.model_fields[key]
+        field = Rule.model_fields[keys(Rule)[key]]
         assert (default == "required") == field.is_required()
         if default == "–":
             assert not field.default

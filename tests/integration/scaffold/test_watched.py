@@ -11,7 +11,7 @@ def test_the_rules_of_an_installed_schema(bare_database: Database) -> None:
     with connect(bare_database.url) as conn:
         assert read_watched(conn) == [], "without the schema"
         install_triggers(conn)
-        conn.execute("SELECT pgherald.watch('mine', 'public.dateplan', '{id}', 'status', 'CA')")
+        conn.execute("SELECT pgherald.watch('mine', 'public.dateplan', '{id}', 'status', '{CA}')")
         assert read_watched(conn) == [WatchedRule("mine", "public.dateplan", ["id"], "status", "CA", "row")]
         conn.execute("SET ROLE pg_monitor")
         assert read_watched(conn) == [], "without the right"
