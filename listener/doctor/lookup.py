@@ -18,7 +18,8 @@ from listener.doctor.context import QUERIES, Context, RowSample
 from listener.doctor.result import Finding, NotChecked, fault, ok, warn
 from listener.doctor.rights import read_remedy
 from listener.errors import BadData, DatabaseUnavailable, RuleBroken
-from listener.worker.lookup import Lookup, LookupResult
+from listener.worker.lookup import Lookup
+from listener.worker.lookup_result import LookupResult
 from listener.worker.row_budget import MAX_ROW_BYTES
 from listener.worker.row_security import RLS_TABLES, policy_remedy, tables_read
 

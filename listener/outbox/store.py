@@ -11,7 +11,7 @@ from psycopg.rows import class_row, dict_row
 
 from listener.address import mask
 from listener.config.keys import MAX_KEY_BYTES, array_literal
-from listener.db.errors import translate_errors
+from listener.db.errors import error_kind, translate_errors
 from listener.db.pool import Pool
 from listener.db.queries import load, run_query
 from listener.errors import BadData
@@ -85,7 +85,7 @@ class Outbox:
         try:
             return await self._claim(number, 1, [rule], only=event_id)
         except _DATA_ERRORS as exc:
-            return await self._claim_unreadable(event_id, number, _error_kind(exc))
+            return await self._claim_unreadable(event_id, number, error_kind(exc))
 
     async def _claim(
         self, number: int, limit: int, rules: Sequence[str], *, window: float | None = None, only: int | None = None
@@ -133,6 +133,19 @@ class Outbox:
         fences = {"ids": [number for number, _ in known], "claims": [claim for _, claim in known]}
         return len(await self._run("release_lost_claims", worker=self.worker, **fences))
 
+    async def spread(self, events: Sequence[tuple[Event, Sequence[str]]]) -> dict[tuple[int, int], str | None]:
+        """Spread events to their people. Return `superseded_by` of each event that this worker still owned, by its fence.
+
+        Raises:
+            BadData: The database refuses one of them.
+        """
+        rows = _json({"id": event.id, "claim": event.claim, "people": list(people)} for event, people in events)
+        try:
+            written = await self._run("spread", spread=rows)
+        except _DATA_ERRORS as exc:
+            raise BadData("unreadable", f"the people cannot be written ({error_kind(exc)})") from exc
+        return {(row[0], row[1]): row[2] for row in written}
+
     async def stored_message(self, event: Event) -> StoredMessage | None:
         """Return the recipient and the bytes of the event's first sending. None if the event is no longer ours.
 
@@ -142,7 +155,7 @@ class Outbox:
         try:
             rows = await self._run("stored", id=event.id, claim=event.claim, most=2 * MAX_MESSAGE_BYTES)
         except _DATA_ERRORS as exc:
-            raise BadData("unreadable", f"the stored message cannot be read ({_error_kind(exc)})") from exc
+            raise BadData("unreadable", f"the stored message cannot be read ({error_kind(exc)})") from exc
         if not rows:
             return None
         recipient, message = rows[0]
@@ -178,14 +191,14 @@ class Outbox:
             if settlement.history_entry is not None:
                 # Write the state without the text and the attempt, one of which the database refuses.
                 event = settlement.event
-                log.warning("event_detail_lost", event_id=event.id, error=_error_kind(exc), **event.log_name)
+                log.warning("event_detail_lost", event_id=event.id, error=error_kind(exc), **event.log_name)
                 return await self.record(
                     [replace(settlement, history_entry=None, detail=None, uses_attempt=False)], (), again=again
                 )
         subjects: list[Settlement | OutgoingMessage] = [*settlements, *marks]
         for subject in subjects:
             event = subject.event
-            log.error("event_not_written", event_id=event.id, rule=event.rule, error=_error_kind(exc), **event.log_name)
+            log.error("event_not_written", event_id=event.id, rule=event.rule, error=error_kind(exc), **event.log_name)
         return set()
 
     async def _record(
@@ -234,9 +247,3 @@ class Outbox:
 def _json(rows: Iterable[dict[str, object]]) -> str:
     # Without \u escapes: a database in SQL_ASCII refuses to convert those.
     return json.dumps(list(rows), ensure_ascii=False)
-
-
-def _error_kind(exc: Exception) -> str:
-    """Return the class and SQLSTATE of an error, without its text, which may quote the row."""
-    state = exc.sqlstate if isinstance(exc, psycopg.Error) else None
-    return type(exc).__name__ + (f", SQLSTATE {state}" if state else "")

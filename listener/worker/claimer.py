@@ -19,6 +19,7 @@ from listener.worker.row_budget import MAX_BATCH_BYTES
 from listener.worker.runtime import Runtime
 from listener.worker.scan_pace import ScanPace
 from listener.worker.sender import Senders
+from listener.worker.spreading import spread
 
 # Lost claims are rare, and looking for them is one statement.
 _SWEEP_INTERVAL_S = 10.0
@@ -77,14 +78,18 @@ class Claimer:
         """
         first_slot = asyncio.get_running_loop().time() + slots.wait
         queued = 0
+        decided: list[ToSend | Settlement]
         by_rule: dict[str, list[Event]] = defaultdict(list)
         for event in events:
             by_rule[event.rule].append(replace(event, message_id=runtime.delivery.message_id(event)))
         left = MAX_BATCH_BYTES
         unavailable: DatabaseUnavailable | None = None
         for rule, group in by_rule.items():
+            looked_up_at = -math.inf
             try:
-                decided = await runtime.delivery.triage(rule, group, self._lookups, left)
+                found = await runtime.delivery.triage(rule, group, self._lookups, left)
+                looked_up_at = asyncio.get_running_loop().time()
+                decided = await spread(self._outbox, found)
                 left -= queued_bytes(decided)
             except RuleBroken as exc:
                 runtime.delivery.suspensions.suspend(rule, exc)
@@ -92,7 +97,6 @@ class Claimer:
             except DatabaseUnavailable as exc:
                 unavailable = exc
                 decided = [Settlement(event, "available") for event in group]
-            looked_up_at = asyncio.get_running_loop().time()
             for decision in decided:
                 if isinstance(decision, ToSend):
                     send_at = first_slot + queued * slots.interval if slots.interval else None

@@ -21,7 +21,8 @@ from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refu
 from listener.smtp.replies import Phase, Reply, Scope, Verdict
 from listener.smtp.verdicts import SERVER
 from listener.worker.delivery import Delivery
-from listener.worker.lookup import LookupResult, ToSend
+from listener.worker.decision import ToSend
+from listener.worker.lookup_result import LookupResult
 from listener.worker.retry_policy import RetryPolicy
 from listener.worker.suspensions import RETRY_AFTER_S
 from tests.support.clock import jumping
