@@ -113,7 +113,8 @@ def _show(history: RowHistory, subject: str) -> None:
         screen.print(f"{subject}: no event; {history.why}", soft_wrap=True)
     for event in history.events:
         reason = f" ({event['reason']})" if event["reason"] else ""
-        screen.print(f"event {event['id']}: {event['state']}{reason}, attempt {event['attempt']}")
+        person = f", for {event['person']}" if event["person"] is not None else ""
+        screen.print(f"event {event['id']}{person}: {event['state']}{reason}, attempt {event['attempt']}")
         screen.print(f"  Message-ID {event['message_id']}", soft_wrap=True)
         for entry in event["history"]:
             screen.print(f"  {_time(entry['at'])}  {entry['what']:<12}  {entry['detail'] or ''}", soft_wrap=True)

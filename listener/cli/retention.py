@@ -15,6 +15,7 @@ from listener.cli.options import (
     get_rule,
     load_settings,
     quantity,
+    require_each,
     stored_key,
 )
 from listener.cli.output import write_line
@@ -53,8 +54,9 @@ def purge(older_than: float, config_file: Path | None) -> None:
 @click.command(context_settings=NEGATIVE_KEYS)
 @click.argument("rule")
 @click.argument("key")
+@click.option("--person", help="Only the events of this person of the row, of a rule with `each`.")
 @config_option
-def forget(rule: str, key: str, config_file: Path | None) -> None:
+def forget(rule: str, key: str, person: str | None, config_file: Path | None) -> None:
     """Delete a row's events and history.
 
     A marker remains, so that `backfill` does not capture the row again. Exit status 1: some events are in flight and were
@@ -65,13 +67,14 @@ def forget(rule: str, key: str, config_file: Path | None) -> None:
     """
     loaded = load_settings(config_file)
     watched = get_rule(loaded, rule)
+    require_each(watched, person, key)
     stored = stored_key(watched, key)
     with (
         outbox_connection(loaded) as conn,
         tables_of(conn, loaded.database.lookup_url) as tables,
         translate_errors(OWNER_REMEDY),
     ):
-        deleted, in_flight = retention.forget(conn, rule, as_written(tables, rule, watched, stored))
+        deleted, in_flight = retention.forget(conn, rule, as_written(tables, rule, watched, stored), person)
     write_line(f"{quantity(deleted, 'event')} forgotten")
     if in_flight:
         write_line(f"{quantity(in_flight, 'event')} in flight and not deleted; run it again in a few seconds", err=True)

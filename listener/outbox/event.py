@@ -128,6 +128,11 @@ def row_name(key: str, person: str | None) -> str:
     return key if person is None else f"{key}\0{person}"
 
 
+def key_of(row: str) -> str:
+    """Return the key in the name of a row."""
+    return row.partition("\0")[0]
+
+
 def decompress(stored: bytes) -> bytes:
     """Return the message that a mark stored.
 

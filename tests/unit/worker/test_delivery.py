@@ -20,8 +20,8 @@ from listener.recipients import RecipientPolicy
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
 from listener.smtp.replies import Phase, Reply, Scope, Verdict
 from listener.smtp.verdicts import SERVER
-from listener.worker.delivery import Delivery
 from listener.worker.decision import ToSend
+from listener.worker.delivery import Delivery
 from listener.worker.lookup_result import LookupResult
 from listener.worker.retry_policy import RetryPolicy
 from listener.worker.suspensions import RETRY_AFTER_S
