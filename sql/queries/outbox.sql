@@ -129,8 +129,7 @@ further AS (
            first.captured_xid,
            first.traceparent,
            pgherald.append_history('[]', 'spread', concat('from event ', first.id))
-      FROM first CROSS JOIN unnest(first.people[2:]) WITH ORDINALITY AS other (person, i)
-     ORDER BY first.id, other.i
+      FROM first CROSS JOIN unnest(first.people[2:]) AS other (person)
     RETURNING 1),
 rung AS (
     SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(726354, 1) THEN pg_notify('pgherald', '') END
