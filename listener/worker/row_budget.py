@@ -65,7 +65,7 @@ def limit_rows(lookup: str, columns: Sequence[Column], value: WatchedValue, each
     than `MAX_ROWS` says that there are more. If the lookup finds no row or is not run, a single row has no size.
 
     With `each`, the column of that name is the person. Its text is a further column behind the others, and is there in
-    every row; empty if it is NULL, and cut off if it is too long. The parameter `people` has the texts of the people
+    every row. It is empty if the person is NULL, and cut off if it is too long. The parameter `people` has the texts of the people
     whose rows are wanted; NULL: all.
     """
     key = max(i for i, column in enumerate(columns) if column.name == "key")

@@ -22,9 +22,7 @@ from tests.support.people import LOOKUP, add_person, add_plan, with_people
 from tests.support.web import ANY_PORT, Client
 
 RULE = "dateplan_verified"
-_WITHDRAW = (
-    "UPDATE public.users SET email_notifications_enabled = false WHERE id = %(person)s::bigint AND %(keys)s::bigint[] IS NOT NULL"
-)
+_WITHDRAW = "UPDATE public.users SET email_notifications_enabled = false WHERE id = %(person)s::bigint AND %(keys)s::bigint[] IS NOT NULL"
 
 
 def sent(database: Database, pgherald: Pgherald, config: Path, *names: str) -> tuple[int, list[int]]:

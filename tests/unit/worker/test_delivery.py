@@ -64,7 +64,7 @@ class FakeRows:
         self._bad = set(bad)
         self._more = more
 
-    async def __call__(self, pool: Any, of: Sequence[str], budget: int) -> LookupResult:
+    async def __call__(self, pool: Any, of: Sequence[str], budget: int, people: Any = None) -> LookupResult:
         self.asked.append(list(of))
         self.budgets.append(budget)
         if self._bad & set(of):
@@ -315,4 +315,4 @@ def test_the_composer_gets_the_time_of_the_change() -> None:
             return super().compose(*arguments)
 
     delivery(Noting()).compose(ToSend(event(1), JANE, ROW), NOW)
-    assert given[0][-2:] == (NOW, CAPTURED_AT)
+    assert given[0][-3:] == (NOW, CAPTURED_AT, None)
