@@ -53,7 +53,7 @@ def test_killed_at_500_of_2000_under_hold(
     mail.script("dot", wait(0.01))
     with pgherald.daemon("--config", str(config)) as daemon:
         database.verify(*plans)
-        mail.wait_for(500)
+        wait_until(lambda: len(mail.messages) >= 500, 90)
         daemon.kill()
     with pgherald.daemon("--config", str(config)):
         wait_until(lambda: set(states(database)) <= {"sent", "in_doubt"} and states(database).total() == 2000, 120)

@@ -5,7 +5,6 @@ import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
-
 from pathlib import Path
 
 import pytest
