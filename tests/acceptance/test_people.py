@@ -9,8 +9,9 @@ import pytest
 from tests.support import wait_until
 from tests.support.command import Pgherald
 from tests.support.database import Database
+from tests.support.doctor import Examine
 from tests.support.mail import MailServer
-from tests.support.people import add_person, add_plan, invite, leave, with_people
+from tests.support.people import LOOKUP, add_person, add_plan, invite, leave, with_people
 
 Outcome = tuple[str | None, str, str | None]
 
@@ -205,3 +206,28 @@ def test_the_history_says_where_an_event_comes_from(
     shown = pgherald("explain", "dateplan_verified", plan, "--config", config).stdout
     for event in (first, second):
         assert f"event {event['id']}, for {event['person']}: sent" in shown
+
+
+@pytest.mark.parametrize(
+    ("each", "column", "says"),
+    [
+        ("", "g.user_id", "several rows for 1 of the newest keys"),
+        ("person", "7", "more than once"),
+        ("person", "g.user_id", None),
+    ],
+)
+def test_doctor_finds_people_that_cannot_be_told(
+    database: Database, doctor: Examine, tmp_path: Path, each: str, column: str, says: str | None
+) -> None:
+    """Such a lookup runs, and every event of the row would fail."""
+    lookup = LOOKUP.replace("g.user_id AS person", f"{column} AS person")
+    config = with_people(database, tmp_path, each=each, lookup=lookup)
+    add_plan(database, add_person(database, "a"), add_person(database, "b"))
+    found = doctor(PGHERALD_CONFIG=str(config))
+    result = found["lookup dateplan_verified"]
+    if says is None:
+        assert (result.state, found["template dateplan_verified"].state) == ("ok", "ok"), result
+    else:
+        assert result.state == "fault", result
+        assert says in result.seen
+        assert "each" in result.remedy or "person" in result.remedy
