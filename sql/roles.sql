@@ -80,7 +80,8 @@ BEGIN
 END $$;
 
 GRANT USAGE ON SCHEMA pgherald TO pgherald_daemon;
-GRANT SELECT, UPDATE ON pgherald.outbox TO pgherald_daemon;
+-- It inserts the events of the further people of a row.
+GRANT SELECT, INSERT, UPDATE ON pgherald.outbox TO pgherald_daemon;
 GRANT SELECT, INSERT, UPDATE, DELETE ON pgherald.worker, pgherald.event_stats TO pgherald_daemon;
 GRANT SELECT ON pgherald.rule, pgherald.handled, pgherald.secret, pgherald.rate_limit TO pgherald_daemon;
 -- The daemon's role may retry and discard events, and so it may also pause a rule. It counts the rule's bounces. Only the

@@ -85,6 +85,9 @@ CREATE TABLE IF NOT EXISTS pgherald.outbox (
     message        bytea,                                 -- compressed by zlib
     history        jsonb       NOT NULL DEFAULT '[]',
     traceparent    text,                                  -- the application's span; the default below captures it
+    -- Of a rule with `each`: the person whom the lookup calls so. NULL: the event stands for all people of the row, until
+    -- its first claim has spread it. A capture does not write it.
+    person         text,
     CONSTRAINT outbox_pkey PRIMARY KEY (id)
 )
 -- Each event is updated three times, so pages keep free room. Vacuum starts by a number of rows and not by a share of

@@ -13,10 +13,10 @@ from listener.db.pool import Pool
 from listener.errors import DatabaseUnavailable, PgheraldError, RuleBroken
 
 # More rows than an address has anywhere. A query with a wrong condition finds the whole table.
-MAX_KEYS = 10_000
+MAX_ROWS = 10_000
 
 # OFFSET 0 keeps the outer condition out of the operator's query.
-_QUERY = """SELECT found.key
+_QUERY = """SELECT found.key, {person}
   FROM (SELECT *
           FROM (
 {find}
@@ -25,34 +25,53 @@ _QUERY = """SELECT found.key
  LIMIT {rows}"""
 
 
+# Parsed and not run. Only this says whether the query returns the person.
+_COLUMNS = "SELECT * FROM (\n{find}\n) AS found LIMIT 0"
+
+
 @dataclass(frozen=True, slots=True)
-class FoundKeys:
-    """The result of `find_keys`.
+class FoundRow:
+    """A row that has an address. `key` is in the outbox's form. `person`: only this person of it has the address."""
+
+    key: str
+    person: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRows:
+    """The result of `find_rows`.
 
     Attributes:
-        keys: The rows' keys in the outbox's form, each once, in the order of the query.
-        has_more: The query returns more than `MAX_KEYS` rows.
+        rows: The rows, each once, in the order of the query. With `each` a row may occur for several persons.
+        has_more: The query returns more than `MAX_ROWS` rows.
     """
 
-    keys: list[str]
+    rows: list[FoundRow]
     has_more: bool
 
 
-async def find_keys(pool: Pool, name: str, rule: Rule, email: str) -> FoundKeys:
-    """Return the keys of the rows that have this address, by the query `find` of the rule `name`.
+async def find_rows(pool: Pool, name: str, rule: Rule, email: str) -> FoundRows:
+    """Return the rows that have this address, by the query `find` of the rule `name`.
+
+    With `each`, the query may return the person too, in the column of that name.
 
     It runs as the rule's lookup does: on `pool`, the one of lookups, which is read-only. For a superuser it runs with the
     rights of the table's owner.
 
     Raises:
-        RuleBroken: The query fails, or returns no column `key`.
+        RuleBroken: The query fails, returns no column `key`, or no value for the person.
         DatabaseUnavailable: The database cannot be reached, or the query takes longer than a lookup may.
     """
     find = rule.find.strip().rstrip(";").replace("%(email)s", "(%(keys)s::pg_catalog.text[])[1]")
-    query = f"-- name: find {name}\n" + _QUERY.format(find=find, most=MAX_KEY_BYTES, rows=MAX_KEYS + 1)
     try:
         async with pool.connection() as conn, conn.cursor() as cursor:
-            await execute_as_owner(cursor, rule.table, query, [email])
+            person = "NULL::pg_catalog.text"
+            if rule.each:
+                await execute_as_owner(cursor, rule.table, _COLUMNS.format(find=find), [email])
+                if rule.each in [column.name for column in cursor.description or ()]:
+                    person = f'pg_catalog.concat(found."{rule.each}")'
+            query = _QUERY.format(find=find, person=person, most=MAX_KEY_BYTES, rows=MAX_ROWS + 1)
+            await execute_as_owner(cursor, rule.table, f"-- name: find {name}\n{query}", [email])
             rows: list[tuple[Any, ...]] = await cursor.fetchall()
     except psycopg.errors.UndefinedColumn as exc:
         if "found.key" not in str(exc):
@@ -65,8 +84,11 @@ async def find_keys(pool: Pool, name: str, rule: Rule, email: str) -> FoundKeys:
     except Exception as exc:
         # For example text that is not UTF-8.
         raise RuleBroken(f"[rules.{name}] find: a key cannot be read ({type(exc).__name__}); correct the row") from exc
-    keys = dict.fromkeys(key_text(key) for (key,) in rows[:MAX_KEYS] if key is not None)
-    return FoundKeys(list(keys), len(rows) > MAX_KEYS)
+    found = dict.fromkeys(FoundRow(key_text(key), person) for key, person in rows[:MAX_ROWS] if key is not None)
+    if any(row.person == "" for row in found):
+        # Without the person, the events of all people of the row would be taken for theirs.
+        raise RuleBroken(f"[rules.{name}] find: returns a row without {rule.each}; leave the row out, or the column")
+    return FoundRows(list(found), len(rows) > MAX_ROWS)
 
 
 def _failure(name: str, exc: BaseException) -> RuleBroken | DatabaseUnavailable:

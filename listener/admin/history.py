@@ -43,9 +43,16 @@ class RowHistory:
 
 
 def read_history(
-    conn: psycopg.Connection[Any], tables: psycopg.Connection[Any], name: str, rule: Rule, key: str
+    conn: psycopg.Connection[Any],
+    tables: psycopg.Connection[Any],
+    name: str,
+    rule: Rule,
+    key: str,
+    person: str | None = None,
 ) -> RowHistory:
     """Return a row's events, in order. `tables` is the connection that reads the watched table.
+
+    With a `person`, the events of the row's other people are left out.
 
     Events are returned even if the table was dropped, or its column renamed: their history then says what they wait for.
 
@@ -64,6 +71,9 @@ def read_history(
         if missing is not None and not events:
             raise missing
         why = _why(conn, name, rule, key, row) if not events else None
+        if person is not None and events:  # one that is not spread yet is for all people
+            events = [event for event in events if event["person"] in (None, person)]
+            why = None if events else "the row's events are for other people, whom their first lookup returned"
         return RowHistory(events, row is not None, why, *_held_back(conn, name, events))
 
 

@@ -27,11 +27,12 @@ def purge(conn: psycopg.Connection[Any], older_s: float, again_after: Mapping[st
             yield count
 
 
-def forget(conn: psycopg.Connection[Any], rule: str, key: str) -> tuple[int, int]:
-    """Delete a row's events. Return how many were deleted, and how many are in flight and were not.
+def forget(conn: psycopg.Connection[Any], rule: str, key: str, person: str | None = None) -> tuple[int, int]:
+    """Delete a row's events, or those of one person of it. Return how many were deleted, and how many are in flight and were not.
 
     `key` is in the outbox's form, as `listener.admin.history.as_written` returns it.
     """
     with translate_errors(OWNER_REMEDY):
-        deleted, in_flight = conn.execute(_QUERIES["forget"], {"rule": rule, "key": key}).fetchone() or (0, 0)
+        values = {"rule": rule, "key": key, "person": person}
+        deleted, in_flight = conn.execute(_QUERIES["forget"], values).fetchone() or (0, 0)
     return deleted, in_flight

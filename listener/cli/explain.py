@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from listener.admin.find import FoundKeys
+from listener.admin.find import FoundRow, FoundRows
 from listener.admin.history import RowHistory, read_email, read_history
 from listener.cli.connection import outbox_connection
 from listener.cli.find import email_option, rows_of
@@ -60,7 +60,7 @@ def explain(
     if email is not None and (key is not None or message is not None):
         raise click.UsageError("name a row either by KEY, by --email or by --message")
     found = rows_of(loaded, rule, email) if email is not None and rule is not None else None
-    if found is not None and len(found.keys) != 1:
+    if found is not None and len(found.rows) != 1:
         assert rule is not None
         _show_rows(loaded, rule, found, as_json=as_json)
         return
@@ -71,8 +71,8 @@ def explain(
     elif rule is None or (key is None and found is None):
         raise click.UsageError("no event is named; name RULE and KEY or --email, or an email with --message")
     else:
-        stored = found.keys[0] if found is not None else stored_key(get_rule(loaded, rule), key or "")
-        rule, key, history = _read_row(loaded, rule, stored)
+        row = found.rows[0] if found is not None else FoundRow(stored_key(get_rule(loaded, rule), key or ""))
+        rule, key, history = _read_row(loaded, rule, row)
     for event in history.events:
         event["message_id"] = header_value(event["message_id"], loaded.mail_of(rule).sender.address.domain)
     if as_json:
@@ -100,14 +100,17 @@ def explain(
         sys.exit(1)
 
 
-def _show_rows(loaded: Settings, rule: str, found: FoundKeys, *, as_json: bool) -> None:
+def _show_rows(loaded: Settings, rule: str, found: FoundRows, *, as_json: bool) -> None:
     """Print the last event of each row of an address."""
-    watched, shown = loaded.rules[rule], found.keys[:_MAX_ROWS]
+    watched, shown = loaded.rules[rule], found.rows[:_MAX_ROWS]
     with outbox_connection(loaded) as conn, tables_of(conn, loaded.database.lookup_url) as tables:
-        rows = [(show_key(watched, key), read_history(conn, tables, rule, watched, key)) for key in shown]
+        rows = [
+            (show_key(watched, row.key), read_history(conn, tables, rule, watched, row.key, row.person))
+            for row in shown
+        ]
     if as_json:
         write_json(
-            {"rule": rule, "rows": [_last(key, each) for key, each in rows], "more": len(found.keys) - len(shown)}
+            {"rule": rule, "rows": [_last(key, each) for key, each in rows], "more": len(found.rows) - len(shown)}
         )
     for key, history in [] if as_json else rows:
         last = _last(key, history)
@@ -116,11 +119,11 @@ def _show_rows(loaded: Settings, rule: str, found: FoundKeys, *, as_json: bool) 
         else:
             reason = f" ({last['reason']})" if last["reason"] else ""
             write_line(f"{rule} {key}: event {last['id']}: {last['state']}{reason}, {_time(last['at'])}")
-    if not found.keys:
+    if not found.rows:
         write_line(f"{rule}: no row has this address", err=True)
         sys.exit(1)
-    if len(found.keys) > len(shown):
-        more = f"{len(found.keys) - len(shown):,} more rows" + (", or even more" if found.has_more else "")
+    if len(found.rows) > len(shown):
+        more = f"{len(found.rows) - len(shown):,} more rows" + (", or even more" if found.has_more else "")
         write_line(f"and {more} have this address; name one with its KEY", err=True)
 
 
@@ -133,10 +136,10 @@ def _last(key: str, history: RowHistory) -> dict[str, Any]:
     return {"key": key, "why": None, **last, "at": event["history"][-1]["at"], "events": len(history.events)}
 
 
-def _read_row(loaded: Settings, rule: str, stored: str) -> tuple[str, str, RowHistory]:
+def _read_row(loaded: Settings, rule: str, row: FoundRow) -> tuple[str, str, RowHistory]:
     watched = loaded.rules[rule]
     with outbox_connection(loaded) as conn, tables_of(conn, loaded.database.lookup_url) as tables:
-        return rule, show_key(watched, stored), read_history(conn, tables, rule, watched, stored)
+        return rule, show_key(watched, row.key), read_history(conn, tables, rule, watched, row.key, row.person)
 
 
 def _read_email(loaded: Settings, message: str) -> tuple[str, str, RowHistory]:
@@ -166,7 +169,8 @@ def _show(history: RowHistory, subject: str) -> None:
         screen.print(f"{subject}: no event; {history.why}", soft_wrap=True)
     for event in history.events:
         reason = f" ({event['reason']})" if event["reason"] else ""
-        screen.print(f"event {event['id']}: {event['state']}{reason}, attempt {event['attempt']}")
+        person = f", for {event['person']}" if event["person"] is not None else ""
+        screen.print(f"event {event['id']}{person}: {event['state']}{reason}, attempt {event['attempt']}")
         screen.print(f"  Message-ID {event['message_id']}", soft_wrap=True)
         for entry in event["history"]:
             screen.print(f"  {_time(entry['at'])}  {entry['what']:<12}  {entry['detail'] or ''}", soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from listener.admin.find import FoundKeys, find_keys
+from listener.admin.find import FoundRows, find_rows
 from listener.cli.options import get_rule
 from listener.config.keys import is_storable
 from listener.config.settings import Settings
@@ -24,8 +24,8 @@ def email_option(function: F) -> F:
     )(function)
 
 
-def rows_of(settings: Settings, rule: str, email: str) -> FoundKeys:
-    """Return the keys of the rows that have this address.
+def rows_of(settings: Settings, rule: str, email: str) -> FoundRows:
+    """Return the rows that have this address.
 
     Raises:
         click.UsageError: The rule has no query for that, or no database can have the address.
@@ -39,9 +39,9 @@ def rows_of(settings: Settings, rule: str, email: str) -> FoundKeys:
     if not email.strip() or not is_storable(email):
         raise click.UsageError("--email: is empty, or has a NUL or a byte that is not UTF-8; name an address")
 
-    async def found() -> FoundKeys:
+    async def found() -> FoundRows:
         pool = lookup_pool(settings.database.lookups)
         async with opened(pool):
-            return await find_keys(pool, rule, watched, email)
+            return await find_rows(pool, rule, watched, email)
 
     return asyncio.run(found())

@@ -63,6 +63,16 @@ def get_rule(loaded: Settings, name: str) -> Rule:
     return loaded.rules[name]
 
 
+def require_each(rule: Rule | None, person: str | None, key: str | None) -> None:
+    """Refuse --person without a row, or for a rule that does not know persons."""
+    if person is None:
+        return
+    if rule is None or key is None:
+        raise click.UsageError("--person requires a rule and the key of a row")
+    if not rule.each:
+        raise click.UsageError("--person requires a rule with `each`; leave it out")
+
+
 def stored_key(rule: Rule, text: str, *, hint: str = "KEY") -> str:
     """Return the outbox's form of a key as the user wrote it. `hint` names the argument or option in the error.
 

@@ -20,6 +20,8 @@ SQL_NAME = r'(?:[A-Za-z_\u0080-\U0010ffff][\w$]*|"(?:[^"\x00]|"")+")'
 # The columns that the daemon needs of a lookup. `language`, `from_name` and `reply_to` are read if they are there. All
 # are variables of the template too.
 OWN_COLUMNS = ("key", "email", "consent")
+# A person's id is copied into events, links and logs.
+MAX_PERSON_CHARS = 200
 # Variables of the template that the daemon sets itself. A column of this name would hide one.
 BUILT_IN_VARIABLES = ("link", "unsubscribe", "template_language")
 # A column of the lookup in a rule's `link`.
@@ -81,6 +83,9 @@ class Rule(BaseModel):
     changed_at: str = ""
     """timestamp column that says when the watched column last changed, if the table has one. Do not name a column that
     every edit of a row updates: `backfill` reads a later time as a return to the value that no trigger saw"""
+    each: str = Field("", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$|^$")
+    """column of the lookup that names the person, if each person of a row gets an email; see
+    [several people](#several-people)"""
     lookup: str
     """SQL query for the recipients of a batch of rows, see below"""
     link: str = ""
@@ -180,6 +185,15 @@ class Rule(BaseModel):
             raise ValueError(f"has a single % at character {stray.start()}; write a literal % as %%")
         return value
 
+    @field_validator("each")
+    @classmethod
+    def _names_person(cls, value: str) -> str:
+        if value in OWN_COLUMNS or value in BUILT_IN_VARIABLES:
+            raise ValueError(
+                f"{value} does not name a person; name a column of the lookup with an id of the person, such as person"
+            )
+        return value
+
     @field_validator("lookup", "unsubscribe", "bounced")
     @classmethod
     def _takes_keys(cls, value: str, info: ValidationInfo) -> str:
@@ -188,7 +202,15 @@ class Rule(BaseModel):
         bare = value.replace("%%", "")
         if "%(keys)s" not in bare:
             raise ValueError("must take the keys of a batch; write … = ANY (%(keys)s::bigint[])")
-        parameters = "keys|class" if info.field_name == "bounced" else "keys"
+        each = bool(info.data.get("each"))
+        parameters = "keys" + "|class" * (info.field_name == "bounced")
+        if each and info.field_name != "lookup":
+            # Without it, the link of one person would unsubscribe all people of the row.
+            if "%(person)s" not in bare:
+                raise ValueError("must take the person of a rule with `each`; write … AND user_id = %(person)s::bigint")
+            parameters += "|person"
+        elif "%(person)s" in bare:
+            raise ValueError("takes a person, which only a rule with `each` has; set each, or take %(keys)s alone")
         if stray := re.search(rf"%(?!\(({parameters})\)[sbt])", bare):
             raise ValueError(f"has a single % at character {stray.start()}; write a literal % as %%")
         return value

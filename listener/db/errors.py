@@ -101,3 +101,9 @@ def _without_parameters(text: str) -> str:
     """
     hidden = _UNUSABLE.sub(r"\1…", _URL.sub("…", text))
     return hidden if hidden == text else f"{hidden}; correct it, and write an @ in a password as %40"
+
+
+def error_kind(exc: Exception) -> str:
+    """Return the class and SQLSTATE of an error, without its text, which may quote the row."""
+    state = exc.sqlstate if isinstance(exc, psycopg.Error) else None
+    return type(exc).__name__ + (f", SQLSTATE {state}" if state else "")

@@ -39,11 +39,11 @@ class Statement:
             # EXPLAIN checks the syntax, the names and the rights, and stops before it changes a row.
             async with conn.transaction():
                 await conn.execute(_SESSION, prepare=False)
-                await conn.execute(f"EXPLAIN {self._sql}", {"keys": [], "class": "hard"})
+                await conn.execute(f"EXPLAIN {self._sql}", {"keys": [], "class": "hard", "person": None})
         except (psycopg.Error, OSError) as exc:
             raise self._failure(exc) from exc
 
-    async def run(self, pool: Pool, key: str, values: Mapping[str, str] | None = None) -> int:
+    async def run(self, pool: Pool, key: str, values: Mapping[str, str | None] | None = None) -> int:
         """Run the statement for one row, and return how many rows it changed. `values` are its other parameters.
 
         A row that is gone is no error.

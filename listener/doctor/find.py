@@ -2,7 +2,7 @@
 
 import asyncio
 
-from listener.admin.find import find_keys
+from listener.admin.find import find_rows
 from listener.doctor.context import Context
 from listener.doctor.result import Finding, NotChecked, fault, ok, warn
 from listener.errors import DatabaseUnavailable, RuleBroken
@@ -21,13 +21,13 @@ async def find(context: Context, rule: str) -> Finding:
     remedy = f"correct [rules.{rule}] find"
     try:
         async with asyncio.timeout(_FIND_TIMEOUT_S):
-            found = await find_keys(context.lookups, rule, context.settings.rules[rule], _NOBODY)
+            found = await find_rows(context.lookups, rule, context.settings.rules[rule], _NOBODY)
     except TimeoutError:
         return warn(f"did not finish within {_FIND_TIMEOUT_S:g} s", "create an index on what it compares")
     except RuleBroken as exc:
         return fault(str(exc), remedy)
     except DatabaseUnavailable as exc:
         return fault(str(exc), "start that server, or correct [database] lookup_url or url")
-    if found.keys:
+    if found.rows:
         return warn("finds rows for an address that nobody has", f"{remedy}: compare a column with %(email)s")
     return ok("runs; explain and forget take --email")

@@ -101,18 +101,20 @@ class Composer:
         message_id: str,
         date: datetime,
         captured_at: datetime | None = None,
+        person: str | None = None,
     ) -> Message:
         """Compose the message of rule `name` for one row of its lookup.
 
         `key` is the key of the watched row. The message goes to `recipient`, unless ``mail.redirect_to`` is set. `date`
         is the time of this call, by the database's clock. `captured_at` is the time of the change, or None for `date`.
+        `person` is whom a rule with `each` tells.
 
         Raises:
             BadData: This row cannot be rendered, or its message would be too large.
             RuleBroken: The template uses a variable that no row has.
         """
         rule, defaults = self._rules[name], self._defaults[name]
-        urls = list(self._unsubscribe_urls(Subscription(name, key, tag_of(row.get("language")))))
+        urls = list(self._unsubscribe_urls(Subscription(name, key, tag_of(row.get("language")), person or "")))
         page = next((url for url in urls if url.startswith("http")), None)
         made = {"link": self._link(rule, key, row), "unsubscribe": page}
         publication = None

@@ -1,4 +1,4 @@
-"""Emails that a row had not long ago: what `again_after` of a rule asks about claimed events.
+"""Emails that a row, or a person of it, had not long ago: what `again_after` of a rule asks about claimed events.
 
 Two events of a row may be claimed at the same time, by one worker or by two. Each asks after its own claim has been
 committed, so at least one of the two sees the other, and waits. Both may see each other. They then wait for times of

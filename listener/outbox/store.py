@@ -1,8 +1,7 @@
 """The outbox as a worker uses it: claim events, mark them, write their outcomes, release them."""
 
 import itertools
-import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +10,12 @@ from psycopg.rows import class_row, dict_row
 
 from listener.address import mask
 from listener.config.keys import MAX_KEY_BYTES, array_literal
-from listener.db.errors import translate_errors
+from listener.db.errors import error_kind, translate_errors
 from listener.db.pool import Pool
 from listener.db.queries import load, run_query
 from listener.errors import BadData
 from listener.logs import log
-from listener.outbox import repeats
+from listener.outbox import repeats, rows
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage, compress, decompress
 from listener.outbox.registration import Registration
 from listener.outbox.turns import Turn
@@ -84,7 +83,7 @@ class Outbox:
         try:
             return await self._claim(number, 1, [Turn(rule)], only=event_id)
         except _DATA_ERRORS as exc:
-            return await self._claim_unreadable(event_id, number, _error_kind(exc))
+            return await self._claim_unreadable(event_id, number, error_kind(exc))
 
     async def _claim(
         self, number: int, limit: int, turns: Sequence[Turn], *, window: float | None = None, only: int | None = None
@@ -131,12 +130,24 @@ class Outbox:
 
     async def with_repeats(self, events: list[Event], again_after: float | None) -> list[Event]:
         """Return the claimed events of one rule, with `Event.repeat` as its `again_after` asks. None asks nothing."""
-        return events if again_after is None else await repeats.noted(self._pool, events, again_after)
+        return events if again_after is None or not events else await repeats.noted(self._pool, events, again_after)
 
     async def release_lost_claims(self, known: Collection[tuple[int, int]]) -> int:
         """Release claims whose reply was lost: every claim of this worker except `known`. Return their number."""
         fences = {"ids": [number for number, _ in known], "claims": [claim for _, claim in known]}
         return len(await self._run("release_lost_claims", worker=self.worker, **fences))
+
+    async def spread(self, events: Sequence[tuple[Event, Sequence[str]]]) -> dict[tuple[int, int], str | None]:
+        """Spread events to their people. Return `superseded_by` of each event that this worker still owned, by its fence.
+
+        Raises:
+            BadData: The database refuses one of them.
+        """
+        try:
+            written = await self._run("spread", spread=rows.as_json(rows.spread(*each) for each in events))
+        except _DATA_ERRORS as exc:
+            raise BadData("unreadable", f"the people cannot be written ({error_kind(exc)})") from exc
+        return {(row[0], row[1]): row[2] for row in written}
 
     async def stored_message(self, event: Event) -> StoredMessage | None:
         """Return the recipient and the bytes of the event's first sending. None if the event is no longer ours.
@@ -145,12 +156,12 @@ class Outbox:
             BadData: The stored message cannot be read.
         """
         try:
-            rows = await self._run("stored", id=event.id, claim=event.claim, most=2 * MAX_MESSAGE_BYTES)
+            found = await self._run("stored", id=event.id, claim=event.claim, most=2 * MAX_MESSAGE_BYTES)
         except _DATA_ERRORS as exc:
-            raise BadData("unreadable", f"the stored message cannot be read ({_error_kind(exc)})") from exc
-        if not rows:
+            raise BadData("unreadable", f"the stored message cannot be read ({error_kind(exc)})") from exc
+        if not found:
             return None
-        recipient, message = rows[0]
+        recipient, message = found[0]
         if recipient is None or message is None:
             raise BadData("unreadable", "the stored message is missing, or larger than any that was sent")
         return StoredMessage(recipient, decompress(message))
@@ -183,56 +194,43 @@ class Outbox:
             if settlement.history_entry is not None:
                 # Write the state without the text and the attempt, one of which the database refuses.
                 event = settlement.event
-                log.warning("event_detail_lost", event_id=event.id, error=_error_kind(exc), **event.log_name)
+                log.warning("event_detail_lost", event_id=event.id, error=error_kind(exc), **event.log_name)
                 return await self.record(
                     [replace(settlement, history_entry=None, detail=None, uses_attempt=False)], (), again=again
                 )
         subjects: list[Settlement | OutgoingMessage] = [*settlements, *marks]
         for subject in subjects:
             event = subject.event
-            log.error("event_not_written", event_id=event.id, rule=event.rule, error=_error_kind(exc), **event.log_name)
+            log.error("event_not_written", event_id=event.id, rule=event.rule, error=error_kind(exc), **event.log_name)
         return set()
 
     async def _record(
         self, settlements: Sequence[Settlement], marks: Sequence[OutgoingMessage], *, again: bool
     ) -> set[tuple[int, int]]:
-        # As JSON. With an array for each column, psycopg would inspect every element in Python: three times as slow.
         values: dict[str, object] = {}
         if settlements:
-            values["settled"] = _json(self._written(each) for each in settlements)
+            values["settled"] = rows.as_json(
+                rows.settled(
+                    each,
+                    hold=self.holds_doubts(each.event.rule),
+                    detail=self._registration.encodable(each.detail),
+                )
+                for each in settlements
+            )
         if marks:
             values |= {
-                "marked": _json(self._marked(each) for each in marks),
+                "marked": rows.as_json(rows.marked(each, hold=self.holds_doubts(each.event.rule)) for each in marks),
                 "messages": [compress(mark.raw) for mark in marks],
             }
-        rows = await self._run("record" if settlements and marks else "settle" if settlements else "mark", **values)
+        written = await self._run("record" if settlements and marks else "settle" if settlements else "mark", **values)
         if again and settlements:
-            rows += await self._run("find_settled", settled=values["settled"])
-        return {(row[0], row[1]) for row in rows}
+            written += await self._run("find_settled", settled=values["settled"])
+        return {(row[0], row[1]) for row in written}
 
     async def waiting(self, rules: Sequence[str]) -> tuple[int, int, int]:
         """Return how many events are available (due or not), are in doubt, and wait for their paused rule."""
         (row,) = await self._run("waiting", rules=list(rules))
         return row[0], row[1], row[2]
-
-    def _marked(self, mark: OutgoingMessage) -> dict[str, object]:
-        event = mark.event
-        hold = self.holds_doubts(event.rule)
-        return {"id": event.id, "claim": event.claim, "recipient": str(mark.recipient), "hold": hold}
-
-    def _written(self, settlement: Settlement) -> dict[str, object]:
-        event = settlement.event
-        return {
-            "id": event.id,
-            "claim": event.claim,
-            "state": settlement.state,
-            "reason": settlement.reason,
-            "uses_attempt": int(settlement.uses_attempt),
-            "delay": settlement.delay,
-            "hold": self.holds_doubts(event.rule),
-            "history_entry": settlement.history_entry,
-            "detail": self._registration.encodable(settlement.detail),
-        }
 
     async def ring(self, payload: str) -> None:
         """Send a NOTIFY to every daemon that listens."""
@@ -242,14 +240,3 @@ class Outbox:
 
     async def _run(self, query: str, **values: Any) -> list[Any]:
         return await run_query(self._pool, QUERIES[query], values)
-
-
-def _json(rows: Iterable[dict[str, object]]) -> str:
-    # Without \u escapes: a database in SQL_ASCII refuses to convert those.
-    return json.dumps(list(rows), ensure_ascii=False)
-
-
-def _error_kind(exc: Exception) -> str:
-    """Return the class and SQLSTATE of an error, without its text, which may quote the row."""
-    state = exc.sqlstate if isinstance(exc, psycopg.Error) else None
-    return type(exc).__name__ + (f", SQLSTATE {state}" if state else "")

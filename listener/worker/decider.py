@@ -19,6 +19,7 @@ from listener.worker.lookup_runs import LookupRuns
 from listener.worker.row_budget import MAX_BATCH_BYTES
 from listener.worker.runtime import Runtime
 from listener.worker.sender import Senders
+from listener.worker.spreading import spread
 
 # The lookups of one batch usually end within this time. The next claim does not wait for those that do not.
 _TOGETHER_S = 0.1
@@ -126,8 +127,7 @@ class Decider:
         """Look up the events of one rule, and queue or settle each. However this ends, none of them stays claimed."""
         left = {event.fence: event for event in events}
         try:
-            to_send = await self._look_up(batch.runtime, rule, left)
-            looked_up_at = asyncio.get_running_loop().time()
+            to_send, looked_up_at = await self._look_up(batch.runtime, rule, left)
             if batch.is_open:
                 batch.octets += queued_bytes(to_send)
                 self._queue(batch.runtime, to_send, looked_up_at, batch.next_slots, left)
@@ -146,21 +146,32 @@ class Decider:
             for event in left.values():
                 self._senders.settle(Settlement(event, "available"))
 
-    async def _look_up(self, runtime: Runtime, rule: str, left: dict[tuple[int, int], Event]) -> list[ToSend]:
-        """Settle the events that are not to be sent, remove them from `left`, and return the others."""
+    async def _look_up(
+        self, runtime: Runtime, rule: str, left: dict[tuple[int, int], Event]
+    ) -> tuple[list[ToSend], float]:
+        """Settle the events that are not to be sent, and remove them from `left`. Return the others, and when they were looked up.
+
+        An event that is spread keeps its fence: it is then that of its first person.
+        """
         in_flight, number = self._senders.in_flight, len(left)
         in_flight.looking_up += number
         try:
-            again_after = runtime.delivery.policies[rule].again_after
-            events = await self._outbox.with_repeats(list(left.values()), again_after)
-            decided = await self._runs.triage(runtime.delivery, rule, events)
+            again_after, each = runtime.delivery.policies[rule].again_after, runtime.delivery.rules[rule].each
+            # Which person an event that is still to be spread will tell is not known yet. `spread` asks for it.
+            unspread = [event for event in left.values() if each and event.person is None]
+            others = [event for event in left.values() if not (each and event.person is None)]
+            events = unspread + await self._outbox.with_repeats(others, again_after)
+            found = await self._runs.triage(runtime.delivery, rule, events)
+            # Before the spread: an answer about consent is as old as the lookup.
+            looked_up_at = asyncio.get_running_loop().time()
+            decided = await spread(self._outbox, found, again_after)
         finally:
             in_flight.looking_up -= number
         for decision in decided:
             if isinstance(decision, Settlement):
                 del left[decision.event.fence]
                 self._senders.settle(decision)
-        return [decision for decision in decided if isinstance(decision, ToSend)]
+        return [decision for decision in decided if isinstance(decision, ToSend)], looked_up_at
 
     def _queue(
         self,

@@ -1,6 +1,7 @@
 """Delivering by one configuration: decide about claimed events, compose messages, and turn outcomes into settlements."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
 
@@ -16,10 +17,12 @@ from listener.message_id import make_message_id
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage
 from listener.retry import backoff
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
-from listener.worker.decision import NotToSend, ToSend
-from listener.worker.lookup import Lookup, LookupResult, too_large
+from listener.worker.decision import NotToSend, ToSend, ToSpread
+from listener.worker.lookup import Lookup, too_large
+from listener.worker.lookup_result import LookupResult
 from listener.worker.retry_policy import RetryPolicy
 from listener.worker.row_budget import MAX_BATCH_BYTES
+from listener.worker.spreading import find_people
 from listener.worker.suspensions import Suspensions
 from listener.worker.unsent import (
     not_allowed,
@@ -27,11 +30,9 @@ from listener.worker.unsent import (
     settle_internal_error,
     settle_moved,
     settle_repeat,
+    settle_superseded,
     settle_unsent,
 )
-
-# Another worker is sending that message now. Its reply usually comes within a second.
-_SUPERSEDED_RETRY_S = 1.0
 
 
 class Delivery:
@@ -99,8 +100,10 @@ class Delivery:
 
     async def triage(
         self, rule: str, events: Iterable[Event], pool: Pool, budget: int = MAX_BATCH_BYTES
-    ) -> list[ToSend | Settlement]:
+    ) -> list[ToSend | ToSpread | Settlement]:
         """Decide for each event of one rule whether to send it, with one query for all of them.
+
+        A rule with `each` has a second query for the events of one person.
 
         Rows are read up to `budget` octets. The other events are released.
 
@@ -108,17 +111,23 @@ class Delivery:
             RuleBroken, DatabaseUnavailable: No event can be decided.
         """
         events = list(events)
-        newest = {event.key: event.id for event in sorted(events, key=lambda event: event.id) if event.flaw is None}
-        decided: list[ToSend | Settlement] = []
+        newest = {
+            event.row_name: event.id for event in sorted(events, key=lambda event: event.id) if event.flaw is None
+        }
+        decided: list[ToSend | ToSpread | Settlement] = []
         undecided: list[Event] = []
         for event in events:
-            if early := self._decide_without_lookup(event, newest.get(event.key, event.id)):
+            if early := self._decide_without_lookup(event, newest.get(event.row_name, event.id)):
                 decided.append(early)
             else:
                 undecided.append(event)
         if undecided and rule in self._unchecked:
             await self._check(rule, pool)
-        return decided + await self._look_up(self._lookups[rule], undecided, pool, budget)
+        # The rows of all people of a key are read only for an event that is for all of them.
+        unspread = [event for event in undecided if event.person is None]
+        decided += await self._look_up(self._lookups[rule], unspread, pool, budget)
+        spread = [event for event in undecided if event.person is not None]
+        return decided + await self._look_up(self._lookups[rule], spread, pool, budget - queued_bytes(decided))
 
     def _decide_without_lookup(self, event: Event, newest: int) -> Settlement | None:
         """Return the settlement of an event for which no lookup is needed, or None."""
@@ -127,22 +136,20 @@ class Delivery:
         max_age = self.policies[event.rule].max_age
         if max_age is not None and event.age > max_age:
             return Settlement(event, "skipped", "skipped", "expired", f"{event.age:.0f} s after the change")
-        if newest > event.id or event.superseded_by == "sent":
-            return Settlement(
-                event, "skipped", "skipped", "superseded", "the email of another event shows the same state of the row"
-            )
-        if event.superseded_by is not None:
-            # Another worker is sending the newer email now. If it arrives, this event is superseded.
-            return Settlement(event, "available", delay=_SUPERSEDED_RETRY_S)
-        return settle_repeat(event, event.repeat) if event.repeat is not None else None
+        superseded = settle_superseded(event, "sent" if newest > event.id else event.superseded_by)
+        return superseded or (settle_repeat(event, event.repeat) if event.repeat is not None else None)
 
-    async def _look_up(self, lookup: Lookup, events: list[Event], pool: Pool, budget: int) -> list[ToSend | Settlement]:
+    async def _look_up(
+        self, lookup: Lookup, events: list[Event], pool: Pool, budget: int
+    ) -> list[ToSend | ToSpread | Settlement]:
         if not events:
             return []
         if budget <= 0:
             return [Settlement(event, "available") for event in events]
+        people = {event.person for event in events if event.person is not None}
+        keys = list(dict.fromkeys(event.key for event in events))
         try:
-            found = await lookup.rows(pool, [event.key for event in events], budget)
+            found = await lookup.rows(pool, keys, budget, people or None)
         except BadData as exc:
             if len(events) == 1:
                 return [self._retries[lookup.name].defer(events[0], exc.reason, str(exc))]
@@ -150,12 +157,24 @@ class Delivery:
             half = len(events) // 2
             first = await self._look_up(lookup, events[:half], pool, budget)
             return first + await self._look_up(lookup, events[half:], pool, budget - queued_bytes(first))
+        if lookup.rule.each and not people:
+            return [self._spread(lookup, event, found) for event in events]
         return [self._decide(lookup, event, found) for event in events]
 
+    def _spread(self, lookup: Lookup, event: Event, found: LookupResult) -> ToSpread | Settlement:
+        """Decide about an event that is for all people of its row."""
+        people = find_people(event, found.people.get(event.key, []))
+        if isinstance(people, NotToSend):
+            return settle_unsent(people)
+        first = self._decide(lookup, replace(event, person=people[0]), found)
+        if (event.key in found.reverted or event.key in found.gone) and isinstance(first, Settlement):
+            return first
+        return ToSpread(event, people, first)
+
     def _decide(self, lookup: Lookup, event: Event, found: LookupResult) -> ToSend | Settlement:
-        if event.key in found.too_large:
-            return settle_unsent(too_large(event, found.too_large[event.key]))
-        if event.key in found.later:
+        if event.row_name in found.too_large:
+            return settle_unsent(too_large(event, found.too_large[event.row_name]))
+        if event.row_name in found.later:
             return Settlement(event, "available")
         try:
             verdict = lookup.decide(event, found)
@@ -191,7 +210,7 @@ class Delivery:
                     return settle_moved(event, recipient, to_send.recipient)
                 return OutgoingMessage(event, self._composer.recipients.route(recipient), stored.message, key)
             message = self._composer.compose(
-                event.rule, event.key, to_send.context, to_send.recipient, key, date, event.captured_at
+                event.rule, event.key, to_send.context, to_send.recipient, key, date, event.captured_at, event.person
             )
         except BadData as exc:
             return settle_bad_data(event, exc)
@@ -222,6 +241,7 @@ class Delivery:
                 assert_never(outcome)
 
 
-def queued_bytes(decided: Iterable[ToSend | Settlement]) -> int:
+def queued_bytes(decided: Iterable[ToSend | ToSpread | Settlement]) -> int:
     """Return the size in octets of the rows that are to be sent."""
+    decided = (each.first if isinstance(each, ToSpread) else each for each in decided)
     return sum(each.octets for each in decided if isinstance(each, ToSend))

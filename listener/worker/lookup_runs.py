@@ -13,7 +13,7 @@ from listener.db.pool import Pool
 from listener.db.pools import BATCH_LOOKUP_CONNECTIONS, LOOKUP_TIMEOUT_S
 from listener.errors import StatementTimeout
 from listener.outbox.event import Event, Settlement
-from listener.worker.decision import ToSend
+from listener.worker.decision import ToSend, ToSpread
 from listener.worker.delivery import Delivery
 from listener.worker.in_flight import InFlight
 from listener.worker.row_budget import MAX_BATCH_BYTES
@@ -42,7 +42,7 @@ class LookupRuns:
         self._suspects: set[str] = set()
         self._reserved_bytes = 0
 
-    async def triage(self, delivery: Delivery, rule: str, events: list[Event]) -> list[ToSend | Settlement]:
+    async def triage(self, delivery: Delivery, rule: str, events: list[Event]) -> list[ToSend | ToSpread | Settlement]:
         """Decide about events of one rule as `Delivery.triage` does, and wait for locks up to the time limit.
 
         Raises:
@@ -81,7 +81,7 @@ class LookupRuns:
             await held.enter_async_context(self._free)
             yield
 
-    async def _triage(self, delivery: Delivery, rule: str, events: list[Event]) -> list[ToSend | Settlement]:
+    async def _triage(self, delivery: Delivery, rule: str, events: list[Event]) -> list[ToSend | ToSpread | Settlement]:
         part = _PART_BYTES if len(delivery.rules) > 1 else MAX_BATCH_BYTES
         budget = max(0, min(part, _MAX_BYTES - self._in_flight.queued_bytes - self._reserved_bytes))
         self._reserved_bytes += budget

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from psycopg import Column
 
 from listener.config.keys import MAX_KEY_BYTES
+from listener.config.rules import MAX_PERSON_CHARS
 from listener.worker.watched_state import WatchedState
 
 # In octets as the server sends them. A message has one megabyte at most, so a larger row cannot be in it whole.
@@ -44,8 +45,16 @@ SELECT octets, given, CASE WHEN given THEN {state} END, {values}
  WHERE NOT server.standby
  LIMIT {rows}) AS answer (octets, given, state, {columns}) ON true"""
 
+# The rows of the people that are asked for, with the person as text in a column behind the others.
+_PEOPLE = """SELECT {columns}, person
+  FROM (SELECT {columns}, pg_catalog.concat({person}) COLLATE pg_catalog."C" AS person
+          FROM (
+{lookup}
+               ) AS found ({columns}) OFFSET 0) AS named
+ WHERE %(people)s::pg_catalog.text[] IS NULL OR person OPERATOR(pg_catalog.=) ANY (%(people)s::pg_catalog.text[])"""
 
-def limit_rows(lookup: str, columns: Sequence[Column], state: WatchedState) -> str:
+
+def limit_rows(lookup: str, columns: Sequence[Column], state: WatchedState, each: str = "") -> str:
     """Return the query that adds five columns to each row of `lookup`.
 
     The first two are about the server: whether it is a standby, and whether the rule's value still exists. The others are
@@ -54,6 +63,10 @@ def limit_rows(lookup: str, columns: Sequence[Column], state: WatchedState) -> s
     Its parameter `budget` is the number of octets to give. The first row of at most `MAX_ROW_BYTES` is given in any case.
     In a row that is not given, all columns but the key are NULL. A key that is too long is NULL as well. One row more
     than `MAX_ROWS` says that there are more. If the lookup finds no row or is not run, a single row has no size.
+
+    With `each`, the column of that name is the person. Its text is a further column behind the others, and is there in
+    every row. It is empty if the person is NULL, and cut off if it is too long. The parameter `people` has the texts of the people
+    whose rows are wanted; NULL: all.
     """
     key = max(i for i, column in enumerate(columns) if column.name == "key")
     names = [f"c{i}" for i in range(len(columns))]
@@ -65,6 +78,11 @@ def limit_rows(lookup: str, columns: Sequence[Column], state: WatchedState) -> s
         weight = "" if column.type_code in _TEXT_OIDS else f" OPERATOR(pg_catalog.*) {_STRUCTURED_FACTOR}"
         if column.internal_size is None:
             sizes.append(f"coalesce({_octets(name, column)}{weight}, 0)")
+    if each:
+        person = names[max(i for i, column in enumerate(columns) if column.name == each)]
+        lookup = _PEOPLE.format(columns=", ".join(names), person=person, lookup=lookup)
+        names.append("person")
+        values.append(f'pg_catalog."left"(person, {MAX_PERSON_CHARS + 1})')
     return _QUERY.format(
         exists=state.exists().replace("%", "%%"),
         state=state.answer(f"judged.{names[key]}").replace("%", "%%"),

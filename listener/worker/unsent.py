@@ -10,6 +10,9 @@ from listener.printable import utc
 from listener.retry import backoff
 from listener.worker.decision import NotToSend
 
+# Another worker is sending that message now. Its reply usually comes within a second.
+_SUPERSEDED_RETRY_S = 1.0
+
 
 def settle_bad_data(event: Event, exc: BadData) -> Settlement:
     """Return the settlement of an event whose own data makes a message impossible."""
@@ -50,6 +53,21 @@ def settle_repeat(event: Event, repeat: Repeat) -> Settlement:
     # Without an entry in the history: this happens again and again until the other event is settled.
     reason = "earlier_in_doubt" if repeat.is_held else None
     return Settlement(event, "available", reason=reason, delay=repeat.wait)
+
+
+def settle_superseded(event: Event, by: str | None) -> Settlement | None:
+    """Return the settlement of an event whose change the email of another event shows, or None.
+
+    `by` is the state of that event, as `Event.superseded_by` has it.
+    """
+    if by == "sent":
+        return Settlement(
+            event, "skipped", "skipped", "superseded", "the email of another event shows the same state of the row"
+        )
+    if by is not None:
+        # Another worker is sending the newer email now. If it arrives, this event is superseded.
+        return Settlement(event, "available", delay=_SUPERSEDED_RETRY_S)
+    return None
 
 
 def not_allowed(event: Event, recipient: Address) -> NotToSend:

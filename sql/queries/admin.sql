@@ -290,6 +290,7 @@ SELECT held.pid,
 -- Return a row's events. Each entry of a history has a time, a word and a detail, even if somebody has edited the
 -- history.
 SELECT id,
+       pgherald.shown(person) AS person,
        state,
        pgherald.shown(reason) AS reason,
        attempt,
@@ -350,6 +351,7 @@ SELECT session.pid, session.usename, left(regexp_replace(session.query, '\s+', '
 SELECT id,
        rule,
        pgherald.shown(key) AS key,
+       pgherald.shown(person) AS person,
        state,
        pgherald.shown(reason) AS reason,
        attempt,
@@ -362,6 +364,7 @@ SELECT id,
    AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s))
    AND (%(reason)s::text IS NULL OR reason = %(reason)s)
    AND (%(key)s::text IS NULL OR key = ANY (ARRAY[%(key)s, pgherald.typed(%(key)s)]))
+   AND (%(person)s::text IS NULL OR person = %(person)s)
    AND (%(older)s::float8 IS NULL OR captured_at <= now() - make_interval(secs => %(older)s))
  ORDER BY id
  LIMIT %(limit)s;
@@ -538,11 +541,12 @@ WITH purged AS (
 SELECT count(*), max(id) FROM purged;
 
 -- name: forget
--- Delete a row's events, and remember the row as handled. Return how many were deleted, and how many are in flight.
+-- Delete a row's events, or those of one person of it, and remember the row as handled. Return how many were deleted, and how many are in flight.
 WITH forgotten AS (
     DELETE FROM pgherald.outbox
      WHERE rule = %(rule)s
        AND key = ANY (ARRAY[%(key)s, pgherald.typed(%(key)s)])
+       AND (%(person)s::text IS NULL OR person = %(person)s)
        AND state NOT IN ('claimed', 'transmitting')
     RETURNING rule, key, captured_at),
 remembered AS (
@@ -554,4 +558,5 @@ SELECT (SELECT count(*) FROM forgotten),
           FROM pgherald.outbox
          WHERE rule = %(rule)s
            AND key = ANY (ARRAY[%(key)s, pgherald.typed(%(key)s)])
+           AND (%(person)s::text IS NULL OR person = %(person)s)
            AND state IN ('claimed', 'transmitting'));

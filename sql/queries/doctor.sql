@@ -47,7 +47,7 @@ SELECT proname::text AS name, prosrc AS body
 -- Objects are found by oid, because a name cannot be resolved without the privilege on the schema.
 WITH wanted (kind, name, privileges) AS (VALUES
         ('schema',   'pgherald',                '{USAGE}'::text[]),
-        ('table',    'outbox',                  '{SELECT,UPDATE}'),
+        ('table',    'outbox',                  '{SELECT,INSERT,UPDATE}'),
         ('table',    'worker',                  '{SELECT,INSERT,UPDATE,DELETE}'),
         ('table',    'event_stats',             '{SELECT,INSERT,UPDATE,DELETE}'),
         ('table',    'rule',                    '{SELECT}'),

@@ -110,14 +110,66 @@ RETURNING event.id,
           event.recipient IS NOT NULL AND event.message IS NOT NULL AS has_stored_message,
           jsonb_path_query_first(event.history, '$[*] ? (@.what == "deferred").at') #>> '{}' AS deferred_at,
           CASE WHEN octet_length(event.traceparent) = 55 THEN event.traceparent END AS traceparent,
+          event.person,
           (SELECT min(other.state)
              FROM pgherald.outbox AS other
             WHERE other.rule = event.rule AND other.key = event.key AND other.id <> event.id
+              AND other.person IS NOT DISTINCT FROM event.person
               AND other.state <> 'available'
               AND other.state IN ('claimed', 'transmitting', 'sent')
               AND other.in_doubt_count = 0  -- a second sending repeats the bytes of the first, from before its claim
               AND pg_visible_in_snapshot(event.captured_xid, other.snapshot)
               AND other.claimed_at >= event.captured_at) AS superseded_by;
+
+-- name: spread
+-- Make each of these claimed events that of its first person, and insert one for every further person. Both happen, or
+-- neither: an event that was claimed again, or is spread already, matches nothing. Return, as `claim` does, whether
+-- another event of the same person has shown this change.
+-- As a capture does, it sends a NOTIFY if the gate is closed: this worker may die before it claims the new events.
+WITH first AS (
+    UPDATE pgherald.outbox AS event
+       SET person = asked.people[1],
+           history = pgherald.append_history(
+               event.history, 'spread',
+               concat('to ', cardinality(asked.people), CASE cardinality(asked.people) WHEN 1 THEN ' person' ELSE ' people' END))
+      FROM json_to_recordset(%(spread)s::json) AS asked (id bigint, claim bigint, people text[])
+     WHERE event.id = ANY (ARRAY[asked.id]) AND event.claim = asked.claim AND event.state || '' = 'claimed'
+       AND event.person IS NULL
+    RETURNING event.id,
+              event.claim,
+              event.rule,
+              event.key,
+              event.person,
+              event.captured_at,
+              event.captured_xid,
+              event.traceparent,
+              asked.people),
+further AS (
+    INSERT INTO pgherald.outbox (rule, key, person, captured_at, captured_xid, traceparent, history)
+    SELECT first.rule,
+           first.key,
+           other.person,
+           first.captured_at,
+           first.captured_xid,
+           first.traceparent,
+           pgherald.append_history('[]', 'spread', concat('from event ', first.id))
+      FROM first CROSS JOIN unnest(first.people[2:]) AS other (person)
+    RETURNING 1),
+rung AS (
+    SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(726354, 1) THEN pg_notify('pgherald', '') END
+      FROM (SELECT FROM further LIMIT 1) AS any_further)
+SELECT first.id,
+       first.claim,
+       (SELECT min(other.state)
+          FROM pgherald.outbox AS other
+         WHERE other.rule = first.rule AND other.key = first.key AND other.id <> first.id
+           AND other.person = first.person
+           AND other.state <> 'available'
+           AND other.state IN ('claimed', 'transmitting', 'sent')
+           AND other.in_doubt_count = 0
+           AND pg_visible_in_snapshot(first.captured_xid, other.snapshot)
+           AND other.claimed_at >= first.captured_at) AS superseded_by
+  FROM first LEFT JOIN rung ON true;
 
 -- name: due
 -- Return the ids and rules of the events that a claim would take, up to the limit of each rule.

@@ -110,3 +110,31 @@ def test_of_two_in_doubt_the_first_is_sent_again_first(sandbox: Database, claima
     worker.settle(first, "available", delay=0)
     second = next(event for event in worker.claim() if event["id"] != first["id"])
     assert [row[1] for row in ask(worker, second).values()] == [True]
+
+
+def test_an_email_to_one_person_counts_for_this_person_alone(sandbox: Database, claimant: Register) -> None:
+    """An event asks once it is spread. Until then it is for nobody in particular."""
+    one, other = claimant("one"), claimant("other")
+    capture(sandbox, "1")
+    [first] = one.claim()
+    one.spread(first, "a", "b")
+    capture(sandbox, "1")
+    b, second = other.claim()
+    assert ask(other, b, second) == {}
+    other.spread(second, "b", "a")
+    assert {number: row[1] for number, row in ask(other, second).items()} == {second["id"]: True}
+    other.settle(b, "sent")
+    assert [row[0] is not None for row in ask(other, second).values()] == [True]
+    assert ask(one, first) == {}, "the further event of this person waits, and waits for nobody"
+
+
+def test_of_two_spread_at_one_moment_at_least_one_waits(sandbox: Database, claimant: Register) -> None:
+    one, other = claimant("one"), claimant("other")
+    capture(sandbox, "1")
+    [first] = one.claim()
+    capture(sandbox, "1")
+    [second] = other.claim()
+    one.spread(first, "a")
+    other.spread(second, "a")
+    assert [row[1] for row in ask(one, first).values()] == [True]
+    assert [row[1] for row in ask(other, second).values()] == [True]

@@ -67,6 +67,11 @@ class Claimant:
         rows = self._run("claim", worker=self.id, **values)
         return sorted(rows, key=lambda row: row["id"])
 
+    def spread(self, event: DictRow, *people: str) -> list[DictRow]:
+        """Spread the event to these people. Return nothing if this claim no longer owned it."""
+        row = {"id": event["id"], "claim": event["claim"], "people": people}
+        return self._run("spread", spread=json.dumps([row]))
+
     def stored(self, event: DictRow) -> tuple[str, bytes]:
         """Return the recipient and the bytes that were kept of the event's first sending."""
         [row] = self._run("stored", id=event["id"], claim=event["claim"], most=1000)

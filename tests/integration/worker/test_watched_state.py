@@ -7,7 +7,8 @@ import pytest
 from listener.config.rules import Rule
 from listener.db.pools import lookup_pool, opened
 from listener.errors import RuleBroken
-from listener.worker.lookup import Lookup, LookupResult
+from listener.worker.lookup import Lookup
+from listener.worker.lookup_result import LookupResult
 from tests.support.database import Database
 
 WHEN = "new.status IN ('shipped', 'delivered') AND new.total >= 100"

@@ -1,18 +1,21 @@
 """Lookups run side by side: one that fails or waits stops no other rule."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from listener.errors import DatabaseUnavailable, PgheraldError, RuleBroken, StatementTimeout
+from listener.errors import DatabaseUnavailable, PgheraldError, RuleBroken, SchemaError, StatementTimeout
 from listener.notify.doorbell import Doorbell
-from listener.outbox.event import Event, Settlement
+from listener.outbox.event import Event, Repeat, Settlement
 from listener.outbox.rate_limit import Slots
 from listener.worker import lookup_runs
 from listener.worker.decider import Decider
-from listener.worker.decision import ToSend
+from listener.worker.decision import ToSend, ToSpread
 from listener.worker.in_flight import InFlight
 from listener.worker.row_budget import MAX_BATCH_BYTES
 from tests.support.clock import jumping, now
@@ -23,10 +26,14 @@ class FakeSenders:
     def __init__(self) -> None:
         self.in_flight = InFlight(8)
         self.queued: dict[int, float | None] = {}
+        self.persons: dict[int, str | None] = {}
+        self.looked_up_at: dict[int, float] = {}
         self.settled: list[tuple[int, str]] = []
 
     def queue(self, runtime: Any, to_send: ToSend, looked_up_at: float, send_at: float | None) -> None:
-        self.queued[to_send.event.id] = send_at
+        number = to_send.event.id
+        self.queued[number], self.looked_up_at[number] = send_at, looked_up_at
+        self.persons[number] = to_send.event.person
         self.in_flight.queued_bytes += to_send.octets
 
     def settle(self, settlement: Settlement) -> None:
@@ -34,17 +41,33 @@ class FakeSenders:
 
 
 class FakeOutbox:
-    """No row had an email before."""
+    """No row had an email before, except those with an answer here. A spread takes a second, or fails with an error."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[tuple[int, str | None]]] = []
+        self.repeats: dict[int, Repeat] = {}
+        self.lost: set[int] = set()
+        self.error: PgheraldError | None = None
 
     async def with_repeats(self, events: list[Event], again_after: float | None) -> list[Event]:
-        return events
+        self.asked.append([(event.id, event.person) for event in events])
+        return [replace(event, repeat=self.repeats.get(event.id)) for event in events]
+
+    async def spread(self, events: Sequence[tuple[Event, Sequence[str]]]) -> dict[tuple[int, int], str | None]:
+        await asyncio.sleep(1.0)
+        if self.error is not None:
+            raise self.error
+        return {event.fence: None for event, _ in events if event.id not in self.lost}
 
 
 class FakeDelivery:
-    """Sends every event, except those of a rule that has an error or is locked until a moment."""
+    """Sends every event, except those of a rule that has an error or is locked until a moment.
+
+    Of a rule in `each`, an event without a person is for two.
+    """
 
     def __init__(self, rules: str = "a", errors: dict[str, PgheraldError] | None = None, size: int = 100) -> None:
-        self.rules: Any = {rule: SimpleNamespace(table=f"public.{rule}") for rule in rules}
+        self.rules: Any = {rule: SimpleNamespace(table=f"public.{rule}", each="") for rule in rules}
         self.policies = dict.fromkeys(self.rules, SimpleNamespace(again_after=None))
         self.active_shares = dict.fromkeys(self.rules, 1)
         self.suspended: list[str] = []
@@ -59,7 +82,9 @@ class FakeDelivery:
     def message_id(self, event: Event) -> str:
         return f"key{event.id}"
 
-    async def triage(self, rule: str, events: list[Event], pool: Any, budget: int) -> list[ToSend | Settlement]:
+    async def triage(
+        self, rule: str, events: list[Event], pool: Any, budget: int
+    ) -> list[ToSend | ToSpread | Settlement]:
         if rule in self._errors:
             raise self._errors[rule]
         self.running += 1
@@ -73,8 +98,14 @@ class FakeDelivery:
             self.running -= 1
         self.budgets.append(budget)
         fit = min(len(events), -(-budget // self._size))
-        to_send: list[ToSend | Settlement] = [ToSend(each, JANE, {}, self._size) for each in events[:fit]]
-        return to_send + [Settlement(each, "available") for each in events[fit:]]
+        decided = [self._decide(each) for each in events[:fit]]
+        return decided + [Settlement(each, "available") for each in events[fit:]]
+
+    def _decide(self, event: Event) -> ToSend | ToSpread:
+        if self.rules[event.rule].each and event.person is None:
+            first = replace(event, person="jane")
+            return ToSpread(event, ["jane", "joe"], ToSend(first, JANE, {}, self._size))
+        return ToSend(event, JANE, {}, self._size)
 
 
 class FakeRateLimiter:
@@ -94,8 +125,8 @@ def runtime(delivery: FakeDelivery, rate: float | None = None) -> Any:
     return SimpleNamespace(delivery=delivery, max_rate=rate)
 
 
-def decider(senders: FakeSenders, limiter: FakeRateLimiter | None = None) -> Decider:
-    return Decider(FakeOutbox(), None, senders, limiter or FakeRateLimiter(), Doorbell())  # type: ignore[arg-type]
+def decider(senders: FakeSenders, limiter: FakeRateLimiter | None = None, outbox: FakeOutbox | None = None) -> Decider:
+    return Decider(outbox or FakeOutbox(), None, senders, limiter or FakeRateLimiter(), Doorbell())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +202,7 @@ async def test_locked_tables_leave_connections_to_others(together: bool) -> None
     """Twelve rules, on one table or on twelve, and each waits for its lock."""
     senders, delivery = FakeSenders(), FakeDelivery("abcdefghijklm")
     if together:
-        delivery.rules.update((rule, SimpleNamespace(table="public.plan")) for rule in "abcdefghijkl")
+        delivery.rules.update((rule, SimpleNamespace(table="public.plan", each="")) for rule in "abcdefghijkl")
     deciding = decider(senders)
     delivery.locked_until = dict.fromkeys("abcdefghijkl", now() + 20)
     began = now()
@@ -264,3 +295,72 @@ async def test_the_rules_of_a_claim_share_what_may_be_read(rules: str, size: int
     # The next claim takes as many as such rows fit.
     assert deciding.rows_per_batch == MAX_BATCH_BYTES // size
     assert lookup_runs._PART_BYTES * 4 == MAX_BATCH_BYTES
+
+
+def spreading() -> tuple[FakeSenders, FakeOutbox, FakeDelivery, Decider]:
+    senders, outbox, delivery = FakeSenders(), FakeOutbox(), FakeDelivery("a")
+    delivery.rules["a"].each = "person"
+    return senders, outbox, delivery, decider(senders, outbox=outbox)
+
+
+async def ended(deciding: Decider) -> None:
+    while deciding.busy:
+        await asyncio.sleep(0.1)
+
+
+@jumping
+async def test_an_event_is_queued_as_that_of_its_first_person() -> None:
+    """The consent that it is sent by is as old as the lookup, and the spread takes its time."""
+    senders, _, delivery, deciding = spreading()
+    began = now()
+    await deciding.decide_and_queue(runtime(delivery), [event(1, rule="a"), event(2, rule="a", person="joe")], Slots(2))
+    await ended(deciding)
+    assert senders.persons == {1: "jane", 2: "joe"}
+    assert max(senders.looked_up_at.values()) < began + 0.5
+    assert now() > began + 1.0
+    assert (senders.settled, senders.in_flight.looking_up) == ([], 0)
+
+
+@jumping
+async def test_a_person_is_asked_about_once_the_event_is_theirs() -> None:
+    """Before the spread nobody knows whose email would be a second one."""
+    senders, outbox, delivery, deciding = spreading()
+    outbox.repeats[1] = Repeat(datetime(2026, 1, 1, tzinfo=UTC))
+    events = [event(1, rule="a"), event(2, rule="a"), event(3, rule="a", person="joe")]
+    await deciding.decide_and_queue(runtime(delivery), events, Slots(3))
+    await ended(deciding)
+    assert outbox.asked == [[(3, "joe")], [(1, "jane"), (2, "jane")]]
+    assert senders.persons == {2: "jane", 3: "joe"}
+    assert senders.settled == [(1, "skipped")]
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailable("down"), SchemaError("no privilege")])
+@jumping
+async def test_a_spread_that_fails_leaves_no_event_claimed(error: PgheraldError) -> None:
+    senders, outbox, delivery, deciding = spreading()
+    outbox.error = error
+    await deciding.decide_and_queue(runtime(delivery), [event(1, rule="a"), event(2, rule="a", person="joe")], Slots(2))
+    await ended(deciding)
+    with pytest.raises(type(error)):
+        deciding.raise_failure()
+    assert senders.queued == {}
+    assert senders.settled == [(1, "available"), (2, "available")]
+
+
+@jumping
+async def test_an_event_that_another_worker_has_is_let_go() -> None:
+    senders, outbox, delivery, deciding = spreading()
+    outbox.lost = {1}
+    await deciding.decide_and_queue(runtime(delivery), [event(1, rule="a"), event(2, rule="a")], Slots(2))
+    await ended(deciding)
+    assert senders.persons == {2: "jane"}
+    assert senders.settled == [(1, "available")]
+
+
+@jumping
+async def test_a_stop_during_a_spread_leaves_no_event_claimed() -> None:
+    senders, _, delivery, deciding = spreading()
+    await deciding.decide_and_queue(runtime(delivery), [event(1, rule="a"), event(2, rule="a", person="joe")], Slots(2))
+    deciding.stop()
+    await asyncio.sleep(0.01)
+    assert (senders.settled, deciding.busy) == ([(1, "available"), (2, "available")], {})

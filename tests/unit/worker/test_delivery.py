@@ -21,8 +21,9 @@ from listener.recipients import RecipientPolicy
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
 from listener.smtp.replies import Phase, Reply, Scope, Verdict
 from listener.smtp.verdicts import SERVER
+from listener.worker.decision import ToSend
 from listener.worker.delivery import Delivery
-from listener.worker.lookup import LookupResult, ToSend
+from listener.worker.lookup_result import LookupResult
 from listener.worker.suspensions import RETRY_AFTER_S
 from tests.support.clock import jumping
 from tests.support.events import CAPTURED_AT, JANE, event
@@ -64,7 +65,7 @@ class FakeRows:
         self._bad = set(bad)
         self._more = more
 
-    async def __call__(self, pool: Any, of: Sequence[str], budget: int) -> LookupResult:
+    async def __call__(self, pool: Any, of: Sequence[str], budget: int, people: Any = None) -> LookupResult:
         self.asked.append(list(of))
         self.budgets.append(budget)
         if self._bad & set(of):
@@ -315,4 +316,4 @@ def test_the_composer_gets_the_time_of_the_change() -> None:
             return super().compose(*arguments)
 
     delivery(Noting()).compose(ToSend(event(1), JANE, ROW), NOW)
-    assert given[0][-2:] == (NOW, CAPTURED_AT)
+    assert given[0][-3:] == (NOW, CAPTURED_AT, None)

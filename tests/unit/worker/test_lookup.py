@@ -13,7 +13,9 @@ from psycopg import errors
 from listener.config.rules import Rule, default_rules
 from listener.errors import BadData, DatabaseUnavailable, RuleBroken
 from listener.worker import lookup as module
-from listener.worker.lookup import Lookup, LookupResult, NotToSend, ToSend
+from listener.worker.decision import NotToSend, ToSend
+from listener.worker.lookup import Lookup
+from listener.worker.lookup_result import LookupResult
 from listener.worker.row_budget import MAX_ROW_BYTES, MAX_ROWS
 from tests.support.events import event
 

@@ -80,7 +80,7 @@ class FakeDelivery:
     def __init__(self, size: int, rules: int = 1) -> None:
         self.size = size
         self.policies = defaultdict(DeliverySettings)
-        self.rules = {f"rule{number}": SimpleNamespace(table="public.dateplan") for number in range(rules)}
+        self.rules = {f"rule{number}": SimpleNamespace(table="public.dateplan", each="") for number in range(rules)}
         self.budgets: list[int] = []
 
     def message_id(self, event: Event) -> str:

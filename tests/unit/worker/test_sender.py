@@ -174,7 +174,7 @@ async def test_a_judgement_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     lookup = delivery._lookups[RULE]
 
     async def rows(*_: Any) -> Any:
-        from listener.worker.lookup import LookupResult
+        from listener.worker.lookup_result import LookupResult
 
         row = {"current": "VE", "email": "a@example.org", "consent": True, "place": "x"}
         return LookupResult({"1": [row], "2": [{**row, "email": Unprintable()}], "3": [row]})
