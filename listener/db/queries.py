@@ -12,12 +12,13 @@ from listener.resources import resource
 def load(subject: str) -> dict[str, LiteralString]:
     """Return the queries of ``sql/queries/SUBJECT.sql`` by name.
 
-    Each still has its ``-- name:`` line, so that the server's logs and pg_stat_activity show which query it is.
+    Each still has its ``-- name:`` line, so that the server's logs and pg_stat_activity show which query it is. It has
+    no indentation, because psycopg parses a text of more than 4,096 characters at each call.
     """
     text = resource(f"sql/queries/{subject}.sql").read_text(encoding="utf-8")
     parts = re.split(r"(?m)^(?=-- name: )", text)[1:]
     # Files that ship with the package are as trusted as a literal in its source.
-    return {_name(part): cast(LiteralString, part.rstrip().rstrip(";")) for part in parts}
+    return {_name(part): cast(LiteralString, re.sub(r"\n +", "\n", part.rstrip().rstrip(";"))) for part in parts}
 
 
 async def run_query(pool: Pool, query: LiteralString, values: Mapping[str, Any]) -> list[Any]:

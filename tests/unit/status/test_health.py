@@ -26,7 +26,7 @@ class Daemon:
         )
         self.breaker: Any = SimpleNamespace(is_open=False, is_probing=False, reason="421 too busy")
         self.worker: Any = SimpleNamespace(
-            last_progress_at=now, in_flight_count=2, suspended={}, runtime=SimpleNamespace(delivery=SimpleNamespace(rules={"new": None}))
+            last_progress_at=now, in_flight_count=2, suspended={}, busy={}, runtime=SimpleNamespace(delivery=SimpleNamespace(rules={"new": None}))
         )  # fmt: skip
         self.health = Health(Settings(), self.listener, self.breaker)
         self.health.started(self.worker)
