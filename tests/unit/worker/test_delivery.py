@@ -41,6 +41,8 @@ class FakeComposer:
         self._error = error
         self._remarks = remarks
 
+    def check(self, *_: Any) -> None: ...
+
     def compose(self, *_: Any) -> Message:
         if self._error is not None:
             raise self._error
