@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, LiteralString, cast
+from typing import Any, LiteralString
 
 from listener.db.errors import translate_errors
 from listener.db.pool import Pool
@@ -18,7 +18,7 @@ def load(subject: str) -> dict[str, LiteralString]:
     text = resource(f"sql/queries/{subject}.sql").read_text(encoding="utf-8")
     parts = re.split(r"(?m)^(?=-- name: )", text)[1:]
     # Files that ship with the package are as trusted as a literal in its source.
-    return {_name(part): cast(LiteralString, re.sub(r"\n +", "\n", part.rstrip().rstrip(";"))) for part in parts}
+    return {_name(part): re.sub(r"\n +", "\n", part.rstrip().rstrip(";")) for part in parts}
 
 
 async def run_query(pool: Pool, query: LiteralString, values: Mapping[str, Any]) -> list[Any]:
