@@ -75,6 +75,8 @@ async def test_before_the_start_nothing_is_ready(daemon: Daemon) -> None:
             True,
             "paid: suspended since 2026-11-22 17:44:00 UTC: no column",
         ),
+        ({"worker.busy": {"paid": -math.inf}}, "rules", True, "paid: its lookup has been running for"),
+        ({"worker.busy": {"paid": math.inf}}, "rules", True, "no rule is suspended"),
     ],
 )
 async def test_one_part(daemon: Daemon, change: dict[str, Any], part: str, ok: bool, detail: str) -> None:
