@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, LiteralString
+from typing import Any, LiteralString, cast
 
 from listener.db.errors import translate_errors
 from listener.db.pool import Pool
@@ -12,13 +12,12 @@ from listener.resources import resource
 def load(subject: str) -> dict[str, LiteralString]:
     """Return the queries of ``sql/queries/SUBJECT.sql`` by name.
 
-    Each still has its ``-- name:`` line, so that the server's logs and pg_stat_activity show which query it is. It has
-    no indentation, because psycopg parses a text of more than 4,096 characters at each call.
+    Each still has its ``-- name:`` line, so that the server's logs and pg_stat_activity show which query it is.
     """
     text = resource(f"sql/queries/{subject}.sql").read_text(encoding="utf-8")
     parts = re.split(r"(?m)^(?=-- name: )", text)[1:]
     # Files that ship with the package are as trusted as a literal in its source.
-    return {_name(part): re.sub(r"\n +", "\n", part.rstrip().rstrip(";")) for part in parts}
+    return {_name(part): cast(LiteralString, part.rstrip().rstrip(";")) for part in parts}
 
 
 def compact(query: LiteralString) -> LiteralString:
