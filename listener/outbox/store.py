@@ -12,7 +12,7 @@ from listener.address import mask
 from listener.config.keys import MAX_KEY_BYTES, array_literal
 from listener.db.errors import error_kind, translate_errors
 from listener.db.pool import Pool
-from listener.db.queries import load, run_query
+from listener.db.queries import compact, load, run_query
 from listener.errors import BadData
 from listener.logs import log
 from listener.outbox import repeats, rows
@@ -22,6 +22,7 @@ from listener.outbox.turns import Turn
 from listener.transport.base import MAX_MESSAGE_BYTES
 
 QUERIES = load("outbox")
+QUERIES["claim"] = compact(QUERIES["claim"])
 # Outcomes and marks in one statement: one round trip and one flush of the WAL for both.
 QUERIES["record"] = (
     f"-- name: record\nWITH settled AS ({QUERIES['settle']}), marked AS ({QUERIES['mark']})\n"  # noqa: S608 - our own

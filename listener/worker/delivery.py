@@ -51,7 +51,8 @@ class Delivery:
     ) -> None:
         self.rules = rules
         self.suspensions = Suspensions()
-        self._unchecked = set(rules)
+        # Rules whose check met a locked table.
+        self._unchecked: set[str] = set()
         self._lookups = {name: Lookup(name, rule) for name, rule in rules.items()}
         self._composer = composer
         self._secret = secret
@@ -72,11 +73,14 @@ class Delivery:
         locked: set[str] = set()
         for name, rule in self.rules.items():
             # The rules of a locked table need not wait one after another.
-            if rule.table not in locked:
+            if rule.table in locked:
+                self._unchecked.add(name)
+            else:
                 try:
                     await self._check(name, lookups)
                 except StatementTimeout as exc:
                     locked.add(rule.table)
+                    self._unchecked.add(name)
                     log.warning("rule_unchecked", rule=name, error=str(exc))
 
     async def _check(self, name: str, lookups: Pool) -> None:

@@ -533,7 +533,8 @@ WITH purged AS (
                   AND (state <> 'sent'
                        OR NOT EXISTS (
                               SELECT FROM unnest(%(rules)s::text[], %(again_after)s::float8[]) AS kept (rule, age)
-                               WHERE kept.rule = outbox.rule AND settled_at > now() - make_interval(secs => least(kept.age, 3e9))))
+                               WHERE kept.rule = outbox.rule
+                                 AND settled_at > now() - make_interval(secs => least(kept.age, 3e9))))
                 ORDER BY id
                 LIMIT %(batch)s
                   FOR UPDATE SKIP LOCKED))

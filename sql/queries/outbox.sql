@@ -20,11 +20,14 @@
 --   * So many events of each rule are then locked. Two claims at one moment choose the same numbers, but not the same
 --     events. Together they may leave an event that is due. A worker that has claimed any claims again before it
 --     sleeps.
+--   * Nobody waits for the claim's flush. If a crash of the server undoes it, nothing was sent yet, and the mark finds
+--     no claim. The claim's number must therefore not come from the database: after a crash it could give the same
+--     number out again.
+--   * The stored message can have a megabyte. It is read only when it is sent again. Such a second sending repeats the
+--     bytes of the first, from before its claim, so that it supersedes nothing (`in_doubt_count = 0`).
 
 -- name: claim
--- Claim due events. Nobody waits for its flush. If a crash of the server undoes a claim, nothing was sent yet, and the
--- mark finds no claim. The claim's number must therefore not come from the database: after a crash it could give the
--- same number out again.
+-- Claim due events, each rule its share of the limit.
 WITH present AS MATERIALIZED (
     SELECT asked.rule,
            asked.share,
@@ -106,7 +109,6 @@ RETURNING event.id,
           event.captured_at,
           extract(epoch FROM now() - event.captured_at)::float8 AS age,
           event.claim,
-          -- The stored message can have a megabyte. It is read only when it is sent again.
           event.recipient IS NOT NULL AND event.message IS NOT NULL AS has_stored_message,
           jsonb_path_query_first(event.history, '$[*] ? (@.what == "deferred").at') #>> '{}' AS deferred_at,
           CASE WHEN octet_length(event.traceparent) = 55 THEN event.traceparent END AS traceparent,
@@ -117,7 +119,7 @@ RETURNING event.id,
               AND other.person IS NOT DISTINCT FROM event.person
               AND other.state <> 'available'
               AND other.state IN ('claimed', 'transmitting', 'sent')
-              AND other.in_doubt_count = 0  -- a second sending repeats the bytes of the first, from before its claim
+              AND other.in_doubt_count = 0
               AND pg_visible_in_snapshot(event.captured_xid, other.snapshot)
               AND other.claimed_at >= event.captured_at) AS superseded_by;
 

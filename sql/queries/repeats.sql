@@ -16,7 +16,8 @@ SELECT own.id, other.sent_at, other.in_flight, other.wait, other.held
      SELECT max(same.settled_at) FILTER (WHERE same.state = 'sent') AS sent_at,
             count(*) FILTER (WHERE same.state <> 'sent') > 0 AS in_flight,
             coalesce(
-                extract(epoch FROM max(same.scheduled_at) FILTER (WHERE same.state IN ('in_doubt', 'available')) - now()),
+                extract(epoch FROM max(same.scheduled_at) FILTER (WHERE same.state IN ('in_doubt', 'available'))
+                                   - now()),
                 0)::float8 AS wait,
             count(*) FILTER (WHERE same.state = 'in_doubt' AND same.scheduled_at IS NULL) > 0 AS held
        FROM pgherald.outbox AS same

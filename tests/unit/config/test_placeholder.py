@@ -46,7 +46,7 @@ def test_the_command_that_writes_the_rules_reads_the_rest(tmp_path: Path) -> Non
 
 
 def test_a_comment_of_the_query_may_stay(tmp_path: Path) -> None:
-    assert load(written(tmp_path, "x", "-- CHANGE_ME, consent: unclear\\n", "part")).rules["a"].becomes == "x"
+    assert load(written(tmp_path, "x", "-- CHANGE_ME, consent: unclear\\n", "part")).rules["a"].becomes == ("x",)
 
 
 @pytest.mark.parametrize("rules", [None, [], {"a": "CHANGE_ME"}, {"a": {"becomes": "CHANGE_MENU"}}])

@@ -13,7 +13,7 @@ from listener.address import parse_address
 from listener.config.rules import DEFAULT_NAME as RULE
 from listener.config.rules import default_rules
 from listener.config.sections import DeliverySettings
-from listener.errors import BadData, RuleBroken
+from listener.errors import BadData, RuleBroken, StatementTimeout
 from listener.mail.composer import Message
 from listener.mail.message import Content
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage
@@ -41,6 +41,8 @@ class FakeComposer:
         self.recipients = RecipientPolicy(allowed or None)
         self._error = error
         self._remarks = remarks
+
+    def check(self, *_: Any) -> None: ...
 
     def compose(self, *_: Any) -> Message:
         if self._error is not None:
@@ -210,6 +212,31 @@ def test_the_delay_follows_what_the_server_suggests(
         for n in range(3)
     ]
     assert [each.delay for each in settled] == delays
+
+
+class Locked(FakeRows):
+    """Its table is locked at the first check, and the second finds a column missing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rule = default_rules()[RULE]
+        self.errors: list[Exception] = [StatementTimeout("lock timeout"), RuleBroken("no column")]
+
+    async def check(self, _: Any) -> frozenset[str]:
+        raise self.errors.pop(0)
+
+
+async def test_a_rule_whose_table_was_locked_is_checked_before_its_first_lookup() -> None:
+    """Otherwise its events would fail one by one, where the rule is to be suspended."""
+    checking, locked = delivery(), Locked()
+    checking._lookups[RULE] = locked  # type: ignore[assignment]
+    pool: Any = None
+    with structlog.testing.capture_logs() as logs:
+        await checking.check(pool)
+    assert [log["event"] for log in logs] == ["rule_unchecked"]
+    with pytest.raises(RuleBroken):
+        await checking.triage(RULE, [event(1)], pool)
+    assert not locked.errors
 
 
 @jumping
