@@ -56,7 +56,7 @@ def infer(
     database watches the table already, as after a migration of Django, the rule is that of `watched`.
     """
     if watched is not None:
-        key, state = Choice(tuple(watched.key)), State(Choice(watched.column), Choice(watched.value))
+        key, state = Choice(tuple(watched.key)), watched.state
     else:
         key, state = _key(table), choose_state(table, becomes, seen)
     name = _name(table, state) if watched is None else watched.rule

@@ -49,7 +49,8 @@ class State:
     """The state to wait for: `column` and `becomes`, or `when`.
 
     If `when` is undecided, `conditions` are what to choose from, or the one to complete. `name` is the state in a word,
-    and `changed_at` the column that says when a row reached it.
+    and `changed_at` the column that says when a row reached it. A rule that the database watches already may wait for
+    `more` values, and have a condition `left` on the row before, and `changes`.
     """
 
     column: Choice[str] | None
@@ -58,6 +59,9 @@ class State:
     conditions: tuple[str, ...] = ()
     name: str = ""
     changed_at: str = ""
+    more: tuple[str, ...] = ()
+    left: str = ""
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

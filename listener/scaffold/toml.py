@@ -54,8 +54,12 @@ def write_toml(rule: Inference, templates: Path) -> str:
         f"table = {_string(rule.table.qualified)}\n",
     ]
     key = rule.key.value or (CHANGE_ME,)
-    lines += _setting("key", _string(key[0]) if len(key) == 1 else f"[{', '.join(map(_string, key))}]", rule.key)
+    lines += _setting("key", _strings(key), rule.key)
     lines += _state(rule.state)
+    if rule.state.left:
+        lines.append(f"from = {_string(rule.state.left)}\n")
+    if rule.state.changes:
+        lines.append(f"changes = [{', '.join(map(_string, rule.state.changes))}]\n")
     if rule.capture != "row":
         lines.append(f"capture = {_string(rule.capture)}\n")
     lines.append(f"template = {_string(rule.name)}\n")
@@ -84,12 +88,17 @@ def _state(state: State) -> list[str]:
             [] if state.column is None else _setting("column", _string(state.column.value or CHANGE_ME), state.column)
         )
         becomes = state.becomes or Choice(None)
-        return [*lines, *_setting("becomes", _string(becomes.value or CHANGE_ME), becomes)]
+        return [*lines, *_setting("becomes", _strings((becomes.value or CHANGE_ME, *state.more)), becomes)]
     when, choices = state.when.value or CHANGE_ME, list(state.conditions)
     if state.when.value is None and len(choices) == 1:
         when = choices.pop()
     [*remark, line] = _setting("when", _string(when), state.when)
     return [*remark, *(f"# when = {_string(each)}\n" for each in choices), line]
+
+
+def _strings(texts: tuple[str, ...]) -> str:
+    """Return one string, or several as an array."""
+    return _string(texts[0]) if len(texts) == 1 else f"[{', '.join(map(_string, texts))}]"
 
 
 def _string(text: str) -> str:

@@ -9,20 +9,37 @@ from psycopg.rows import class_row
 
 from listener.db.errors import translate_errors
 from listener.db.queries import load
+from listener.scaffold.inference import Choice, State
 
 _QUERIES = load("catalog")
 
 
 @dataclass(frozen=True, slots=True)
 class WatchedRule:
-    """A row of `pgherald.rule`. `table` is its name with schema and quotes."""
+    """A row of `pgherald.rule`. `table` is its name with schema and quotes, and `left` its condition `from`."""
 
     rule: str
     table: str
     key: Sequence[str]
-    column: str
-    value: str
+    column: str | None
+    becomes: Sequence[str]
+    when: str
+    left: str
+    changes: Sequence[str]
     capture: str
+
+    @property
+    def state(self) -> State:
+        """The state that the triggers wait for."""
+        value, *more = self.becomes or [None]
+        return State(
+            column=None if self.when else Choice(self.column),
+            becomes=None if self.when else Choice(value),
+            when=Choice(self.when) if self.when else None,
+            more=tuple(more),
+            left=self.left,
+            changes=tuple(self.changes),
+        )
 
 
 def read_watched(conn: psycopg.Connection[Any]) -> list[WatchedRule]:
@@ -36,5 +53,5 @@ def read_watched(conn: psycopg.Connection[Any]) -> list[WatchedRule]:
 
 def choose_watched(rules: Sequence[WatchedRule], table: str, becomes: str | None) -> WatchedRule | None:
     """Return the only rule on `table`, or the only one there that waits for `becomes`; None if there is no such rule."""
-    found = [rule for rule in rules if rule.table == table and becomes in (None, rule.value)]
+    found = [rule for rule in rules if rule.table == table and (becomes is None or becomes in rule.becomes)]
     return found[0] if len(found) == 1 else None

@@ -89,8 +89,14 @@ SELECT
 
 -- name: watched
 -- Return the rules that the database watches.
--- A rule that waits for several values, or for a condition, is left out.
-SELECT rule, "table"::regclass::text AS "table", key, "column", becomes[1] AS value, capture
+SELECT rule,
+       "table"::regclass::text AS "table",
+       key,
+       "column",
+       coalesce(becomes, '{}') AS becomes,
+       coalesce("when", '') AS "when",
+       coalesce("from", '') AS "left",
+       coalesce(changes, '{}') AS changes,
+       capture
   FROM pgherald.rule
- WHERE cardinality(becomes) = 1
  ORDER BY rule;

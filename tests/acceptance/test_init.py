@@ -4,7 +4,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import pytest
 from psycopg import sql
@@ -200,6 +200,32 @@ def test_any_table_and_value(bare_database: Database, pgherald: Pgherald) -> Non
     assert "u.mail AS email" in rule["lookup"]
     assert "place" not in rule["lookup"]
     pgherald("install", check=True)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "becomes => '{sent,delivered}'",
+        "\"when\" => $$new.status = 'sent'$$, \"from\" => $$old.status = 'packed'$$, changes => '{eta}'",
+    ],
+)
+def test_the_state_of_a_watched_rule_is_taken_over(
+    bare_database: Database, pgherald: Pgherald, state: LiteralString
+) -> None:
+    """The next `install` finds nothing to change."""
+    prepare(
+        bare_database,
+        """CREATE TABLE customer (id int PRIMARY KEY, email text, consent boolean);
+           CREATE TABLE ticket (id int PRIMARY KEY, status text, eta date, customer int REFERENCES customer)""",
+    )
+    with bare_database.connect() as conn:
+        install_triggers(conn)
+    bare_database.execute(sql.SQL("SELECT pgherald.watch('sent', 'ticket', {})").format(sql.SQL(state)))
+    watched: LiteralString = 'SELECT rule, becomes, "when", "from", changes, watched_at FROM pgherald.rule'
+    before = bare_database.execute(watched)
+    pgherald("init", check=True)
+    pgherald("install", check=True)
+    assert bare_database.execute(watched) == before
 
 
 def test_what_a_migration_watches_is_taken_over(bare_database: Database, mail: MailServer, pgherald: Pgherald) -> None:

@@ -67,7 +67,7 @@ def test_the_example_keeps_its_shipped_email() -> None:
 
 def test_a_watched_rule_is_written_as_it_is_watched() -> None:
     plan = table("plan", [column("id", "bigint", "N"), column("a_status"), column("b_status")], ("id",))
-    watched = WatchedRule("plan_done", "public.plan", ("id",), "b_status", "done", "statement")
+    watched = WatchedRule("plan_done", "public.plan", ("id",), "b_status", ("done",), "", "", (), "statement")
     rule = tomllib.loads(written(infer(plan, None, [plan], watched)))["rules"]["plan_done"]
     assert (rule["column"], rule["becomes"], rule["capture"], rule["key"]) == ("b_status", "done", "statement", "id")
     assert "d.b_status AS current" in rule["lookup"]
