@@ -133,7 +133,7 @@ class Lookup:
         return self._found(of, rows)
 
     async def _fetch(
-        self, conn: psycopg.AsyncConnection[Any], of: Sequence[str], budget: int, people: Collection[str] | None
+        self, conn: psycopg.AsyncConnection[Any], of: Sequence[str], budget: int, people: Collection[str] | None = None
     ) -> list[tuple[Any, ...]]:
         if self._bounded is None:
             await self._learn_columns(conn)
