@@ -1,7 +1,7 @@
 """The rules that the database watches already, because a migration of Django or an earlier installation made their triggers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -31,15 +31,11 @@ class WatchedRule:
     @property
     def state(self) -> State:
         """The state that the triggers wait for."""
-        value, *more = self.becomes or [None]
-        return State(
-            column=None if self.when else Choice(self.column),
-            becomes=None if self.when else Choice(value),
-            when=Choice(self.when) if self.when else None,
-            more=tuple(more),
-            left=self.left,
-            changes=tuple(self.changes),
-        )
+        if self.when:
+            state = State(None, None, Choice(self.when))
+        else:
+            state = State(Choice(self.column), Choice(self.becomes[0]), more=tuple(self.becomes[1:]))
+        return replace(state, left=self.left, changes=tuple(self.changes))
 
 
 def read_watched(conn: psycopg.Connection[Any]) -> list[WatchedRule]:
