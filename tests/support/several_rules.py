@@ -10,7 +10,7 @@ from tests.support.database import Database
 from tests.support.mail import MailServer
 
 _FROM_TABLE = "public.{table}"
-# For a backlog of events without rows.
+# Without reading the table, so that the lookup of a backlog costs nothing.
 _FROM_KEYS = "(SELECT unnest(%(keys)s::bigint[]) AS id, 'VE' AS status)"
 _RULE = """
 [rules.{rule}]
@@ -49,7 +49,12 @@ def configure(
 
 
 def add_backlog(database: Database, rule: str, number: int, *, first: int = 1) -> None:
-    """Let events of this rule wait, as if captured an hour ago."""
+    """Let events of this rule wait, as if captured an hour ago. Its table, of the rule's name, gets the rows, uncaptured."""
+    rows = sql.SQL("INSERT INTO public.{} SELECT generate_series({}, {}), 'VE'")
+    with database.connect() as conn, conn.transaction():
+        conn.execute("SET LOCAL session_replication_role = replica")
+        conn.execute(rows.format(sql.Identifier(rule), first, first + number - 1))
+        conn.execute(sql.SQL("ANALYZE public.{}").format(sql.Identifier(rule)))
     database.execute(
         """INSERT INTO pgherald.outbox (rule, key, scheduled_at, captured_at)
            SELECT %s, n, now() - interval '1 hour', now() - interval '1 hour' FROM generate_series(%s::integer, %s::integer) AS n""",
