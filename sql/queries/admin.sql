@@ -542,7 +542,8 @@ WITH purged AS (
 SELECT count(*), max(id) FROM purged;
 
 -- name: forget
--- Delete a row's events, or those of one person of it, and remember the row as handled. Return how many were deleted, and how many are in flight.
+-- Delete a row's events, or those of one person of it, and remember the row as handled. Return how many were deleted,
+-- and how many are in flight.
 WITH forgotten AS (
     DELETE FROM pgherald.outbox
      WHERE rule = %(rule)s

@@ -133,7 +133,8 @@ WITH first AS (
        SET person = asked.people[1],
            history = pgherald.append_history(
                event.history, 'spread',
-               concat('to ', cardinality(asked.people), CASE cardinality(asked.people) WHEN 1 THEN ' person' ELSE ' people' END))
+               concat('to ', cardinality(asked.people),
+                      CASE cardinality(asked.people) WHEN 1 THEN ' person' ELSE ' people' END))
       FROM json_to_recordset(%(spread)s::json) AS asked (id bigint, claim bigint, people text[])
      WHERE event.id = ANY (ARRAY[asked.id]) AND event.claim = asked.claim AND event.state || '' = 'claimed'
        AND event.person IS NULL

@@ -5,7 +5,8 @@
 -- may still become one. With `each`, an email to one person counts for this person alone.
 --
 -- It must be a statement of its own, after the claim's commit. Of two workers that claim two events of a row at one
--- moment, at least one then sees the other's claim. Of events in `ids` the newest of a row, or of a person, supersedes the others.
+-- moment, at least one then sees the other's claim. Of events in `ids` the newest of a row,
+-- or of a person, supersedes the others.
 -- `wait` is the time until the other event is due, in seconds. `held`: it waits for a person.
 -- PostgreSQL knows no time before 4713 BC, so that `again_after` counts up to 3e9 seconds, 95 years.
 -- An event in doubt becomes `available` before it is sent once more. outbox_key_idx has it then too.
