@@ -74,7 +74,7 @@ def world(database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Pa
                    INSERT INTO pgherald.worker (name, version, lease, has_presence_lock, breaker_reason)
                    VALUES ({}, '1', '1 day', false, {});
                    INSERT INTO pgherald.rule (rule, "table", table_name, key, "column", becomes)
-                   VALUES ({}, 'public.dateplan', 'public.dateplan', '{{id}}', 'status', 'VE')"""
+                   VALUES ({}, 'public.dateplan', 'public.dateplan', '{{id}}', 'status', '{{VE}}')"""
             ).format(sql.Identifier(quoted), f"host{EVIL}", f"550 {EVIL}", f"other{EVIL}")
         )
     (tmp_path / "pgherald.toml").write_text(
@@ -437,7 +437,7 @@ def test_commands_print_through_one_place() -> None:
 def test_a_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a fault of our own: the interpreter would print the exception's words as they are."""
 
-    def load(*_: object) -> None:
+    def load(*_: object, **__: object) -> None:
         raise RuntimeError(EVIL)
 
     monkeypatch.setattr("listener.config.settings.load", load)

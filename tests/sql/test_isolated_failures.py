@@ -85,7 +85,7 @@ async def test_a_claim_takes_no_more_than_it_may_where_one_cannot_be_read(sandbo
     async with worker(sandbox) as outbox:
         assert [event.key for event in await outbox.claim(3, [Turn(RULE)])] == ["a", "b", "c"]
         sandbox.execute(
-            "INSERT INTO pgherald.rule (rule, \"table\", table_name, key, \"column\", becomes, paused_at) VALUES ('p', 'public.plan', 'public.plan', '{id}', 'x', 'y', now())"
+            "INSERT INTO pgherald.rule (rule, \"table\", table_name, key, \"column\", becomes, paused_at) VALUES ('p', 'public.plan', 'public.plan', '{id}', 'x', '{y}', now())"
         )
         try:
             sandbox.execute("UPDATE pgherald.outbox SET rule = 'p', captured_at = 'infinity' WHERE key = 'd'")

@@ -191,7 +191,6 @@ def test_the_roles(story: Database, programs: Programs, roles: None) -> None:
         "UPDATE pgherald.secret SET value = 'known'",
         "INSERT INTO pgherald.rate_limit DEFAULT VALUES",
         "DELETE FROM pgherald.rate_limit",
-        "INSERT INTO pgherald.outbox (rule, key) VALUES ('dateplan_verified', '7')",
         "TRUNCATE pgherald.outbox",
         "CREATE TABLE pgherald.mine ()",
         "TABLE public.users",
