@@ -21,8 +21,9 @@ from listener.worker.runtime import Runtime
 from listener.worker.sender import Senders
 from listener.worker.spreading import spread
 
-# The lookups of one batch usually end within this time. The next claim does not wait for those that do not.
-_TOGETHER_S = 0.1
+# The lookups of one batch usually end within this time, also the first ones. The next claim does not wait for those that
+# do not.
+_TOGETHER_S = 0.2
 # A late lookup under a rate limit needs slots of its own. Its answer about consent is used for so long at most.
 _LATE_SLOTS_S = 1.0
 

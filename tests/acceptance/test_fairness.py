@@ -96,13 +96,15 @@ def test_backlogs_shrink_in_proportion_to_the_shares(
     for rule, number in (("one", 2000), ("three", 2000), ("small", 5)):
         add_backlog(database, rule, number)
     with pgherald.daemon(env={"PGHERALD_SMTP_RATE": rate}):
-        wait_until(lambda: len(mail.messages) >= 85)
-    first = Counter(rules_of(mail)[:85])
-    assert first["small"] == 5
-    assert first["one"] == pytest.approx(20, abs=6)
-    assert first["three"] == pytest.approx(60, abs=6)
+        wait_until(lambda: len(mail.messages) >= 125)
+    assert Counter(rules_of(mail)[:85])["small"] == 5
+    # The first lookups may be late, since they plan their query. Their rule then misses its part of one claim.
+    later = Counter(rules_of(mail)[45:125])
+    assert later["one"] == pytest.approx(20, abs=6)
+    assert later["three"] == pytest.approx(60, abs=6)
 
 
+@pytest.mark.slow
 def test_twenty_backlogs_of_different_sizes(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     """The largest is a thousand times the smallest, and each gets as much as the others until it is done."""
     sizes = {f"r{number}": 2 ** (number // 2 + 1) for number in range(20)}

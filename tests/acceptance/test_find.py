@@ -51,6 +51,7 @@ def test_one_row_is_explained_in_full_and_forgotten(database: Database, mail: Ma
     assert [event["key"] for event in database.events()] == [str(plan + 1)]
 
 
+@pytest.mark.slow
 def test_several_rows_are_listed_and_forgotten_with_yes(
     database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:
@@ -74,6 +75,7 @@ def test_several_rows_are_listed_and_forgotten_with_yes(
     assert database.events() == []
 
 
+@pytest.mark.slow
 def test_an_address_that_nobody_has(database: Database, pgherald: Pgherald) -> None:
     for command in ("explain", "forget"):
         for email in ("nobody@example.org", "'; DROP TABLE public.users; --", "%s", "\\", "🎉", "x" * 100_000):
@@ -121,6 +123,7 @@ def test_a_query_that_fails_is_named(database: Database, pgherald: Pgherald, fin
     assert "jane" not in done.stderr
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_and_null_and_the_same_key_twice(database: Database, pgherald: Pgherald) -> None:
     write(
         pgherald,

@@ -144,8 +144,8 @@ def test_find_leads_back_from_each_address(bare_database: Database, pgherald: Pg
     ("state", "name", "complete", "change"),
     [
         ("is_verified boolean NOT NULL DEFAULT false", "booking_verified", "", "is_verified = true"),
-        ("paid_at timestamptz", "booking_paid", "", "paid_at = now()"),
-        (
+        repeats("paid_at timestamptz", "booking_paid", "", "paid_at = now()"),
+        repeats(
             "status smallint NOT NULL DEFAULT 0 CHECK (status IN (0, 1, 2))",
             "booking_changed",
             "new.status = 2",
@@ -190,11 +190,11 @@ def test_a_state_that_is_no_text(
 @pytest.mark.parametrize(
     ("status", "known"),
     [
-        ("status text DEFAULT 'open'", "status is open in the rows that were read, and no CHECK or enum"),
+        repeats("status text DEFAULT 'open'", "status is open in the rows that were read, and no CHECK or enum"),
         (STATUS, "status is one of open, confirmed (its CHECK)"),
-        ("status people.progress DEFAULT 'open'", "status is one of open, confirmed (its type)"),
-        ("status people.checked DEFAULT 'open'", "status is one of open, confirmed (its CHECK)"),
-        ("status text", "status is described by no CHECK or enum, and no row that this role can read has"),
+        repeats("status people.progress DEFAULT 'open'", "status is one of open, confirmed (its type)"),
+        repeats("status people.checked DEFAULT 'open'", "status is one of open, confirmed (its CHECK)"),
+        repeats("status text", "status is described by no CHECK or enum, and no row that this role can read has"),
     ],
     ids=["rows", "check", "enum", "domain", "nothing"],
 )

@@ -54,7 +54,7 @@ def arrive(database: Database, mail: MailServer, keys: range) -> None:
 @pytest.mark.parametrize(
     ("number", "together", "started", "env"),
     [
-        (1, True, True, {}),
+        repeats(1, True, True, {}),
         (12, True, True, {}),
         (2, True, False, {}),
         repeats(12, False, True, {}),
@@ -140,6 +140,7 @@ def test_run_once_ends_while_a_table_is_locked(database: Database, mail: MailSer
     assert states(database) == {"sent": 1, "available": 1}
 
 
+@pytest.mark.slow
 def test_a_daemon_stops_while_a_table_is_locked(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     configure(database, pgherald, {"stuck": 1}, rows=True)
     with pgherald.daemon() as daemon, database.connect() as migration:

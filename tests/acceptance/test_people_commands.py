@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from listener.bounces.record import record
 from listener.bounces.report import BounceClass, Report
@@ -63,6 +64,7 @@ def test_list_explain_forget_and_purge(
     assert pgherald("backfill", RULE, "--config", config, check=True).stdout == "0 rows captured\n"
 
 
+@pytest.mark.slow
 def test_a_missed_row_is_captured_for_all_its_people(
     database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
 ) -> None:
@@ -77,6 +79,7 @@ def test_a_missed_row_is_captured_for_all_its_people(
     assert pgherald("backfill", RULE, "--config", config, check=True).stdout == "0 rows captured\n"
 
 
+@pytest.mark.slow
 def test_preview_and_send_test_show_one_person(
     database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
 ) -> None:
@@ -138,6 +141,7 @@ _FIND = """SELECT g.dateplan_id AS key, {columns} FROM public.guest g JOIN publi
             WHERE u.email = %(email)s ORDER BY g.dateplan_id"""
 
 
+@pytest.mark.slow
 def test_an_address_names_one_person_of_a_row(
     database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from listener.config.rules import default_rules
 from tests.acceptance.test_reload_live import reloadable
-from tests.support import wait_until
+from tests.support import repeats, wait_until
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer
@@ -107,6 +107,7 @@ def test_bounces_go_to_envelope_from_whatever_the_rules_sender_is(
     assert {got[0] for got in by_reader(mail, 2).values()} == {"bounces@example.org"}
 
 
+@pytest.mark.slow
 def test_attempts_and_age_are_those_of_the_rule(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     write(pgherald, 'max_attempts = 1\nmax_age = "off"\n', '[delivery]\nmax_age = "1h"\n')
     mail.script("rcpt", answer("450 4.2.1 busy"))
@@ -123,7 +124,7 @@ def test_attempts_and_age_are_those_of_the_rule(database: Database, mail: MailSe
     assert states[2:] == [(PLAIN, "skipped", "expired"), (OWN, "sent", None)]
 
 
-@pytest.mark.parametrize("of_section", ["resend", "hold"])
+@pytest.mark.parametrize("of_section", ["resend", repeats("hold")])
 def test_of_two_rules_one_resends_and_one_holds(
     database: Database, mail: MailServer, pgherald: Pgherald, of_section: str
 ) -> None:
@@ -186,6 +187,7 @@ def test_a_row_that_flaps_has_one_email_within_again_after(
     assert len(mail.messages) == 4
 
 
+@pytest.mark.slow
 def test_purge_keeps_what_again_after_needs(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     write(pgherald, AGAIN)
     plan, other = database.add_plan("Café", "own@example.org"), database.add_plan("Café", "plain@example.org")
@@ -202,6 +204,7 @@ def test_purge_keeps_what_again_after_needs(database: Database, mail: MailServer
     assert len(mail.messages) == 2
 
 
+@pytest.mark.slow
 def test_an_event_waits_while_another_of_its_row_is_in_doubt(
     database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:
@@ -223,6 +226,7 @@ def test_an_event_waits_while_another_of_its_row_is_in_doubt(
     assert len(mail.messages) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_daemon_killed_after_the_dot_sends_one_copy_and_no_second_email(
     database: Database, mail: MailServer, pgherald: Pgherald

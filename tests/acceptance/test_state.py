@@ -51,6 +51,7 @@ def test_a_condition_from_install_to_the_email(
     assert "first@example.org" in pgherald("preview", "dateplan_verified", "--key", first, env=env, check=True).stdout
 
 
+@pytest.mark.slow
 def test_a_renamed_column_is_found_and_repaired(
     tmp_path: Path, database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:
