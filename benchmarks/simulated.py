@@ -14,6 +14,7 @@ from listener.db.pools import lookup_pool, opened, outbox_pool
 from listener.outbox.event import Event, OutgoingMessage, Settlement
 from listener.outbox.registration import Registration
 from listener.outbox.store import Outbox
+from listener.outbox.turns import Turn
 from listener.worker.lookup import Lookup
 from listener.worker.registry import WorkerRegistry
 
@@ -45,7 +46,7 @@ async def main(url: str) -> None:
 async def _claim(outbox: Outbox, lookups: Pool, claimed: asyncio.Queue[list[Event]]) -> None:
     lookup = Lookup(DEFAULT_NAME, default_rules()[DEFAULT_NAME])
     # Nothing may be had because the rest is being claimed by others.
-    while (events := await outbox.claim(_CLAIM, [DEFAULT_NAME])) or (await outbox.waiting([DEFAULT_NAME]))[0]:
+    while (events := await outbox.claim(_CLAIM, [Turn(DEFAULT_NAME)])) or (await outbox.waiting([DEFAULT_NAME]))[0]:
         if events:
             await lookup.rows(lookups, [event.key for event in events])
             await claimed.put(events)

@@ -4,6 +4,7 @@ PgheraldError             one `Error: …` line for the user, exit status 1
 ├── ConfigError           a key, a value or a rule is wrong; the message names its place
 ├── SchemaError           the database objects are missing, too old or too new
 ├── DatabaseUnavailable   the database cannot be reached, or cannot serve now; trying again may help
+│   └── StatementTimeout  a rule's statement waited too long, most likely for a lock; other rules are not concerned
 ├── RuleBroken            a lookup or a template fails for every event of its rule, so the rule is suspended
 └── BadData               one event's own data cannot be sent, so the event fails with a reason
 """
@@ -23,6 +24,10 @@ class SchemaError(PgheraldError):
 
 class DatabaseUnavailable(PgheraldError):
     """PostgreSQL cannot be reached, or cannot serve now."""
+
+
+class StatementTimeout(DatabaseUnavailable):
+    """A statement of a rule took too long, most likely because somebody locks a table."""
 
 
 class RuleBroken(PgheraldError):

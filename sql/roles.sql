@@ -80,7 +80,8 @@ BEGIN
 END $$;
 
 GRANT USAGE ON SCHEMA pgherald TO pgherald_daemon;
-GRANT SELECT, UPDATE ON pgherald.outbox TO pgherald_daemon;
+-- It inserts the events of the further people of a row.
+GRANT SELECT, INSERT, UPDATE ON pgherald.outbox TO pgherald_daemon;
 GRANT SELECT, INSERT, UPDATE, DELETE ON pgherald.worker, pgherald.event_stats TO pgherald_daemon;
 GRANT SELECT ON pgherald.rule, pgherald.handled, pgherald.secret, pgherald.rate_limit TO pgherald_daemon;
 -- The daemon's role may retry and discard events, and so it may also pause a rule. It counts the rule's bounces. Only the
@@ -89,14 +90,19 @@ GRANT UPDATE (paused_at, bounced, complained) ON pgherald.rule TO pgherald_daemo
 GRANT UPDATE (rate, throttled_at, next_at) ON pgherald.rate_limit TO pgherald_daemon;
 GRANT EXECUTE ON FUNCTION pgherald.version(), pgherald.usable_from(), pgherald.append_history(jsonb, text, text),
                           pgherald.handled_key(text), pgherald.shown(text), pgherald.typed(text) TO pgherald_daemon;
--- With these, doctor can check as the daemon's role whether a capture function is the one that watch() creates.
-GRANT EXECUTE ON FUNCTION pgherald.capture_body(text, regclass, text[], text[]),
-                          pgherald.capture_statement_body(text, regclass, text[], text, text),
+-- With these, doctor can check as the daemon's role whether a rule's function and triggers are those that watch() creates.
+GRANT EXECUTE ON FUNCTION pgherald.capture_body(text, regclass, text[], text[], text[], boolean),
+                          pgherald.capture_statement_body(text, regclass, text[], text, text[], text[]),
+                          pgherald.function_call(text, text, text), pgherald.function_columns(text, text),
+                          pgherald.type_guard(text), pgherald.row_texts(regclass, text[], text),
+                          pgherald.trigger_condition(oid), pgherald.differs(regclass, text),
+                          pgherald.trigger_conditions(regclass, text, text[], text, text, text[], boolean),
                           pgherald.key_expression(regclass, text[], text), pgherald.base_type(oid),
                           pgherald.gate_snippet() TO pgherald_daemon;
 -- For `pgherald backfill --dry-run`.
 GRANT EXECUTE ON FUNCTION pgherald.page_query(text, text), pgherald.page_reader(text, text), pgherald.equality(oid),
-                          pgherald.in_value(regclass, text, text, text) TO pgherald_daemon;
+                          pgherald.in_value(regclass, text, text[], text), pgherald.expression_of_state(text, text),
+                          pgherald.for_row(text, text) TO pgherald_daemon;
 -- With this, doctor can check as the daemon's role that no sequence is behind its table.
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA pgherald TO pgherald_daemon;
 

@@ -85,6 +85,9 @@ CREATE TABLE IF NOT EXISTS pgherald.outbox (
     message        bytea,                                 -- compressed by zlib
     history        jsonb       NOT NULL DEFAULT '[]',
     traceparent    text,                                  -- the application's span; the default below captures it
+    -- Of a rule with `each`: the person whom the lookup calls so. NULL: the event stands for all people of the row, until
+    -- its first claim has spread it. A capture does not write it.
+    person         text,
     CONSTRAINT outbox_pkey PRIMARY KEY (id)
 )
 -- Each event is updated three times, so pages keep free room. Vacuum starts by a number of rows and not by a share of
@@ -132,7 +135,8 @@ BEGIN
         ('outbox_in_doubt_idx', $index$ (scheduled_at, claimed_at) WHERE state = 'in_doubt' $index$),
         ('outbox_failed_idx', $index$ (settled_at, id) WHERE state = 'failed' $index$),
         -- A hash index, because a key may be longer than a btree's entry, and every claim of such an event would fail.
-        ('outbox_key_idx', $index$ USING hash (key) WHERE state <> 'available' $index$)
+        -- An event that is to be sent once more is in it, because the row's next event may have to wait for it.
+        ('outbox_key_idx', $index$ USING hash (key) WHERE state <> 'available' OR in_doubt_count > 0 $index$)
     LOOP
         SELECT indisvalid OR EXISTS (SELECT FROM pg_stat_progress_create_index AS progress
                                       WHERE progress.datname = current_database()
@@ -278,7 +282,7 @@ CREATE TABLE IF NOT EXISTS pgherald.worker (
     leader            boolean     NOT NULL DEFAULT false, -- operates the gate
     listening         boolean     NOT NULL DEFAULT false, -- receives notifications
     breaker_reason    text,                               -- why its circuit breaker is open, if it is
-    holds_doubts      boolean     NOT NULL DEFAULT false, -- its events in doubt wait for a person
+    holds_doubts_of   text[]      NOT NULL DEFAULT '{}',  -- rules whose events in doubt wait for a person
     retry_requested   boolean     NOT NULL DEFAULT false, -- an operator wants it to try the mail server now
     -- The rules that it has suspended, since when, and why. The three have one element a rule.
     suspended_rules   text[]        NOT NULL DEFAULT '{}',
@@ -321,8 +325,15 @@ CREATE TABLE IF NOT EXISTS pgherald.rule (
     "table"           regclass    NOT NULL,
     table_name        text        NOT NULL, -- its name when it was watched: another table of this name has replaced it
     key               text[]      NOT NULL,
-    "column"          text        NOT NULL,
-    value             text        NOT NULL,
+    -- The state that makes news: `column` takes one of the values `becomes`, or the condition `when` holds.
+    "column"          text,
+    becomes           text[],
+    "when"            text,
+    "from"            text,                               -- only an UPDATE of a row for which this held makes news
+    changes           text[]      NOT NULL DEFAULT '{}',  -- within the state, a change of one of these is news too
+    -- `when` and `from` as the server has understood them, see bind_condition().
+    bound             text,
+    bound_from        text,
     watched_at        timestamptz NOT NULL DEFAULT pg_catalog.now(),
     snapshot_done     boolean     NOT NULL DEFAULT false, -- snapshot_existing() has read the whole table
     snapshot_position text[],                             -- until then: the key of the last row that it has read
@@ -457,15 +468,195 @@ CREATE OR REPLACE FUNCTION pgherald.equality(type oid) RETURNS text
      LIMIT 1
 $$;
 
--- Return the condition that a row's column has the value. The server compares, by the column's own type and collation.
--- The type has no length, so that the comparison does not cut the value. For a domain it is the base type, because the
--- domain's constraint would be checked and could fail the application's write.
-CREATE OR REPLACE FUNCTION pgherald.in_value("table" regclass, "column" text, value text, record text) RETURNS text
+-- Return the condition that a row's column has one of the values. The server compares, by the column's own type and
+-- collation. The type has no length, so that the comparison does not cut the value. For a domain it is the base type,
+-- because the domain's constraint would be checked and could fail the application's write.
+CREATE OR REPLACE FUNCTION pgherald.in_value("table" regclass, "column" text, becomes text[], record text) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
-    SELECT format('%s.%I::%s %s %L::%3$s',
-                  record, "column", format_type(base, -1), pgherald.equality(base), in_value.value)
-      FROM pg_attribute CROSS JOIN pgherald.base_type(atttypid) AS base
+    SELECT CASE cardinality(becomes)
+               WHEN 1 THEN format('%s.%I::%s %s %L::%3$s', record, "column", type, equal, becomes[1])
+               ELSE format('%s.%I::%s %s ANY (ARRAY[%s]::%3$s[])', record, "column", type, equal,
+                           (SELECT string_agg(quote_literal(value), ', ' ORDER BY i)
+                              FROM unnest(becomes) WITH ORDINALITY AS list (value, i)))
+           END
+      FROM pg_attribute
+     CROSS JOIN pgherald.base_type(atttypid) AS base
+     CROSS JOIN format_type(base, -1) AS type
+     CROSS JOIN pgherald.equality(base) AS equal
      WHERE attrelid = "table" AND attname = "column"
+$$;
+
+-- Return the condition that a row's column has another value than before, also from or to NULL.
+CREATE OR REPLACE FUNCTION pgherald.differs("table" regclass, "column" text) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
+    SELECT format('(NEW.%1$I::%2$s %3$s OLD.%1$I::%2$s) IS NOT TRUE AND NOT (NEW.%1$I IS NULL AND OLD.%1$I IS NULL)',
+                  "column", type, equal)
+      FROM pg_attribute
+     CROSS JOIN pgherald.base_type(atttypid) AS base
+     CROSS JOIN format_type(base, -1) AS type
+     CROSS JOIN pgherald.equality(base) AS equal
+     WHERE attrelid = "table" AND attname = "column"
+$$;
+
+-- Return the condition of a trigger as the server shows it: every name is that of pg_catalog, or has its schema. A column
+-- that was renamed since has its new name.
+CREATE OR REPLACE FUNCTION pgherald.trigger_condition(trigger oid) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+    SET datestyle = 'ISO, YMD' SET intervalstyle = 'postgres' SET timezone = 'UTC' SET standard_conforming_strings = on AS $$
+    SELECT substring(pg_get_triggerdef(trigger) FROM ' FOR EACH ROW WHEN \((.*)\) EXECUTE FUNCTION ')
+$$;
+
+-- Return a condition of trigger_condition() for another row: its names of new or old get this row's name, or none for
+-- NULL. A text and a quoted name stay as they are.
+CREATE OR REPLACE FUNCTION pgherald.for_row(condition text, record text) RETURNS text
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(
+               CASE WHEN part[1] ~ $q$^['"]$q$ THEN part[1]
+                    ELSE regexp_replace(part[1], '(?<![.\w])(?:new|old)\.', coalesce(record || '.', ''), 'g') END,
+               '' ORDER BY i)
+      FROM regexp_matches(condition, $q$('(?:[^']|'')*'|"(?:[^"]|"")*"|[^'"]+)$q$, 'g') WITH ORDINALITY AS parts (part, i)
+$$;
+
+-- Raise an error unless a text is one expression: its brackets match, and it holds neither `;` nor a comment. The rest
+-- of a statement can then follow it. A text that a scan like this one may read otherwise than the server is refused too.
+CREATE OR REPLACE FUNCTION pgherald.check_expression(rule text, name text, expression text) RETURNS void
+    LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rest text := regexp_replace(expression, $q$'(?:[^']|'')*'|"(?:[^"]|"")*"$q$, $q$''$q$, 'g');
+    less text := regexp_replace(rest, $q$''$q$, '', 'g');
+    problem text;
+BEGIN
+    problem := CASE
+        WHEN btrim(expression) = '' THEN 'is empty; write a condition on new, such as new.status = ''sent'''
+        WHEN less ~ $q$['"]$q$ THEN 'has a quote without its end'
+        WHEN rest ~* $q$\me''$q$ THEN 'has a text E''...''; write it without the E'
+        WHEN less ~ '\$' THEN 'has a $; write a text in single quotes'
+        WHEN less ~ '--|/\*' THEN 'has a comment; remove it'
+        WHEN less ~ ';' THEN 'has a semicolon; write one expression'
+    END;
+    WHILE problem IS NULL AND less ~ '\([^()]*\)' LOOP
+        less := regexp_replace(less, '\([^()]*\)', ' ', 'g');
+    END LOOP;
+    IF problem IS NULL AND less ~ '[()]' THEN
+        problem := 'has brackets that do not match';
+    END IF;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'rule "%": "%" %', rule, name, problem USING ERRCODE = 'syntax_error';
+    END IF;
+END $$;
+
+-- Check a condition on a row of the table, and return it as the server shows it, with the columns that it reads.
+-- `record` is the row's name in it: new or old. `own` refuses functions and types that are not the server's own.
+--
+-- The server reads the condition on an empty table with these columns, which is gone before anybody sees it. First as
+-- the WHEN of a trigger, which is only parsed. Then as an index's predicate: the server refuses one that may change
+-- without the row. For that it computes constant parts, perhaps by functions of the application. These must not run with
+-- the rights of the role that calls watch(). The index is therefore created by the owner of the table.
+CREATE OR REPLACE FUNCTION pgherald.bind_condition(
+        rule text, name text, "table" regclass, expression text, record text, own boolean,
+        OUT condition text, OUT columns text[])
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+    SET standard_conforming_strings = on SET datestyle = 'ISO, YMD' AS $bind$
+DECLARE
+    copy      CONSTANT text := format('pgherald.%I', record);
+    relative  CONSTANT text := $q$'\s*(?:now|today|tomorrow|yesterday)\s*'$q$;
+    owner     regrole := (SELECT relowner FROM pg_class WHERE oid = "table");
+    super     boolean := (SELECT rolsuper FROM pg_roles WHERE rolname = current_user);
+    foreigner text;
+    whole     boolean;
+    message   text;
+    hint      text;
+    state     text;
+BEGIN
+    PERFORM pgherald.check_expression(rule, name, expression);
+    BEGIN
+        -- No default, constraint or generation expression is copied: creating the table runs nothing of the application.
+        EXECUTE format('CREATE TABLE %s (%s)', copy, (
+            SELECT string_agg(format('%I %s%s', attname, format_type(atttypid, atttypmod),
+                                     (SELECT format(' COLLATE %I.%I', nspname, collname)
+                                        FROM pg_collation AS c JOIN pg_namespace AS n ON n.oid = collnamespace
+                                       WHERE c.oid = attcollation)), ', ' ORDER BY attnum)
+              FROM pg_attribute WHERE attrelid = "table" AND attnum > 0 AND NOT attisdropped));
+        EXECUTE format('CREATE TRIGGER pgherald_bind AFTER %s ON %s FOR EACH ROW WHEN (%s) '
+                       'EXECUTE FUNCTION pgherald.raise_check_violation()',
+                       CASE record WHEN 'new' THEN 'INSERT' ELSE 'DELETE' END, copy, expression);
+        SELECT pgherald.trigger_condition(oid),
+               -- The server records a dependency on each object but its own.
+               (SELECT min(pg_describe_object(refclassid, refobjid, refobjsubid))
+                  FROM pg_depend
+                 WHERE classid = 'pg_trigger'::regclass AND objid = bound.oid AND deptype = 'n'
+                   AND (refclassid, refobjid) NOT IN (
+                           ('pg_class'::regclass, tgrelid), ('pg_proc'::regclass, tgfoid))),
+               pgherald.for_row(pgherald.trigger_condition(oid), '') ~ '(?<!\w)\.\*',
+               ARRAY(SELECT attname::text
+                       FROM pg_depend JOIN pg_attribute ON attrelid = refobjid AND attnum = refobjsubid
+                      WHERE classid = 'pg_trigger'::regclass AND objid = bound.oid AND deptype = 'n'
+                        AND refclassid = 'pg_class'::regclass AND refobjid = tgrelid AND refobjsubid > 0
+                      ORDER BY attnum)
+          INTO condition, foreigner, whole, columns
+          FROM pg_trigger AS bound WHERE tgrelid = copy::regclass AND NOT tgisinternal;
+        IF own AND foreigner IS NOT NULL THEN
+            RAISE EXCEPTION 'a rule that captures per statement cannot use %', foreigner
+                USING ERRCODE = 'feature_not_supported', HINT = 'Watch it per row.';
+        ELSIF whole THEN
+            RAISE EXCEPTION 'it names the whole row; name columns, such as %.id', record
+                USING ERRCODE = 'feature_not_supported';
+        ELSIF cardinality(columns) = 0 THEN
+            RAISE EXCEPTION 'it names no column of %; write %.COLUMN', "table", record
+                USING ERRCODE = 'undefined_column';
+        ELSIF (SELECT count(*) FROM regexp_matches(expression, relative, 'gi'))
+              > (SELECT count(*) FROM regexp_matches(condition, relative, 'gi')) THEN
+            RAISE EXCEPTION 'it names the present time, and no change of a row tells when time has passed'
+                USING ERRCODE = 'feature_not_supported';
+        END IF;
+        EXECUTE format('DROP TRIGGER pgherald_bind ON %s', copy);
+        IF foreigner IS NOT NULL AND owner <> (SELECT oid FROM pg_roles WHERE rolname = current_user) THEN
+            IF NOT super THEN
+                EXECUTE format('GRANT CREATE, USAGE ON SCHEMA pgherald TO %s', owner);
+            END IF;
+            EXECUTE format('ALTER TABLE %s OWNER TO %s', copy, owner);
+        END IF;
+        EXECUTE format('CREATE INDEX ON %s ((1)) WHERE (%s)', copy, expression);
+        RAISE EXCEPTION USING ERRCODE = 'PGH01';
+    EXCEPTION
+        WHEN SQLSTATE 'PGH01' THEN
+            -- The table is gone, and with it every right that was granted on the way.
+            RETURN;
+        WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT, state = RETURNED_SQLSTATE;
+            IF state LIKE '40%' OR state LIKE '5%' THEN
+                RAISE;
+            END IF;
+    END;
+    IF message LIKE '%marked IMMUTABLE%' THEN
+        message := 'it may change without a change of the row: now(), random(), or a cast or a function that depends on '
+                || 'settings';
+    ELSIF message LIKE 'index creation on system columns%' THEN
+        message := 'it names a system column; name columns of the table';
+    ELSIF message LIKE '%cannot reference % values%' THEN
+        message := format('it names another row; only %s has a value here', record);
+    END IF;
+    RAISE EXCEPTION 'rule "%": "%": %', rule, name,
+        regexp_replace(message, 'index (predicate|expression)s?|(trigger )?WHEN conditions?', 'a condition')
+        USING ERRCODE = CASE WHEN state LIKE '22%' THEN 'invalid_parameter_value' ELSE state END, 
+              HINT = coalesce(nullif(hint, ''), format('Write a condition on the columns of one row, such as %s.status = ''x''.', record));
+END $bind$;
+
+-- Return the condition that a row is in the state of a rule. `record` is the row's name. A rule with `when` has it in its
+-- row triggers, which follow a renamed column. Otherwise it is the one that watch() has recorded.
+CREATE OR REPLACE FUNCTION pgherald.expression_of_state(rule text, record text) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
+    SELECT CASE
+               WHEN r."when" IS NULL THEN pgherald.in_value(r."table", r."column", r.becomes, record)
+               ELSE coalesce(
+                   (SELECT pgherald.for_row(
+                               regexp_replace(pgherald.trigger_condition(oid), '^\(false AND (.*)\)$', '\1'), record)
+                      FROM pg_trigger
+                     WHERE tgrelid = r."table" AND tgname = 'pgherald_' || r.rule || '_insert' AND tgqual IS NOT NULL),
+                   pgherald.for_row(r.bound, record))
+           END
+      FROM pgherald.rule AS r
+     WHERE r.rule = expression_of_state.rule
 $$;
 
 -- Return the end of every capture function.
@@ -489,13 +680,19 @@ $text$ $gate$;
 -- The key is computed in a block of its own. A session keeps the plan of NEW.id, which fails once the column has another
 -- type. The exception handler then computes the key by a new plan, because the application's write must not fail. If a
 -- key column no longer exists, the change is not captured. The daemon and `pgherald doctor` report that.
-CREATE OR REPLACE FUNCTION pgherald.capture_body(rule text, "table" regclass, key text[], moving_key text[])
+CREATE OR REPLACE FUNCTION pgherald.capture_body(
+        rule text, "table" regclass, key text[], moving_key text[], within text[] DEFAULT '{}',
+        leaving boolean DEFAULT false)
     RETURNS text
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $body$
 DECLARE
     key_of_new  text := pgherald.key_expression("table", capture_body.key, 'NEW');
     key_of_row  text := pgherald.key_expression("table", capture_body.key, '($1)');
     move_of_row text := pgherald.key_expression("table", moving_key, '($1)');
+    move_of_old text := pgherald.key_expression("table", moving_key, 'OLD');
+    move_of_new text := pgherald.key_expression("table", moving_key, 'NEW');
+    kind        text := '';
+    passes      text;
 BEGIN
     IF moving_key IS NULL THEN
         RETURN format($capture$
@@ -524,6 +721,33 @@ END $capture$, key_of_new, 'SELECT ' || key_of_row, rule, pgherald.gate_snippet(
     -- function that deletes the row and inserts it again would leave no event: for the server, the whole function is
     -- one statement. A trigger of the application may write to the table meanwhile. Its statements have a note of their
     -- own, by their depth.
+    --
+    -- With `changes` or several values, a row that moves within the state is news if a column of `within` changes. Their
+    -- texts are part of the note. A rule with `from` is `leaving`. There an INSERT is news only if the row was in that
+    -- state, which a '>' at the end of its note says. A row that moves within the rule's state has left a note with '='.
+    IF cardinality(within) > 0 OR leaving THEN
+        kind := format($kind$CASE TG_ARGV[0] WHEN 'from' THEN '>' ELSE pg_catalog.concat('=', pg_catalog.md5(%s)) END$kind$,
+                       pgherald.row_texts("table", within, 'OLD'));
+    END IF;
+    passes := format(CASE
+        WHEN leaving THEN $pass$(
+              pg_catalog.current_setting(note, true) OPERATOR(pg_catalog.=) ANY (ARRAY[
+                  pg_catalog.concat_ws('/', pg_catalog.statement_timestamp(), NEW.cmin, pg_catalog.concat(moved, '>')),
+                  pg_catalog.concat_ws('/', pg_catalog.statement_timestamp(), '-', pg_catalog.concat(moved, '>'))])
+              OR pg_catalog."left"(pg_catalog.current_setting(note, true), -32) OPERATOR(pg_catalog.=) ANY (ARRAY[
+                  pg_catalog.concat_ws('/', pg_catalog.statement_timestamp(), NEW.cmin, pg_catalog.concat(moved, '=')),
+                  pg_catalog.concat_ws('/', pg_catalog.statement_timestamp(), '-', pg_catalog.concat(moved, '='))])
+                 AND pg_catalog."right"(pg_catalog.current_setting(note, true), 32)
+                         OPERATOR(pg_catalog.<>) pg_catalog.md5(%1$s)) IS NOT TRUE$pass$
+        ELSE $pass$pg_catalog.current_setting(note, true) OPERATOR(pg_catalog.=) ANY (ARRAY[
+                  pg_catalog.concat_ws('/', pg_catalog.statement_timestamp(), NEW.cmin, %2$s),
+                  pg_catalog.concat_ws('/', pg_catalog.statement_timestamp(), '-', %2$s)])$pass$
+        END,
+        pgherald.row_texts("table", within, 'NEW'),
+        CASE WHEN cardinality(within) > 0
+             THEN format($note$pg_catalog.concat(moved, '=', pg_catalog.md5(%s))$note$,
+                         pgherald.row_texts("table", within, 'NEW'))
+             ELSE 'moved' END);
     RETURN format($capture$
 DECLARE
     note    CONSTANT pg_catalog.text := pg_catalog.concat('pgherald.moved_%1$s_', pg_catalog.pg_trigger_depth());
@@ -559,21 +783,19 @@ BEGIN
                 CASE WHEN pg_catalog.age(OLD.xmin)
                               OPERATOR(pg_catalog.>) pg_catalog.age(pg_catalog.xid(pg_catalog.pg_current_xact_id()))
                      THEN pg_catalog.concat(OLD.cmax) ELSE '-' END,
-                moved), true);
+                %9$s), true);
         RETURN NULL;
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'INSERT'
-          AND pg_catalog.current_setting(note, true) OPERATOR(pg_catalog.=) ANY (ARRAY[
-                  pg_catalog.concat_ws('/', pg_catalog.statement_timestamp(), NEW.cmin, moved),
-                  pg_catalog.concat_ws('/', pg_catalog.statement_timestamp(), '-', moved)]) THEN
+          AND %10$s THEN
         PERFORM pg_catalog.set_config(note, '', true);
         RETURN NULL;
     END IF;
     INSERT INTO pgherald.outbox (rule, key) VALUES (%7$L, row_key);
 %8$s    RETURN NULL;
 END $capture$,
-        rule, pgherald.key_expression("table", moving_key, 'OLD'), key_of_new,
-        pgherald.key_expression("table", moving_key, 'NEW'), 'SELECT ' || move_of_row,
-        'SELECT ' || key_of_row || ', ' || move_of_row, rule, pgherald.gate_snippet());
+        rule, move_of_old, key_of_new, move_of_new, 'SELECT ' || move_of_row,
+        'SELECT ' || key_of_row || ', ' || move_of_row, rule, pgherald.gate_snippet(),
+        CASE WHEN kind = '' THEN 'moved' ELSE format('pg_catalog.concat(moved, %s)', kind) END, passes);
 END $body$;
 
 -- Return the body for capture per statement: one function call and one INSERT, however many rows.
@@ -582,21 +804,41 @@ END $body$;
 -- would not do: a session plans the statement once, perhaps for one row, and the plan must do for a million. If no old
 -- row had the value, every new one needs an event. Their keys then need not be hashed, which saves a seventh of the
 -- cost. (One INSERT is written twice, because a common condition would name old_rows. A trigger on INSERT has none.)
--- The value is compared as text, without a cast. A column's type can change under a function, unlike under a row
--- trigger's WHEN, and another role's cast function would run.
+-- A column's type can change under a function, unlike under a row trigger's WHEN, and another role's cast function would
+-- run. The values of a column are therefore compared as text, without a cast. The functions of a condition take the
+-- server's own types only; if a column has another type now, nothing is captured.
+--
+-- With `changes`, or several values, the texts of these columns are compared with the key. With `from`, the key must be
+-- that of an old row for which it held, or that was in the state already.
 CREATE OR REPLACE FUNCTION pgherald.capture_statement_body(
-        rule text, "table" regclass, key text[], "column" text, value text)
+        rule text, "table" regclass, key text[], "column" text, becomes text[], changes text[] DEFAULT '{}')
     RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $body$
 DECLARE
-    in_value text := '%s.%I IS NOT NULL AND %s OPERATOR(pg_catalog.=) %L';
-    type     text := (SELECT format_type(pgherald.base_type(atttypid), -1) FROM pg_attribute
-                       WHERE attrelid = "table" AND attname = "column");
-    shown    text;
+    is_in   text := pgherald.function_call(rule, 'state', 'new_rows');
+    was_in  text := pgherald.function_call(rule, 'state', 'old_rows');
+    leaving text := pgherald.function_call(rule, 'from', 'old_rows');
+    type    text := (SELECT format_type(pgherald.base_type(atttypid), -1) FROM pg_attribute
+                      WHERE attrelid = "table" AND attname = "column");
+    shown   text[];
+    equals  text;
+    within  text[] := CASE WHEN cardinality(becomes) > 1 THEN "column" || changes ELSE changes END;
+    several boolean := cardinality(within) > 0;
 BEGIN
-    -- The value in the column's own form: an integer column shows '05' as 5.
-    EXECUTE format('SELECT %s FROM (SELECT %L::%s AS %I) AS t',
-                   pgherald.key_expression("table", ARRAY["column"], 't'), value, type, "column")
-       INTO shown;
+    IF is_in IS NULL THEN
+        -- The values in the column's own form: an integer column shows '05' as 5.
+        EXECUTE format('SELECT array_agg(%s ORDER BY t.number_of_value) FROM (VALUES %s) AS t (%I, number_of_value)',
+                       pgherald.key_expression("table", ARRAY["column"], 't'),
+                       (SELECT string_agg(format('(%L::%s, %s)', value, type, i), ', ' ORDER BY i)
+                          FROM unnest(becomes) WITH ORDINALITY AS list (value, i)),
+                       "column")
+           INTO shown;
+        equals := CASE WHEN cardinality(shown) = 1 THEN quote_literal(shown[1])
+                       ELSE format('ANY (%L::pg_catalog.text[])', shown) END;
+        is_in := format('new_rows.%I IS NOT NULL AND %s OPERATOR(pg_catalog.=) %s', "column",
+                        pgherald.key_expression("table", ARRAY["column"], 'new_rows'), equals);
+        was_in := format('old_rows.%I IS NOT NULL AND %s OPERATOR(pg_catalog.=) %s', "column",
+                         pgherald.key_expression("table", ARRAY["column"], 'old_rows'), equals);
+    END IF;
     RETURN format($capture$
 BEGIN
     -- If a column no longer exists, nothing is captured, and the application's write does not fail.
@@ -605,31 +847,92 @@ BEGIN
     EXCEPTION WHEN undefined_column THEN
         RETURN NULL;
     END;
-    IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
-        INSERT INTO pgherald.outbox (rule, key, traceparent) SELECT %1$L, %2$s, %7$s FROM new_rows WHERE %3$s;
+%9$s    IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+        %10$s
     ELSIF NOT EXISTS (SELECT FROM old_rows WHERE %5$s) THEN
         INSERT INTO pgherald.outbox (rule, key, traceparent) SELECT %1$L, %2$s, %7$s FROM new_rows WHERE %3$s;
     ELSE
         INSERT INTO pgherald.outbox (rule, key, traceparent)
         SELECT %1$L, news.key, %7$s
-          FROM (SELECT (%2$s) COLLATE pg_catalog."C" FROM new_rows WHERE %3$s
+          FROM (%11$sSELECT (%2$s) COLLATE pg_catalog."C"%12$s FROM new_rows WHERE %3$s
                 EXCEPT ALL
-                SELECT (%4$s) COLLATE pg_catalog."C" FROM old_rows WHERE %5$s) AS news (key);
+                SELECT (%4$s) COLLATE pg_catalog."C"%13$s FROM old_rows WHERE %6$s%14$s) AS news (key);
     END IF;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-%6$s    RETURN NULL;
+%15$s    RETURN NULL;
 END $capture$, rule,
         pgherald.key_expression("table", key, 'new_rows'),
-        format(in_value, 'new_rows', "column", pgherald.key_expression("table", ARRAY["column"], 'new_rows'), shown),
+        is_in,
         pgherald.key_expression("table", key, 'old_rows'),
-        format(in_value, 'old_rows', "column", pgherald.key_expression("table", ARRAY["column"], 'old_rows'), shown),
-        pgherald.gate_snippet(),
+        -- With `from`, there is no short way for rows that come from outside the state.
+        CASE WHEN leaving IS NULL THEN was_in ELSE 'true' END,
+        was_in,
         -- As a subquery it is computed once a statement. The column's default would be computed for each row.
         format('(SELECT %s)', pgherald.traceparent()),
-        (SELECT string_agg(format('new_rows.%I', name), ', ') FROM unnest(key || "column") AS name));
+        (SELECT string_agg(DISTINCT format('new_rows.%I', name), ', ')
+           FROM unnest(key || "column" || changes || pgherald.function_columns(rule, 'state')
+                       || pgherald.function_columns(rule, 'from')) AS name
+          WHERE name IS NOT NULL),
+        pgherald.type_guard(rule),
+        CASE WHEN leaving IS NULL
+             THEN format('INSERT INTO pgherald.outbox (rule, key, traceparent) SELECT %L, %s, (SELECT %s) FROM new_rows '
+                         'WHERE %s;', rule, pgherald.key_expression("table", key, 'new_rows'), pgherald.traceparent(),
+                         is_in)
+             ELSE 'RETURN NULL;' END,
+        CASE WHEN several OR leaving IS NOT NULL THEN 'SELECT found.key FROM (' ELSE '' END,
+        CASE WHEN several THEN ', ' || pgherald.row_texts("table", within, 'new_rows') ELSE '' END,
+        CASE WHEN several THEN ', ' || pgherald.row_texts("table", within, 'old_rows') ELSE '' END,
+        CASE WHEN several THEN ') AS found (key, within)'
+             WHEN leaving IS NOT NULL THEN ') AS found (key)' ELSE '' END
+        || CASE WHEN leaving IS NULL THEN '' ELSE format($leaving$
+                INTERSECT ALL
+                SELECT (%s) COLLATE pg_catalog."C" FROM old_rows WHERE CASE WHEN %s THEN %s ELSE %s END$leaving$,
+               pgherald.key_expression("table", key, 'old_rows'), was_in,
+               CASE WHEN cardinality(changes) > 0 THEN 'true' ELSE 'false' END, leaving) END,
+        pgherald.gate_snippet());
 END $body$;
+
+-- Return the columns that a function of a rule takes. See bind_function().
+CREATE OR REPLACE FUNCTION pgherald.function_columns(rule text, kind text) RETURNS text[]
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT proargnames FROM pg_proc
+     WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'pgherald') AND proname = kind || '_' || rule
+$$;
+
+-- Return the call of a function of a rule with the columns of a row, or NULL if the rule has no such function.
+CREATE OR REPLACE FUNCTION pgherald.function_call(rule text, kind text, record text) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
+    SELECT format('pgherald.%I(%s)', kind || '_' || rule, string_agg(format('%s.%I', record, name), ', ' ORDER BY i))
+      FROM unnest(pgherald.function_columns(rule, kind)) WITH ORDINALITY AS arguments (name, i)
+    HAVING count(*) > 0
+$$;
+
+-- Return the statement of a capture function that ends it if a column's type is not that of the function's argument.
+-- The server's own types have the same oid in every database, also in one that was restored.
+CREATE OR REPLACE FUNCTION pgherald.type_guard(rule text) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
+    SELECT format($guard$    IF EXISTS (SELECT FROM (SELECT) AS one_row LEFT JOIN new_rows ON false
+                WHERE %s) THEN
+        RETURN NULL;
+    END IF;
+$guard$, string_agg(DISTINCT format('pg_catalog.pg_typeof(new_rows.%I)::pg_catalog.oid OPERATOR(pg_catalog.<>) %s::pg_catalog.oid',
+                                    name, type::oid), ' OR '))
+      FROM pg_proc, unnest(proargnames, proargtypes::oid[]) AS arguments (name, type)
+     WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'pgherald')
+       AND proname IN ('state_' || rule, 'from_' || rule)
+    HAVING count(*) > 0
+$$;
+
+-- Return an expression for the texts of columns, in which NULL differs from an empty text.
+CREATE OR REPLACE FUNCTION pgherald.row_texts("table" regclass, columns text[], record text) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
+    SELECT format('ARRAY[%s]::pg_catalog.text[]::pg_catalog.text',
+                  string_agg(format('CASE WHEN NOT %1$s.%2$I IS NULL THEN pg_catalog.concat(%1$s.%2$I) END', record, name),
+                             ', ' ORDER BY i))
+      FROM unnest(columns) WITH ORDINALITY AS part (name, i)
+$$;
 
 -- Return an expression for a row's key as text: the column, or, for several columns, an array literal. The text is that
 -- of a cast, but the expression has no cast. The table's owner could create a type with a cast and change the column to
@@ -666,8 +969,9 @@ CREATE OR REPLACE FUNCTION pgherald.inheritance_tree("table" regclass) RETURNS S
     SELECT descendant FROM tree
 $$;
 
--- Raise an error with the reason if a table or a column cannot be watched.
-CREATE OR REPLACE FUNCTION pgherald.check_watch(rule text, "table" regclass, key text[], "column" text) RETURNS void
+-- Raise an error with the reason if a table or a column cannot be watched. `column` is NULL for a rule with `when`.
+CREATE OR REPLACE FUNCTION pgherald.check_watch(
+        rule text, "table" regclass, key text[], "column" text, changes text[] DEFAULT '{}') RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     kind  "char" := (SELECT relkind FROM pg_class WHERE oid = "table");
@@ -685,14 +989,14 @@ BEGIN
     ELSIF coalesce(cardinality(key), 0) = 0 THEN
         RAISE EXCEPTION 'rule "%": no key column is named', rule USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    FOREACH name IN ARRAY key || "column" LOOP
+    FOREACH name IN ARRAY array_remove(key || "column" || changes, NULL) LOOP
         SELECT attnotnull, attgenerated, t.typcategory, t.oid AS type, pgherald.base_type(t.oid) AS base INTO attribute
           FROM pg_attribute JOIN pg_type AS t ON t.oid = atttypid
          WHERE attrelid = "table" AND attname = name AND attnum > 0 AND NOT attisdropped;
         IF NOT FOUND THEN
             RAISE EXCEPTION 'rule "%": table % has no column "%"', rule, "table", name
                 USING ERRCODE = 'undefined_column';
-        ELSIF name = "column" AND pgherald.equality(attribute.base) IS NULL THEN
+        ELSIF name = ANY (changes || "column") AND pgherald.equality(attribute.base) IS NULL THEN
             RAISE EXCEPTION 'rule "%": column "%" of % is of type %, whose values cannot be compared',
                 rule, name, "table", attribute.type::regtype
                 USING ERRCODE = 'invalid_parameter_value', HINT = 'Watch a column of another type.';
@@ -715,25 +1019,56 @@ BEGIN
     END LOOP;
 END $$;
 
--- Raise an error if capture per statement would silently miss changes.
-CREATE OR REPLACE FUNCTION pgherald.check_capture(rule text, "table" regclass, "column" text, capture text) RETURNS void
+-- Raise an error if capture would silently miss changes. `read` are the columns that the rule's conditions read.
+CREATE OR REPLACE FUNCTION pgherald.check_capture(
+        rule text, "table" regclass, "column" text, capture text, changes text[] DEFAULT '{}', read text[] DEFAULT '{}',
+        several_from boolean DEFAULT false)
+    RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     hint CONSTANT text := 'Watch it per row.';
+    partitioned boolean := EXISTS (SELECT FROM pg_class WHERE oid = "table" AND relkind = 'p');
+    name   text;
     type   oid;
     exact  boolean;
+    virtual boolean;
 BEGIN
     IF capture IS NULL OR capture NOT IN ('row', 'statement') THEN
         RAISE EXCEPTION 'rule "%": capture is per "row" or per "statement", not per "%"', rule, capture
             USING ERRCODE = 'invalid_parameter_value';
-    ELSIF capture = 'row' THEN
+    ELSIF several_from AND (capture = 'statement' OR partitioned) THEN
+        RAISE EXCEPTION 'rule "%": several values with "from" cannot be captured %', rule,
+            CASE WHEN partitioned THEN 'on a partitioned table' ELSE 'per statement' END
+            USING ERRCODE = 'feature_not_supported', HINT = 'Write a rule for each value, or the state as "when".';
+    END IF;
+    -- Without its trigger's WHEN, the server computes no virtual column for a capture.
+    IF capture = 'statement' OR partitioned THEN
+        FOREACH name IN ARRAY array_remove(changes || CASE capture WHEN 'statement' THEN read || "column" END, NULL) LOOP
+            IF EXISTS (SELECT FROM pg_attribute
+                        WHERE attrelid = "table" AND attname = name AND attgenerated = 'v') THEN
+                RAISE EXCEPTION 'rule "%": column "%" of % is a virtual generated one, which this capture does not see',
+                    rule, name, "table"
+                    USING ERRCODE = 'invalid_parameter_value', HINT = 'Name the columns that it is computed from.';
+            END IF;
+        END LOOP;
+    END IF;
+    IF capture = 'row' THEN
         RETURN;
-    ELSIF EXISTS (SELECT FROM pg_class WHERE oid = "table" AND relkind = 'p')
-          OR EXISTS (SELECT FROM pg_inherits WHERE "table" IN (inhrelid, inhparent)) THEN
+    ELSIF partitioned OR EXISTS (SELECT FROM pg_inherits WHERE "table" IN (inhrelid, inhparent)) THEN
         RAISE EXCEPTION 'rule "%": % is partitioned or part of an inheritance tree; '
                         'a statement on another table of the tree would not fire its triggers',
             rule, "table" USING ERRCODE = 'wrong_object_type', HINT = hint;
     END IF;
+    FOREACH name IN ARRAY coalesce(read, '{}') LOOP
+        IF (SELECT typtype <> 'b' OR atttypid >= 16384
+              FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
+             WHERE attrelid = "table" AND attname = name) THEN
+            RAISE EXCEPTION 'rule "%": column "%" of % is of type %; a condition that is captured per statement can '
+                            'read the server''s own types only', rule, name, "table",
+                (SELECT atttypid::regtype FROM pg_attribute WHERE attrelid = "table" AND attname = name)
+                USING ERRCODE = 'feature_not_supported', HINT = hint;
+        END IF;
+    END LOOP;
     SELECT pgherald.base_type(atttypid),
            NOT EXISTS (SELECT FROM pg_collation WHERE oid = attcollation AND NOT collisdeterministic)
       INTO type, exact
@@ -749,25 +1084,112 @@ BEGIN
     END IF;
 END $$;
 
+-- Create the function of a condition for capture per statement: pgherald.state_RULE or pgherald.from_RULE, which takes
+-- the values of `columns`. Its body is bound when it is created, so that nobody's search_path matters. It takes columns
+-- and not the row: a function of the table's row type would keep the application from dropping the table. Without a
+-- condition, drop the function.
+CREATE OR REPLACE FUNCTION pgherald.bind_function(
+        rule text, kind text, "table" regclass, condition text, columns text[]) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
+DECLARE
+    name  CONSTANT text := format('pgherald.%I', kind || '_' || rule);
+    body  CONSTANT text := 'RETURN ' || pgherald.for_row(condition, NULL);
+    present text;
+BEGIN
+    FOR present IN SELECT oid::regprocedure::text FROM pg_proc
+                    WHERE pronamespace = 'pgherald'::regnamespace AND proname = kind || '_' || rule LOOP
+        EXECUTE format('DROP FUNCTION %s', present);
+    END LOOP;
+    IF condition IS NULL THEN
+        RETURN;
+    END IF;
+    EXECUTE format('CREATE FUNCTION %s(%s) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE %s', name,
+                   (SELECT string_agg(format('%I %s', attname, format_type(atttypid, -1)), ', ' ORDER BY i)
+                      FROM unnest(columns) WITH ORDINALITY AS part (name, i)
+                      JOIN pg_attribute ON attrelid = "table" AND attname = part.name),
+                   body);
+    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', name);
+    EXECUTE format('ALTER FUNCTION %s OWNER TO %s', name,
+                   (SELECT relowner::regrole FROM pg_class WHERE oid = 'pgherald.outbox'::regclass));
+END $$;
+
+-- Return the conditions of a rule's row triggers. `state` and `leaving` are bound conditions, or NULL.
+-- After an UPDATE, a row in the state is news if it was not in it, or if one of `changes` has another value.
+-- With several values in `becomes`, "was" means that the column had the same value. If there is `from`, a row that was
+-- not in the state must have been in that one. The trigger on INSERT then has a condition that never holds, because it
+-- also says what the state is. A row that moves to another partition is inserted there.
+CREATE OR REPLACE FUNCTION pgherald.trigger_conditions(
+        "table" regclass, "column" text, becomes text[], state text, leaving text, changes text[], partitioned boolean,
+        OUT on_update text, OUT on_insert text, OUT on_delete text, OUT on_leave text)
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
+DECLARE
+    was  text;
+    same text := coalesce((SELECT string_agg('(' || pgherald.differs("table", name) || ')', ' OR ' ORDER BY i)
+                             FROM unnest(changes) WITH ORDINALITY AS part (name, i)), 'false');
+BEGIN
+    on_insert := coalesce('(' || state || ')', pgherald.in_value("table", "column", becomes, 'NEW'));
+    on_delete := coalesce(pgherald.for_row(state, 'old'), pgherald.in_value("table", "column", becomes, 'OLD'));
+    was := CASE
+        WHEN cardinality(becomes) > 1
+        THEN (SELECT format('NEW.%1$I::%2$s %3$s OLD.%1$I::%2$s', "column", format_type(base, -1), pgherald.equality(base))
+                FROM pg_attribute CROSS JOIN pgherald.base_type(atttypid) AS base
+               WHERE attrelid = "table" AND attname = "column")
+        ELSE on_delete END;
+    on_update := CASE
+        WHEN leaving IS NULL AND cardinality(changes) = 0 THEN format('%s AND (%s) IS NOT TRUE', on_insert, was)
+        ELSE format('%s AND CASE WHEN (%s) THEN (%s) ELSE (%s) END', on_insert, was, same, coalesce(leaving, 'true')) END;
+    on_leave := format('(%s) AND (%s) IS NOT TRUE', leaving, on_delete);
+    IF leaving IS NOT NULL AND NOT partitioned THEN
+        on_insert := format('false AND (%s)', on_insert);
+    END IF;
+END $$;
+
 CREATE OR REPLACE FUNCTION pgherald.watch(
-        rule text, "table" regclass, key text[] DEFAULT '{id}', "column" text DEFAULT 'status', value text DEFAULT 'VE',
-        capture text DEFAULT 'row')
+        rule text, "table" regclass, key text[] DEFAULT '{id}', "column" text DEFAULT NULL, becomes text[] DEFAULT NULL,
+        "when" text DEFAULT NULL, "from" text DEFAULT NULL, changes text[] DEFAULT '{}', capture text DEFAULT 'row')
     RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $watch$
 #variable_conflict use_variable
 DECLARE
     capture_function text := format('pgherald.%I', 'capture_' || rule);
     partitioned boolean := EXISTS (SELECT FROM pg_class WHERE oid = "table" AND relkind = 'p');
     moving_key  text[];
+    within      text[];
     body        text;
     owner       regrole;
     descendant  regclass;
     present     text[];
+    wanted      text[];
     before      pgherald.rule;
+    state       record;
+    leaving     record;
+    conditions  record;
 BEGIN
     -- Serialize installers: concurrent CREATE OR REPLACE FUNCTION fails with "tuple concurrently updated".
     PERFORM pg_advisory_xact_lock(726354, 3);
-    PERFORM pgherald.check_watch(rule, "table", key, "column");
-    PERFORM pgherald.check_capture(rule, "table", "column", capture);
+    changes := coalesce(changes, '{}');
+    IF "when" IS NULL THEN
+        "column" := coalesce("column", 'status');
+        becomes := coalesce(becomes, '{VE}');
+        IF cardinality(becomes) = 0 OR array_position(becomes, NULL) IS NOT NULL THEN
+            RAISE EXCEPTION 'rule "%": "becomes" names no value, or NULL', rule USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+    ELSIF "column" IS NOT NULL OR becomes IS NOT NULL THEN
+        RAISE EXCEPTION 'rule "%": "when" says the state, and so do "column" and "becomes"', rule
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave one of them out.';
+    END IF;
+    PERFORM pgherald.check_watch(rule, "table", key, "column", changes);
+    SELECT NULL::text AS condition, NULL::text[] AS columns INTO state;
+    SELECT NULL::text AS condition, NULL::text[] AS columns INTO leaving;
+    IF "when" IS NOT NULL THEN
+        SELECT * INTO state
+          FROM pgherald.bind_condition(rule, 'when', "table", "when", 'new', coalesce(capture = 'statement', false));
+    END IF;
+    IF "from" IS NOT NULL THEN
+        SELECT * INTO leaving
+          FROM pgherald.bind_condition(rule, 'from', "table", "from", 'old', coalesce(capture = 'statement', false));
+    END IF;
+    PERFORM pgherald.check_capture(rule, "table", "column", capture, changes, state.columns || leaving.columns,
+                                   "from" IS NOT NULL AND coalesce(cardinality(becomes) > 1, false));
 
     IF partitioned THEN
         SELECT array_agg(name ORDER BY i) INTO moving_key
@@ -778,20 +1200,32 @@ BEGIN
                      JOIN pg_partitioned_table ON partrelid = partition.relid
                      JOIN pg_attribute ON attrelid = partition.relid AND attnum = ANY (partattrs)));
         moving_key := coalesce(moving_key, key);
+        within := CASE WHEN cardinality(becomes) > 1 THEN "column" || changes ELSE changes END;
     END IF;
 
-    -- A rule that now watches another table, column or value starts from the beginning. It stays paused if it was.
+    -- A rule that now watches another table or state starts from the beginning. It stays paused if it was.
     -- If a table was replaced by another of its name, the rule goes on with that one. Backfill finds the missed rows.
     SELECT * INTO before FROM pgherald.rule AS r WHERE r.rule = watch.rule;
-    IF (before.key, before."column", before.value) <> (key, "column", value)
-       OR before."table" <> "table" AND before.table_name <> "table"::text THEN
+    IF before.rule IS NOT NULL
+       AND ((before.key, before."column", before.becomes, before."when") IS DISTINCT FROM (key, "column", becomes, "when")
+            OR before."table" <> "table" AND before.table_name <> "table"::text) THEN
         PERFORM pgherald.unwatch(rule);
-    ELSIF before."table" <> "table" THEN
+    ELSIF before."table" <> "table" OR (before."from", before.changes) IS DISTINCT FROM ("from", changes) THEN
         PERFORM pgherald.drop_triggers(rule);
     END IF;
 
-    body := CASE capture WHEN 'row' THEN pgherald.capture_body(rule, "table", key, moving_key)
-                     ELSE pgherald.capture_statement_body(rule, "table", key, "column", value) END;
+    -- Before the capture function, which calls them. If they stay as they are, they are not touched.
+    IF capture = 'row' OR (before.bound, before.bound_from, before.capture)
+                              IS DISTINCT FROM (state.condition, leaving.condition, capture)
+       OR ("when" IS NULL) <> (pgherald.function_columns(rule, 'state') IS NULL) THEN
+        PERFORM pgherald.bind_function(rule, 'state', "table", CASE capture WHEN 'statement' THEN state.condition END,
+                                       state.columns);
+        PERFORM pgherald.bind_function(rule, 'from', "table", CASE capture WHEN 'statement' THEN leaving.condition END,
+                                       leaving.columns);
+    END IF;
+    body := CASE capture
+                WHEN 'row' THEN pgherald.capture_body(rule, "table", key, moving_key, within, "from" IS NOT NULL)
+                ELSE pgherald.capture_statement_body(rule, "table", key, "column", becomes, changes) END;
     IF (SELECT prosrc FROM pg_proc WHERE oid = to_regproc(capture_function)) IS DISTINCT FROM body THEN
         EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS %L',
                        capture_function, body);
@@ -808,15 +1242,19 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s() TO %s', capture_function, owner);
     END IF;
 
+    SELECT * INTO conditions
+      FROM pgherald.trigger_conditions("table", "column", becomes, state.condition, leaving.condition, changes, partitioned);
+    wanted := ARRAY(SELECT format('pgherald_%s_%s', rule, kind)
+                      FROM unnest('{update,insert}'::text[] || CASE WHEN partitioned THEN '{delete,end}'::text[] END
+                                  || CASE WHEN partitioned AND "from" IS NOT NULL THEN 'from' END) AS kind
+                     WHERE kind IS NOT NULL);
     FOR descendant IN SELECT pgherald.inheritance_tree("table") LOOP
         -- CREATE TRIGGER waits for the table's writers, and makes others wait, so skip it if the triggers exist.
         SELECT array_agg(tgname) INTO present
           FROM pg_trigger
          WHERE tgrelid = descendant AND tgfoid = to_regproc(capture_function) AND tgenabled IN ('O', 'A')
            AND (tgnewtable IS NULL) = (capture = 'row');
-        IF NOT coalesce(present @> ARRAY['pgherald_' || rule || '_update', 'pgherald_' || rule || '_insert'], false)
-           OR (partitioned
-               AND NOT present @> ARRAY['pgherald_' || rule || '_delete', 'pgherald_' || rule || '_end']) THEN
+        IF NOT coalesce(present::text[] @> wanted, false) THEN
             IF capture = 'statement' THEN
                 EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s '
                                'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows '
@@ -828,20 +1266,22 @@ BEGIN
             ELSE
                 -- Without OF, because a BEFORE trigger can set the column although the UPDATE does not name it.
                 EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW '
-                               'WHEN (%s AND (%s) IS NOT TRUE) EXECUTE FUNCTION %s()',
-                               'pgherald_' || rule || '_update', descendant,
-                               pgherald.in_value("table", "column", value, 'NEW'),
-                               pgherald.in_value("table", "column", value, 'OLD'), capture_function);
+                               'WHEN (%s) EXECUTE FUNCTION %s()',
+                               'pgherald_' || rule || '_update', descendant, conditions.on_update, capture_function);
                 EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW '
                                'WHEN (%s) EXECUTE FUNCTION %s()',
-                               'pgherald_' || rule || '_insert', descendant,
-                               pgherald.in_value("table", "column", value, 'NEW'), capture_function);
+                               'pgherald_' || rule || '_insert', descendant, conditions.on_insert, capture_function);
             END IF;
             IF partitioned THEN
                 EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER DELETE ON %s FOR EACH ROW '
                                'WHEN (%s) EXECUTE FUNCTION %s()',
-                               'pgherald_' || rule || '_delete', descendant,
-                               pgherald.in_value("table", "column", value, 'OLD'), capture_function);
+                               'pgherald_' || rule || '_delete', descendant, conditions.on_delete, capture_function);
+                IF "from" IS NOT NULL THEN
+                    EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER DELETE ON %s FOR EACH ROW '
+                                   'WHEN (%s) EXECUTE FUNCTION %s(%L)',
+                                   'pgherald_' || rule || '_from', descendant, conditions.on_leave, capture_function,
+                                   'from');
+                END IF;
                 EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE OR DELETE ON %s '
                                'FOR EACH STATEMENT EXECUTE FUNCTION %s()',
                                'pgherald_' || rule || '_end', descendant, capture_function);
@@ -849,12 +1289,18 @@ BEGIN
         END IF;
     END LOOP;
 
-    INSERT INTO pgherald.rule AS r (rule, "table", table_name, key, "column", value, capture, paused_at)
-    VALUES (rule, "table", "table"::text, key, "column", value, capture, before.paused_at)
+    INSERT INTO pgherald.rule AS r (
+                rule, "table", table_name, key, "column", becomes, "when", "from", changes, bound, bound_from, capture,
+                paused_at)
+    VALUES (rule, "table", "table"::text, key, "column", becomes, "when", "from", changes, state.condition,
+            leaving.condition, capture, before.paused_at)
         ON CONFLICT ON CONSTRAINT rule_pkey
-        DO UPDATE SET "table" = excluded."table", table_name = excluded.table_name, capture = excluded.capture
-         WHERE (r."table", r.table_name, r.capture)
-               IS DISTINCT FROM (excluded."table", excluded.table_name, excluded.capture);
+        DO UPDATE SET "table" = excluded."table", table_name = excluded.table_name, "from" = excluded."from",
+                      changes = excluded.changes, bound = excluded.bound, bound_from = excluded.bound_from,
+                      capture = excluded.capture
+         WHERE (r."table", r.table_name, r."from", r.changes, r.bound, r.bound_from, r.capture)
+               IS DISTINCT FROM (excluded."table", excluded.table_name, excluded."from", excluded.changes, excluded.bound,
+                                 excluded.bound_from, excluded.capture);
 END $watch$;
 
 -- Drop a rule's triggers. The server refuses to change the watched column while they exist.
@@ -885,16 +1331,17 @@ BEGIN
     IF to_regproc(format('pgherald.%I', 'capture_' || rule)) IS NOT NULL THEN
         EXECUTE format('DROP FUNCTION pgherald.%I()', 'capture_' || rule);
     END IF;
+    PERFORM pgherald.bind_function(rule, kind, NULL, NULL, NULL) FROM unnest('{state,from}'::text[]) AS kind;
     DELETE FROM pgherald.rule AS r WHERE r.rule = unwatch.rule;
     DELETE FROM pgherald.handled AS h WHERE h.rule = unwatch.rule;
 END $$;
 
--- rewatch(): creates a rule's triggers again, perhaps for another table, key, column or value. Unlike watch(), it keeps
--- what is known of the rule: that it is paused, and the rows that need no event. It is for a column that gets another
--- type, and for a column or value that was renamed. Backfill finds the rows missed meanwhile.
+-- rewatch(): creates a rule's triggers again, perhaps for another table, key, column, value or condition. Unlike watch(),
+-- it keeps what is known of the rule: that it is paused, and the rows that need no event. It is for a column that gets
+-- another type, and for a column or value that was renamed. Backfill finds the rows missed meanwhile.
 CREATE OR REPLACE FUNCTION pgherald.rewatch(
-        rule text, "table" regclass, key text[] DEFAULT '{id}', "column" text DEFAULT 'status', value text DEFAULT 'VE',
-        capture text DEFAULT 'row')
+        rule text, "table" regclass, key text[] DEFAULT '{id}', "column" text DEFAULT NULL, becomes text[] DEFAULT NULL,
+        "when" text DEFAULT NULL, "from" text DEFAULT NULL, changes text[] DEFAULT '{}', capture text DEFAULT 'row')
     RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 BEGIN
@@ -903,10 +1350,11 @@ BEGIN
        SET "table" = rewatch."table",
            table_name = rewatch."table"::text,
            key = rewatch.key,
-           "column" = rewatch."column",
-           value = rewatch.value
+           "column" = CASE WHEN rewatch."when" IS NULL THEN coalesce(rewatch."column", 'status') END,
+           becomes = CASE WHEN rewatch."when" IS NULL THEN coalesce(rewatch.becomes, '{VE}') END,
+           "when" = rewatch."when"
      WHERE r.rule = rewatch.rule;
-    PERFORM pgherald.watch(rule, "table", key, "column", value, capture);
+    PERFORM pgherald.watch(rule, "table", key, "column", becomes, "when", "from", changes, capture);
 END $$;
 
 
@@ -950,11 +1398,11 @@ BEGIN
            ) AS kind (own);
     RETURN format($query$SELECT %1$s AS key, ARRAY[%2$s] AS at, (%3$s)::pg_catalog.text AS changed
   FROM %4$s AS t
- WHERE %5$s AND ($1::pg_catalog.bytea[] IS NULL OR (%6$s) > (%7$s))
+ WHERE (%5$s) AND ($1::pg_catalog.bytea[] IS NULL OR (%6$s) > (%7$s))
    AND ($3::pg_catalog.timestamptz IS NULL OR %3$s >= $3) AND ($4::pg_catalog.timestamptz IS NULL OR %3$s < $4)
  ORDER BY %6$s LIMIT $2::pg_catalog.int4$query$,
         pgherald.key_expression(watched."table", watched.key, 't'), texts, changed, watched."table",
-        pgherald.in_value(watched."table", watched."column", watched.value, 't'), columns, bound);
+        pgherald.expression_of_state(rule, 't'), columns, bound);
 END $page$;
 
 -- Return the statement that reads a page. Reading a table can run functions of its owner, in an index's predicate or in

@@ -2,12 +2,13 @@
  *
  * The promise: when no process can take a step, the event is settled, or is in doubt and waits for a person. The mail
  * server has accepted it once. It has accepted it twice only if the outbox says that the event was in doubt, and never
- * under the policy `hold`.
+ * under the policy `hold`. An event for several people was spread before it is sent, once: it is then that of the first
+ * person, and the others' events are there.
  *
  *   spin -a [-DHOLD] handover.pml && gcc -O1 -DSAFETY -DNOREDUCE -o pan pan.c && ./pan -m1000000
  *
  * Mutants, each by -D: SETTLE_UNFENCED, MARK_UNFENCED, MARK_AFTER_DOT, NO_LEASE_CHECK, LEASE_OF_NEXT_LIFE, RESEND_EARLY,
- * UNTOLD, SECOND_DOUBT_RESENT, NO_REPLY_IS_NO, ANSWER_BY_EVENT, CLAIM_UNSWEPT; and NEVER_TWICE, a promise that no
+ * UNTOLD, SECOND_DOUBT_RESENT, NO_REPLY_IS_NO, ANSWER_BY_EVENT, CLAIM_UNSWEPT, SPREAD_UNFENCED, SPREAD_IN_TWO; and NEVER_TWICE, a promise that no
  * program can keep.
  * README.md explains each, and names the line of the code for each step.
  */
@@ -28,6 +29,7 @@ byte claim;                   /* 1 + the sender that made it, which has one at a
 byte claimed_by;              /* a life */
 byte doubts;                  /* 2: two or more */
 bool held;                    /* scheduled_at is NULL: it waits for a person */
+bool is_spread;               /* the person is not NULL */
 byte until;                   /* scheduled_at is the end of the lease of this life; for life 0: now */
 
 /* pgherald.worker. A life is a registration: a daemon that restarts or was declared dead registers again. */
@@ -51,6 +53,7 @@ bool killed[CARRIERS];
 
 /* Only for the promise. */
 bool marked[CARRIERS];        /* the mark of this claim was written */
+byte others;                  /* how many times the events of the other people were inserted */
 byte accepted;                /* copies that the mail server has taken */
 byte faults = FAULTS;
 
@@ -232,6 +235,7 @@ end_nothing_to_do:
 inline dot() {
     if
     :: accepted++;
+       assert(is_spread && others == 1);
        assert(accepted <= 2 && accepted <= 1 + doubts);
 #if defined(HOLD) || defined(NEVER_TWICE)
        assert(accepted <= 1);
@@ -254,8 +258,33 @@ inline forget() {
     wish[c] = nothing; outcome[c] = available; in_hand[c] = false; claimed_in[c] = 0; yes[c] = false; marked[c] = false
 }
 
-/* Worker._drain and Senders._send_loop: claim, look up, mark, send, settle. */
+#ifdef SPREAD_UNFENCED
+#define SPREAD_FENCE true
+#else
+#define SPREAD_FENCE (MINE && state == claimed && !is_spread)
+#endif
+
+/* spread: the event becomes that of the first person, and the others are inserted. Its answer may be lost. */
+inline spread() {
+    if
+    :: SPREAD_FENCE ->
+        is_spread = true;
+#ifndef SPREAD_IN_TWO
+        others++;
+        assert(others == 1);
+#endif
+        if
+        :: unspread = false
+        :: faults > 0 -> faults--  /* the worker releases the event */
+        fi
+    :: else  /* the worker has lost the event, and its release changes nothing */
+    fi
+}
+
+/* Worker._drain and Senders._send_loop: claim, look up, spread, mark, send, settle. */
 proctype Carrier(byte c) {
+    bool unspread;
+
 end_idle:
     do
     :: {
@@ -263,13 +292,23 @@ end_idle:
             !cut[D] && state == available ->
             state = claimed; claim = c + 1; claimed_by = life[D];
             if
-            :: in_hand[c] = true; claimed_in[c] = life[D]
+            :: in_hand[c] = true; claimed_in[c] = life[D]; unspread = !is_spread
             :: faults > 0 -> faults--; goto end_idle  /* the answer is lost, and the daemon does not know of the claim */
             fi
         };
         if
+        :: !unspread
+        :: atomic { !cut[D] && unspread -> spread() };
+#ifdef SPREAD_IN_TWO
+           atomic { !cut[D] -> others++ }
+#endif
+        :: atomic { unspread -> outcome[c] = failed; wish[c] = settle }  /* the row is gone, or has left the value */
+        fi;
+        if
+        :: atomic { wish[c] == settle && unspread -> unspread = false }
+        :: atomic { wish[c] == nothing && unspread -> unspread = false; wish[c] = settle }
 #ifndef MARK_AFTER_DOT
-        :: wish[c] = mark;
+        :: atomic { wish[c] == nothing && !unspread -> wish[c] = mark };
            atomic {
             wish[c] == nothing ->
             if
@@ -283,10 +322,10 @@ end_idle:
             wish[c] = settle
            }
 #else
-        :: atomic { LEASED -> dot(); wish[c] = mark };
+        :: atomic { LEASED && !unspread -> dot(); wish[c] = mark };
            atomic { wish[c] == nothing -> wish[c] = settle }
 #endif
-        :: atomic { outcome[c] = failed; wish[c] = settle }  /* after the lookup, the event is not to be sent */
+        :: atomic { wish[c] == nothing && !unspread -> outcome[c] = failed; wish[c] = settle }  /* it is not to be sent */
         fi;
         atomic { wish[c] == nothing -> forget() }
        } unless {
@@ -352,7 +391,8 @@ active proctype Rest() {
     timeout;
     assert(SETTLED || state == in_doubt && held);
     assert(state != sent || accepted > 0);
-    assert(state == sent || accepted <= doubts)
+    assert(state == sent || accepted <= doubts);
+    assert(others == is_spread)
 }
 
 /* A state that a run must reach. It shows that the model covers what it should. */

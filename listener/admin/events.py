@@ -30,7 +30,7 @@ APPLIES: dict[Remedy, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class FoundEvent:
-    """An event as `find` lists it. `key` and `reason` are escaped for display.
+    """An event as `find` lists it. `key`, `person` and `reason` are escaped for display.
 
     `message_id` is the left part of its email's Message-ID.
     """
@@ -44,6 +44,7 @@ class FoundEvent:
     captured_at: datetime
     scheduled_at: datetime | None
     settled_at: datetime | None
+    person: str | None = None
     message_id: str = ""
 
 
@@ -56,18 +57,22 @@ class Filter:
     states: list[str] | None = None
     reason: str | None = None
     key: str | None = None
+    person: str | None = None
     older: float | None = None
     limit: int | None = None
 
     @property
     def narrows(self) -> bool:
         """Return whether there is any condition; `limit` is not one."""
-        return any(part is not None for part in (self.ids, self.rule, self.states, self.reason, self.key, self.older))
+        parts = self.ids, self.rule, self.states, self.reason, self.key, self.person, self.older
+        return any(part is not None for part in parts)
 
 
 def find(conn: psycopg.Connection[Any], wanted: Filter) -> list[FoundEvent]:
     """Return the events that match, in the order of their ids."""
-    values = {name: getattr(wanted, name) for name in ("ids", "rule", "states", "reason", "key", "older", "limit")}
+    values = {
+        name: getattr(wanted, name) for name in ("ids", "rule", "states", "reason", "key", "person", "older", "limit")
+    }
     with translate_errors(), conn.cursor(row_factory=class_row(FoundEvent)) as cursor:
         found = cursor.execute(_QUERIES["events"], values).fetchall()
         secret = read_secret(conn)

@@ -15,6 +15,7 @@ from listener.db.errors import summary, translate_errors
 from listener.db.owner import fetch_as_owner
 from listener.db.queries import load
 from listener.db.schema import MIN_TRIGGERS, read_secret, watch_values
+from listener.db.state import BOUND_STATE, in_state
 from listener.errors import SchemaError
 from listener.message_id import make_message_id, read_message_id
 from listener.printable import utc
@@ -42,9 +43,16 @@ class RowHistory:
 
 
 def read_history(
-    conn: psycopg.Connection[Any], tables: psycopg.Connection[Any], name: str, rule: Rule, key: str
+    conn: psycopg.Connection[Any],
+    tables: psycopg.Connection[Any],
+    name: str,
+    rule: Rule,
+    key: str,
+    person: str | None = None,
 ) -> RowHistory:
     """Return a row's events, in order. `tables` is the connection that reads the watched table.
+
+    With a `person`, the events of the row's other people are left out.
 
     Events are returned even if the table was dropped, or its column renamed: their history then says what they wait for.
 
@@ -63,6 +71,9 @@ def read_history(
         if missing is not None and not events:
             raise missing
         why = _why(conn, name, rule, key, row) if not events else None
+        if person is not None and events:  # one that is not spread yet is for all people
+            events = [event for event in events if event["person"] in (None, person)]
+            why = None if events else "the row's events are for other people, whom their first lookup returned"
         return RowHistory(events, row is not None, why, *_held_back(conn, name, events))
 
 
@@ -162,7 +173,7 @@ def _parts(conn: psycopg.Connection[Any], rule: Rule, key: str) -> list[str] | N
 class _Row:
     key: str
     current: str | None
-    has_value: bool
+    in_state: bool
 
 
 def _moment(text: str | None, captured_at: datetime) -> datetime:
@@ -183,10 +194,11 @@ def _row(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str) -> _Row
         types, parts = _types(conn, rule), _parts(conn, rule, key)
         if parts is None:
             return None
-        query = sql.SQL("SELECT {key}, {current}, ({in_value}) IS TRUE FROM {table} AS t WHERE {match}").format(
+        bound = conn.execute(BOUND_STATE, {"rule": name, "table": rule.table}).fetchone() if rule.when else None
+        query = sql.SQL("SELECT {key}, {current}, ({in_state}) IS TRUE FROM {table} AS t WHERE {match}").format(
             key=keys.key_text(rule, types),
-            current=keys.value_text(rule.column, types),
-            in_value=keys.equals(rule.column, rule.becomes, types),
+            current=sql.SQL("NULL") if rule.when else keys.value_text(rule.column, types),
+            in_state=in_state(rule, types, *(bound or (None, None))),
             table=sql.SQL(rule.table),
             match=keys.match(rule, types, parts),
         )
@@ -206,22 +218,33 @@ def _why(conn: psycopg.Connection[Any], name: str, rule: Rule, key: str, row: _R
     watched = conn.execute(_QUERIES["watched"], watch_values(name, rule)).fetchone()
     if watched is None or watched[2] is None:
         return "the rule is not watched in this database; run `pgherald install`"
-    if not row.has_value:
+    if not row.in_state:
+        since = utc(watched[3])
+        if rule.when:
+            return f"the row does not match {rule.when!r}, and no change to that was captured since {since}"
         shown = "NULL" if row.current is None else repr(row.current)
-        return (
-            f"{rule.column} is {shown}, not {rule.becomes!r}, and no change to it was captured since {utc(watched[3])}"
-        )
+        wanted = " or ".join(map(repr, rule.becomes))
+        return f"{rule.column} is {shown}, not {wanted}, and no change to it was captured since {since}"
     handled = conn.execute(_QUERIES["handled"], {"rule": name, "key": key}).fetchone()
     if handled is not None:
         return {
-            "existing": f"the row was {rule.becomes!r} before the rule was watched",
+            "existing": f"the row was {_shown_state(rule)} before the rule was watched",
             "marked": "the row was marked as handled, by `pgherald backfill --mark-only`",
             "purged": "the row's events were purged, some time after they were settled",
             "forgotten": "the row's events were erased, by `pgherald forget`",
         }[handled[0]]
     if watched[4] < MIN_TRIGGERS:
         return f"the triggers on {rule.table} are missing or disabled; run `pgherald install`"
+    if rule.left:
+        return (
+            "the row came into the state from one that `from` does not name, or unseen: triggers were off, or it was "
+            "restored or replicated; `pgherald backfill` finds it in either case"
+        )
     return (
         "the row reached the value unseen: triggers were off, or it was restored or replicated; "
         "`pgherald backfill` finds it"
     )
+
+
+def _shown_state(rule: Rule) -> str:
+    return "in the state" if rule.when else " or ".join(map(repr, rule.becomes))

@@ -61,10 +61,10 @@ async def record(outbox: Pool, lookups: Pool, rules: Mapping[str, Rule], secret:
             await conn.execute(_NO_POLICIES)
             row = await (await conn.execute(_QUERIES["lock_event"], {"id": event_id})).fetchone()
             # The id alone would not do: after a restore it may belong to another event.
-            if row is None or make_message_id(secret, row[0], event_id, row[3]) != message_id:
+            if row is None or make_message_id(secret, row[0], event_id, row[4]) != message_id:
                 line = f"event {event_id} is not in the outbox any more; nothing changed"
                 return Recorded(False, line, event_id=event_id)
-            name, key, state, _, may_have_left, before = row
+            name, key, person, state, _, may_have_left, before = row
             if state in _IN_FLIGHT:
                 raise DatabaseUnavailable(f"event {event_id} is just being sent; send the report again in a minute")
             why = _why_not(rules, name, state, may_have_left, before, report.kind)
@@ -75,7 +75,7 @@ async def record(outbox: Pool, lookups: Pool, rules: Mapping[str, Rule], secret:
             if statement is None:
                 done = "the rule has no statement `bounced`"
             else:
-                rows = await statement.run(lookups, key, {"class": report.kind.value})
+                rows = await statement.run(lookups, key, {"class": report.kind.value, "person": person})
                 done = f"the statement `bounced` changed {rows} row{'' if rows == 1 else 's'}"
             is_complaint = report.kind is BounceClass.complaint
             values = {

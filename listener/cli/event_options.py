@@ -19,6 +19,9 @@ def filter_options(function: F) -> F:
             click.option("--reason", help="Only events with this reason, such as no_consent."),
             click.option("--key", help="Only events of the row with this key. Requires RULE."),
             click.option(
+                "--person", help="Only events of this person of the row, of a rule with `each`. Requires --key."
+            ),
+            click.option(
                 "--older-than",
                 type=DURATION,
                 metavar="DURATION",

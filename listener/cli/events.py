@@ -13,7 +13,7 @@ from listener.admin import events as admin
 from listener.admin.events import APPLIES, Filter, FoundEvent, Remedy
 from listener.cli.connection import outbox_connection
 from listener.cli.event_options import action_options, filter_options
-from listener.cli.options import get_rule, json_option, load_settings, quantity, stored_key
+from listener.cli.options import get_rule, json_option, load_settings, quantity, require_each, stored_key
 from listener.cli.output import console, write_json, write_line
 from listener.config.keys import show_key
 from listener.config.settings import Settings
@@ -67,7 +67,7 @@ def list_(rule: str | None, as_json: bool, config_file: Path | None, **filters: 
     table = Table("id", "rule", "key", "state", "reason", "attempt", "captured (UTC)", "message id", box=None)
     for event in found:
         captured = f"{event.captured_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-        key = _shown_key(loaded, event)
+        key = _shown_row(loaded, event)
         cells = [event.rule, key, event.state, event.reason or "", str(event.attempt), captured, event.message_id]
         table.add_row(str(event.id), *cells)
     console().print(table)
@@ -147,8 +147,8 @@ def _act(
             write_line(f"no event to {action.verb}")
         elif dry_run:
             for event in fit:
-                key = _shown_key(loaded, event)
-                write_line(f"would {action.verb}: event {event.id}, {event.rule} {key}, {event.state}")
+                row = _shown_row(loaded, event)
+                write_line(f"would {action.verb}: event {event.id}, {event.rule} {row}, {event.state}")
             write_line(f"nothing was changed; without --dry-run: {action.verb} {quantity(len(fit), 'event')}", err=True)
         else:
             if not yes:
@@ -182,6 +182,7 @@ def _filter(
     state: str | None,
     reason: str | None,
     key: str | None,
+    person: str | None,
     older_than: float | None,
     limit: int | None,
 ) -> Filter:
@@ -192,14 +193,22 @@ def _filter(
     rule = names[0] if names else None
     if rule is not None:
         watched = get_rule(loaded, rule)
+        require_each(watched, person, key)
         key = stored_key(watched, key, hint="--key") if key is not None else None
     elif key is not None:
         raise click.UsageError("--key requires RULE")
-    return Filter(ids or None, rule, [state] if state else None, reason, key, older_than, limit)
+    else:
+        require_each(None, person, key)
+    return Filter(ids or None, rule, [state] if state else None, reason, key, person, older_than, limit)
 
 
 def _shown_key(loaded: Settings, event: FoundEvent) -> str:
     return show_key(loaded.rules[event.rule], event.key) if event.rule in loaded.rules else event.key
+
+
+def _shown_row(loaded: Settings, event: FoundEvent) -> str:
+    key = _shown_key(loaded, event)
+    return key if event.person is None else f"{key} for {event.person}"
 
 
 def _as_json(loaded: Settings, event: FoundEvent) -> dict[str, Any]:
@@ -215,9 +224,10 @@ def _as_json(loaded: Settings, event: FoundEvent) -> dict[str, Any]:
         "id": event.id,
         "rule": event.rule,
         "key": _shown_key(loaded, event),
+        "person": event.person,
         "state": event.state,
         "reason": event.reason,
         "attempt": event.attempt,
-        "message_id": header_value(event.message_id, loaded.mail.sender.address.domain),
+        "message_id": header_value(event.message_id, loaded.mail_of(event.rule).sender.address.domain),
         **moments,
     }

@@ -13,6 +13,7 @@ from listener.db import backup, schema
 from listener.db.connection import connect
 from listener.db.errors import translate_errors
 from listener.db.install import INSTALL_TIMEOUT_S, InstallStep, install_steps, run, uninstall_steps
+from listener.db.state import try_conditions
 from listener.errors import PgheraldError
 from listener.printable import excerpt, printable_lines
 
@@ -45,10 +46,12 @@ def install(print_only: bool, create_roles: bool, grant_to: str | None, config_f
     with connect(loaded.database.url) as conn:
         with translate_errors():
             schema.check_tables(conn, loaded.rules)
+            for warning in try_conditions(conn, loaded.rules):
+                write_line(warning, err=True)
         for step in steps:
             run(conn, step, lambda text: write_line(text, err=True), end)
         for name, rule in loaded.rules.items():
-            write_line(f"{name}: watching {rule.table}.{rule.column} for {rule.becomes!r}")
+            write_line(f"{name}: watching {rule.watching}")
         for name in schema.publications(conn):
             write_line(
                 f"publication {name}: it includes the tables of schema pgherald, and a subscriber without them stops; "

@@ -40,9 +40,14 @@ def json_option(function: F) -> F:
     return _JSON(function)
 
 
-def load_settings(config_file: Path | None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
-    """Return the settings from the file that either `--config` names, else from the default file."""
-    return config.load(config_file or click.get_current_context().find_root().obj, overrides)
+def load_settings(
+    config_file: Path | None, overrides: Mapping[str, Mapping[str, Any]] | None = None, *, rules: bool = True
+) -> Settings:
+    """Return the settings from the file that either `--config` names, else from the default file.
+
+    Without `rules`, those of the file are not read.
+    """
+    return config.load(config_file or click.get_current_context().find_root().obj, overrides, rules=rules)
 
 
 def get_rule(loaded: Settings, name: str) -> Rule:
@@ -56,6 +61,16 @@ def get_rule(loaded: Settings, name: str) -> Rule:
             f"rule {name!r} is not configured; choose one of: {', '.join(loaded.rules)}", param_hint="RULE"
         )
     return loaded.rules[name]
+
+
+def require_each(rule: Rule | None, person: str | None, key: str | None) -> None:
+    """Refuse --person without a row, or for a rule that does not know persons."""
+    if person is None:
+        return
+    if rule is None or key is None:
+        raise click.UsageError("--person requires a rule and the key of a row")
+    if not rule.each:
+        raise click.UsageError("--person requires a rule with `each`; leave it out")
 
 
 def stored_key(rule: Rule, text: str, *, hint: str = "KEY") -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from listener.cli.options import config_option, get_rule, load_settings, stored_key
+from listener.cli.options import config_option, get_rule, load_settings, require_each, stored_key
 from listener.cli.output import write_line, write_lines
 from listener.errors import PgheraldError
 from listener.files import folder, put
@@ -17,13 +17,14 @@ from listener.preview import page, sample
 @click.command()
 @click.argument("rule")
 @click.option("--key", help="Primary key of the row to render. Default: the matching row with the highest key.")
+@click.option("--person", help="Person of the row, of a rule with `each`. Default: the first one. Requires --key.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for RULE.eml, .html, .txt and .ics, and for an index.html that shows them side by side.",
 )
 @config_option
-def preview(rule: str, key: str | None, out: Path | None, config_file: Path | None) -> None:
+def preview(rule: str, key: str | None, person: str | None, out: Path | None, config_file: Path | None) -> None:
     """Show the message that would be sent for a row.
 
     Sends no email, and writes nothing to the database. If the lookup returns a language, --out writes every translation
@@ -35,7 +36,8 @@ def preview(rule: str, key: str | None, out: Path | None, config_file: Path | No
     loaded = load_settings(config_file)
     watched = get_rule(loaded, rule)
     stored = stored_key(watched, key, hint="--key") if key is not None else None
-    shown = asyncio.run(sample.make(loaded, templates(loaded), rule, stored))
+    require_each(watched, person, key)
+    shown = asyncio.run(sample.make(loaded, templates(loaded), rule, stored, person=person))
     for note in (shown.note, *shown.message.remarks):
         if note:
             write_line(f"note: {note}", err=True)

@@ -65,7 +65,4 @@ def rewatch(rule: str, alter: str | None, config_file: Path | None) -> None:
                 raise SchemaError(f"{exc}; write each table with its schema, such as {watched.table}") from exc
             raise
     for name, each in rules.items():
-        write_line(
-            f"{name}: watching {each.table}.{each.column} for {each.becomes!r}; "
-            f"to look for missed rows: pgherald backfill {name} --dry-run"
-        )
+        write_line(f"{name}: watching {each.watching}; to look for missed rows: pgherald backfill {name} --dry-run")

@@ -8,7 +8,7 @@ import click
 
 from listener import logs
 from listener.address import Address, parse_address
-from listener.cli.options import config_option, get_rule, load_settings, stored_key
+from listener.cli.options import config_option, get_rule, load_settings, require_each, stored_key
 from listener.cli.output import write_line
 from listener.config.settings import Settings
 from listener.errors import BadData, PgheraldError
@@ -43,8 +43,9 @@ class _AddressType(click.ParamType[Address]):
     "--key",
     help="Primary key of the row to render. Default: the matching row with the highest key. Requires --rule.",
 )
+@click.option("--person", help="Person of the row, of a rule with `each`. Default: the first one. Requires --key.")
 @config_option
-def send_test(to: Address, rule: str | None, key: str | None, config_file: Path | None) -> None:
+def send_test(to: Address, rule: str | None, key: str | None, person: str | None, config_file: Path | None) -> None:
     """Send one real message through the configured server, and print the server's reply.
 
     Without --rule it is a short test message, and no database is needed. Exit status 1: the message was not accepted. The
@@ -58,6 +59,7 @@ def send_test(to: Address, rule: str | None, key: str | None, config_file: Path 
     watched = get_rule(loaded, rule) if rule is not None else None
     if key is not None and watched is None:
         raise click.UsageError("--key requires --rule")
+    require_each(watched, person, key)
     stored = stored_key(watched, key, hint="--key") if watched is not None and key is not None else None
     # The command prints the outcome itself, so the log would repeat it.
     logs.configure(loaded.log.format, "critical")
@@ -65,21 +67,22 @@ def send_test(to: Address, rule: str | None, key: str | None, config_file: Path 
         raise PgheraldError(
             f"not sent: {to.masked} is not in [mail] allowed_recipients -> add it there, or remove allowed_recipients"
         )
-    asyncio.run(_send_test(loaded, to, rule, stored))
+    asyncio.run(_send_test(loaded, to, rule, stored, person))
 
 
-async def _send_test(loaded: Settings, to: Address, rule: str | None, key: str | None) -> None:
+async def _send_test(loaded: Settings, to: Address, rule: str | None, key: str | None, person: str | None) -> None:
     where = _where(loaded)
     if rule is None:
         message = preview.compose_test(loaded, to, where)
     else:
-        message = (await sample.make(loaded, templates(loaded), rule, key, to)).message
+        message = (await sample.make(loaded, templates(loaded), rule, key, to, person)).message
     timeouts = {name: min(getattr(loaded.smtp, name), most) for name, most in _MAX_TIMEOUTS_S.items()}
     impatient = loaded.model_copy(update={"smtp": loaded.smtp.model_copy(update=timeouts)})
-    write_line(f"from {loaded.mail.sender.address} to {message.recipient} through {where}")
+    mail = loaded.mail_of(rule) if rule is not None else loaded.mail
+    write_line(f"from {mail.sender.address} to {message.recipient} through {where}")
     if message.recipient != to:
         write_line(f"not to {to}: [mail] redirect_to is set")
-    reply = await preview.send(loaded, transport(impatient, Breaker()), message)
+    reply = await preview.send(mail.return_path, transport(impatient, Breaker()), message)
     write_line(f"accepted: {reply}")
 
 

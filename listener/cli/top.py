@@ -203,8 +203,9 @@ def _events(title: str, events: list[EventState], o: Overview) -> RenderableType
     for e in events:
         has_arrived = e.state == "sent" and e.reason is None
         detail = f"after {duration(e.seconds)}" if has_arrived else excerpt(e.detail or "")
+        person = f" for {excerpt(e.person)}" if e.person is not None else ""
         word = Text(excerpt(e.reason or e.state), _COLORS.get(e.state, "dim"))
-        table.add_row(utc_clock(e.at, o.now), word, Text(f"{excerpt(e.rule)} {excerpt(e.key)}"), Text(detail))
+        table.add_row(utc_clock(e.at, o.now), word, Text(f"{excerpt(e.rule)} {excerpt(e.key)}{person}"), Text(detail))
     return Panel(
         table if events else Text("none", "dim"),
         title=f"{title} (times in UTC)",

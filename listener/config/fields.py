@@ -2,7 +2,7 @@
 
 import base64
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
 import psycopg
@@ -65,6 +65,7 @@ Count = Annotated[int, BeforeValidator(_reject_boolean)]
 CountOrOff = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_number_or_off)]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 DurationOrOff = Annotated[float | None, BeforeValidator(_duration_or_off)]
+DoubtPolicy = Literal["resend", "hold"]
 RateOrOff = Annotated[Annotated[float, Field(ge=0.001, le=100_000)] | None, BeforeValidator(_number_or_off)]
 
 

@@ -18,7 +18,7 @@ _RESERVED = re.compile(
     re.IGNORECASE,
 )
 _OWN_KEYS = {
-    "from": "from",
+    "from": "from, or from_address of a rule",
     "reply-to": "reply_to",
     "return-path": "envelope_from",
     "list-unsubscribe": "unsubscribe_mailto",
@@ -87,7 +87,12 @@ def _read_lines(value: object) -> object:
     return headers
 
 
-def _check_together(headers: dict[str, str]) -> dict[str, str]:
+def check_together(headers: dict[str, str]) -> dict[str, str]:
+    """Return the headers, whose names differ and which are not too long together.
+
+    Raises:
+        ValueError: Two are the same header, or they exceed the limit.
+    """
     if same := duplicates(headers):
         raise ValueError(f"{' and '.join(same)} are the same header; remove one")
     if (size := sum(len(name) + len(value) for name, value in headers.items())) > _MAX_HEADERS_CHARS:
@@ -107,5 +112,5 @@ HeaderName = Annotated[str, AfterValidator(check_name)]
 Headers = Annotated[
     dict[HeaderName, Annotated[str, AfterValidator(_check_value)]],
     BeforeValidator(_read_lines),
-    AfterValidator(_check_together),
+    AfterValidator(check_together),
 ]

@@ -6,6 +6,7 @@ The two differ only for a composite key. The outbox holds it as PostgreSQL write
 
 import re
 from collections.abc import Iterable
+from decimal import Decimal
 
 from listener.config.rules import Rule
 
@@ -23,7 +24,7 @@ def parse_key(rule: Rule, text: str) -> str:
     Raises:
         ValueError: the text has more or fewer values than the rule's key has columns, or no database can have it.
     """
-    if _UNSTORABLE.search(text):
+    if not is_storable(text):
         raise ValueError("the key has a NUL or a byte that is not UTF-8, which no key can have; correct it")
     if len(rule.key) == 1 or text.startswith("{"):
         return text
@@ -34,6 +35,23 @@ def parse_key(rule: Rule, text: str) -> str:
             'write one value for each, separated by commas, and a value with a comma as in an array: {"a,b",c}'
         )
     return array_literal(parts)
+
+
+def is_storable(text: str) -> bool:
+    """Return whether a database can have the text: it has no NUL, and no byte that is not UTF-8."""
+    return not _UNSTORABLE.search(text)
+
+
+def key_text(key: object) -> str:
+    """Return a key that a query returned as the outbox holds it. A composite key is a text[], the outbox has the literal."""
+    return array_literal([value_text(part) for part in key]) if isinstance(key, list) else value_text(key)
+
+
+def value_text(value: object) -> str:
+    """Return a value that the query did not cast to text, in PostgreSQL's spelling."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return format(value, "f") if isinstance(value, Decimal) else str(value)
 
 
 def show_key(rule: Rule, key: str) -> str:

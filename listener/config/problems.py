@@ -16,7 +16,7 @@ _PATTERNS = {
     "template": "is not the name of a folder; write letters, digits, - and _",
 }
 # By key: what to write where text in quotes is expected.
-_TEXTS = {"becomes": 'write one value in quotes, such as "true"; for several values, watch a generated column'}
+_TEXTS = {"becomes": 'write a value in quotes, such as "true", or a list of values'}
 _RULE_NAME = "a rule's name may have small letters, digits and underscores, at most 40, and starts with a letter"
 # The names of TOML's types. An error names the type and not the value, which may be a password.
 _TYPES = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "a section"}
@@ -29,9 +29,12 @@ def explained(error: Any, values: Mapping[str, Any], file: Path | None, settings
     """
     path = [str(part) for part in error["loc"]]
     # Each rule and each header is a key of a section below its section.
-    *section, key = path[:3] if path[0] == "rules" or path[:2] == ["mail", "headers"] else path[:2]
+    depth = 3 if path[0] == "rules" else 2
+    depth += path[depth - 1 : depth] == ["headers"]
+    *section, key = path[:depth]
     place = f"[{'.'.join(section)}] {key}" if section else f"[{key}]"
-    in_file = _is_in(values, error["loc"]) or (error["type"] == "missing" and path[0] in values)
+    # A rule that lacks a key is in the file, although the key is not.
+    in_file = _is_in(values, error["loc"]) or (path[0] in values and (error["type"] == "missing" or path[0] == "rules"))
     source = str(file) if in_file else f"environment, PGHERALD_{'_'.join(path[:2]).upper()}"
     if error["type"] == "extra_forbidden":
         meant = _closest(key, _known(path, settings))

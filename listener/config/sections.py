@@ -16,6 +16,7 @@ from listener.config.fields import (
     BaseUrl,
     Conninfo,
     CountOrOff,
+    DoubtPolicy,
     Duration,
     DurationOrOff,
     Mailboxes,
@@ -70,7 +71,7 @@ class Mail(Section):
     sender: MailboxText = Field(default_factory=lambda: parse_mailbox("pgherald <no-reply@localhost>"), alias="from")
     """name and address in the From header. Set it"""
     envelope_from: MailboxText | None = None
-    """address that bounces go to. Default: the address in `from`"""
+    """address that bounces go to. Default: the address in `from`, or in a rule's `from_address`"""
     reply_to: Mailboxes = ()
     """address that answers go to, or several: `["Help <help@example.org>", "…"]`. In the environment, separate them with
     commas. The column `reply_to` of a lookup [takes precedence](#sender-and-answers)"""
@@ -123,10 +124,15 @@ class Mail(Section):
 
     @model_validator(mode="after")
     def _asks_for_smtputf8(self) -> Self:
-        # RFC 6531 3.4: MAIL asks for SMTPUTF8 if its own address needs it. The address in From then goes with it.
-        if self.sender.address.needs_smtputf8 and not self.return_path.needs_smtputf8:
+        if self.lacks_smtputf8:
             raise ValueError("from needs SMTPUTF8, and envelope_from does not; remove envelope_from")
         return self
+
+    @property
+    def lacks_smtputf8(self) -> bool:
+        """True if From needs SMTPUTF8 and the envelope does not ask for it."""
+        # RFC 6531 3.4: MAIL asks for SMTPUTF8 if its own address needs it. The address in From then goes with it.
+        return self.sender.address.needs_smtputf8 and not self.return_path.needs_smtputf8
 
     @property
     def return_path(self) -> Address:
@@ -137,7 +143,7 @@ class Mail(Section):
 class DeliverySettings(Section):
     """The section `[delivery]`: retries, and how daemons share the work."""
 
-    in_doubt: Literal["resend", "hold"] = "resend"
+    in_doubt: DoubtPolicy = "resend"
     """for an event whose message left without a reply: `resend` it once, or `hold` it for a person to decide"""
     give_up_after: Annotated[Duration, at_least("1m")] = 345_600.0
     """an event fails this long after its first attempt, if each attempt was refused for the time being (RFC 5321
@@ -146,6 +152,9 @@ class DeliverySettings(Section):
     """bound on the attempts besides, or `off`; failures that concern all messages are not counted"""
     max_age: DurationOrOff = None
     """an older event is skipped with the reason `expired`"""
+    again_after: DurationOrOff = None
+    """time after an email during which another event of the same rule and row is skipped as `repeated`; see
+    [below](#no-second-email-within-a-week)"""
     poll: Annotated[Duration, at_least("50ms")] = 5.0
     """how often to look for events without a notification; at most `1s` while LISTEN does not work. With a longer one, an
     idle daemon makes [fewer transactions](dba.md#a-quiet-daemon)"""

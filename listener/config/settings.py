@@ -14,6 +14,8 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from listener.config.environment import Environment
+from listener.config.inherited import delivery_of, mail_of, problems
+from listener.config.placeholder import refuse_placeholders
 from listener.config.problems import explained
 from listener.config.rules import Rule, default_rules
 from listener.config.sections import Bounces, Database, DeliverySettings, Http, Log, Mail
@@ -55,6 +57,21 @@ class Settings(BaseSettings):
         default_factory=default_rules, min_length=1
     )
 
+    def mail_of(self, rule: str) -> Mail:
+        """Return the section `[mail]` as it applies to this rule; of an unknown rule, the section itself."""
+        return mail_of(self.mail, self.rules[rule]) if rule in self.rules else self.mail
+
+    def delivery_of(self, rule: str) -> DeliverySettings:
+        """Return the section `[delivery]` as it applies to this rule; of an unknown rule, the section itself."""
+        return delivery_of(self.delivery, self.rules[rule]) if rule in self.rules else self.delivery
+
+    def holds_doubts(self, rule: str) -> bool:
+        """Return whether an event of this rule that comes into doubt waits for a person.
+
+        An event of an unknown rule does: a reload has removed the rule, and its policy with it.
+        """
+        return rule not in self.rules or (self.rules[rule].in_doubt or self.delivery.in_doubt) == "hold"
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -68,25 +85,35 @@ class Settings(BaseSettings):
         return (Environment(settings_cls), init_settings)
 
 
-def load(file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
+def load(
+    file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None, *, rules: bool = True
+) -> Settings:
     """Read the file and the environment.
 
     The file is `file`, else the one that ``PGHERALD_CONFIG`` names, else ``./pgherald.toml`` if it exists. `overrides`
-    are sections with keys from the command line. They are taken as they are.
+    are sections with keys from the command line. They are taken as they are. Without `rules`, those of the file are not
+    read: `init` is about to write them.
 
     Raises:
-        ConfigError: the file cannot be read, or values are invalid. The message has every error, each with its place.
+        ConfigError: the file cannot be read, a rule is to be completed, or values are invalid. The message has every
+            error, each with its place.
     """
     if file is None and (named := os.environ.get("PGHERALD_CONFIG")):
         file = Path(named)
     if file is None and DEFAULT_FILE.exists():
         file = DEFAULT_FILE
     values: dict[str, Any] = _read_toml(file) if file is not None else {}
+    if not rules:
+        values.pop("rules", None)
+    elif file is not None:
+        refuse_placeholders(values, file)
     try:
         settings = Settings(**values)
     except ValidationError as exc:
         # `from None`: pydantic's own message may quote the input, and a traceback would show a password.
         raise ConfigError("; ".join(explained(error, values, file, Settings) for error in exc.errors())) from None
+    if found := list(problems(settings.mail, settings.rules)):
+        raise ConfigError("; ".join(f"{file}: {problem}" for problem in found))
     return settings.model_copy(
         update={
             section: getattr(settings, section).model_copy(update=keys) for section, keys in (overrides or {}).items()

@@ -14,7 +14,7 @@ from listener.config.settings import Settings
 from listener.daemon.reload import Reloader, warn_if_restricted
 from listener.daemon.systemd import Systemd
 from listener.daemon.tasks import Tasks
-from listener.db.pools import lookup_pool, opened, outbox_pool
+from listener.db.pools import batch_lookup_pool, opened, outbox_pool
 from listener.errors import DatabaseUnavailable, PgheraldError
 from listener.logs import log
 from listener.notify.listener import Listener
@@ -27,6 +27,7 @@ from listener.outbox.store import Outbox
 from listener.smtp.breaker import Breaker
 from listener.status.health import Health
 from listener.worker.claimer import Claimer
+from listener.worker.decider import Decider
 from listener.worker.lease import WorkerLease
 from listener.worker.lock_watch import LockWatch
 from listener.worker.loop import Worker
@@ -74,12 +75,12 @@ class Daemon:
         url = settings.database.url
         # A connection that hangs must be noticed before the lease is over.
         pool = outbox_pool(url, patience=max(1.0, settings.delivery.lease / 2))
-        self._pools = (pool, lookup_pool(settings.database.lookups))
+        self._pools = (pool, batch_lookup_pool(settings.database.lookups))
         self._breaker = Breaker()
         self._reloader = Reloader(settings, read, self._breaker, self._pools[1])
         registration = Registration(settings.delivery.lease)
-        self._outbox = Outbox(pool, registration, self._holds_doubts)
-        self._registry = WorkerRegistry(pool, registration, self._holds_doubts)
+        self._outbox = Outbox(pool, registration, lambda rule: self._reloader.settings.holds_doubts(rule))
+        self._registry = WorkerRegistry(pool, registration, self._holds_doubts_of)
         poll = settings.delivery.poll
         self._listener = Listener(settings.database.listen_url or url, self._outbox.ring, poll)
         self._lease = WorkerLease(self._registry, self._listener, self._breaker, poll)
@@ -199,7 +200,8 @@ class Daemon:
             connections=self._settings.smtp.connections,
             poll=poll,
         )
-        claimer = Claimer(self._outbox, self._pools[1], senders)
+        decider = Decider(self._outbox, self._pools[1], senders, rate_limiter, self._listener.doorbell)
+        claimer = Claimer(self._outbox, senders.in_flight, decider)
         worker = Worker(claimer, senders, self._listener, self._breaker, rate_limiter, runtime=runtime, poll=poll)
         return worker, senders
 
@@ -235,9 +237,10 @@ class Daemon:
         finally:
             self._systemd.ready(self._status)
 
-    def _holds_doubts(self) -> bool:
-        """Return whether an event that comes into doubt waits for a person now."""
-        return self._reloader.settings.delivery.in_doubt == "hold"
+    def _holds_doubts_of(self) -> list[str]:
+        """Return the rules whose events in doubt wait for a person now."""
+        settings = self._reloader.settings
+        return [rule for rule in settings.rules if settings.holds_doubts(rule)]
 
     def _loops_alive(self, worker: Worker, seconds: float) -> bool:
         """Return whether worker and lease loop are making iterations. A database outage does not stop them."""

@@ -20,7 +20,6 @@ from listener.smtp.oauth import AccessTokens
 from listener.transport.build import transport
 from listener.worker.delivery import Delivery
 from listener.worker.loop import Worker
-from listener.worker.retry_policy import RetryPolicy
 from listener.worker.runtime import Runtime
 
 
@@ -105,12 +104,12 @@ class Reloader:
             settings.rules,
             Composer(settings, compiled, self.secret),
             self.secret,
-            retries=RetryPolicy(settings.delivery.give_up_after, settings.delivery.max_attempts),
-            max_age=settings.delivery.max_age,
+            {name: settings.delivery_of(name) for name in settings.rules},
         )
         await delivery.check(self._lookups)
         way_out = transport(settings, self._breaker, self._tokens)
-        return Runtime(delivery, way_out, settings.mail.return_path, settings.smtp.rate)
+        senders = {name: settings.mail_of(name).return_path for name in settings.rules}
+        return Runtime(delivery, way_out, senders, settings.smtp.rate)
 
 
 def warn_if_restricted(settings: Settings) -> None:

@@ -8,7 +8,7 @@ from typing import TypeGuard
 import psycopg
 from psycopg import InterfaceError, InternalError, OperationalError, errors
 
-from listener.errors import DatabaseUnavailable, RuleBroken, SchemaError
+from listener.errors import DatabaseUnavailable, RuleBroken, SchemaError, StatementTimeout
 
 # A standby has not replayed what the primary has just committed, and takes no writes.
 ON_STANDBY = "connected to a standby; waiting for it to be promoted, or for a primary in its place"
@@ -20,6 +20,8 @@ _LIBPQ_ON_STANDBY = "server is in hot standby mode"
 OWNER_REMEDY = "this is for the schema's owner: connect as a member of pgherald_owner that may read the watched table"
 # These exceptions say that the server or the network failed, not the statement.
 _UNAVAILABLE = (OperationalError, InterfaceError, InternalError, OSError)
+# `lock_timeout` or `statement_timeout` is over, or the pool's patience. The database may be well all the same.
+_TIMEOUTS = (errors.LockNotAvailable, errors.QueryCanceled, TimeoutError)
 # Classes of SQLSTATE (PostgreSQL manual, appendix A) that one row can cause. Examples are a subquery with two rows, a
 # constraint, a limit and a bad page. A function can raise others with a code of its own. The SQL standard leaves the
 # classes from 5 to 9 and from I to Z to implementations.
@@ -59,6 +61,11 @@ def is_unavailable(exc: BaseException) -> bool:
     return isinstance(exc, _UNAVAILABLE)
 
 
+def unavailable(text: str, exc: BaseException) -> DatabaseUnavailable:
+    """Return the exception for a rule's statement that cannot run now. `exc` is one for which `is_unavailable` is true."""
+    return StatementTimeout(text) if isinstance(exc, _TIMEOUTS) else DatabaseUnavailable(text)
+
+
 def is_by_data(exc: BaseException) -> TypeGuard[psycopg.Error]:
     """Return whether one row may be the cause. The other errors belong to the query or to the server."""
     # The driver raises DataError too, without a SQLSTATE, for a value that Python cannot hold.
@@ -94,3 +101,9 @@ def _without_parameters(text: str) -> str:
     """
     hidden = _UNUSABLE.sub(r"\1…", _URL.sub("…", text))
     return hidden if hidden == text else f"{hidden}; correct it, and write an @ in a password as %40"
+
+
+def error_kind(exc: Exception) -> str:
+    """Return the class and SQLSTATE of an error, without its text, which may quote the row."""
+    state = exc.sqlstate if isinstance(exc, psycopg.Error) else None
+    return type(exc).__name__ + (f", SQLSTATE {state}" if state else "")

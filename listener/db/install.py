@@ -79,7 +79,7 @@ def install_steps(
     # Last, because it may take long and waits for no lock. The time for locks is short.
     for name in rules:
         yield InstallStep(
-            f"rows that are in the value already; page by page, nothing held (rule {name})",
+            f"rows that are in the state already; page by page, nothing held (rule {name})",
             f"DO $$ DECLARE more pg_catalog.bool; BEGIN "
             f"LOOP CALL pgherald.snapshot_existing('{name}', more => more); EXIT WHEN NOT more; END LOOP; END $$;",
             transaction=False,
@@ -116,11 +116,25 @@ def daemon_grants() -> str:
 def watch_call(name: str, rule: Rule, *, function: str = "watch") -> str:
     """Return the statement that creates the rule's triggers, by `watch` or `rewatch`."""
     return _as_text(
-        sql.SQL("SELECT pgherald.{}({}, {}, {}, {}, {}, {})").format(
+        sql.SQL("SELECT pgherald.{}({}, {}, {}, {}, capture => {})").format(
             sql.SQL(function),
-            *map(sql.Literal, (name, rule.table, list(rule.key), rule.column, rule.becomes, rule.capture)),
+            *map(sql.Literal, (name, rule.table, list(rule.key))),
+            sql.SQL(", ").join(_state_arguments(rule)),
+            sql.Literal(rule.capture),
         )
     )
+
+
+def _state_arguments(rule: Rule) -> Iterator[sql.Composable]:
+    """Yield the arguments of `watch` that say the state, without those that have their default."""
+    if rule.when:
+        yield sql.SQL('"when" => {}').format(sql.Literal(rule.when))
+    else:
+        yield sql.SQL('"column" => {}, becomes => {}').format(sql.Literal(rule.column), sql.Literal(list(rule.becomes)))
+    if rule.left:
+        yield sql.SQL('"from" => {}').format(sql.Literal(rule.left))
+    if rule.changes:
+        yield sql.SQL("changes => {}").format(sql.Literal(list(rule.changes)))
 
 
 def run(

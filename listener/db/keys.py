@@ -44,8 +44,8 @@ Types = Mapping[str, ColumnType]
 
 
 def of(rule: Rule) -> dict[str, Any]:
-    """Return the parameters of `COLUMN_TYPES` for the rule's key and its watched column."""
-    return {"table": rule.table, "columns": [*rule.key, rule.column]}
+    """Return the parameters of `COLUMN_TYPES` for the columns that the rule names."""
+    return {"table": rule.table, "columns": list(rule.columns)}
 
 
 def read_types(rows: Iterable[tuple[Any, ...]]) -> dict[str, ColumnType]:

@@ -39,7 +39,7 @@ OVERVIEW_PLANS = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit
 # A connection that is in use for longer counts as lost. Our own statements take milliseconds. A lookup is the
 # operator's query and may take its time.
 _TIMEOUT_S = 5.0
-_LOOKUP_TIMEOUT_S = 30.0
+LOOKUP_TIMEOUT_S = 30.0
 # Longer than the connection and the statement of `statement_pool` may take.
 _BOUNCE_TIMEOUT_S = 20.0
 # The loop, the batch writer, the lease and a ring can each use a connection at the same moment.
@@ -47,13 +47,19 @@ _MAX_OUTBOX_CONNECTIONS = 4
 # A connection that is cut leaves its backend behind until the lock that it waits for is free. The server therefore ends
 # such a wait a little earlier than the pool would.
 _LOCK_MARGIN_S = 1.0
-# One lookup runs for the loop; the second serves a check during a reload.
+# `doctor` checks several rules at a time.
 _MAX_LOOKUP_CONNECTIONS = 2
+# Lookups of batches that run side by side. Half of them are kept free of lookups that wait for a lock.
+BATCH_LOOKUP_CONNECTIONS = 4
+# A lookup of a batch waits so long for a lock, then its connection serves another rule. `LookupRuns` tries it again. Most
+# locks on a table that is in use are held for less.
+BATCH_LOCK_TIMEOUT_S = 0.25
 # The most sessions of one daemon without `http.listen`: the LISTEN session and the two pools. docs/dba.md, Connections.
-MAX_SESSIONS = 1 + _MAX_OUTBOX_CONNECTIONS + _MAX_LOOKUP_CONNECTIONS
+MAX_SESSIONS = 1 + _MAX_OUTBOX_CONNECTIONS + BATCH_LOOKUP_CONNECTIONS
 # A lookup that writes a time as text or as a day must not depend on the settings of the role or the database.
 # Of the styles of intervals, psycopg reads this one only.
 _UTC = "SET TimeZone = 'UTC'; SET IntervalStyle = 'postgres'"
+_BATCH_LOCK_TIMEOUT = f"SET lock_timeout = {1000 * BATCH_LOCK_TIMEOUT_S:.0f}"
 # A backend that runs or waits notices within this time that its client is gone.
 _NOTICE_LOST_CLIENT = "SET client_connection_check_interval = '1s'"
 
@@ -64,8 +70,15 @@ def outbox_pool(url: str, patience: float = _TIMEOUT_S) -> Pool:
 
 
 def lookup_pool(url: str) -> Pool:
-    """Return the pool for the rules' lookups; `url` is `Database.lookups`."""
-    return Pool(parameters(url), _lookup_session, _MAX_LOOKUP_CONNECTIONS, patience=_LOOKUP_TIMEOUT_S)
+    """Return the pool for commands that run rules' lookups; `url` is `Database.lookups`."""
+    session = partial(_lookup_session, cursors=_LookupCursor, lock_timeout=_lock_timeout(LOOKUP_TIMEOUT_S))
+    return Pool(parameters(url), session, _MAX_LOOKUP_CONNECTIONS, patience=LOOKUP_TIMEOUT_S)
+
+
+def batch_lookup_pool(url: str) -> Pool:
+    """Return the daemon's pool for lookups; `url` is `Database.lookups`. Its sessions wait for locks for a moment only."""
+    session = partial(_lookup_session, cursors=_BatchLookupCursor, lock_timeout=_BATCH_LOCK_TIMEOUT)
+    return Pool(parameters(url), session, BATCH_LOOKUP_CONNECTIONS, patience=LOOKUP_TIMEOUT_S)
 
 
 def statement_pool(url: str) -> Pool:
@@ -105,6 +118,12 @@ class _LookupCursor(PooledAsyncCursor):
     settings = _UTC.replace("SET ", "SET LOCAL ")
 
 
+class _BatchLookupCursor(_LookupCursor):
+    """For lookups of batches through a pooler."""
+
+    settings = f"{_LookupCursor.settings}; {_BATCH_LOCK_TIMEOUT.replace('SET ', 'SET LOCAL ')}"
+
+
 def _lock_timeout(patience: float) -> str:
     return f"SET lock_timeout = {1000 * (patience - _LOCK_MARGIN_S):.0f}"
 
@@ -128,18 +147,18 @@ async def _outbox_session(conn: psycopg.AsyncConnection[Any]) -> None:
         await _notice_lost_client(conn)
 
 
-async def _lookup_session(conn: psycopg.AsyncConnection[Any]) -> None:
+async def _lookup_session(conn: psycopg.AsyncConnection[Any], cursors: type[_LookupCursor], lock_timeout: str) -> None:
     # No `secure`: the lookup is the operator's own query, and its names are found by the path of its role.
     # Numbers of a jsonb keep their digits, as those of the type numeric do.
     read_any_time_or_text(conn)
     set_json_loads(partial(json.loads, parse_float=Decimal), conn)
     if await is_pooled(conn):
         conn.prepare_threshold = None
-        conn.cursor_factory = _LookupCursor
+        conn.cursor_factory = cursors
     else:
         # Planning the query again for each batch takes longer than looking up a single key.
         await conn.execute(
-            f"{_lock_timeout(_LOOKUP_TIMEOUT_S)}; SET default_transaction_isolation = '{READ_COMMITTED}'; "
+            f"{lock_timeout}; SET default_transaction_isolation = '{READ_COMMITTED}'; "
             f"SET default_transaction_read_only = on; SET plan_cache_mode = force_generic_plan; {_UTC}; {KEEPALIVES}",
             prepare=False,
         )

@@ -20,6 +20,16 @@ def load(subject: str) -> dict[str, LiteralString]:
     return {_name(part): cast(LiteralString, part.rstrip().rstrip(";")) for part in parts}
 
 
+def compact(query: LiteralString) -> LiteralString:
+    """Return a query without its indentation and comments, except the name.
+
+    psycopg caches what it makes of a text of at most 4 KB. Of a longer one it parses the parameters at each call.
+    """
+    name, *lines = query.splitlines()
+    stripped = [line.strip() for line in lines]
+    return "\n".join([name, *(line for line in stripped if not line.startswith("--"))])
+
+
 async def run_query(pool: Pool, query: LiteralString, values: Mapping[str, Any]) -> list[Any]:
     """Run one query on a connection of `pool` and return its rows as tuples.
 

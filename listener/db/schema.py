@@ -29,7 +29,7 @@ def check_tables(conn: psycopg.Connection[Any], rules: Mapping[str, Rule]) -> No
     for name, rule in rules.items():
         try:
             row = conn.execute(
-                _QUERIES["missing_columns"], {"table": rule.table, "columns": [*rule.key, rule.column]}
+                _QUERIES["missing_columns"], {"table": rule.table, "columns": list(rule.columns)}
             ).fetchone()
         except errors.InsufficientPrivilege as exc:
             conn.rollback()
@@ -113,7 +113,7 @@ def table_remedy(name: str, rule: Rule) -> str:
 def rewatch_remedy(name: str) -> str:
     """Return what to do about a rule that the database watches otherwise than configured."""
     return (
-        f"{_rewatch(name)} if the table, column or value was renamed or replaced, "
+        f"{_rewatch(name)} if the table, a column or a value was renamed or replaced, "
         "or `pgherald install` if the rule is to start from the beginning"
     )
 
@@ -124,7 +124,16 @@ def _rewatch(name: str) -> str:
 
 def watch_values(name: str, rule: Rule) -> dict[str, Any]:
     """Return the parameters of the query `watched`."""
-    return {"rule": name, "table": rule.table, "key": list(rule.key), "column": rule.column, "value": rule.becomes}
+    return {
+        "rule": name,
+        "table": rule.table,
+        "key": list(rule.key),
+        "column": None if rule.when else rule.column,
+        "becomes": None if rule.when else list(rule.becomes),
+        "when": rule.when or None,
+        "from": rule.left or None,
+        "changes": list(rule.changes),
+    }
 
 
 def installed(conn: psycopg.Connection[Any]) -> list[str]:

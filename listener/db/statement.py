@@ -9,7 +9,7 @@ import psycopg
 
 from listener.config.rules import APPLICATION, Rule
 from listener.db.connection import PATH, POLICIES_APPLY
-from listener.db.errors import is_unavailable, summary
+from listener.db.errors import is_unavailable, summary, unavailable
 from listener.db.pool import Pool
 from listener.errors import DatabaseUnavailable, RuleBroken
 
@@ -39,11 +39,11 @@ class Statement:
             # EXPLAIN checks the syntax, the names and the rights, and stops before it changes a row.
             async with conn.transaction():
                 await conn.execute(_SESSION, prepare=False)
-                await conn.execute(f"EXPLAIN {self._sql}", {"keys": [], "class": "hard"})
+                await conn.execute(f"EXPLAIN {self._sql}", {"keys": [], "class": "hard", "person": None})
         except (psycopg.Error, OSError) as exc:
             raise self._failure(exc) from exc
 
-    async def run(self, pool: Pool, key: str, values: Mapping[str, str] | None = None) -> int:
+    async def run(self, pool: Pool, key: str, values: Mapping[str, str | None] | None = None) -> int:
         """Run the statement for one row, and return how many rows it changed. `values` are its other parameters.
 
         A row that is gone is no error.
@@ -67,7 +67,7 @@ class Statement:
 
     def _failure(self, exc: BaseException) -> RuleBroken | DatabaseUnavailable:
         if is_unavailable(exc):
-            return DatabaseUnavailable(f"the {self.name} statement of rule {self.rule} cannot run now: {summary(exc)}")
+            return unavailable(f"the {self.name} statement of rule {self.rule} cannot run now: {summary(exc)}", exc)
         return RuleBroken(f"[rules.{self.rule}] {self.name} fails: {summary(exc)}")
 
 

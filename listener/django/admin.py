@@ -40,7 +40,17 @@ class NewestValuesFilter(admin.AllValuesFieldListFilter):
 class EventAdmin(admin.ModelAdmin):
     """Events with their history. Nobody may add, change or delete one here."""
 
-    list_display = ("id", "shown_rule", "shown_key", "state", "shown_reason", "attempt", "captured_at", "settled_at")
+    list_display = (
+        "id",
+        "shown_rule",
+        "shown_key",
+        "shown_person",
+        "state",
+        "shown_reason",
+        "attempt",
+        "captured_at",
+        "settled_at",
+    )
     list_filter = ("state", ("rule", NewestValuesFilter), ("reason", NewestValuesFilter))
     search_fields = ("key",)
     search_help_text = "The primary key of a row, as a whole."
@@ -52,8 +62,8 @@ class EventAdmin(admin.ModelAdmin):
     paginator = NewestPaginator
     actions = None
     fields = (
-        "shown_rule", "shown_key", "state", "shown_reason", "attempt", "in_doubt_count", "captured_at", "scheduled_at",
-        "settled_at", "shown_history",
+        "shown_rule", "shown_key", "shown_person", "state", "shown_reason", "attempt", "in_doubt_count", "captured_at",
+        "scheduled_at", "settled_at", "shown_history",
     )  # fmt: skip
     readonly_fields = fields
 
@@ -117,6 +127,11 @@ class EventAdmin(admin.ModelAdmin):
     def shown_key(self, event: Event) -> str:
         """Return the row's key without invisible characters."""
         return printable(event.key)
+
+    @admin.display(description="person")
+    def shown_person(self, event: Event) -> str:
+        """Return the person without invisible characters."""
+        return "-" if event.person is None else printable(event.person)
 
     @admin.display(description="reason")
     def shown_reason(self, event: Event) -> str:

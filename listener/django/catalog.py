@@ -29,10 +29,10 @@ _CAPTURE = """
       LEFT JOIN pg_proc AS capture ON capture.pronamespace = schema.oid AND capture.proname = 'capture_' || %(rule)s::text"""
 
 _RULE = """
-    SELECT "column", value, snapshot_done,
+    SELECT "column", becomes, "when", snapshot_done,
            (SELECT min(name)
-              FROM unnest(key || "column") AS name
-             WHERE NOT EXISTS (SELECT FROM pg_attribute
+              FROM unnest(key || "column" || changes) AS name
+             WHERE name IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attribute
                                 WHERE attrelid = "table" AND attname = name AND NOT attisdropped))
       FROM pgherald.rule WHERE rule = %(rule)s"""
 
@@ -43,7 +43,11 @@ _NUMBERS = """
                    FROM unnest(key) WITH ORDINALITY AS part (name, i)
                    JOIN pg_attribute ON attrelid = "table" AND attname = name ORDER BY i),
            (SELECT attnum::integer FROM pg_attribute WHERE attrelid = "table" AND attname = "column"),
-           value, capture, "table"::oid::bigint
+           becomes, "when", "from",
+           ARRAY(SELECT attnum::integer
+                   FROM unnest(changes) WITH ORDINALITY AS part (name, i)
+                   JOIN pg_attribute ON attrelid = "table" AND attname = name ORDER BY i),
+           capture, "table"::oid::bigint
       FROM pgherald.rule WHERE rule = %s"""
 
 REWATCH = """
@@ -52,7 +56,11 @@ REWATCH = """
                ARRAY(SELECT attname::text
                        FROM unnest(%s::integer[]) WITH ORDINALITY AS part (number, i)
                        JOIN pg_attribute ON attrelid = class.oid AND attnum = number ORDER BY i),
-               (SELECT attname::text FROM pg_attribute WHERE attrelid = class.oid AND attnum = %s), %s, %s)
+               (SELECT attname::text FROM pg_attribute WHERE attrelid = class.oid AND attnum = %s),
+               %s::text[], %s, %s,
+               ARRAY(SELECT attname::text
+                       FROM unnest(%s::integer[]) WITH ORDINALITY AS part (number, i)
+                       JOIN pg_attribute ON attrelid = class.oid AND attnum = number ORDER BY i), %s)
       FROM pg_class AS class WHERE class.oid = %s"""
 
 
@@ -88,8 +96,9 @@ class Capture:
 class WatchedRule:
     """A row of `pgherald.rule`. `gone` is a column that the rule names and its table no longer has."""
 
-    column: str
-    value: str
+    column: str | None
+    becomes: list[str] | None
+    when: str | None
     snapshot_done: bool
     gone: str | None
 

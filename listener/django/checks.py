@@ -95,13 +95,13 @@ def _faults(connection: Any, app_label: str, watch: Watch) -> Iterator[checks.Ch
 def _strange_value(watch: Watch, model: Any) -> Iterator[checks.CheckMessage]:
     """Warn of a value that Django's own forms could never store, such as a label instead of its value."""
     try:
-        choices = [] if model is None else model._meta.get_field(watch.field).flatchoices
+        choices = [] if model is None or watch.field is None else model._meta.get_field(watch.field).flatchoices
     except FieldDoesNotExist:
         return
     known = [as_sql(value) for value, _ in choices]
-    if known and watch.value not in known:
+    for value in [each for each in watch.values if known and each not in known]:
         yield checks.Warning(
-            f"rule {watch.rule}: {watch.value!r} is not among the choices of {watch.field}: {', '.join(known)}.",
+            f"rule {watch.rule}: {value!r} is not among the choices of {watch.field}: {', '.join(known)}.",
             hint="Watch the stored value, not its label.", obj=model, id="pgherald.W007",
         )  # fmt: skip
 
@@ -112,7 +112,8 @@ def _differences(connection: Any, watch: Watch, model: Any) -> Iterator[checks.C
     if watched is None:
         return
     try:
-        column = watched.column if model is None else model._meta.get_field(watch.field).column
+        by_field = model is not None and watch.field is not None
+        column = model._meta.get_field(watch.field).column if by_field else watched.column
     except FieldDoesNotExist:
         # It was renamed or removed later.
         column = watched.column
@@ -123,10 +124,10 @@ def _differences(connection: Any, watch: Watch, model: Any) -> Iterator[checks.C
             "In migrations, rename a watched field within Rewatch.",
             obj=model, id="pgherald.W005",
         )  # fmt: skip
-    elif (watched.column, watched.value) != (column, watch.value):
+    elif (watched.column, watched.becomes or [], watched.when) != (column, watch.values, watch.when):
         yield checks.Warning(
-            f"rule {rule}: the database watches {watched.column} = {watched.value!r}, and the migrations "
-            f"{column} = {watch.value!r}.",
+            f"rule {rule}: the database watches {_state(watched.column, watched.becomes, watched.when)}, and the "
+            f"migrations {_state(column, watch.values, watch.when)}.",
             hint=f"Run `pgherald rewatch {rule}` if pgherald.toml agrees with the migrations; or correct them.",
             obj=model, id="pgherald.W004",
         )  # fmt: skip
@@ -136,3 +137,7 @@ def _differences(connection: Any, watch: Watch, model: Any) -> Iterator[checks.C
             "`pgherald backfill` does not run.",
             hint="Run `pgherald install`.", obj=model, id="pgherald.W006",
         )  # fmt: skip
+
+
+def _state(column: str | None, becomes: Sequence[str] | None, when: str | None) -> str:
+    return when or f"{column} = {' or '.join(map(repr, becomes or []))}"

@@ -42,6 +42,7 @@ class Event(models.Model):
     scheduled_at = models.DateTimeField(null=True, help_text="empty: in doubt, and waiting for a person's decision")
     settled_at = models.DateTimeField(null=True)
     history = models.JSONField()
+    person = models.TextField(null=True, help_text="whom a rule with `each` tells; empty: all people of the row")
     objects = models.Manager()
     dumped = NoRows()
 

@@ -11,7 +11,7 @@ from listener.django.catalog import REWATCH, Capture, read_capture, read_numbers
 from listener.django.target import applies, as_sql, names
 from listener.resources import resource
 
-_WATCH = "SELECT pgherald.watch(%s, %s::regclass, %s::text[], %s, %s, %s)"
+_WATCH = "SELECT pgherald.watch(%s, %s::regclass, %s::text[], %s, %s::text[], %s, %s, %s::text[], %s)"
 _UNWATCH = "SELECT pgherald.unwatch(%s)"
 _SNAPSHOT = "CALL pgherald.snapshot_existing(%s)"
 
@@ -19,8 +19,9 @@ _SNAPSHOT = "CALL pgherald.snapshot_existing(%s)"
 class Watch(Operation):
     """Create the triggers of a rule: an event each time that `field` of a row of `model` reaches the value `becomes`.
 
-    The key is the model's primary key. `model` may name one of another app, as `auth.User`. `capture` is that of
-    docs/configuration.md. The value, the column and the table must be those of the rule in pgherald.toml.
+    `becomes` may be a list of values. `when` says the state in SQL instead of `field` and `becomes`. `from_` and `changes`
+    are `from` and `changes` of docs/configuration.md, and so is `capture`; `changes` names fields. The key is the model's
+    primary key. `model` may name one of another app, as `auth.User`. All must be those of the rule in pgherald.toml.
 
     If the schema `pgherald` is missing, the operation installs it. After the commit it records the rows that have the value
     already, so that `pgherald backfill` does not take them for missed. In reverse it drops the triggers, and events stay.
@@ -34,12 +35,28 @@ class Watch(Operation):
     # Also in a migration with `atomic = False`: the triggers exist as a whole or not at all.
     atomic = True
 
-    def __init__(self, rule: str, model: str, field: str, becomes: object, capture: str = "row") -> None:
+    def __init__(
+        self,
+        rule: str,
+        model: str,
+        field: str | None = None,
+        becomes: object = None,
+        capture: str = "row",
+        *,
+        when: str | None = None,
+        from_: str | None = None,
+        changes: Sequence[str] = (),
+    ) -> None:
+        if (when is None) == (field is None or becomes is None):
+            raise TypeError(f"rule {rule}: the state must be either `field` and `becomes`, or `when`")
         self.rule = rule
         self.model = model
         self.field = field
         self.becomes = becomes
         self.capture = capture
+        self.when = when
+        self.from_ = from_
+        self.changes = changes
 
     def state_forwards(self, app_label: str, state: Any) -> None:
         """Leave the models' state as it is."""
@@ -54,7 +71,9 @@ class Watch(Operation):
 
     def describe(self) -> str:
         """Return the line that `migrate --plan` and `sqlmigrate` print."""
-        return f"Watch {self.model}.{self.field} for {self.value!r} (rule {self.rule})"
+        if self.when is not None:
+            return f"Watch {self.model} where {self.when} (rule {self.rule})"
+        return f"Watch {self.model}.{self.field} for {' or '.join(map(repr, self.values))} (rule {self.rule})"
 
     @property
     def migration_name_fragment(self) -> str:
@@ -62,9 +81,10 @@ class Watch(Operation):
         return f"watch_{self.rule}"
 
     @property
-    def value(self) -> str:
-        """Return `becomes` as PostgreSQL writes it."""
-        return as_sql(self.becomes)
+    def values(self) -> list[str]:
+        """Return the values of `becomes` as PostgreSQL writes them."""
+        values = self.becomes if isinstance(self.becomes, list | tuple) else [self.becomes]
+        return [as_sql(value) for value in values] if self.when is None else []
 
     def label(self, app_label: str) -> str:
         """Return the model's name with its app. `app_label` is the app of the migration."""
@@ -82,6 +102,7 @@ class Watch(Operation):
         if not applies(connection, model):
             return
         table, column, key = names(connection, model, self.field)
+        changes = [names(connection, model, field)[1] for field in self.changes]
         found = read_capture(connection, self.rule, table)
         if not found.installed:
             if not (found.may_install or schema_editor.collect_sql):
@@ -92,7 +113,8 @@ class Watch(Operation):
             if found.watched:
                 return
             raise self._refusal(found, f"role {found.role} may not watch it")
-        schema_editor.execute(_WATCH, [self.rule, table, key, column, self.value, self.capture])
+        state = [column, self.values or None, self.when, self.from_, changes, self.capture]
+        schema_editor.execute(_WATCH, [self.rule, table, key, *state])
         self._snapshot(schema_editor)
 
     def _unwatch(self, schema_editor: Any, model: Any) -> None:

@@ -12,6 +12,7 @@ from listener.config.settings import Settings
 from listener.db.errors import summary
 from listener.db.statement import statements_of
 from listener.doctor import (
+    find,
     lookup,
     notifications,
     privacy,
@@ -121,6 +122,7 @@ def _of_rule(settings: Settings, rule: str) -> list[Named]:
             (f"{statement.name} {rule}", partial(statements.statement, statement=statement))
             for statement in statements_of(rule, settings.rules[rule])
         ),
+        *([(f"find {rule}", partial(find.find, rule=rule))] if settings.rules[rule].find else []),
     ]
 
 

@@ -122,7 +122,7 @@ class Context:
 
     async def column_types(self, rule: Rule) -> keys.Types:
         """Return the types of the rule's key and its watched column. Several checks and rules share one query."""
-        columns = rule.table, *rule.key, rule.column
+        columns = rule.table, *rule.columns
         if columns not in self._column_types:
             rows = await self.rows(keys.COLUMN_TYPES, keys.of(rule))
             self._column_types[columns] = keys.read_types(tuple(row.values()) for row in rows)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from listener.doctor.result import CheckResult, State
 
 # The checks whose name ends with that of a rule.
-_OF_RULES = ("triggers", "capture", "value", "lookup", "template", "mail", "unsubscribe", "bounced")
+_OF_RULES = ("triggers", "capture", "value", "lookup", "template", "mail", "unsubscribe", "bounced", "find")
 # The checks from this one on wait for a mail server. Their results are shown as they come.
 _FIRST_OF_NETWORK = "sender"
 # A line names this many checks or rules, and counts the others.

@@ -15,10 +15,13 @@ from listener.db.errors import lookup_failure
 from listener.db.owner import execute_as_owner
 from listener.db.pool import Pool
 from listener.doctor.context import QUERIES, Context, RowSample
+from listener.doctor.people import check_people, read_rows, rows_to_render
 from listener.doctor.result import Finding, NotChecked, fault, ok, warn
 from listener.doctor.rights import read_remedy
 from listener.errors import BadData, DatabaseUnavailable, RuleBroken
-from listener.worker.lookup import Lookup, LookupResult
+from listener.outbox.event import key_of
+from listener.worker.lookup import Lookup
+from listener.worker.lookup_result import LookupResult
 from listener.worker.row_budget import MAX_ROW_BYTES
 from listener.worker.row_security import RLS_TABLES, policy_remedy, tables_read
 
@@ -62,11 +65,13 @@ async def lookup(context: Context, rule: str) -> Finding:
             f"the lookup fails for the data of the newest rows: {exc}", f"correct [rules.{rule}] lookup, or the rows"
         )
     if found is not None:
-        context.samples[rule] = RowSample(columns, found.rows)
+        context.samples[rule] = RowSample(columns, rows_to_render(configured, found))
     if hidden is not None:
         return hidden
     if not newest:
         return ok(f"runs; {configured.table} is empty, so it was tried with no row")
+    if found is not None and (wrong := check_people(rule, configured, found)) is not None:
+        return wrong
     if scanned is not None:
         return warn(
             f"scans the whole of {scanned} for one key",
@@ -79,10 +84,10 @@ async def lookup(context: Context, rule: str) -> Finding:
             "find the slow part with EXPLAIN (ANALYZE, BUFFERS)",
         )
     if found.too_large:
-        key, octets = next(iter(found.too_large.items()))
+        row, octets = next(iter(found.too_large.items()))
         return warn(
             f"rows are too large for {len(found.too_large)} of the newest {len(newest)} keys; "
-            f"the row of key {key} has {octets} bytes, the limit is {MAX_ROW_BYTES}",
+            f"the row of key {key_of(row)} has {octets} bytes, the limit is {MAX_ROW_BYTES}",
             "remove columns that the template does not use from the SELECT, or shorten them: left(text, 10000)",
         )
     return ok(f"runs and uses an index; finds {len(found.rows)} of the newest {len(newest)} rows")
@@ -94,7 +99,7 @@ async def _rows(pool: Pool, query: Lookup, newest: list[str]) -> LookupResult | 
         return LookupResult({})
     with suppress(TimeoutError):
         async with asyncio.timeout(_LOOKUP_TIMEOUT_S):
-            return await query.rows(pool, newest)
+            return await read_rows(pool, query, newest)
     return None
 
 

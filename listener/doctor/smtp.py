@@ -25,15 +25,22 @@ _SESSION_TIMEOUT_S = 20.0
 async def sender(context: Context) -> Finding:
     """Check that the sender's address has a domain, and show where messages may go."""
     mail = context.settings.mail
-    for key, mailbox in (("from", mail.sender), ("envelope_from", mail.envelope_from)):
+    own = {name: rule.from_address for name, rule in context.settings.rules.items()}
+    places = [(f"[rules.{name}]", "from_address", mailbox) for name, mailbox in own.items()]
+    places += [("[mail]", "envelope_from", mail.envelope_from)]
+    # If each rule has an address of its own, no email comes from that of the section.
+    places += [("[mail]", "from", mail.sender)] if None in own.values() else []
+    for section, key, mailbox in reversed(places):
         if mailbox is not None and (domain := mailbox.address.domain) in ("localhost", "localhost.localdomain"):
+            variable = f" (PGHERALD_MAIL_{key.upper()})" if section == "[mail]" else ""
             return warn(
-                f"[mail] {key} is {mailbox.address.local}@{domain}, which other mail servers refuse",
-                f"set [mail] {key} to an address at your own domain (PGHERALD_MAIL_{key.upper()})",
+                f"{section} {key} is {mailbox.address.local}@{domain}, which other mail servers refuse",
+                f"set {section} {key} to an address at your own domain{variable}",
             )
     limits = f", only to {', '.join(mail.allowed_recipients)}" if mail.allowed_recipients is not None else ""
     limits += f", all redirected to {mail.redirect_to}" if mail.redirect_to is not None else ""
-    return ok(f"emails come from {mail.sender.address}{limits}")
+    senders = dict.fromkeys(str((mailbox or mail.sender).address) for mailbox in own.values())
+    return ok(f"emails come from {', '.join(senders)}{limits}")
 
 
 async def smtp(context: Context) -> Finding:

@@ -20,7 +20,8 @@ from listener.mail.message import Content
 from listener.message_id import make_message_id
 from listener.outbox.event import Event
 from listener.worker.decision import ToSend
-from listener.worker.lookup import Lookup, LookupResult
+from listener.worker.lookup import Lookup
+from listener.worker.lookup_result import LookupResult
 
 # A text that a user of the application could have entered: markup, template syntax, line ends, invisible characters.
 HOSTILE = (

@@ -20,6 +20,7 @@ _STATEMENT_TRIGGERS = {"update": _UPDATE, "insert": _INSERT}
 # The transition tables that the capture function reads: the rows before the change, and after it.
 _TRANSITION_TABLES = {"update": ("old_rows", "new_rows"), "insert": (None, "new_rows")}
 _PARTITIONED = {"delete": _ROW | _DELETE, "end": _UPDATE | _DELETE}
+_LEAVING = {"from": _ROW | _DELETE}
 _INSTALL = "run `pgherald install`"
 
 
@@ -33,6 +34,7 @@ async def definitions(context: Context, rule: str) -> Finding:
     backfill = f"; then check for missed rows: pgherald backfill {rule} --dry-run"
     by_row = watched["capture"] == "row"
     wanted = (_ROW_TRIGGERS if by_row else _STATEMENT_TRIGGERS) | (_PARTITIONED if watched["partitioned"] else {})
+    wanted |= _LEAVING if watched["partitioned"] and watched["leaving"] else {}
     if not by_row and watched["related"]:
         return fault(
             f"{configured.table} uses statement-level capture but is now a partition or part of an inheritance tree",
@@ -47,19 +49,16 @@ async def definitions(context: Context, rule: str) -> Finding:
         how = "disabled" if any(row["enabled"] == "D" for row in disabled) else "enabled for replication only"
         remedy = "; ".join(f"ALTER TABLE {row['table']} ENABLE TRIGGER {row['name']}" for row in disabled)
         return fault(f"{which} {'is' if len(disabled) == 1 else 'are'} {how}", remedy + backfill)
-    if (type_ := (await context.column_types(configured)).get(configured.column)) is None:
+    types = await context.column_types(configured)
+    if renamed := [column for column in configured.columns if column not in types]:
+        place = "column" if renamed[0] == configured.column else "changes"
         return fault(
-            f"{configured.column} of {configured.table} was renamed: the triggers follow the new name",
-            f"set `column` in [rules.{rule}] to the new name, then run `pgherald rewatch {rule}`",
+            f"{renamed[0]} of {configured.table} was renamed: the triggers follow the new name",
+            f"set `{place}` in [rules.{rule}] to the new name, then run `pgherald rewatch {rule}`",
         )
-    try:
-        conditions = await _conditions(context, configured.becomes, type_, watched)
-    except psycopg.DataError:
-        return fault(
-            f"{configured.becomes!r} is no value of type {type_.name}, the type of {configured.table}."
-            f"{configured.column}",
-            f"set `becomes` in [rules.{rule}] to the value's present name, then run `pgherald rewatch {rule}`{backfill}",
-        )
+    conditions = await _conditions(context, rule, types, backfill)
+    if isinstance(conditions, Finding):
+        return conditions
     for row in own.values():
         kind = row["name"].removeprefix(f"pgherald_{rule}_")
         if kind not in wanted:
@@ -70,7 +69,7 @@ async def definitions(context: Context, rule: str) -> Finding:
             what = "fires at other times than pgherald's trigger"
         elif (row["old_table"], row["new_table"]) != ((None, None) if by_row else _TRANSITION_TABLES[kind]):
             what = "has other transition tables than pgherald's trigger"
-        elif _bare(row["condition"] or "") not in conditions[kind]:
+        elif _bare(row["condition"] or "") != (_bare(conditions[kind]) if by_row else ""):
             what = f"has another condition: {row['condition']}"
         else:
             continue
@@ -118,39 +117,53 @@ def _recreate(rule: str, configured: Rule, row: dict[str, Any]) -> str:
     return f"BEGIN; DROP TRIGGER {row['name']} ON {row['table']}; {watch_call(rule, configured)}; COMMIT"
 
 
-async def _conditions(
-    context: Context, value: str, type_: keys.ColumnType, watched: dict[str, Any]
-) -> dict[str, set[str]]:
-    """Return the conditions that each kind of trigger may have, as `_bare` writes them.
+async def _conditions(context: Context, rule: str, types: keys.Types, backfill: str) -> Finding | dict[str, str]:
+    """Return the condition of each kind of row trigger, or a finding if the state has got another name meanwhile."""
+    configured = context.settings.rules[rule]
+    shown = []
+    for value in configured.becomes:
+        type_ = types[configured.column]
+        text = keys.as_text(keys.literal(value, type_), type_)
+        try:
+            shown.append((await context.row(sql.SQL("SELECT {} AS value").format(text)))["value"])
+        except psycopg.DataError:
+            return fault(
+                f"{value!r} is no value of type {type_.name}, the type of {configured.table}.{configured.column}",
+                f"set `becomes` in [rules.{rule}] to the value's present name, then run `pgherald rewatch {rule}`{backfill}",
+            )
+    row = await context.row(QUERIES["trigger_conditions"], {"rule": rule, "shown": shown or None})
+    if row["bound"] is not None and _bare(row["now"]) != _bare(row["bound"]):
+        return fault(
+            f"the triggers have the state {row['now']}, and the rule was installed with {row['bound']}: a column or an "
+            "enum's value was renamed, or a trigger was changed by hand",
+            f"set `when` in [rules.{rule}] to the new name, then run `pgherald rewatch {rule}`",
+        )
+    return {
+        "update": row["on_update"],
+        "insert": row["on_insert"],
+        "delete": row["on_delete"],
+        "from": row["on_leave"] or "",
+        "end": "",
+    }
 
-    The server shows the constant with or without quotes, depending on its type. Raises psycopg.DataError if the value
-    is not one of the type.
-    """
-    text = keys.as_text(keys.literal(value, type_), type_)
-    value = (await context.row(sql.SQL("SELECT {} AS value").format(text)))["value"]
-    if watched["capture"] == "statement":
-        return {kind: {""} for kind in _STATEMENT_TRIGGERS}
-    column = watched["column"]
-    # The server shows constants with standard_conforming_strings on, where a backslash stands for itself.
-    quoted = "'" + value.replace("'", "''") + "'"
-    conditions: dict[str, set[str]] = {"update": set(), "insert": set(), "delete": set(), "end": {""}}
-    for constant in (quoted, value):
-        conditions["insert"].add(_bare(f"new.{column} = {constant}"))
-        conditions["delete"].add(_bare(f"old.{column} = {constant}"))
-        conditions["update"].add(_bare(f"new.{column} = {constant} AND old.{column} = {constant} IS NOT TRUE"))
-    return conditions
 
-
-_CAST = re.compile(r'::(?:"[^"]+"|\w+)(?:\.(?:"[^"]+"|\w+))?(?: varying| precision| with(?:out)? time zone)?')
+_CAST = re.compile(r'::(?:"[^"]+"|\w+)(?:\.(?:"[^"]+"|\w+))?(?: varying| precision| with(?:out)? time zone)?(?:\[\])*')
 
 
 def _bare(condition: str) -> str:
-    """Return an expression without casts, brackets and blanks. They depend on the column's type and the search path."""
-    parts = re.split(r"('(?:[^']|'')*')", condition)
+    """Return an expression without casts, brackets, quotes and blanks. They depend on the types and the search path."""
+    parts = re.split(r"((?:\bE)?'(?:[^']|'')*')", condition)
     for i in range(0, len(parts), 2):
         part = re.sub(r"OPERATOR\((?:[^()]*\.)?([^()\w.]+)\)", r"\1", parts[i])
-        parts[i] = re.sub(r"[()\s]", "", _CAST.sub("", part))
+        parts[i] = re.sub(r"[()\s]", "", _CAST.sub("", part)).replace("NEW.", "new.").replace("OLD.", "old.")
+    # The server shows a number without quotes.
+    parts[1::2] = [_unquoted(part) for part in parts[1::2]]
     return "".join(parts)
+
+
+def _unquoted(literal: str) -> str:
+    # quote_literal() writes E'…' if there is a backslash, and doubles it. The server shows it as it is.
+    return literal[2:-1].replace("\\\\", "\\") if literal.startswith("E") else literal[1:-1]
 
 
 async def capture(context: Context, rule: str) -> Finding:

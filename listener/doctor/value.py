@@ -8,10 +8,10 @@ import psycopg
 from psycopg import sql
 
 from listener.config.rules import Rule
-from listener.db import keys
+from listener.db import keys, state
 from listener.db.owner import execute_as_owner
 from listener.doctor.context import QUERIES, Context
-from listener.doctor.result import Finding, NotChecked, ok, warn
+from listener.doctor.result import Finding, NotChecked, State, fault, ok, warn
 from listener.printable import excerpt
 
 # A table with fewer rows, by estimate, is read from end to end. It takes a few milliseconds.
@@ -25,22 +25,49 @@ _LITERAL = re.compile(r"'((?:[^']|'')*)'")
 
 
 async def value(context: Context, rule: str) -> Finding:
-    """Check that the column has or may have the rule's value. Reads statistics, an index or a small table."""
+    """Check that the rule's state can be reached, and that its conditions fail for no row."""
     context.require_database()
     if context.standby or context.lookup_standby:
         raise NotChecked("lookups do not read a standby")
+    configured = context.settings.rules[rule]
+    if (failed := await _failed_condition(context, rule)) is not None:
+        return failed
+    if configured.when:
+        return ok(f"`when` can be computed for the newest rows of {configured.table}")
+    findings = [await _value(context, rule, each) for each in configured.becomes]
+    return next((finding for finding in findings if finding.state is not State.ok), findings[0])
+
+
+async def _failed_condition(context: Context, rule: str) -> Finding | None:
+    """Compute the rule's conditions for the newest rows and for a row of NULLs. Return what is wrong with one."""
+    configured = context.settings.rules[rule]
+    remedy = f"correct [rules.{rule}], then run `pgherald rewatch {rule}`"
+    for key in state.conditions(configured):
+        try:
+            await _read(context, configured, state.trial(configured, key))
+        except (psycopg.DataError, psycopg.errors.UndefinedColumn, psycopg.errors.SyntaxError) as exc:
+            return fault(state.failure(rule, key, configured, exc), remedy)
+        try:
+            await _read(context, configured, state.trial(configured, key, nulls=True))
+        except psycopg.DataError as exc:
+            return warn(state.null_failure(rule, key, configured, exc), remedy)
+    return None
+
+
+async def _value(context: Context, rule: str, becomes: str) -> Finding:
+    """Check that the column has or may have a value. Reads statistics, an index or a small table."""
     configured = context.settings.rules[rule]
     types = await context.column_types(configured)
     if (type_ := types.get(configured.column)) is None:
         raise NotChecked(f"there is no column {configured.table}.{configured.column}")
     known = await context.row(QUERIES["known_values"], {"table": configured.table, "column": configured.column})
     try:
-        text = keys.as_text(keys.literal(configured.becomes, type_), type_)
+        text = keys.as_text(keys.literal(becomes, type_), type_)
         wanted = (await context.row(sql.SQL("SELECT {} AS value").format(text)))["value"]
     except psycopg.DataError:
-        close = _closest(configured.becomes, known["labels"])
+        close = _closest(becomes, known["labels"])
         raise NotChecked(
-            f"{configured.becomes!r} is no value of type {type_.name}" + _question(close),
+            f"{becomes!r} is no value of type {type_.name}" + _question(close),
             f"correct [rules.{rule}] becomes",
         ) from None
     if wanted in known["labels"] or type_.name == "boolean":
@@ -53,7 +80,7 @@ async def value(context: Context, rule: str) -> Finding:
         present = await _present(context, configured, types)
     # A small table may have more values than were read.
     is_unknown = known["indexed"] if not is_small else len(present) == _MAX_VALUES
-    if wanted in present or (is_unknown and await _exists(context, configured, types)):
+    if wanted in present or (is_unknown and await _exists(context, configured, becomes, types)):
         return ok(f"rows of {configured.table} have it")
     candidates = list(dict.fromkeys([*present, *(text for found in allowed for text in found)]))
     same = next((other for other in candidates if other.casefold() == wanted.casefold()), None)
@@ -85,8 +112,8 @@ def _closest(wanted: str, others: list[str]) -> str | None:
     return folded[found[0]] if found else None
 
 
-async def _exists(context: Context, rule: Rule, types: keys.Types) -> bool:
-    condition = keys.equals(rule.column, rule.becomes, types)
+async def _exists(context: Context, rule: Rule, becomes: str, types: keys.Types) -> bool:
+    condition = keys.equals(rule.column, becomes, types)
     query = sql.SQL("SELECT EXISTS (SELECT FROM {} AS t WHERE {}) AS found").format(sql.SQL(rule.table), condition)
     return bool((await _read(context, rule, query))[0][0])
 

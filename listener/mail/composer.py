@@ -49,7 +49,7 @@ def templates(settings: Settings) -> Templates:
 
 
 def message_defaults(mail: Mail) -> MessageDefaults:
-    """Return the headers that all messages share."""
+    """Return the headers that all messages of a rule share."""
     return MessageDefaults(mail.sender, mail.idempotency_header, mail.reply_to, mail.headers)
 
 
@@ -61,7 +61,7 @@ class Composer:
 
     def __init__(self, settings: Settings, templates: Templates, secret: bytes) -> None:
         mail = settings.mail
-        self._defaults = message_defaults(mail)
+        self._defaults = {name: message_defaults(settings.mail_of(name)) for name in settings.rules}
         self.recipients = RecipientPolicy(mail.allowed_recipients, mail.redirect_to)
         self._rules = settings.rules
         self._base_url = mail.base_url
@@ -101,23 +101,25 @@ class Composer:
         message_id: str,
         date: datetime,
         captured_at: datetime | None = None,
+        person: str | None = None,
     ) -> Message:
         """Compose the message of rule `name` for one row of its lookup.
 
         `key` is the key of the watched row. The message goes to `recipient`, unless ``mail.redirect_to`` is set. `date`
         is the time of this call, by the database's clock. `captured_at` is the time of the change, or None for `date`.
+        `person` is whom a rule with `each` tells.
 
         Raises:
             BadData: This row cannot be rendered, or its message would be too large.
             RuleBroken: The template uses a variable that no row has.
         """
-        rule = self._rules[name]
-        urls = list(self._unsubscribe_urls(Subscription(name, key, tag_of(row.get("language")))))
+        rule, defaults = self._rules[name], self._defaults[name]
+        urls = list(self._unsubscribe_urls(Subscription(name, key, tag_of(row.get("language")), person or "")))
         page = next((url for url in urls if url.startswith("http")), None)
         made = {"link": self._link(rule, key, row), "unsubscribe": page}
         publication = None
         if self._templates.has_calendar(rule.template):
-            sender = self._defaults.sender
+            sender = defaults.sender
             uid = make_uid(self._uid_key, name, key, sender.address.domain)
             publication = Publication(uid, captured_at or date, sender)
         content = self._templates.render(rule.template, {**row, **made}, publication)
@@ -126,7 +128,7 @@ class Composer:
         fault = content.calendar_fault
         remarks = (*own.remarks, *([f"the calendar entry is left out: {fault}"] if fault else []))
         octets = build(
-            self._defaults,
+            defaults,
             content,
             actual,
             message_id,

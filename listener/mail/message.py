@@ -38,7 +38,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class MessageDefaults:
-    """The headers that all messages share, encoded once."""
+    """The headers that all messages of a rule share, encoded once."""
 
     sender: Mailbox
     idempotency_header: str = "X-Pgherald-Key"

@@ -1,7 +1,8 @@
 """One-click unsubscribe (RFC 8058): the token in List-Unsubscribe, and the statement that it runs.
 
 A token is ``v1PAYLOAD0SIGNATURE``, both parts in base32 without padding (RFC 4648 6), in lower case. PAYLOAD is the rule's
-name, the reader's language and the row's key, with colons between them, in UTF-8. SIGNATURE is the first 16 bytes of
+name, the reader's language, the person and the row's key, with colons between them, in UTF-8. The person is empty in a
+rule without `each`, and percent-encoded (RFC 3986 2.1), so that it contains no colon. SIGNATURE is the first 16 bytes of
 HMAC-SHA256 (RFC 2104) over ``v1PAYLOAD``, with `signing_key` as its key. A token never expires, because the link of an old
 message must work too.
 
@@ -16,7 +17,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from listener.config.rules import Rule
 from listener.db.pool import Pool
@@ -39,12 +40,14 @@ _QUOTED_PRINTABLE = re.compile("=([0-9A-Fa-f]{2})")
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """The subject of a token: the row whose message contained it, and through the row its owner."""
+    """The subject of a token: the row whose message contained it, and through the row its owner, or the person."""
 
     rule: str
     key: str
     language: str = ""
     """the reader's language, as `language.tag_of` returns it"""
+    person: str = ""
+    """the person whom a rule with `each` has told"""
 
 
 def signing_key(secret: bytes) -> bytes:
@@ -57,7 +60,8 @@ def signing_key(secret: bytes) -> bytes:
 
 def make_token(signing_key: bytes, subscription: Subscription) -> str | None:
     """Return the token, always the same for the same subject. Return None if the key is too long for a URL."""
-    signed = _VERSION + _base32(f"{subscription.rule}:{subscription.language}:{subscription.key}".encode())
+    parts = subscription.rule, subscription.language, quote(subscription.person, safe=""), subscription.key
+    signed = _VERSION + _base32(":".join(parts).encode())
     token = f"{signed}0{_signature(signing_key, signed)}"
     return token if len(token) <= _MAX_TOKEN_CHARS else None
 
@@ -74,8 +78,8 @@ def read_token(signing_key: bytes, text: str) -> Subscription | None:
         found = _TOKEN.search(_NOT_OF_TOKEN.sub("", spelling.lower()))
         if found is not None and hmac.compare_digest(found[2], _signature(signing_key, found[1])):
             payload = found[1].removeprefix(_VERSION).upper()
-            rule, language, key = base64.b32decode(payload + "=" * (-len(payload) % 8)).decode().split(":", 2)
-            return Subscription(rule, key, language)
+            rule, language, person, key = base64.b32decode(payload + "=" * (-len(payload) % 8)).decode().split(":", 3)
+            return Subscription(rule, key, language, unquote(person))
     return None
 
 
@@ -93,8 +97,14 @@ async def unsubscribe(pool: Pool, rules: Mapping[str, Rule], subscription: Subsc
             f"[rules.{subscription.rule}] unsubscribe: must be a statement, because messages with a link to it were sent; "
             "restore it"
         )
-    rows = await statement.run(pool, subscription.key)
-    log.info("unsubscribed", rule=subscription.rule, key=subscription.key, rows=rows)
+    if rule is not None and bool(rule.each) != bool(subscription.person):
+        # The statement would take the row's owner for the person, or nobody.
+        raise RuleBroken(
+            f"[rules.{subscription.rule}] each: the link is from before it was set or removed; unsubscribe its reader by hand"
+        )
+    person = {"person": subscription.person} if subscription.person else {}
+    rows = await statement.run(pool, subscription.key, person)
+    log.info("unsubscribed", rule=subscription.rule, key=subscription.key, **person, rows=rows)
 
 
 def _signature(key: bytes, signed: str) -> str:

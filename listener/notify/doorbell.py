@@ -5,7 +5,7 @@ from typing import Literal
 
 from listener import metrics
 
-Reason = Literal["notify", "connected", "lost", "leader", "no leader", "flood", "rescued", "due", "stop"]
+Reason = Literal["notify", "connected", "lost", "leader", "no leader", "flood", "rescued", "due", "lookup", "stop"]
 
 
 class Doorbell:

@@ -17,6 +17,21 @@ State = Literal["available", "in_doubt", "sent", "skipped", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
+class Repeat:
+    """Why a rule with `again_after` does not send an event now.
+
+    Attributes:
+        sent_at: When the row's last email was sent, if that is not long ago. The event is skipped.
+        wait: Otherwise another event of the row is in flight or in doubt. Seconds until this one asks again.
+        is_held: That event waits for a person.
+    """
+
+    sent_at: datetime | None
+    wait: float = 0.0
+    is_held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """A claimed event.
 
@@ -30,8 +45,10 @@ class Event:
         has_stored_message: The outbox has the message of an earlier sending, which ended in doubt.
         deferred_at: When its first attempt was deferred, as ISO 8601; None: never.
         superseded_by: State of another event of the row whose lookup has seen this change, or will.
+        person: Of a rule with `each`: whose event it is. None: it is to be spread to all people of the row.
         traceparent: The application's trace, if it set one (W3C Trace Context).
         message_id: The left part of its email's Message-ID, for the log. Empty until the event is decided.
+        repeat: What keeps a rule with `again_after` from sending it.
         flaw: Reason and detail with which the event must fail, because it cannot be read.
     """
 
@@ -47,7 +64,9 @@ class Event:
     superseded_by: str | None
     deferred_at: str | None = None
     traceparent: str | None = None
+    person: str | None = None
     message_id: str = ""
+    repeat: Repeat | None = None
     flaw: tuple[str, str] | None = None
 
     @property
@@ -62,8 +81,14 @@ class Event:
 
     @property
     def log_name(self) -> dict[str, str]:
-        """The field with which a log event names the email, if it is known."""
-        return {"message_id": self.message_id} if self.message_id else {}
+        """The fields with which a log event names the person and the email, if they are known."""
+        person = {"person": self.person} if self.person is not None else {}
+        return {**person, "message_id": self.message_id} if self.message_id else person
+
+    @property
+    def row_name(self) -> str:
+        """The name of the lookup's row for this event: its key, or its key and person."""
+        return row_name(self.key, self.person)
 
     @property
     def fence(self) -> tuple[int, int]:
@@ -113,6 +138,16 @@ class StoredMessage:
 
     recipient: str
     message: bytes
+
+
+def row_name(key: str, person: str | None) -> str:
+    """Return the name of a row of a lookup. PostgreSQL's texts contain no NUL, so the names of two rows differ."""
+    return key if person is None else f"{key}\0{person}"
+
+
+def key_of(row: str) -> str:
+    """Return the key in the name of a row."""
+    return row.partition("\0")[0]
 
 
 def decompress(stored: bytes) -> bytes:

@@ -1,8 +1,7 @@
 """The outbox as a worker uses it: claim events, mark them, write their outcomes, release them."""
 
 import itertools
-import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,16 +10,19 @@ from psycopg.rows import class_row, dict_row
 
 from listener.address import mask
 from listener.config.keys import MAX_KEY_BYTES, array_literal
-from listener.db.errors import translate_errors
+from listener.db.errors import error_kind, translate_errors
 from listener.db.pool import Pool
-from listener.db.queries import load, run_query
+from listener.db.queries import compact, load, run_query
 from listener.errors import BadData
 from listener.logs import log
+from listener.outbox import repeats, rows
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage, compress, decompress
 from listener.outbox.registration import Registration
+from listener.outbox.turns import Turn
 from listener.transport.base import MAX_MESSAGE_BYTES
 
 QUERIES = load("outbox")
+QUERIES["claim"] = compact(QUERIES["claim"])
 # Outcomes and marks in one statement: one round trip and one flush of the WAL for both.
 QUERIES["record"] = (
     f"-- name: record\nWITH settled AS ({QUERIES['settle']}), marked AS ({QUERIES['mark']})\n"  # noqa: S608 - our own
@@ -34,25 +36,20 @@ _DATA_ERRORS = (psycopg.DataError, psycopg.IntegrityError, UnicodeError)
 class Outbox:
     """Queries about the events of one worker. Every method raises `DatabaseUnavailable` or `SchemaError`.
 
-    `hold` is called for each write, since a reload may change it. If it returns True, events in doubt wait for a person,
-    instead of being sent once more.
+    `hold` is called for each write, since a reload may change it. It returns whether an event of this rule waits for a
+    person when it is in doubt, instead of being sent once more.
     """
 
-    def __init__(self, pool: Pool, registration: Registration, hold: Callable[[], bool]) -> None:
+    def __init__(self, pool: Pool, registration: Registration, hold: Callable[[str], bool]) -> None:
         self._pool = pool
         self._registration = registration
-        self._holds_doubts = hold
+        self.holds_doubts = hold
         self._claims = itertools.count(1)
 
     @property
     def worker(self) -> int:
         """The id of the registration under which events are claimed now."""
         return self._registration.worker
-
-    @property
-    def holds_doubts(self) -> bool:
-        """Return whether an event that comes into doubt waits for a person."""
-        return self._holds_doubts()
 
     def is_leased(self, worker: int) -> bool:
         """Return whether the lease of registration `worker` (ours, or one we held before) is still valid."""
@@ -62,8 +59,10 @@ class Outbox:
         """Wait before the next try, no longer than until another query has succeeded."""
         await self._pool.pause(seconds)
 
-    async def claim(self, limit: int, rules: Sequence[str], window: float | None = None) -> list[Event]:
+    async def claim(self, limit: int, turns: Sequence[Turn], window: float | None = None) -> list[Event]:
         """Claim up to `limit` due events. No other worker can claim them until they are settled or this worker is dead.
+
+        `turns` names the rules, and how the limit is divided among them.
 
         With a `window`, only events are claimed that were scheduled within so many seconds.
 
@@ -73,29 +72,31 @@ class Outbox:
         number = next(self._claims)
         with translate_errors():
             try:
-                return await self._claim(number, limit, rules, window=window)
+                return await self._claim(number, limit, turns, window=window)
             except _DATA_ERRORS:
                 # If only the answer could not be read, the events are claimed already.
                 await self._run("unclaim", worker=self.worker, number=number)
-                due = await self._run("due", limit=limit, rules=array_literal(rules))
+                due = await self._run("due", limit=limit, rules=array_literal([turn.rule for turn in turns]))
                 return [event for event_id, rule in due for event in await self._claim_one(event_id, rule)]
 
     async def _claim_one(self, event_id: int, rule: str) -> list[Event]:
         number = next(self._claims)
         try:
-            return await self._claim(number, 1, [rule], only=event_id)
+            return await self._claim(number, 1, [Turn(rule)], only=event_id)
         except _DATA_ERRORS as exc:
-            return await self._claim_unreadable(event_id, number, _error_kind(exc))
+            return await self._claim_unreadable(event_id, number, error_kind(exc))
 
     async def _claim(
-        self, number: int, limit: int, rules: Sequence[str], *, window: float | None = None, only: int | None = None
+        self, number: int, limit: int, turns: Sequence[Turn], *, window: float | None = None, only: int | None = None
     ) -> list[Event]:
         values = {
             "worker": self.worker,
             "number": number,
             "name": self._registration.name,
             # psycopg would inspect a list element by element, in Python.
-            "rules": array_literal(rules),
+            "rules": array_literal([turn.rule for turn in turns]),
+            "shares": f"{{{','.join(str(turn.share) for turn in turns)}}}",
+            "starts": f"{{{','.join(str(turn.start) for turn in turns)}}}",
             "limit": limit,
             "window": window,
             "only": only,
@@ -128,10 +129,26 @@ class Outbox:
             flaw = "unreadable", mask(f"the event cannot be read ({kind}); its key is {row['key']}")
         return [Event(**row, flaw=flaw)]
 
+    async def with_repeats(self, events: list[Event], again_after: float | None) -> list[Event]:
+        """Return the claimed events of one rule, with `Event.repeat` as its `again_after` asks. None asks nothing."""
+        return events if again_after is None or not events else await repeats.noted(self._pool, events, again_after)
+
     async def release_lost_claims(self, known: Collection[tuple[int, int]]) -> int:
         """Release claims whose reply was lost: every claim of this worker except `known`. Return their number."""
         fences = {"ids": [number for number, _ in known], "claims": [claim for _, claim in known]}
         return len(await self._run("release_lost_claims", worker=self.worker, **fences))
+
+    async def spread(self, events: Sequence[tuple[Event, Sequence[str]]]) -> dict[tuple[int, int], str | None]:
+        """Spread events to their people. Return `superseded_by` of each event that this worker still owned, by its fence.
+
+        Raises:
+            BadData: The database refuses one of them.
+        """
+        try:
+            written = await self._run("spread", spread=rows.as_json(rows.spread(*each) for each in events))
+        except _DATA_ERRORS as exc:
+            raise BadData("unreadable", f"the people cannot be written ({error_kind(exc)})") from exc
+        return {(row[0], row[1]): row[2] for row in written}
 
     async def stored_message(self, event: Event) -> StoredMessage | None:
         """Return the recipient and the bytes of the event's first sending. None if the event is no longer ours.
@@ -140,12 +157,12 @@ class Outbox:
             BadData: The stored message cannot be read.
         """
         try:
-            rows = await self._run("stored", id=event.id, claim=event.claim, most=2 * MAX_MESSAGE_BYTES)
+            found = await self._run("stored", id=event.id, claim=event.claim, most=2 * MAX_MESSAGE_BYTES)
         except _DATA_ERRORS as exc:
-            raise BadData("unreadable", f"the stored message cannot be read ({_error_kind(exc)})") from exc
-        if not rows:
+            raise BadData("unreadable", f"the stored message cannot be read ({error_kind(exc)})") from exc
+        if not found:
             return None
-        recipient, message = rows[0]
+        recipient, message = found[0]
         if recipient is None or message is None:
             raise BadData("unreadable", "the stored message is missing, or larger than any that was sent")
         return StoredMessage(recipient, decompress(message))
@@ -178,48 +195,43 @@ class Outbox:
             if settlement.history_entry is not None:
                 # Write the state without the text and the attempt, one of which the database refuses.
                 event = settlement.event
-                log.warning("event_detail_lost", event_id=event.id, error=_error_kind(exc), **event.log_name)
+                log.warning("event_detail_lost", event_id=event.id, error=error_kind(exc), **event.log_name)
                 return await self.record(
                     [replace(settlement, history_entry=None, detail=None, uses_attempt=False)], (), again=again
                 )
         subjects: list[Settlement | OutgoingMessage] = [*settlements, *marks]
         for subject in subjects:
             event = subject.event
-            log.error("event_not_written", event_id=event.id, rule=event.rule, error=_error_kind(exc), **event.log_name)
+            log.error("event_not_written", event_id=event.id, rule=event.rule, error=error_kind(exc), **event.log_name)
         return set()
 
     async def _record(
         self, settlements: Sequence[Settlement], marks: Sequence[OutgoingMessage], *, again: bool
     ) -> set[tuple[int, int]]:
-        # As JSON. With an array for each column, psycopg would inspect every element in Python: three times as slow.
-        values: dict[str, object] = {"hold": self._holds_doubts()}
+        values: dict[str, object] = {}
         if settlements:
-            values["settled"] = _json(self._written(each) for each in settlements)
+            values["settled"] = rows.as_json(
+                rows.settled(
+                    each,
+                    hold=self.holds_doubts(each.event.rule),
+                    detail=self._registration.encodable(each.detail),
+                )
+                for each in settlements
+            )
         if marks:
-            marked = _json({"id": m.event.id, "claim": m.event.claim, "recipient": str(m.recipient)} for m in marks)
-            values |= {"marked": marked, "messages": [compress(mark.raw) for mark in marks]}
-        rows = await self._run("record" if settlements and marks else "settle" if settlements else "mark", **values)
+            values |= {
+                "marked": rows.as_json(rows.marked(each, hold=self.holds_doubts(each.event.rule)) for each in marks),
+                "messages": [compress(mark.raw) for mark in marks],
+            }
+        written = await self._run("record" if settlements and marks else "settle" if settlements else "mark", **values)
         if again and settlements:
-            rows += await self._run("find_settled", settled=values["settled"])
-        return {(row[0], row[1]) for row in rows}
+            written += await self._run("find_settled", settled=values["settled"])
+        return {(row[0], row[1]) for row in written}
 
     async def waiting(self, rules: Sequence[str]) -> tuple[int, int, int]:
         """Return how many events are available (due or not), are in doubt, and wait for their paused rule."""
         (row,) = await self._run("waiting", rules=list(rules))
         return row[0], row[1], row[2]
-
-    def _written(self, settlement: Settlement) -> dict[str, object]:
-        event = settlement.event
-        return {
-            "id": event.id,
-            "claim": event.claim,
-            "state": settlement.state,
-            "reason": settlement.reason,
-            "uses_attempt": int(settlement.uses_attempt),
-            "delay": settlement.delay,
-            "history_entry": settlement.history_entry,
-            "detail": self._registration.encodable(settlement.detail),
-        }
 
     async def ring(self, payload: str) -> None:
         """Send a NOTIFY to every daemon that listens."""
@@ -229,14 +241,3 @@ class Outbox:
 
     async def _run(self, query: str, **values: Any) -> list[Any]:
         return await run_query(self._pool, QUERIES[query], values)
-
-
-def _json(rows: Iterable[dict[str, object]]) -> str:
-    # Without \u escapes: a database in SQL_ASCII refuses to convert those.
-    return json.dumps(list(rows), ensure_ascii=False)
-
-
-def _error_kind(exc: Exception) -> str:
-    """Return the class and SQLSTATE of an error, without its text, which may quote the row."""
-    state = exc.sqlstate if isinstance(exc, psycopg.Error) else None
-    return type(exc).__name__ + (f", SQLSTATE {state}" if state else "")

@@ -45,8 +45,10 @@ def compose_test(settings: Settings, recipient: Address, where: str) -> Message:
     return Message(message_id, actual, content, octets)
 
 
-async def send(settings: Settings, transport: Transport, message: Message) -> Reply:
+async def send(sender: Address, transport: Transport, message: Message) -> Reply:
     """Send the message as the daemon would, close the transport, and return the server's reply.
+
+    `sender` is the envelope's.
 
     Raises:
         PgheraldError: The message was not accepted. The text names the phase, the reply and the remedy.
@@ -56,9 +58,7 @@ async def send(settings: Settings, transport: Transport, message: Message) -> Re
         return True
 
     try:
-        outcome = await transport.send(
-            Sending(settings.mail.return_path, message.recipient, message.octets, permit, message.key)
-        )
+        outcome = await transport.send(Sending(sender, message.recipient, message.octets, permit, message.key))
     finally:
         await transport.close()
     match outcome:

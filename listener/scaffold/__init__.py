@@ -1,11 +1,13 @@
 """`pgherald init`: read an unknown database's catalog, infer a rule, and write it as TOML.
 
-- `catalog` reads tables, columns and foreign keys. It reads no row and changes nothing.
+- `catalog` reads tables, columns, keys and foreign keys.
+- `seen` reads the values of one column, for the operator to choose from. No other row is read, and nothing is changed.
 - `watched` reads the rules that the database has already.
-- `infer` and `consent` decide each setting of the rule, or say between which candidates they could not.
-- `toml` writes the configuration. Settings that could not be inferred are marked CHANGE_ME, which
-  `install` or `run` refuses.
+- `infer` decides each setting of the rule, or says between which candidates it could not. `state`, `owner` and `consent`
+  do their part of it.
+- `sql_text` writes the queries and `toml` the configuration. Settings that could not be inferred are marked CHANGE_ME,
+  which `config.placeholder` refuses.
 - `starter` has the first templates of a rule.
 
-Consent is never guessed: one column must be named unmistakably. The folder may import `db`, `config` and the ground.
+Neither a consent nor a value is guessed. The folder may import `db`, `config` and the ground.
 """

@@ -20,7 +20,8 @@ class Column:
     """A column.
 
     `quoted` is its name with quotes where SQL needs them. `type` is the base type of a domain. `category` is
-    pg_type.typcategory. `labels` are the values of an enum, `checks` the check constraints on this column alone.
+    pg_type.typcategory. `labels` are the values of an enum, `checks` the check constraints on this column alone and on
+    its domain.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Column:
     category: str
     labels: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
+    nullable: bool = True
 
     @property
     def is_text(self) -> bool:
@@ -45,10 +47,19 @@ class Column:
         """Return whether the column holds booleans."""
         return self.category == "B"
 
+    @property
+    def is_integer(self) -> bool:
+        """Return whether the column holds whole numbers."""
+        return self.type in ("smallint", "integer", "bigint")
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table. `qualified` is its name with schema and quotes, `key` the columns of its primary key."""
+    """A table.
+
+    `qualified` is its name with schema and quotes, `key` the columns of its primary key. `unique` has the columns of each
+    unique index without a condition, the primary key's among them.
+    """
 
     schema: str
     name: str
@@ -56,6 +67,7 @@ class Table:
     columns: Mapping[str, Column]
     key: tuple[str, ...]
     references: list["Reference"] = field(default_factory=list, compare=False, repr=False)
+    unique: list[tuple[str, ...]] = field(default_factory=list, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +88,7 @@ def read_tables(conn: psycopg.Connection[Any]) -> list[Table]:
     with translate_errors(), conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:
         columns = cursor.execute(_QUERIES["columns"]).fetchall()
         references = cursor.execute(_QUERIES["references"]).fetchall()
+        uniques = cursor.execute(_QUERIES["unique_columns"]).fetchall()
     rows: dict[int, list[dict[str, Any]]] = {}
     for row in columns:
         rows.setdefault(row["table"], []).append(row)
@@ -85,6 +98,9 @@ def read_tables(conn: psycopg.Connection[Any]) -> list[Table]:
             tables[row["table"]].references.append(
                 Reference(tuple(row["columns"]), tables[row["target"]], tuple(row["target_columns"]))
             )
+    for row in uniques:
+        if row["table"] in tables:
+            tables[row["table"]].unique.append(tuple(row["columns"]))
     for table in tables.values():
         table.references.extend(_undeclared(table, list(tables.values())))
     return list(tables.values())
@@ -93,7 +109,13 @@ def read_tables(conn: psycopg.Connection[Any]) -> list[Table]:
 def _table(rows: list[dict[str, Any]]) -> Table:
     columns = {
         row["column"]: Column(
-            row["column"], row["quoted"], row["type"], row["category"], tuple(row["labels"]), tuple(row["checks"])
+            row["column"],
+            row["quoted"],
+            row["type"],
+            row["category"],
+            tuple(row["labels"]),
+            tuple(row["checks"]),
+            row["nullable"],
         )
         for row in rows
     }

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from listener.printable import printable
 from listener.scaffold.catalog import Column
 
 
@@ -19,3 +20,8 @@ def listed(columns: Iterable[Column]) -> str:
 def either(names: Sequence[str]) -> str:
     """Return ``a, b or c``."""
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def one_line(text: str) -> str:
+    """Return text for a comment: on one line, every character visible."""
+    return printable(" ".join(text.split()))

@@ -1,7 +1,7 @@
 """The rules that the database watches already, because a migration of Django or an earlier installation made their triggers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -9,20 +9,33 @@ from psycopg.rows import class_row
 
 from listener.db.errors import translate_errors
 from listener.db.queries import load
+from listener.scaffold.inference import Choice, State
 
 _QUERIES = load("catalog")
 
 
 @dataclass(frozen=True, slots=True)
 class WatchedRule:
-    """A row of `pgherald.rule`. `table` is its name with schema and quotes."""
+    """A row of `pgherald.rule`. `table` is its name with schema and quotes, and `left` its condition `from`."""
 
     rule: str
     table: str
     key: Sequence[str]
-    column: str
-    value: str
+    column: str | None
+    becomes: Sequence[str]
+    when: str
+    left: str
+    changes: Sequence[str]
     capture: str
+
+    @property
+    def state(self) -> State:
+        """The state that the triggers wait for."""
+        if self.when:
+            state = State(None, None, Choice(self.when))
+        else:
+            state = State(Choice(self.column), Choice(self.becomes[0]), more=tuple(self.becomes[1:]))
+        return replace(state, left=self.left, changes=tuple(self.changes))
 
 
 def read_watched(conn: psycopg.Connection[Any]) -> list[WatchedRule]:
@@ -36,5 +49,5 @@ def read_watched(conn: psycopg.Connection[Any]) -> list[WatchedRule]:
 
 def choose_watched(rules: Sequence[WatchedRule], table: str, becomes: str | None) -> WatchedRule | None:
     """Return the only rule on `table`, or the only one there that waits for `becomes`; None if there is no such rule."""
-    found = [rule for rule in rules if rule.table == table and becomes in (None, rule.value)]
+    found = [rule for rule in rules if rule.table == table and (becomes is None or becomes in rule.becomes)]
     return found[0] if len(found) == 1 else None

@@ -17,6 +17,8 @@ from listener.worker.loop import Worker
 # times. Three missed tests in a row mean that notifications do not arrive.
 _MAX_POLLS = 3
 _MIN_MAX_AGE_S = 15.0
+# A lookup takes milliseconds. One that takes this long is worth a word.
+_LONG_LOOKUP_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Health:
             "listen": self._listen(),
             "claims": self._claims(),
             "schema": Part(*await self.capture.state()),
-            "rules": self._suspended(),
+            "rules": self._rules(),
             "smtp": self._smtp(),
         }
 
@@ -106,18 +108,24 @@ class Health:
             return Part(False, "no claim yet")
         return Part(age < self._max_age_s, f"last claimed or settled {age:.1f} s ago")
 
-    def _suspended(self) -> Part:
-        """Name the suspended rules. They don't make the daemon unready: a restart would not mend them.
+    def _rules(self) -> Part:
+        """Name the rules that are suspended, and those whose lookup waits. A restart would not mend them.
 
-        The daemon delivers the other rules, and still serves the links to unsubscribe, the webhooks and the page.
+        They don't make the daemon unready. It delivers the other rules, and still serves the links to unsubscribe, the
+        webhooks and the page. If every rule waits, it claims nothing, and `claims` tells that.
         """
-        suspended = {} if self._worker is None else self._worker.suspended
-        if not suspended:
+        if self._worker is None:
             return Part(True, "no rule is suspended")
-        return Part(
-            True,
-            "; ".join(f"{rule}: suspended since {utc(each.since)}: {each.reason}" for rule, each in suspended.items()),
-        )
+        now = asyncio.get_running_loop().time()
+        problems = [
+            f"{rule}: suspended since {utc(each.since)}: {each.reason}" for rule, each in self._worker.suspended.items()
+        ]
+        problems += [
+            f"{rule}: its lookup has been running for {now - since:.0f} s; a table may be locked"
+            for rule, since in self._worker.busy.items()
+            if now - since > _LONG_LOOKUP_S
+        ]
+        return Part(True, "; ".join(problems) or "no rule is suspended")
 
     def _smtp(self) -> Part:
         if self._breaker.is_open:

@@ -107,6 +107,7 @@ class EventState:
     captured_at: datetime
     marked_at: str | None = None
     message_id: str = ""
+    person: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

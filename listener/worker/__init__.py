@@ -1,6 +1,6 @@
 """An event's way from claim to settlement, as one worker (one daemon) goes it.
 
-    loop ─▶ claimer ─▶ lookup ─▶ delivery ─▶ sender ─▶ outbox/batch_writer
+    loop ─▶ claimer ─▶ decider ─▶ delivery ─▶ sender ─▶ outbox/batch_writer
               │ claim     who may      compose    mark, send,
               │           get it?                 settle
             in_flight: what is claimed and not yet settled

@@ -12,6 +12,8 @@ from listener.retry import wait
 
 # Consent is checked when an event is claimed, so no more are claimed than can be sent within this time.
 SEND_WITHIN_S = 0.5
+# Time for the claimed events to reach the server before other work takes the processor from them.
+_SENDERS_START_S = 0.005
 # This bounds memory and the work of a rescue. A claim of 500 events already costs next to nothing per event, so more
 # would not be faster.
 MAX_EVENTS = 500
@@ -21,12 +23,13 @@ class InFlight:
     """Count what is in flight, and say how much more may be claimed.
 
     `queued_bytes` is the size of the rows that wait to be composed, and `composed_bytes` that of the messages that are
-    composed and not yet settled. `settled_at` is when an event was last settled, on the loop's clock.
+    composed and not yet settled. `looking_up` is the number of events whose lookup is running. `settled_at` is when an event was last settled, on the loop's clock.
     """
 
     def __init__(self, min_capacity: int) -> None:
         self.queued_bytes = 0
         self.composed_bytes = 0
+        self.looking_up = 0
         self.settled_at = -math.inf
         self._min_capacity = min_capacity
         # By event and claim: whether the lease under which the event was claimed is still valid.
@@ -38,6 +41,11 @@ class InFlight:
 
     def __len__(self) -> int:
         return len(self._holds_lease)
+
+    @property
+    def to_send(self) -> int:
+        """The number of events for which `capacity` counts. A lookup that waits for a lock must not hold up other rules."""
+        return len(self._holds_lease) - self.looking_up
 
     @property
     def fences(self) -> Collection[tuple[int, int]]:
@@ -88,6 +96,13 @@ class InFlight:
         """Wait until an event has come to its end, for `timeout` seconds at most."""
         self._changed.clear()
         await wait(self._changed, timeout)
+
+    async def let_senders_start(self) -> None:
+        """Give the processor to the senders for a few milliseconds, so that claimed events reach the server first."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + _SENDERS_START_S
+        while self._holds_lease and (left := end - clock()) > 0:
+            await self.wait_for_slot(left)
 
     async def wait_until_empty(self, timeout: float | None = None) -> bool:
         """Wait until nothing is in flight, for `timeout` seconds at most. Return whether that is so."""

@@ -109,7 +109,7 @@ class WorkerLease:
             listener.gate.is_leader,
             listener.pid,
             self._breaker.reason,
-            self._registry.holds_doubts,
+            self._registry.holds_doubts_of,
             suspended,
         )
         now = asyncio.get_running_loop().time()

@@ -17,8 +17,6 @@ from listener.worker.runtime import Runtime
 from listener.worker.sender import Senders
 from listener.worker.suspensions import Suspension
 
-# Time for the claimed events to reach the server before other work takes the processor from them.
-_SENDERS_START_S = 0.005
 # While the breaker is open and this worker is the leader, the others depend on its rings.
 _RING_WAITING_INTERVAL_S = 0.5
 # While a worker waits for room it must still look at the gate, the breaker and its peers.
@@ -51,6 +49,7 @@ class Worker:
         self.runtime = runtime
         self.last_iteration_at = -math.inf
         self._claimer = claimer
+        self._decider = claimer.decider
         self._senders = senders
         self._listener = listener
         self._breaker = breaker
@@ -68,6 +67,11 @@ class Worker:
     def suspended(self) -> Mapping[str, Suspension]:
         """The suspended rules of the present configuration. The mapping never changes."""
         return self.runtime.delivery.suspensions.current
+
+    @property
+    def busy(self) -> Mapping[str, float]:
+        """Since when the lookup of each busy rule runs, on the loop's clock."""
+        return self._decider.busy
 
     @property
     def in_flight_count(self) -> int:
@@ -88,10 +92,15 @@ class Worker:
                 await self._claimer.pause(self._outage.failed(exc))
 
     async def drain_all(self) -> bool:
-        """Deliver everything that is due. Return False if the mail server could not be reached."""
+        """Deliver everything that is due. Return False if the mail server could not be reached.
+
+        Raises:
+            DatabaseUnavailable: the database, or one lookup, did not answer in time.
+        """
         while True:
             claimed = await self._drain(thorough=True)
             await self._senders.in_flight.wait_until_empty()
+            self._decider.raise_failure(timeout=True)
             if self._breaker.is_open or not claimed:
                 return self._senders.server_reached and not self._breaker.is_open
 
@@ -99,6 +108,7 @@ class Worker:
         """Claim no more, finish what is past the final dot, and release the rest. `grace` is in seconds."""
         self._stopped.set()
         self._listener.doorbell.ring("stop")
+        self._decider.stop()
         await self._senders.stop(grace)
 
     def _tick(self) -> None:
@@ -123,7 +133,7 @@ class Worker:
             if claimed:
                 if gate.is_leader:
                     # The gate stays closed until these events are on their way. Once it is open, commits need not ring.
-                    await self._let_senders_start()
+                    await self._senders.in_flight.let_senders_start()
                 await self._open_gate()
                 # Another worker's claim at the same moment may have left an event to this one.
                 continue
@@ -149,14 +159,6 @@ class Worker:
         """Open the gate. From now on an event can become available without a ring."""
         self._claimer.pace.is_urgent = True
         await self._listener.gate.open()
-
-    async def _let_senders_start(self) -> None:
-        """Give the processor to the senders for a few milliseconds, so that claimed events reach the server first."""
-        clock = asyncio.get_running_loop().time
-        end = clock() + _SENDERS_START_S
-        in_flight = self._senders.in_flight
-        while in_flight and not self._stopping and (left := end - clock()) > 0:
-            await in_flight.wait_for_slot(left)
 
     async def _sleep(self) -> None:
         limit = self._poll_s if self._listener.is_rung else min(self._poll_s, _UNRUNG_POLL_S)
@@ -196,13 +198,14 @@ class Worker:
         total = 0
         while not self._stopping and not self._breaker.is_open:
             # One runtime for the whole batch: a reload may remove the rule.
+            self._decider.raise_failure()
             runtime, slots = await self._reserve_slots(await self._wait_for_capacity())
-            rules, read_all_at = runtime.delivery.active_rules, self._claimer.pace.read_all_at
-            events = await self._claimer.claim(slots.number, rules, thorough=thorough) if rules and slots.number else []
+            shares, read_all_at = self._decider.free(runtime.delivery.active_shares), self._claimer.pace.read_all_at
+            events = await self._claimer.claim(slots.number, shares, thorough=thorough)
             if self._claimer.pace.read_all_at > read_all_at:
-                runtime.delivery.suspensions.end_idle(set(rules) - {event.rule for event in events})
+                runtime.delivery.suspensions.end_idle(set(shares) - {event.rule for event in events})
             total += len(events)
-            queued = await self._claimer.decide_and_queue(runtime, events, slots)
+            queued = await self._decider.decide_and_queue(runtime, events, slots)
             await self._rate_limiter.refund(slots, queued)
             if len(events) < slots.number or not slots.number:
                 break
@@ -215,8 +218,9 @@ class Worker:
         capacity = in_flight.capacity
         # The size of what waits to be sent is bounded too: a batch of rows may take as much again.
         while (
-            len(in_flight) > (0 if self._breaker.is_probing else capacity // 2)
+            in_flight.to_send > (0 if self._breaker.is_probing else capacity // 2)
             or in_flight.queued_bytes > MAX_BATCH_BYTES // 2
+            or self._decider.is_occupied(self.runtime)
         ):
             if self._stopping or self._breaker.is_open:
                 return 0
@@ -225,7 +229,7 @@ class Worker:
             await in_flight.wait_for_slot(_CAPACITY_CHECK_S)
             # At capacity this worker is of no use to new events, so it wakes the others.
             await self._listener.peers.ring()
-        return 1 if self._breaker.is_probing else int(min(capacity - len(in_flight), self._claimer.rows_per_batch))
+        return 1 if self._breaker.is_probing else int(min(capacity - in_flight.to_send, self._decider.rows_per_batch))
 
     async def _reserve_slots(self, limit: int) -> tuple[Runtime, Slots]:
         """Wait for a sending slot. Return the runtime by whose rate it was reserved, and the slots that come now.

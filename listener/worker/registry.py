@@ -60,18 +60,18 @@ class Rescue:
 class WorkerRegistry:
     """Queries about workers. Every method raises `DatabaseUnavailable` or `SchemaError`.
 
-    `hold` is called for each write, since a reload may change it. If it returns True, events in doubt wait for a person,
-    instead of being sent once more.
+    `hold` is called for each write, since a reload may change it. It returns the rules whose events in doubt wait for a
+    person, instead of being sent once more.
     """
 
-    def __init__(self, pool: Pool, registration: Registration, hold: Callable[[], bool]) -> None:
+    def __init__(self, pool: Pool, registration: Registration, hold: Callable[[], list[str]]) -> None:
         self.registration = registration
         self._pool = pool
         self._hold = hold
 
     @property
-    def holds_doubts(self) -> bool:
-        """Return whether events in doubt wait for a person now."""
+    def holds_doubts_of(self) -> list[str]:
+        """Return the rules whose events in doubt wait for a person now."""
         return self._hold()
 
     async def register(self) -> None:
@@ -152,7 +152,7 @@ class WorkerRegistry:
                 rescue = await cursor.fetchone()
                 assert rescue is not None
                 if rescue.due:
-                    await conn.execute(QUERIES["resend"])
+                    await conn.execute(QUERIES["resend"], {"hold": self._hold()})
         return rescue
 
     async def end_sessions(self, dead: Sequence[Peer]) -> None:

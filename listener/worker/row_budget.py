@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from psycopg import Column
 
 from listener.config.keys import MAX_KEY_BYTES
-from listener.worker.watched_value import WatchedValue
+from listener.config.rules import MAX_PERSON_CHARS
+from listener.worker.watched_state import WatchedState
 
 # In octets as the server sends them. A message has one megabyte at most, so a larger row cannot be in it whole.
 MAX_ROW_BYTES = 4 * 1024 * 1024
@@ -28,9 +29,9 @@ _TEXT_OIDS = (25, 1042, 1043)
 
 # OFFSET 0 keeps the planner from merging a level with the next, which would compute a column twice.
 # The outer join returns a row even if the lookup finds none. On a standby the lookup is planned, but not run.
-_QUERY = """SELECT standby, value_exists, octets, given, in_value, {columns}
+_QUERY = """SELECT standby, value_exists, octets, given, state, {columns}
   FROM (SELECT pg_catalog.pg_is_in_recovery() AS standby, {exists} AS value_exists) AS server LEFT JOIN LATERAL (
-SELECT octets, given, CASE WHEN given THEN {in_value} END, {values}
+SELECT octets, given, CASE WHEN given THEN {state} END, {values}
   FROM (SELECT {columns}, octets, octets OPERATOR(pg_catalog.<=) {most} AND (
                upto OPERATOR(pg_catalog.<=) %(budget)s::pg_catalog.int8 OR upto OPERATOR(pg_catalog.=) octets) AS given
           FROM (SELECT {columns}, octets,
@@ -42,18 +43,30 @@ SELECT octets, given, CASE WHEN given THEN {in_value} END, {values}
 {lookup}
                                        ) AS found ({columns}) OFFSET 0) AS found OFFSET 0) AS sized) AS summed OFFSET 0) AS judged
  WHERE NOT server.standby
- LIMIT {rows}) AS answer (octets, given, in_value, {columns}) ON true"""
+ LIMIT {rows}) AS answer (octets, given, state, {columns}) ON true"""
+
+# The rows of the people that are asked for, with the person as text in a column behind the others.
+_PEOPLE = """SELECT {columns}, person
+  FROM (SELECT {columns}, pg_catalog.concat({person}) COLLATE pg_catalog."C" AS person
+          FROM (
+{lookup}
+               ) AS found ({columns}) OFFSET 0) AS named
+ WHERE %(people)s::pg_catalog.text[] IS NULL OR person OPERATOR(pg_catalog.=) ANY (%(people)s::pg_catalog.text[])"""
 
 
-def limit_rows(lookup: str, columns: Sequence[Column], value: WatchedValue) -> str:
+def limit_rows(lookup: str, columns: Sequence[Column], state: WatchedState, each: str = "") -> str:
     """Return the query that adds five columns to each row of `lookup`.
 
     The first two are about the server: whether it is a standby, and whether the rule's value still exists. The others are
-    about the row: its size, whether it is given, and whether it has the value.
+    about the row: its size, whether it is given, and the answer of `WatchedState` for it.
 
     Its parameter `budget` is the number of octets to give. The first row of at most `MAX_ROW_BYTES` is given in any case.
     In a row that is not given, all columns but the key are NULL. A key that is too long is NULL as well. One row more
     than `MAX_ROWS` says that there are more. If the lookup finds no row or is not run, a single row has no size.
+
+    With `each`, the column of that name is the person. Its text is a further column behind the others, and is there in
+    every row. It is empty if the person is NULL, and cut off if it is too long. The parameter `people` has the texts of the people
+    whose rows are wanted; NULL: all.
     """
     key = max(i for i, column in enumerate(columns) if column.name == "key")
     names = [f"c{i}" for i in range(len(columns))]
@@ -65,10 +78,14 @@ def limit_rows(lookup: str, columns: Sequence[Column], value: WatchedValue) -> s
         weight = "" if column.type_code in _TEXT_OIDS else f" OPERATOR(pg_catalog.*) {_STRUCTURED_FACTOR}"
         if column.internal_size is None:
             sizes.append(f"coalesce({_octets(name, column)}{weight}, 0)")
-    current = max(i for i, column in enumerate(columns) if column.name == "current")
+    if each:
+        person = names[max(i for i, column in enumerate(columns) if column.name == each)]
+        lookup = _PEOPLE.format(columns=", ".join(names), person=person, lookup=lookup)
+        names.append("person")
+        values.append(f'pg_catalog."left"(person, {MAX_PERSON_CHARS + 1})')
     return _QUERY.format(
-        exists=value.exists().replace("%", "%%"),
-        in_value=value.is_in(names[current], columns[current].type_code).replace("%", "%%"),
+        exists=state.exists().replace("%", "%%"),
+        state=state.answer(f"judged.{names[key]}").replace("%", "%%"),
         columns=", ".join(names),
         lookup=lookup,
         size=" OPERATOR(pg_catalog.+) ".join(sizes),

@@ -35,7 +35,7 @@ async def require_visible_rows(conn: psycopg.AsyncConnection[Any], name: str, ru
     async with conn.transaction():
         await conn.execute(f"SET LOCAL search_path = {PATH}", prepare=False)
         async with conn.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(RLS_TABLES, {"tables": sorted(tables_read(rule.lookup))}, prepare=False)
+            await cursor.execute(RLS_TABLES, {"tables": sorted({rule.table} | tables_read(rule.lookup))}, prepare=False)
             hidden = [row for row in await cursor.fetchall() if not row["some"]]
     if hidden:
         table, role = hidden[0]["table"], hidden[0]["role"]

@@ -1,5 +1,6 @@
 """Everything that one configuration determines about delivering."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from listener.address import Address
@@ -13,10 +14,10 @@ class Runtime:
 
     A reload replaces it whole. An event keeps the runtime of its lookup to its end: the next one may not know its rule.
 
-    `sender` is the envelope's sender. `max_rate` is in emails per second of all daemons together; None: no limit.
+    `senders` are the envelopes' senders, by rule. `max_rate` is in emails per second of all daemons together; None: no limit.
     """
 
     delivery: Delivery
     transport: Transport
-    sender: Address
+    senders: Mapping[str, Address]
     max_rate: float | None

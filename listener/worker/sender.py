@@ -174,7 +174,7 @@ class Senders:
             return not _is_stale(looked_up_at) and not self._stopping
 
         sending = Sending(
-            runtime.sender,
+            runtime.senders[event.rule],
             message.recipient,
             message.raw,
             permission,
@@ -234,7 +234,9 @@ class Senders:
             )
 
     def _level(self, settlement: Settlement) -> str:
-        waits_for_person = settlement.state == "in_doubt" and (settlement.delay is None or self._outbox.holds_doubts)
+        waits_for_person = settlement.state == "in_doubt" and (
+            settlement.delay is None or self._outbox.holds_doubts(settlement.event.rule)
+        )
         return "error" if waits_for_person else _LOG_LEVELS[settlement.state]
 
 

@@ -5,9 +5,13 @@ import traceback
 from listener.address import Address, mask
 from listener.errors import BadData
 from listener.logs import log
-from listener.outbox.event import Event, Settlement, State
+from listener.outbox.event import Event, Repeat, Settlement, State
+from listener.printable import utc
 from listener.retry import backoff
 from listener.worker.decision import NotToSend
+
+# Another worker is sending that message now. Its reply usually comes within a second.
+_SUPERSEDED_RETRY_S = 1.0
 
 
 def settle_bad_data(event: Event, exc: BadData) -> Settlement:
@@ -40,6 +44,30 @@ def settle_moved(event: Event, first: Address, now: Address) -> Settlement:
     """
     detail = f"the first sending went to {first.masked}; the lookup now returns another address, {now.masked}"
     return Settlement(event, "in_doubt", "in_doubt", "moved", detail)
+
+
+def settle_repeat(event: Event, repeat: Repeat) -> Settlement:
+    """Return the settlement of an event whose row had an email within `again_after`, or may have one any moment."""
+    if repeat.sent_at is not None:
+        return Settlement(event, "skipped", "skipped", "repeated", f"the last email was sent {utc(repeat.sent_at)}")
+    # Without an entry in the history: this happens again and again until the other event is settled.
+    reason = "earlier_in_doubt" if repeat.is_held else None
+    return Settlement(event, "available", reason=reason, delay=repeat.wait)
+
+
+def settle_superseded(event: Event, by: str | None) -> Settlement | None:
+    """Return the settlement of an event whose change the email of another event shows, or None.
+
+    `by` is the state of that event, as `Event.superseded_by` has it.
+    """
+    if by == "sent":
+        return Settlement(
+            event, "skipped", "skipped", "superseded", "the email of another event shows the same state of the row"
+        )
+    if by is not None:
+        # Another worker is sending the newer email now. If it arrives, this event is superseded.
+        return Settlement(event, "available", delay=_SUPERSEDED_RETRY_S)
+    return None
 
 
 def not_allowed(event: Event, recipient: Address) -> NotToSend:

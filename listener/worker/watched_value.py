@@ -11,10 +11,7 @@ from psycopg import sql
 
 from listener.config.rules import Rule
 from listener.db import keys
-from listener.db.connection import PATH
 from listener.errors import RuleBroken
-
-_BOOL_OID = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,27 +23,24 @@ class WatchedValue:
     spellings: tuple[str, ...]
 
     @classmethod
-    async def read(cls, conn: psycopg.AsyncConnection[Any], name: str, rule: Rule) -> Self:
-        """Read the column's type. The session may have any search path.
+    async def read(
+        cls, conn: psycopg.AsyncConnection[Any], name: str, rule: Rule, types: keys.Types, value: str
+    ) -> Self:
+        """Read how the server writes the value. The session's search path must be `listener.db.connection.PATH`.
 
         Raises:
             RuleBroken: The value is no value of the type. An enum's value may have been renamed.
         """
-        async with conn.transaction():
-            await conn.execute(f"SET LOCAL search_path = {PATH}", prepare=False)
-            found = await conn.execute(
-                keys.COLUMN_TYPES, {"table": rule.table, "columns": [rule.column]}, prepare=False
-            )
-            type_ = keys.read_types(await found.fetchall()).get(rule.column)
-            if type_ is None:
-                return cls(rule.becomes, None, (rule.becomes,))
-            exact = sql.SQL(f"{{}}::{type_.exact or type_.qualified}").format(sql.Literal(rule.becomes))
-            text = keys.as_text(exact, type_)
-            try:
-                shown = await (await conn.execute(sql.SQL("SELECT {}").format(text), prepare=False)).fetchone()
-            except psycopg.DataError as exc:
-                raise broken(name, rule, type_) from exc
-        return cls(rule.becomes, type_, tuple({rule.becomes.rstrip(" "), str(shown[0]).rstrip(" ") if shown else ""}))
+        type_ = types.get(rule.column)
+        if type_ is None:
+            return cls(value, None, (value,))
+        exact = sql.SQL(f"{{}}::{type_.exact or type_.qualified}").format(sql.Literal(value))
+        text = keys.as_text(exact, type_)
+        try:
+            shown = await (await conn.execute(sql.SQL("SELECT {}").format(text), prepare=False)).fetchone()
+        except psycopg.DataError as exc:
+            raise broken(name, rule, value, type_) from exc
+        return cls(value, type_, tuple({value.rstrip(" "), str(shown[0]).rstrip(" ") if shown else ""}))
 
     def exists(self) -> str:
         """Return the SQL of whether the type still has the value. A plan that names an enum's value outlives its name."""
@@ -61,28 +55,23 @@ class WatchedValue:
             .as_string(None)
         )
 
-    def is_in(self, column: str, oid: int) -> str:
-        """Return the SQL of whether a column of the lookup has the value. `oid` is its type."""
+    def is_in(self, column: str) -> str:
+        """Return the SQL of whether a column of the watched type has the value."""
         type_ = self.type
-        # An enum's value has one text, and as a literal it would fail the query once it is renamed. An extension's type
-        # may have several texts for a value. Its casts are safe, because only a superuser can create them.
-        own = type_ is not None and type_.kind == "b" and not type_.qualified.startswith("pg_catalog.")
-        if type_ and type_.kind != "e" and (oid == type_.oid or own):
+        # An enum's value has one text, and as a literal it would fail the query once it is renamed.
+        if type_ and type_.kind != "e":
             literal = keys.literal(self.value, type_).as_string(None)
             return f"{column}::{type_.qualified} {type_.equality} {literal} {type_.collation or ''}"
-        text = (
-            f"CASE WHEN {column} THEN 'true' ELSE 'false' END" if oid == _BOOL_OID else f"pg_catalog.concat({column})"
-        )
         spellings = ", ".join(sql.Literal(each).as_string(None) for each in self.spellings)
         return (
-            f"pg_catalog.rtrim({text}, ' ') {type_.collation or '' if type_ else ''} "
+            f"pg_catalog.rtrim(pg_catalog.concat({column}), ' ') "
             f"OPERATOR(pg_catalog.=) ANY (ARRAY[{spellings}]::pg_catalog.text[]) AND {column} IS NOT NULL"
         )
 
 
-def broken(name: str, rule: Rule, type_: keys.ColumnType | None) -> RuleBroken:
+def broken(name: str, rule: Rule, value: str, type_: keys.ColumnType | None) -> RuleBroken:
     """Return the error of a rule whose value does not exist."""
     return RuleBroken(
-        f"rule {name}: {rule.becomes!r} is no value of {type_.qualified if type_ else 'the type'}, the type of "
+        f"rule {name}: {value!r} is no value of {type_.qualified if type_ else 'the type'}, the type of "
         f"{rule.table}.{rule.column}; set `becomes` to the value's present name, then run `pgherald rewatch {name}`"
     )

@@ -6,17 +6,30 @@ SELECT pgherald.version(), pgherald.usable_from();
 
 -- name: watched
 -- Return one row: how the database watches this rule, and how many of its two triggers exist and are enabled.
--- `gone` is a column that the capture function names and the table no longer has. A row trigger's WHEN follows a
--- renamed column by itself, so the watched one counts only for capture per statement. `disabled` is a table or
--- partition on which a trigger is disabled. `lacks` is a right that the function's owner has lost.
+-- `gone` is a column that the capture function names and the table no longer has, or has with another type. A row
+-- trigger's WHEN follows a renamed column by itself, so the columns of the state count only where the function names
+-- them. `disabled` is a table or partition on which a trigger is disabled. `lacks` is a right that the function's owner
+-- has lost.
 SELECT rule."table"::oid = to_regclass(%(table)s)::oid
            AND rule.key = %(key)s
-           AND rule."column" = %(column)s
-           AND rule.value = %(value)s AS as_configured,
+           AND (rule."column", rule.becomes, rule."when", rule."from", rule.changes)
+               IS NOT DISTINCT FROM (
+                   %(column)s::text, %(becomes)s::text[], %(when)s::text, %(from)s::text, %(changes)s::text[])
+           AS as_configured,
        to_regclass(%(table)s) IS NOT NULL AS table_exists,
        CASE WHEN rule.rule IS NOT NULL
-            THEN format('%%s.%%I = %%L', coalesce(class.oid::regclass::text, rule.table_name || ' (dropped)'),
-                        rule."column", rule.value)
+            THEN concat_ws(
+                ', ',
+                CASE WHEN rule."when" IS NOT NULL
+                     THEN format('%%s where %%s', coalesce(class.oid::regclass::text, rule.table_name || ' (dropped)'),
+                                 rule."when")
+                     ELSE format('%%s.%%I = %%s', coalesce(class.oid::regclass::text, rule.table_name || ' (dropped)'),
+                                 rule."column",
+                                 (SELECT string_agg(quote_literal(value), ' or ' ORDER BY i)
+                                    FROM unnest(rule.becomes) WITH ORDINALITY AS list (value, i)))
+                END,
+                'from ' || rule."from",
+                'changes of ' || nullif(array_to_string(rule.changes, ', '), ''))
        END AS watches,
        rule.watched_at,
        (SELECT count(*)
@@ -25,12 +38,26 @@ SELECT rule."table"::oid = to_regclass(%(table)s)::oid
            AND trigger.tgfoid = function.oid
            AND trigger.tgname = ANY (
                    ARRAY['pgherald_' || rule.rule || '_update', 'pgherald_' || rule.rule || '_insert'])) AS triggers,
-       (SELECT min(quote_ident(name))
-          FROM unnest(rule.key || CASE rule.capture WHEN 'statement' THEN ARRAY[rule."column"] ELSE '{}' END) AS name
-         WHERE class.oid IS NOT NULL
-           AND NOT EXISTS (
-                   SELECT FROM pg_attribute
-                    WHERE attrelid = class.oid AND attname = name AND NOT attisdropped)) AS gone,
+       (SELECT min(quote_ident(wanted.name)
+                   || CASE WHEN attribute.attname IS NOT NULL THEN ' of type ' || format_type(wanted.type, -1)
+                           ELSE ''
+                      END)
+          FROM (SELECT unnest(
+                           rule.key
+                           || CASE WHEN rule.capture = 'statement' OR class.relkind = 'p' THEN rule.changes END
+                           || CASE WHEN rule.capture = 'statement'
+                                        OR class.relkind = 'p' AND cardinality(rule.becomes) > 1
+                                   THEN rule."column" END),
+                       NULL::oid
+                 UNION ALL
+                SELECT unnest(proargnames), unnest(proargtypes::oid[])
+                  FROM pg_proc
+                 WHERE pronamespace = 'pgherald'::regnamespace
+                   AND proname IN ('state_' || rule.rule, 'from_' || rule.rule)) AS wanted (name, type)
+          LEFT JOIN pg_attribute AS attribute
+               ON attribute.attrelid = class.oid AND attribute.attname = wanted.name AND NOT attribute.attisdropped
+         WHERE class.oid IS NOT NULL AND wanted.name IS NOT NULL
+           AND (attribute.attname IS NULL OR wanted.type <> attribute.atttypid)) AS gone,
        (SELECT min(trigger.tgrelid::regclass::text)
           FROM pg_trigger AS trigger
          WHERE trigger.tgfoid = function.oid AND trigger.tgenabled NOT IN ('O', 'A')) AS disabled,
@@ -44,6 +71,26 @@ SELECT rule."table"::oid = to_regclass(%(table)s)::oid
   LEFT JOIN pg_class AS class ON class.oid = rule."table"
   LEFT JOIN pg_proc AS function
        ON function.pronamespace = 'pgherald'::regnamespace AND function.proname = 'capture_' || rule.rule;
+
+-- name: bound_state
+-- Return the condition `when` of a rule as the server has understood it, on a row `new`. Return NULL if the rule is not
+-- watched. It is read from the catalogs, which every role may read. It names objects as the session's path needs.
+-- The function of a rule that captures per statement takes the columns' values, and they are its `columns`.
+SELECT coalesce(
+           (SELECT regexp_replace(
+                       substring(pg_get_triggerdef(trigger.oid) FROM ' FOR EACH ROW WHEN \((.*)\) EXECUTE FUNCTION '),
+                       '^\(false AND (.*)\)$', '\1')
+              FROM pg_trigger AS trigger
+             WHERE trigger.tgrelid = to_regclass(%(table)s) AND trigger.tgqual IS NOT NULL
+               AND trigger.tgname = 'pgherald_' || %(rule)s || '_insert'),
+           (SELECT regexp_replace(pg_get_function_sqlbody(function.oid), '^RETURN ', '')
+              FROM pg_proc AS function JOIN pg_namespace AS namespace ON namespace.oid = function.pronamespace
+             WHERE namespace.nspname = 'pgherald' AND function.proname = 'state_' || %(rule)s)) AS condition,
+       (SELECT array_agg(quote_ident(name) ORDER BY i)
+          FROM pg_proc AS function
+          JOIN pg_namespace AS namespace ON namespace.oid = function.pronamespace
+         CROSS JOIN unnest(function.proargnames) WITH ORDINALITY AS argument (name, i)
+         WHERE namespace.nspname = 'pgherald' AND function.proname = 'state_' || %(rule)s) AS columns;
 
 -- name: missing_columns
 -- Return whether a table exists, and which of these columns it lacks, in their order.
@@ -243,6 +290,7 @@ SELECT held.pid,
 -- Return a row's events. Each entry of a history has a time, a word and a detail, even if somebody has edited the
 -- history.
 SELECT id,
+       pgherald.shown(person) AS person,
        state,
        pgherald.shown(reason) AS reason,
        attempt,
@@ -303,6 +351,7 @@ SELECT session.pid, session.usename, left(regexp_replace(session.query, '\s+', '
 SELECT id,
        rule,
        pgherald.shown(key) AS key,
+       pgherald.shown(person) AS person,
        state,
        pgherald.shown(reason) AS reason,
        attempt,
@@ -315,6 +364,7 @@ SELECT id,
    AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s))
    AND (%(reason)s::text IS NULL OR reason = %(reason)s)
    AND (%(key)s::text IS NULL OR key = ANY (ARRAY[%(key)s, pgherald.typed(%(key)s)]))
+   AND (%(person)s::text IS NULL OR person = %(person)s)
    AND (%(older)s::float8 IS NULL OR captured_at <= now() - make_interval(secs => %(older)s))
  ORDER BY id
  LIMIT %(limit)s;
@@ -473,12 +523,18 @@ SELECT pg_try_advisory_lock(726356, hashtext(%(rule)s)), hashtext(%(rule)s);
 
 -- name: purge
 -- Delete a batch of settled events, the oldest first. A trigger remembers their rows as handled.
+-- `rules` are those with again_after, which must still find the emails of that time.
 WITH purged AS (
     DELETE FROM pgherald.outbox
      WHERE id = ANY (ARRAY (
                SELECT id
                  FROM pgherald.outbox
                 WHERE id > %(after)s AND settled_at <= now() - make_interval(secs => %(older)s)
+                  AND (state <> 'sent'
+                       OR NOT EXISTS (
+                              SELECT FROM unnest(%(rules)s::text[], %(again_after)s::float8[]) AS kept (rule, age)
+                               WHERE kept.rule = outbox.rule
+                                 AND settled_at > now() - make_interval(secs => least(kept.age, 3e9))))
                 ORDER BY id
                 LIMIT %(batch)s
                   FOR UPDATE SKIP LOCKED))
@@ -486,11 +542,13 @@ WITH purged AS (
 SELECT count(*), max(id) FROM purged;
 
 -- name: forget
--- Delete a row's events, and remember the row as handled. Return how many were deleted, and how many are in flight.
+-- Delete a row's events, or those of one person of it, and remember the row as handled. Return how many were deleted,
+-- and how many are in flight.
 WITH forgotten AS (
     DELETE FROM pgherald.outbox
      WHERE rule = %(rule)s
        AND key = ANY (ARRAY[%(key)s, pgherald.typed(%(key)s)])
+       AND (%(person)s::text IS NULL OR person = %(person)s)
        AND state NOT IN ('claimed', 'transmitting')
     RETURNING rule, key, captured_at),
 remembered AS (
@@ -502,4 +560,5 @@ SELECT (SELECT count(*) FROM forgotten),
           FROM pgherald.outbox
          WHERE rule = %(rule)s
            AND key = ANY (ARRAY[%(key)s, pgherald.typed(%(key)s)])
+           AND (%(person)s::text IS NULL OR person = %(person)s)
            AND state IN ('claimed', 'transmitting'));

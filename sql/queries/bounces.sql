@@ -5,6 +5,7 @@
 -- gravest class that was reported before, and whether an earlier sending of its message may have left.
 SELECT rule,
        pgherald.shown(key) AS key,
+       person,
        state,
        captured_at,
        in_doubt_count > 0 OR state = 'in_doubt' AS may_have_left,

@@ -24,10 +24,11 @@ SELECT class.oid::bigint AS "table",
               ORDER BY label.enumsortorder) AS labels,
        ARRAY(SELECT pg_get_constraintdef(check_constraint.oid)
                FROM pg_constraint AS check_constraint
-              WHERE check_constraint.conrelid = class.oid
-                AND check_constraint.contype = 'c'
-                AND check_constraint.conkey = ARRAY[attribute.attnum]
-              ORDER BY check_constraint.oid) AS checks
+              WHERE check_constraint.contype = 'c'
+                AND (check_constraint.conrelid = class.oid AND check_constraint.conkey = ARRAY[attribute.attnum]
+                     OR check_constraint.contypid <> 0 AND check_constraint.contypid = attribute.atttypid)
+              ORDER BY check_constraint.oid) AS checks,
+       NOT attribute.attnotnull AS nullable
   FROM pg_class AS class
   JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
   JOIN pg_attribute AS attribute
@@ -58,6 +59,26 @@ SELECT reference.conrelid::bigint AS "table",
  WHERE reference.contype = 'f' AND reference.conparentid = 0
  ORDER BY reference.conrelid, reference.conkey;
 
+-- name: unique_columns
+-- Return the columns of each unique index that has neither a condition nor an expression.
+SELECT index.indrelid::bigint AS "table",
+       ARRAY(SELECT attribute.attname::text
+               FROM unnest(index.indkey[:index.indnkeyatts - 1]) WITH ORDINALITY AS part (number, i)
+               JOIN pg_attribute AS attribute
+                    ON attribute.attrelid = index.indrelid AND attribute.attnum = part.number
+              ORDER BY i) AS columns
+  FROM pg_index AS index
+ WHERE index.indisunique AND index.indisvalid AND index.indpred IS NULL AND index.indexprs IS NULL
+ ORDER BY index.indexrelid;
+
+-- name: common_values
+-- Return the commonest values of a column that the statistics have; none if this role may not read it.
+SELECT unnest(most_common_vals::text::text[]) AS value
+  FROM pg_stats
+ WHERE schemaname = %(schema)s AND tablename = %(table)s AND attname = %(column)s
+ ORDER BY value
+ LIMIT %(limit)s;
+
 -- name: may_read_rules
 -- Return a row if this role may read the rules of an installed schema.
 SELECT
@@ -68,4 +89,14 @@ SELECT
 
 -- name: watched
 -- Return the rules that the database watches.
-SELECT rule, "table"::regclass::text AS "table", key, "column", value, capture FROM pgherald.rule ORDER BY rule;
+SELECT rule,
+       "table"::regclass::text AS "table",
+       key,
+       "column",
+       coalesce(becomes, '{}') AS becomes,
+       coalesce("when", '') AS "when",
+       coalesce("from", '') AS "left",
+       coalesce(changes, '{}') AS changes,
+       capture
+  FROM pgherald.rule
+ ORDER BY rule;

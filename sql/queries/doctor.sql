@@ -47,7 +47,7 @@ SELECT proname::text AS name, prosrc AS body
 -- Objects are found by oid, because a name cannot be resolved without the privilege on the schema.
 WITH wanted (kind, name, privileges) AS (VALUES
         ('schema',   'pgherald',                '{USAGE}'::text[]),
-        ('table',    'outbox',                  '{SELECT,UPDATE}'),
+        ('table',    'outbox',                  '{SELECT,INSERT,UPDATE}'),
         ('table',    'worker',                  '{SELECT,INSERT,UPDATE,DELETE}'),
         ('table',    'event_stats',             '{SELECT,INSERT,UPDATE,DELETE}'),
         ('table',    'rule',                    '{SELECT}'),
@@ -73,6 +73,15 @@ WITH wanted (kind, name, privileges) AS (VALUES
         ('function', 'base_type',               '{EXECUTE}'),
         ('function', 'equality',                '{EXECUTE}'),
         ('function', 'in_value',                '{EXECUTE}'),
+        ('function', 'expression_of_state',     '{EXECUTE}'),
+        ('function', 'for_row',                 '{EXECUTE}'),
+        ('function', 'function_call',           '{EXECUTE}'),
+        ('function', 'function_columns',        '{EXECUTE}'),
+        ('function', 'row_texts',               '{EXECUTE}'),
+        ('function', 'trigger_condition',       '{EXECUTE}'),
+        ('function', 'trigger_conditions',      '{EXECUTE}'),
+        ('function', 'differs',                 '{EXECUTE}'),
+        ('function', 'type_guard',              '{EXECUTE}'),
         ('function', 'page_query',              '{EXECUTE}'),
         ('function', 'page_reader',             '{EXECUTE}')),
 checked AS (
@@ -146,8 +155,9 @@ SELECT class.relkind = 'p' AS partitioned,
                   WHERE class.relkind <> 'p')
              SELECT format('%%s.%%I', relnamespace::regnamespace, relname)
                FROM inheritance_tree JOIN pg_class ON oid = descendant) AS tables,
-       quote_ident(%(column)s) AS "column",
        rule.capture,
+       rule."from" IS NOT NULL AS leaving,
+       rule.bound,
        EXISTS (SELECT FROM pg_inherits WHERE rule."table" IN (inhrelid, inhparent)) AS related
   FROM (SELECT) AS one_row
   LEFT JOIN pgherald.rule ON rule.rule = %(rule)s
@@ -177,9 +187,20 @@ SELECT trigger.tgname::text AS name,
           OR trigger.tgrelid = to_regclass(%(table)s)
              AND trigger.tgname = ANY (ARRAY(
                      SELECT 'pgherald_' || %(rule)s || '_' || kind
-                       FROM unnest('{update,insert,delete,end}'::text[]) AS kind))
+                       FROM unnest('{update,insert,delete,end,from}'::text[]) AS kind))
   JOIN pg_class AS class ON class.oid = trigger.tgrelid
  ORDER BY nullif(trigger.tgparentid, 0) NULLS FIRST, trigger.tgname;
+
+-- name: trigger_conditions
+-- Return the conditions of the row triggers that watch() would create. `shown`: the values as the server shows them.
+-- `bound`: the state as it was understood by watch(); `now`: as the triggers have it, with each column's present name.
+SELECT conditions.*, rule.bound, pgherald.expression_of_state(rule.rule, 'new') AS now
+  FROM pgherald.rule
+  JOIN pg_class AS class ON class.oid = rule."table"
+ CROSS JOIN pgherald.trigger_conditions(
+           rule."table", rule."column", %(shown)s::text[], rule.bound, rule.bound_from, rule.changes,
+           class.relkind = 'p') AS conditions
+ WHERE rule.rule = %(rule)s;
 
 -- name: capture
 -- Return the rule's capture function, its owner, and whether this role may call what `capture_body` calls.
@@ -198,7 +219,8 @@ SELECT function.prosrc AS body,
           FROM pg_proc AS builder
          WHERE builder.pronamespace = namespace.oid
            AND builder.proname IN (
-                   'capture_body', 'capture_statement_body', 'key_expression', 'base_type', 'gate_snippet')
+                   'capture_body', 'capture_statement_body', 'function_call', 'function_columns', 'type_guard',
+                   'row_texts', 'key_expression', 'base_type', 'gate_snippet')
        ) AS may_compare
   FROM pgherald.rule
   JOIN pg_namespace AS namespace ON namespace.nspname = 'pgherald'
@@ -212,7 +234,8 @@ SELECT function.prosrc AS body,
 -- The part of the key that stays when a row moves to another partition is found as watch() finds it.
 SELECT CASE rule.capture
            WHEN 'statement'
-           THEN pgherald.capture_statement_body(rule.rule, rule."table", rule.key, rule."column", rule.value)
+           THEN pgherald.capture_statement_body(
+               rule.rule, rule."table", rule.key, rule."column", rule.becomes, rule.changes)
            ELSE pgherald.capture_body(
                rule.rule, rule."table", rule.key,
                CASE WHEN class.relkind = 'p' THEN coalesce(
@@ -224,7 +247,12 @@ SELECT CASE rule.capture
                                  JOIN pg_partitioned_table ON partrelid = partition.relid
                                  JOIN pg_attribute ON attrelid = partition.relid AND attnum = ANY (partattrs)))),
                    rule.key)
-               END)
+               END,
+               CASE WHEN class.relkind <> 'p' THEN '{}'
+                    WHEN cardinality(rule.becomes) > 1 THEN rule."column" || rule.changes
+                    ELSE rule.changes
+               END,
+               rule."from" IS NOT NULL)
        END AS body
   FROM pgherald.rule JOIN pg_class AS class ON class.oid = rule."table"
  WHERE rule.rule = %(rule)s;

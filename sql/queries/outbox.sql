@@ -11,20 +11,30 @@
 -- How `claim` chooses events. It stands here because psycopg parses a longer text at each call.
 --
 --   * `present` finds the rules that have a due event.
---   * `oldest` says how many events of each are among the oldest of all. Of many rules it looks only at the first
---     events of each, so that its cost does not grow with their number. It takes no lock, because it looks at more
---     events than the claim takes.
+--   * `looked_at` says how many events of each have their turn. The n-th event of a rule has its turn at
+--     `start + (n - 1) / share` (start-time fair queuing: Goyal, Vin, Cheng 1996). The events with the earliest turns
+--     are claimed. `outbox/turns.py` keeps the starts. Of each rule only twice its share of the claim is looked at, so
+--     that the cost does not grow with a backlog. It takes no lock. An array numbers the events of a rule at half the
+--     cost of a window function.
+--   * `chosen` divides what is left of the claim among the rules of which more events may wait than were looked at.
 --   * So many events of each rule are then locked. Two claims at one moment choose the same numbers, but not the same
 --     events. Together they may leave an event that is due. A worker that has claimed any claims again before it
 --     sleeps.
+--   * Nobody waits for the claim's flush. If a crash of the server undoes it, nothing was sent yet, and the mark finds
+--     no claim. The claim's number must therefore not come from the database: after a crash it could give the same
+--     number out again.
+--   * The stored message can have a megabyte. It is read only when it is sent again. Such a second sending repeats the
+--     bytes of the first, from before its claim, so that it supersedes nothing (`in_doubt_count = 0`).
 
 -- name: claim
--- Claim due events. Nobody waits for its flush. If a crash of the server undoes a claim, nothing was sent yet, and the
--- mark finds no claim. The claim's number must therefore not come from the database: after a crash it could give the
--- same number out again.
+-- Claim due events, each rule its share of the limit.
 WITH present AS MATERIALIZED (
-    SELECT asked.rule, count(*) OVER () AS rules
-      FROM unnest(%(rules)s::text[]) AS asked (rule)
+    SELECT asked.rule,
+           asked.share,
+           asked.start,
+           count(*) OVER () AS rules,
+           least(%(limit)s::bigint, 1 + 2 * %(limit)s::bigint * asked.share / sum(asked.share) OVER ())::bigint AS most
+      FROM unnest(%(rules)s::text[], %(shares)s::integer[], %(starts)s::float8[]) AS asked (rule, share, start)
      CROSS JOIN LATERAL (
          SELECT
            FROM pgherald.outbox AS due
@@ -36,25 +46,42 @@ WITH present AS MATERIALIZED (
                SELECT paused.rule
                  FROM pgherald.rule AS paused
                 WHERE paused.rule = ANY (%(rules)s) AND paused.paused_at IS NOT NULL))),
-oldest AS MATERIALIZED (
+looked_at AS MATERIALIZED (
+    SELECT first.rule, first.share, count(*) AS events, count(*) = first.most AS may_have_more
+      FROM (SELECT due.rule, due.share, due.most
+              FROM (SELECT queue.*, unnest(queue.times) AS scheduled_at, generate_subscripts(queue.times, 1) AS number
+                      FROM (SELECT present.*,
+                                   ARRAY (
+                                       SELECT due.scheduled_at
+                                         FROM pgherald.outbox AS due
+                                        WHERE due.state = 'available' AND due.rule = present.rule
+                                          AND due.scheduled_at <= now() AND due.scheduled_at
+                                              >= coalesce(now() - make_interval(secs => %(window)s), '-infinity')
+                                        ORDER BY due.scheduled_at, due.id
+                                        LIMIT present.most) AS times
+                              FROM present
+                             WHERE present.rules > 1
+                            OFFSET 0) AS queue) AS due
+             ORDER BY due.start + (due.number - 1)::float8 / due.share, due.scheduled_at
+             LIMIT %(limit)s::bigint) AS first
+     GROUP BY first.rule, first.share, first.most),
+chosen AS MATERIALIZED (
     SELECT present.rule, %(limit)s::bigint AS events
       FROM present
      WHERE present.rules = 1
      UNION ALL
-    SELECT first.rule, count(*) AS events
-      FROM (SELECT present.rule
-              FROM present
-             CROSS JOIN LATERAL (
-                 SELECT due.scheduled_at, due.id
-                   FROM pgherald.outbox AS due
-                  WHERE due.state = 'available' AND due.rule = present.rule AND due.scheduled_at <= now()
-                    AND due.scheduled_at >= coalesce(now() - make_interval(secs => %(window)s), '-infinity')
-                  ORDER BY due.scheduled_at, due.id
-                  LIMIT 1 + 4 * %(limit)s::bigint / present.rules) AS due
-             WHERE present.rules > 1
-             ORDER BY due.scheduled_at, due.id
-             LIMIT %(limit)s::bigint) AS first
-     GROUP BY first.rule)
+    SELECT counted.rule,
+           counted.events + CASE
+               WHEN counted.may_have_more
+               THEN counted.rest * counted.upto / counted.shares
+                    - counted.rest * (counted.upto - counted.share) / counted.shares
+               ELSE 0
+           END
+      FROM (SELECT looked_at.*,
+                   %(limit)s::bigint - sum(looked_at.events) OVER ()::bigint AS rest,
+                   sum(looked_at.share) FILTER (WHERE looked_at.may_have_more) OVER (ROWS UNBOUNDED PRECEDING) AS upto,
+                   sum(looked_at.share) FILTER (WHERE looked_at.may_have_more) OVER () AS shares
+              FROM looked_at) AS counted)
 UPDATE pgherald.outbox AS event
    SET state = 'claimed',
        claim = (SELECT (%(worker)s::bigint << 32) + %(number)s FROM set_config('synchronous_commit', 'off', true)),
@@ -64,15 +91,15 @@ UPDATE pgherald.outbox AS event
        history = pgherald.append_history(event.history, 'claimed', %(name)s)
  WHERE event.id = ANY (ARRAY (
            SELECT due.id
-             FROM oldest
+             FROM chosen
             CROSS JOIN LATERAL (
                 SELECT due.id
                   FROM pgherald.outbox AS due
-                 WHERE due.state = 'available' AND due.rule = oldest.rule AND due.scheduled_at <= now()
+                 WHERE due.state = 'available' AND due.rule = chosen.rule AND due.scheduled_at <= now()
                    AND due.scheduled_at >= coalesce(now() - make_interval(secs => %(window)s), '-infinity')
                    AND (%(only)s::bigint IS NULL OR due.id = %(only)s)
                  ORDER BY due.scheduled_at, due.id
-                 LIMIT oldest.events
+                 LIMIT chosen.events
                    FOR UPDATE SKIP LOCKED) AS due))
 RETURNING event.id,
           event.rule,
@@ -82,18 +109,70 @@ RETURNING event.id,
           event.captured_at,
           extract(epoch FROM now() - event.captured_at)::float8 AS age,
           event.claim,
-          -- The stored message can have a megabyte. It is read only when it is sent again.
           event.recipient IS NOT NULL AND event.message IS NOT NULL AS has_stored_message,
           jsonb_path_query_first(event.history, '$[*] ? (@.what == "deferred").at') #>> '{}' AS deferred_at,
           CASE WHEN octet_length(event.traceparent) = 55 THEN event.traceparent END AS traceparent,
+          event.person,
           (SELECT min(other.state)
              FROM pgherald.outbox AS other
             WHERE other.rule = event.rule AND other.key = event.key AND other.id <> event.id
+              AND other.person IS NOT DISTINCT FROM event.person
               AND other.state <> 'available'
               AND other.state IN ('claimed', 'transmitting', 'sent')
-              AND other.in_doubt_count = 0  -- a second sending repeats the bytes of the first, from before its claim
+              AND other.in_doubt_count = 0
               AND pg_visible_in_snapshot(event.captured_xid, other.snapshot)
               AND other.claimed_at >= event.captured_at) AS superseded_by;
+
+-- name: spread
+-- Make each of these claimed events that of its first person, and insert one for every further person. Both happen, or
+-- neither: an event that was claimed again, or is spread already, matches nothing. Return, as `claim` does, whether
+-- another event of the same person has shown this change.
+-- As a capture does, it sends a NOTIFY if the gate is closed: this worker may die before it claims the new events.
+WITH first AS (
+    UPDATE pgherald.outbox AS event
+       SET person = asked.people[1],
+           history = pgherald.append_history(
+               event.history, 'spread',
+               concat('to ', cardinality(asked.people),
+                      CASE cardinality(asked.people) WHEN 1 THEN ' person' ELSE ' people' END))
+      FROM json_to_recordset(%(spread)s::json) AS asked (id bigint, claim bigint, people text[])
+     WHERE event.id = ANY (ARRAY[asked.id]) AND event.claim = asked.claim AND event.state || '' = 'claimed'
+       AND event.person IS NULL
+    RETURNING event.id,
+              event.claim,
+              event.rule,
+              event.key,
+              event.person,
+              event.captured_at,
+              event.captured_xid,
+              event.traceparent,
+              asked.people),
+further AS (
+    INSERT INTO pgherald.outbox (rule, key, person, captured_at, captured_xid, traceparent, history)
+    SELECT first.rule,
+           first.key,
+           other.person,
+           first.captured_at,
+           first.captured_xid,
+           first.traceparent,
+           pgherald.append_history('[]', 'spread', concat('from event ', first.id))
+      FROM first CROSS JOIN unnest(first.people[2:]) AS other (person)
+    RETURNING 1),
+rung AS (
+    SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(726354, 1) THEN pg_notify('pgherald', '') END
+      FROM (SELECT FROM further LIMIT 1) AS any_further)
+SELECT first.id,
+       first.claim,
+       (SELECT min(other.state)
+          FROM pgherald.outbox AS other
+         WHERE other.rule = first.rule AND other.key = first.key AND other.id <> first.id
+           AND other.person = first.person
+           AND other.state <> 'available'
+           AND other.state IN ('claimed', 'transmitting', 'sent')
+           AND other.in_doubt_count = 0
+           AND pg_visible_in_snapshot(first.captured_xid, other.snapshot)
+           AND other.claimed_at >= first.captured_at) AS superseded_by
+  FROM first LEFT JOIN rung ON true;
 
 -- name: due
 -- Return the ids and rules of the events that a claim would take, up to the limit of each rule.
@@ -160,7 +239,8 @@ SELECT CASE WHEN octet_length(event.recipient) <= 2000 THEN event.recipient END 
  WHERE event.id = ANY (ARRAY[%(id)s::bigint]) AND event.claim = %(claim)s;
 
 -- name: settle
--- Write outcomes. Each row names its claim: if another worker has claimed the event since, nothing is written.
+-- Write outcomes. Each row names its claim: if another worker has claimed the event since, nothing is written. `hold`
+-- is the policy of the event's rule: in doubt, the event waits for a person.
 UPDATE pgherald.outbox AS event
    SET state = outcome.state,
        reason = outcome.reason,
@@ -174,7 +254,7 @@ UPDATE pgherald.outbox AS event
        END,
        scheduled_at = CASE
            WHEN outcome.state = 'in_doubt'
-                AND (%(hold)s OR event.in_doubt_count > 0 OR event.scheduled_at IS NULL OR outcome.delay IS NULL)
+                AND (outcome.hold OR event.in_doubt_count > 0 OR event.scheduled_at IS NULL OR outcome.delay IS NULL)
            THEN NULL
            WHEN outcome.delay IS NULL THEN coalesce(event.scheduled_at, now())
            ELSE now() + make_interval(secs => outcome.delay)
@@ -200,8 +280,8 @@ UPDATE pgherald.outbox AS event
                outcome.detail)
        END
   FROM json_to_recordset(%(settled)s::json) AS outcome (
-           id bigint, claim bigint, state text, reason text, uses_attempt integer, delay float8, history_entry text,
-           detail text)
+           id bigint, claim bigint, state text, reason text, uses_attempt integer, delay float8, hold boolean,
+           history_entry text, detail text)
  WHERE event.id = ANY (ARRAY[outcome.id]) AND event.claim = outcome.claim
    AND (event.state IN ('claimed', 'transmitting')
         OR event.state = 'in_doubt' AND outcome.state <> 'in_doubt'
@@ -210,17 +290,18 @@ UPDATE pgherald.outbox AS event
 RETURNING outcome.id, outcome.claim;
 
 -- name: mark
--- Record the recipients and messages that are about to be sent. An event that was claimed again gets no mark. Under
--- `hold` the mark also takes the time of sending away, so that no worker of another policy sends the event again.
+-- Record the recipients and messages that are about to be sent. An event that was claimed again gets no mark. If
+-- its rule's policy is `hold`, the mark also takes the time of sending away. Then no worker of another policy sends the
+-- event again.
 UPDATE pgherald.outbox AS event
    SET state = 'transmitting',
        recipient = mark.recipient,
        message = mark.message,
-       scheduled_at = CASE WHEN NOT %(hold)s THEN event.scheduled_at END,
+       scheduled_at = CASE WHEN NOT mark.hold THEN event.scheduled_at END,
        history = pgherald.append_history(event.history, 'transmitting', 'consent given')
   FROM ROWS FROM (
-           json_to_recordset(%(marked)s::json) AS (id bigint, claim bigint, recipient text),
-           unnest(%(messages)b::bytea[])) AS mark (id, claim, recipient, message)
+           json_to_recordset(%(marked)s::json) AS (id bigint, claim bigint, recipient text, hold boolean),
+           unnest(%(messages)b::bytea[])) AS mark (id, claim, recipient, hold, message)
  WHERE event.id = ANY (ARRAY[mark.id]) AND event.claim = mark.claim AND event.state || '' = 'claimed'
 RETURNING mark.id, mark.claim;
 

@@ -3,8 +3,8 @@
 
 -- name: register
 -- Insert this worker and begin its lease.
-INSERT INTO pgherald.worker (name, version, lease, holds_doubts)
-VALUES (%(name)s, %(version)s, make_interval(secs => %(lease)s), %(hold)s)
+INSERT INTO pgherald.worker (name, version, lease, holds_doubts_of)
+VALUES (%(name)s, %(version)s, make_interval(secs => %(lease)s), %(hold)s::text[])
 RETURNING id, lock, pg_catalog.getdatabaseencoding() = 'UTF8' AS utf8;
 
 -- name: renew
@@ -15,7 +15,7 @@ UPDATE pgherald.worker
        pid = %(pid)s,
        leader = %(leader)s,
        listening = %(listening)s,
-       holds_doubts = %(hold)s,
+       holds_doubts_of = %(hold)s::text[],
        breaker_reason = %(breaker_reason)s,
        suspended_rules = %(suspended_rules)s,
        suspended_since = %(suspended_since)s,
@@ -58,18 +58,19 @@ SELECT worker.id,
 -- End the leases of dead workers, unless they have been renewed since, and take over the events of vanished workers.
 -- Events that were only claimed become available at once. A marked event may be on its way, so it becomes in doubt. It
 -- is not sent again before the lease is over: a worker that lost only its session may still report the outcome until
--- then. Of workers with different policies the stricter one counts: the dead worker's, also as it was at the mark,
--- and that of any live worker.
+-- then. `hold` are the rules whose events in doubt wait for a person. Of workers with different policies for a rule the
+-- stricter one counts. It may be the dead worker's, also as it was at the mark, or that of any live worker.
 WITH dead AS (
     DELETE FROM pgherald.worker
      USING unnest(%(dead)s::integer[], %(seen)s::timestamptz[]) AS found (id, seen_at)
      WHERE worker.id = found.id AND worker.seen_at = found.seen_at AND worker.id <> %(worker)s
-    RETURNING worker.id, worker.name, worker.seen_at + worker.lease AS lease_end, worker.holds_doubts),
+    RETURNING worker.id, worker.name, worker.seen_at + worker.lease AS lease_end, worker.holds_doubts_of),
 lost AS (
     SELECT event.id,
            dead.name,
            coalesce(dead.lease_end, now() + make_interval(secs => %(lease)s)) AS lease_end,
-           %(hold)s OR event.in_doubt_count > 0 OR event.scheduled_at IS NULL OR dead.holds_doubts IS TRUE AS held
+           event.in_doubt_count > 0 OR event.scheduled_at IS NULL OR event.rule = ANY (%(hold)s::text[])
+               OR coalesce(event.rule = ANY (dead.holds_doubts_of), false) AS held
       FROM pgherald.outbox AS event LEFT JOIN dead ON dead.id = event.claimed_by
      WHERE event.state IN ('claimed', 'transmitting')
        AND (dead.id IS NOT NULL OR NOT EXISTS (SELECT FROM pgherald.worker WHERE worker.id = event.claimed_by))
@@ -100,12 +101,12 @@ SELECT (SELECT array_agg(name) FROM dead) AS names,
        (SELECT count(*) FROM freed) AS freed,
        (SELECT count(*) FROM doubted) AS doubted,
        -- Events that came into doubt under another configuration are held too.
-       CASE WHEN %(hold)s OR EXISTS (SELECT FROM pgherald.worker WHERE id > 0 AND holds_doubts) THEN 0
-            ELSE (SELECT count(*)
-                    FROM (SELECT FROM pgherald.outbox
-                           WHERE state = 'in_doubt' AND scheduled_at <= now()
-                           ORDER BY scheduled_at) AS doubts)
-       END AS due;
+       (SELECT count(*)
+          FROM (SELECT FROM pgherald.outbox AS doubt
+                 WHERE doubt.state = 'in_doubt' AND doubt.scheduled_at <= now() AND doubt.rule <> ALL (%(hold)s::text[])
+                   AND NOT EXISTS (
+                           SELECT FROM pgherald.worker WHERE id > 0 AND doubt.rule = ANY (worker.holds_doubts_of))
+                 ORDER BY doubt.scheduled_at) AS doubts) AS due;
 
 -- name: end_sessions
 -- Terminate the sessions that still hold the presence locks of dead workers.
@@ -121,14 +122,16 @@ SELECT pg_terminate_backend(held.pid)
    AND session.usename = current_user;
 
 -- name: resend
--- Make events in doubt available that are to be sent once more and whose lease is over.
+-- Make events in doubt available that are to be sent once more and whose lease is over, except those of rules that a
+-- worker holds. `hold` are the rules that this worker holds now.
 -- They keep their claim until the next one, so that a late reply to the first sending still settles them.
 UPDATE pgherald.outbox AS event
    SET state = 'available', claimed_by = NULL, history = pgherald.append_history(event.history, 'resend', NULL)
  WHERE event.id = ANY (ARRAY (
            SELECT due.id
              FROM pgherald.outbox AS due
-            WHERE due.state = 'in_doubt' AND due.scheduled_at <= now()
+            WHERE due.state = 'in_doubt' AND due.scheduled_at <= now() AND due.rule <> ALL (%(hold)s::text[])
+              AND NOT EXISTS (SELECT FROM pgherald.worker WHERE id > 0 AND due.rule = ANY (worker.holds_doubts_of))
             ORDER BY due.scheduled_at
             LIMIT 100
               FOR UPDATE SKIP LOCKED));

@@ -73,7 +73,7 @@ X-MSYS-API = '{{"campaign_id": "plans",  "options": {{"open_tracking": false, "c
 public_url = "https://mail.example.org"
 [rules.{RULE}]
 table = "{rule.table}"
-becomes = "{rule.becomes}"
+becomes = "{rule.becomes[0]}"
 template = "{rule.template}"
 unsubscribe = "application"
 lookup = """{rule.lookup.replace(", p.place", ", p.place, p.place AS from_name")}"""

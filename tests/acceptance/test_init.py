@@ -4,7 +4,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import pytest
 from psycopg import sql
@@ -119,20 +119,22 @@ def test_it_says_what_it_could_not_decide_and_nothing_is_mailed(
     assert "could not decide place: no other table that public.date_plan refers to" in said
     assert "public.date_plan itself has title" in said
     assert said.count("could not decide") == 1
+    assert "becomes: 'VE' is the value of the shipped rule; no CHECK, enum or row confirms it" in said
     [rule] = rules(pgherald.folder).values()
     assert 'd."CHANGE_ME" AS place' in rule["lookup"]
     assert "u.consent AS consent" in rule["lookup"]
 
-    pgherald("install", check=True)
-    bare_database.execute("INSERT INTO app_user VALUES (1, 'Anna', 'anna@example.org', true)")
-    bare_database.execute("INSERT INTO date_plan VALUES (1, 1, 'Zoo', 'VE')")
-    refused = pgherald("run", "--once")
-    assert refused.returncode == 1
-    assert "CHANGE_ME" in refused.stderr
-    assert [event["state"] for event in bare_database.events()] == ["available"]
+    for command, status in ((["install"], 1), (["run", "--once"], 78)):
+        refused = pgherald(*command)
+        assert refused.returncode == status
+        assert "[rules.dateplan_verified] lookup: CHANGE_ME marks what" in refused.stderr
+    assert bare_database.value("SELECT to_regnamespace('pgherald')") is None
 
     written = pgherald.folder / "pgherald.toml"
     written.write_text(written.read_text().replace('d."CHANGE_ME"', "d.title"))
+    pgherald("install", check=True)
+    bare_database.execute("INSERT INTO app_user VALUES (1, 'Anna', 'anna@example.org', true)")
+    bare_database.execute("INSERT INTO date_plan VALUES (1, 1, 'Zoo', 'VE')")
     pgherald("run", "--once", check=True)
     assert mail.recipients == ["anna@example.org"]
 
@@ -160,7 +162,7 @@ def test_consent_is_never_guessed(bare_database: Database, pgherald: Pgherald, c
     [
         ("ALTER TABLE public.dateplan DROP CONSTRAINT dateplan_pkey", ["key"]),
         ("ALTER TABLE public.dateplan RENAME status TO progress", ["column", "becomes"]),
-        ("ALTER TABLE public.dateplan ALTER status DROP DEFAULT, ALTER status TYPE int USING 1", ["becomes"]),
+        ("ALTER TABLE public.dateplan ALTER status DROP DEFAULT, ALTER status TYPE int USING 1", ["when"]),
         ("ALTER TABLE public.dateplan ADD CHECK (status IN ('PE', 'OK'))", ["becomes"]),
         ("ALTER TABLE public.users RENAME email TO fax", ["owner", "consent"]),
         ("ALTER TABLE public.dateplan RENAME user_id TO a; ALTER TABLE public.dateplan ADD b bigint REFERENCES public.users, ADD FOREIGN KEY (a) REFERENCES public.users", ["owner", "consent"]),
@@ -200,6 +202,32 @@ def test_any_table_and_value(bare_database: Database, pgherald: Pgherald) -> Non
     pgherald("install", check=True)
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        "becomes => '{sent,delivered}'",
+        "\"when\" => $$new.status = 'sent'$$, \"from\" => $$old.status = 'packed'$$, changes => '{eta}'",
+    ],
+)
+def test_the_state_of_a_watched_rule_is_taken_over(
+    bare_database: Database, pgherald: Pgherald, state: LiteralString
+) -> None:
+    """The next `install` finds nothing to change."""
+    prepare(
+        bare_database,
+        """CREATE TABLE customer (id int PRIMARY KEY, email text, consent boolean);
+           CREATE TABLE ticket (id int PRIMARY KEY, status text, eta date, customer int REFERENCES customer)""",
+    )
+    with bare_database.connect() as conn:
+        install_triggers(conn)
+    bare_database.execute(sql.SQL("SELECT pgherald.watch('sent', 'ticket', {})").format(sql.SQL(state)))
+    watched: LiteralString = 'SELECT rule, becomes, "when", "from", changes, watched_at FROM pgherald.rule'
+    before = bare_database.execute(watched)
+    pgherald("init", check=True)
+    pgherald("install", check=True)
+    assert bare_database.execute(watched) == before
+
+
 def test_what_a_migration_watches_is_taken_over(bare_database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     """The rule's name is that of the database, and a first email goes out without a word written."""
     prepare(
@@ -211,7 +239,9 @@ def test_what_a_migration_watches_is_taken_over(bare_database: Database, mail: M
     )
     with bare_database.connect() as conn:
         install_triggers(conn)
-    bare_database.execute("SELECT pgherald.watch('solved', 'ticket', '{id}', 'b_status', 'done', 'statement')")
+    bare_database.execute(
+        "SELECT pgherald.watch('solved', 'ticket', '{id}', 'b_status', '{done}', capture => 'statement')"
+    )
     own = pgherald.folder / "templates" / "solved" / "subject.txt.j2"
     own.parent.mkdir(parents=True)
     own.write_text("Ticket {{ key }}")

@@ -330,7 +330,6 @@ def test_the_daemon_as_a_role_of_its_own(
             "DELETE FROM public.plan",
             "TRUNCATE public.plan",
             "SELECT pgherald.unwatch('dateplan_verified')",
-            "INSERT INTO pgherald.outbox (rule, key) VALUES ('dateplan_verified', '1')",
             "DELETE FROM pgherald.outbox",
         ):
             with pytest.raises(errors.InsufficientPrivilege):

@@ -29,7 +29,7 @@ unsubscribe_mailto = "stop@example.org"
 public_url = "https://mail.example.org"
 [rules.{RULE}]
 table = "{rule.table}"
-becomes = "{rule.becomes}"
+becomes = "{rule.becomes[0]}"
 template = "{rule.template}"
 link = "/dateplans/{{key}}"
 unsubscribe = """UPDATE public.users AS u SET email_notifications_enabled = false FROM public.dateplan AS d

@@ -45,7 +45,7 @@ def test_events_of_a_paused_rule_wait_and_then_go(database: Database, mail: Mail
 
 
 def test_another_rule_goes_on(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
-    database.execute("INSERT INTO pgherald.rule (rule, \"table\", table_name, key, \"column\", value, paused_at) VALUES ('other', 'public.plan', 'public.plan', '{id}', 'place', 'x', now())")  # fmt: skip
+    database.execute("INSERT INTO pgherald.rule (rule, \"table\", table_name, key, \"column\", becomes, paused_at) VALUES ('other', 'public.plan', 'public.plan', '{id}', 'place', '{x}', now())")  # fmt: skip
     database.execute("INSERT INTO pgherald.outbox (rule, key) VALUES ('other', '1')")
     database.verify(database.add_plan("Café", "a@example.org"))
     pgherald("run", "--once", check=True)

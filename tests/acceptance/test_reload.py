@@ -39,7 +39,7 @@ def test_sighup_takes_good_templates_and_refuses_bad_ones(
 def test_a_rule_taken_out_while_its_mail_waits_for_its_slot(
     database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
 ) -> None:
-    database.execute("SELECT pgherald.watch('applied', 'public.dateplan', value => 'AP')")
+    database.execute("SELECT pgherald.watch('applied', 'public.dateplan', becomes => '{AP}')")
     verified = default_rules()[RULE].lookup
     rule = (
         f'[rules.{{}}]\ntable = "public.dateplan"\nbecomes = "{{}}"\ntemplate = "{RULE}"\nlookup = """{verified}"""\n'

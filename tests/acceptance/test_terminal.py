@@ -73,8 +73,8 @@ def world(database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Pa
                 """CREATE TABLE public.{} (key text PRIMARY KEY, status text, email text, consent boolean, place text);
                    INSERT INTO pgherald.worker (name, version, lease, has_presence_lock, breaker_reason)
                    VALUES ({}, '1', '1 day', false, {});
-                   INSERT INTO pgherald.rule (rule, "table", table_name, key, "column", value)
-                   VALUES ({}, 'public.dateplan', 'public.dateplan', '{{id}}', 'status', 'VE')"""
+                   INSERT INTO pgherald.rule (rule, "table", table_name, key, "column", becomes)
+                   VALUES ({}, 'public.dateplan', 'public.dateplan', '{{id}}', 'status', '{{VE}}')"""
             ).format(sql.Identifier(quoted), f"host{EVIL}", f"550 {EVIL}", f"other{EVIL}")
         )
     (tmp_path / "pgherald.toml").write_text(
@@ -233,6 +233,7 @@ def _explain(world: World) -> None:
     assert f"250 {EVIL}" in {entry["detail"] for event in told["events"] for entry in event["history"]}
     assert world.run("explain", RULE, f"none{KEY}").returncode == 1
     assert world.run("explain", EVIL, KEY).returncode == 2
+    assert world.run("explain", RULE, "--email", EVIL).returncode in (1, 2)
     name = told["events"][0]["message_id"]
     assert json.loads(world.run("explain", "--message", f"{EVIL} {name}", "--json", check=True).stdout)["key"] == KEY
     assert world.run("explain", "--message", EVIL).returncode == 2
@@ -436,7 +437,7 @@ def test_commands_print_through_one_place() -> None:
 def test_a_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a fault of our own: the interpreter would print the exception's words as they are."""
 
-    def load(*_: object) -> None:
+    def load(*_: object, **__: object) -> None:
         raise RuntimeError(EVIL)
 
     monkeypatch.setattr("listener.config.settings.load", load)

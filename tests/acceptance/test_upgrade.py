@@ -331,6 +331,7 @@ def test_a_newer_schema_that_this_version_cannot_use(
     assert [event["state"] for event in story.events()] == ["sent"]
 
 
+@pytest.mark.slow
 def test_commands_use_the_next_schema(story: Database, pgherald: Pgherald, next_version: OtherRelease) -> None:
     pgherald("install", check=True)
     next_version("install", check=True)

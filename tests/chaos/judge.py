@@ -29,6 +29,7 @@ class Event:
     claimed_at: datetime | None
     scheduled_at: datetime | None
     history: list[dict[str, Any]]
+    person: str | None = None
 
     @property
     def in_doubt(self) -> int:
@@ -86,29 +87,48 @@ def judge(
     for key, event in of_event.items():
         got = sorted(copies.get(key, ()), key=lambda copy: copy.at)
         findings.doubled += max(0, len(got) - 1)
-        findings.wrong += _event(event, got, ledger.emails[int(event.key)], hold=hold)
+        findings.wrong += _event(event, got, ledger.email(int(event.key), event.person), hold=hold)
         if event.state in ("skipped", "failed") and (odd := _unexplained(event, ledger)):
             findings.wrong.append(("lost", odd))
     return findings
 
 
 def _row(ledger: Ledger, key: int, events: Sequence[Event], status: str | None) -> list[tuple[str, str]]:
-    """Require as many events as changes that capture could see, and an email of the last change."""
+    """Require as many events as changes that capture could see, of every person, and an email of the last change."""
     expected = ledger.became[key]
-    if len(events) < expected - ledger.missed[key] or (status == "VE" and not events):
-        return [("lost", f"row {key} reached the value {expected} times and has {len(events)} events")]
-    if len(events) > expected:
-        return [("invented", f"row {key} reached the value {expected} times and has {len(events)} events")]
+    # The events of the people of one change have its time.
+    captures: dict[datetime, list[Event]] = {}
+    for event in events:
+        captures.setdefault(event.captured_at, []).append(event)
+    if len(captures) < expected - ledger.missed[key] or (status == "VE" and not events):
+        return [("lost", f"row {key} reached the value {expected} times and has {len(captures)} events")]
+    if len(captures) > expected:
+        return [("invented", f"row {key} reached the value {expected} times and has {len(captures)} events")]
     if not events:
         return []
-    last = events[-1]
-    if status != "VE" or last.state != "skipped" or key not in ledger.left:
+    wrong = [finding for found in captures.values() for finding in _people(ledger, key, found)]
+    if status != "VE" or key not in ledger.left:
+        return wrong
+    for last in list(captures.values())[-1]:
+        shown = last.reason == "superseded" and any(
+            event.state == "sent"
+            and event.person == last.person
+            and event.claimed_at is not None
+            and event.claimed_at >= last.captured_at
+            for event in events
+        )
+        if last.state == "skipped" and not shown and not ledger.email(key, last.person).startswith(UNWILLING):
+            wrong.append(("lost", f"event {last.id}, the last of row {key}, was skipped: {last.reason}"))
+    return wrong
+
+
+def _people(ledger: Ledger, key: int, events: Sequence[Event]) -> list[tuple[str, str]]:
+    """Require one event for each person of the row, or one that was never spread."""
+    people = sorted(event.person or "" for event in events)
+    if people == [""] or people == sorted(ledger.people(key)):
         return []
-    shown = last.reason == "superseded" and any(
-        event.state == "sent" and event.claimed_at is not None and event.claimed_at >= last.captured_at
-        for event in events
-    )
-    return [] if shown else [("lost", f"event {last.id}, the last of row {key}, was skipped: {last.reason}")]
+    word = "invented" if len(set(people)) < len(people) else "lost"
+    return [(word, f"a change of row {key} has events for {', '.join(people)}, not for each person once")]
 
 
 def _event(event: Event, copies: Sequence[Copy], email: str, *, hold: bool) -> list[tuple[str, str]]:
@@ -143,7 +163,7 @@ def _event(event: Event, copies: Sequence[Copy], email: str, *, hold: bool) -> l
 
 def _unexplained(event: Event, ledger: Ledger) -> str | None:
     """A reason that the row does not bear out."""
-    key, email = int(event.key), ledger.emails[int(event.key)]
+    key, email = int(event.key), ledger.email(int(event.key), event.person)
     match email[0]:
         case first if first == REFUSED:
             good = {("failed", "bad_address")}

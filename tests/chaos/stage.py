@@ -18,12 +18,21 @@ from tests.chaos.daemons import Daemon
 from tests.chaos.plan import KINDS
 from tests.chaos.writers import TABLES, Ledger, Writer
 from tests.support import wait_until_async
+from tests.support.configuration import configuration
 from tests.support.database import OPTIONS, fill_with_story
 from tests.support.proxy import Proxy
 
 LEASE = 3.0
 _ROOT = Path(__file__).parents[2]
 _START = 60.0
+_MOST_PEOPLE = 5
+# Each row has one to five people, without a table of them: the writers know only the row.
+_LOOKUP = f"""
+SELECT d.id AS key, d.status AS current, n AS person, u.email_notifications_enabled OR n > 0 AS consent, p.place,
+       CASE n WHEN 0 THEN u.email ELSE concat('p', n, '.', u.email) END AS email
+  FROM public.dateplan d JOIN public.users u ON u.id = d.user_id JOIN public.plan p ON p.id = d.plan_id
+ CROSS JOIN generate_series(0, d.id %% {_MOST_PEOPLE}) AS n
+ WHERE d.id = ANY (%(keys)s::bigint[])"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,7 @@ async def staged(options: Options, folder: Path) -> AsyncIterator[Stage]:
         cluster = Cluster(options={**OPTIONS, "fsync": "on" if options.fsync else "off"})
         stack.callback(cluster.close)
         await asyncio.to_thread(cluster.start)
+        configuration(folder, each="person", lookup=_LOOKUP)
         dsn = cluster.dsn("story")
         await asyncio.to_thread(_furnish, cluster.dsn(), dsn)
         # Its dice are not the schedule's, which is to be the seed's, whatever else is drawn.
@@ -87,7 +97,7 @@ async def staged(options: Options, folder: Path) -> AsyncIterator[Stage]:
             await daemon.start()
             stack.push_async_callback(daemon.kill)
         await wait_until_async(lambda: all(daemon.is_ready for daemon in daemons), _START)
-        yield Stage(options, cluster, dsn, catcher, daemons, proxies, Ledger())
+        yield Stage(options, cluster, dsn, catcher, daemons, proxies, Ledger(most_people=_MOST_PEOPLE))
 
 
 def _furnish(server: str, story: str) -> None:

@@ -128,7 +128,8 @@ async def _judged(stage: Stage) -> Findings:
     async with await stage.connect() as conn:
         async with conn.cursor(row_factory=class_row(Event)) as cursor:
             await cursor.execute(
-                """SELECT id, rule, key, state, reason, in_doubt_count, captured_at, claimed_at, scheduled_at, history
+                """SELECT id, rule, key, state, reason, in_doubt_count, captured_at, claimed_at, scheduled_at, history,
+                          person
                      FROM pgherald.outbox"""
             )
             events = await cursor.fetchall()

@@ -34,6 +34,8 @@ HANDOVER_MUTANTS = [
     "NO_REPLY_IS_NO",
     "ANSWER_BY_EVENT",
     "CLAIM_UNSWEPT",
+    "SPREAD_UNFENCED",
+    "SPREAD_IN_TWO",
     "NEVER_TWICE",
 ]
 # These break it under the policy `hold` as well.
@@ -45,6 +47,8 @@ HOLD_MUTANTS = [
     "NO_REPLY_IS_NO",
     "ANSWER_BY_EVENT",
     "CLAIM_UNSWEPT",
+    "SPREAD_UNFENCED",
+    "SPREAD_IN_TWO",
 ]
 GATE_MUTANTS = [
     "NO_SECOND_DRAIN",
@@ -60,6 +64,7 @@ HANDOVER_WITNESSES = {
     "a doubt held for a person": "state == in_doubt && held",
     "accepted, and refused when sent again": "state == failed && accepted == 1",
     "one event twice in a daemon's hands": "wish[0] == mark && wish[2] == mark",
+    "spread by a worker that died, and claimed by another": "is_spread && state == claimed && claim == 2 && claimed_in[0] == 0 && lives == 3",
     "in flight since an earlier life": "wish[0] == mark && claimed_in[0] != life[0]",
     "in doubt, and about to be sent by who marked it": "state == in_doubt && claim == 1 && yes[0] && !over[until]",
     "in doubt, and a late reply about to settle it": "state == in_doubt && claim == 1 && outcome[0] == sent",

@@ -39,7 +39,8 @@ class Ledger:
 
     `became`: how many committed changes took the row into the value. `left`: rows that were taken out of it.
     `undone`: rows that were taken there and rolled back. `emails`: each row's own. `missed`: how many of the changes came
-    while capture was stopped, so that one event may stand for several. `gone`: rows that were removed.
+    while capture was stopped, so that one event may stand for several. `gone`: rows that were removed. `most_people`: how
+    many people a row has at most; 0: the rule has no `each`.
     """
 
     became: Counter[int] = field(default_factory=Counter)
@@ -51,6 +52,7 @@ class Ledger:
     committed: int = 0
     rolled_back: int = 0
     unknown: int = 0
+    most_people: int = 0
     _keys: Any = field(default_factory=lambda: itertools.count(1))
     _tokens: Any = field(default_factory=lambda: itertools.count(1))
 
@@ -58,6 +60,14 @@ class Ledger:
     def silent(self) -> set[int]:
         """Rows whose every change was rolled back."""
         return {key for key in self.undone if not self.became[key]}
+
+    def people(self, key: int) -> set[str]:
+        """The people of a row, as the lookup of `stage` has them."""
+        return {str(number) for number in range(1 + key % self.most_people)} if self.most_people else set()
+
+    def email(self, key: int, person: str | None) -> str:
+        """The address of a person of a row. Only the first one may be unwilling, or unknown to the mail server."""
+        return self.emails[key] if person in (None, "0") else f"p{person}.{self.emails[key]}"
 
     def start_keys(self, first: int) -> None:
         """Let the keys begin with this one."""

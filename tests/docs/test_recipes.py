@@ -4,6 +4,7 @@ import asyncio
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,8 @@ async def recipients(database: Database, name: str, rule: Rule, keys: list[str])
         await lookup.check(pool)
         found = await lookup.rows(pool, keys)
     events = [Event(0, name, key, 0, 0, database.value("SELECT now()"), 0.0, 0, False, None) for key in keys]
+    if rule.each:
+        events = [replace(event, person=person) for event in events for person in found.people[event.key]]
     decisions = [lookup.decide(event, found) for event in events]
     return [str(each.recipient) for each in decisions if isinstance(each, ToSend)]
 

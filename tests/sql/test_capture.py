@@ -180,7 +180,7 @@ def test_what_an_event_says(plans: Database) -> None:
 def test_rules_on_one_table_don_t_meet(sandbox: Database) -> None:
     sandbox.execute("CREATE TABLE app.plans (id int PRIMARY KEY, status text)")
     for rule, value in (("accepted", "AC"), ("also_accepted", "AC"), ("denied", "DE")):
-        sandbox.execute("SELECT pgherald.watch(%s, 'app.plans', value => %s)", (rule, value))
+        sandbox.execute("SELECT pgherald.watch(%s, 'app.plans', becomes => ARRAY[%s])", (rule, value))
     sandbox.execute("INSERT INTO app.plans VALUES (1, 'AC'), (2, 'DE')")
     sandbox.execute("UPDATE app.plans SET status = 'DE' WHERE id = 1")
     assert sorted((event["rule"], event["key"]) for event in sandbox.events()) == [

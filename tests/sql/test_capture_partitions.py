@@ -216,7 +216,7 @@ def test_a_row_written_and_then_moved_in_one_transaction(sandbox: Database) -> N
 def test_two_rules_on_one_table(sandbox: Database) -> None:
     """A move that leaves one rule's value for the other's is news to the other."""
     sandbox.execute(PLANS)
-    sandbox.execute("SELECT pgherald.watch('denied', 'app.plans', '{id,region,year}', value => 'DE')")
+    sandbox.execute("SELECT pgherald.watch('denied', 'app.plans', '{id,region,year}', becomes => '{DE}')")
     sandbox.execute("UPDATE app.plans SET region = 'south', status = 'DE' WHERE id = 2")
     assert (captured(sandbox), captured(sandbox, "denied")) == ([], ["{2,south,1}"])
     sandbox.execute("UPDATE app.plans SET region = 'north', status = 'VE' WHERE id = 2")

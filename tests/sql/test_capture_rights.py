@@ -21,7 +21,7 @@ TABLES = """
     CREATE TABLE app.south PARTITION OF app.parted FOR VALUES IN ('south');
 """
 WATCHED = """
-    SELECT pgherald.watch('simple', 'app.simple', capture => %(per)s), pgherald.watch('worded', 'app.worded', value => 'two', capture => %(per)s),
+    SELECT pgherald.watch('simple', 'app.simple', capture => %(per)s), pgherald.watch('worded', 'app.worded', becomes => '{two}', capture => %(per)s),
            pgherald.watch('mixed', 'app.mixed', '{a,b,c,d,e}', capture => %(per)s), pgherald.watch('parted', 'app.parted', '{id,region}')
 """
 WRITES = """

@@ -99,7 +99,7 @@ def test_over_to_it_while_others_write(plans: Database) -> None:
 def test_false_is_not_null(sandbox: Database) -> None:
     sandbox.execute(
         """CREATE TABLE app.plans (id int PRIMARY KEY, status boolean);
-           SELECT pgherald.watch('bulk', 'app.plans', value => 'f', capture => 'statement');
+           SELECT pgherald.watch('bulk', 'app.plans', becomes => '{f}', capture => 'statement');
            INSERT INTO app.plans VALUES (1, NULL), (2, false), (3, true)"""
     )
     assert captured(sandbox) == ["2"]

@@ -108,7 +108,7 @@ SEVERAL_TEXTS = ("numeric(5,2)", "date")
 @pytest.mark.parametrize(("type_", "value", "other"), STATUSES)
 def test_status(typed: Database, type_: str, value: str, other: str, per: str) -> None:
     typed.execute(sql.SQL("CREATE TABLE app.plans (id int PRIMARY KEY, status {})").format(sql.SQL(type_)))
-    watch = ("SELECT pgherald.watch('typed', 'app.plans', value => %s, capture => %s)", (value, per))
+    watch = ("SELECT pgherald.watch('typed', 'app.plans', becomes => ARRAY[%s], capture => %s)", (value, per))
     if per == "statement" and type_ in SEVERAL_TEXTS:
         with pytest.raises(errors.InvalidParameterValue, match="several texts for one value"):
             typed.execute(*watch)
@@ -125,7 +125,7 @@ def test_status(typed: Database, type_: str, value: str, other: str, per: str) -
 @pytest.mark.parametrize("type_", ["varchar(3)", "char(3)"])
 def test_a_value_too_long_for_its_column_is_not_cut_to_fit(typed: Database, type_: str) -> None:
     typed.execute(sql.SQL("CREATE TABLE app.plans (id int PRIMARY KEY, status {})").format(sql.SQL(type_)))
-    typed.execute("SELECT pgherald.watch('typed', 'app.plans', value => 'VERIFIED')")
+    typed.execute("SELECT pgherald.watch('typed', 'app.plans', becomes => '{VERIFIED}')")
     typed.execute("INSERT INTO app.plans VALUES (1, 'VER')")
     assert captured(typed) == []
 
@@ -182,13 +182,13 @@ def test_names(sandbox: Database, schema: str, table: str, key: str, column: str
         sandbox.execute(sql.SQL("CREATE TABLE {} ({} int PRIMARY KEY, {} text)").format(target, key_, column_))
         sandbox.execute(sql.SQL("INSERT INTO {} VALUES (1, {})").format(target, value))
         name = target.as_string()
-        sandbox.execute("SELECT pgherald.watch('named', %s, %s, %s, %s)", (name, [key], column, value))
+        sandbox.execute("SELECT pgherald.watch('named', %s, %s, %s, ARRAY[%s])", (name, [key], column, value))
         sandbox.execute("CALL pgherald.snapshot_existing('named')")
         assert sandbox.execute("SELECT key FROM pgherald.handled") == [("1",)]
         sandbox.execute(sql.SQL("UPDATE {} SET {} = 'PE'").format(target, column_))
         sandbox.execute(sql.SQL("UPDATE {} SET {} = {}").format(target, column_, value))
         assert captured(sandbox) == ["1"]
-        sandbox.execute("SELECT pgherald.watch('named', %s, %s, %s, %s)", (name, [key], column, value))
+        sandbox.execute("SELECT pgherald.watch('named', %s, %s, %s, ARRAY[%s])", (name, [key], column, value))
         sandbox.execute("SELECT pgherald.unwatch('named')")
     finally:
         sandbox.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
@@ -230,9 +230,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"key": ["id", "nullable"]}, "22023", 'key column "nullable" of app.plans may be NULL'),
     ({"key": ["at"]}, "22023", f'key column "at" of app.plans is of type timestamp with time zone, {SETTINGS}'),
     *(({"key": [name]}, "22023", SETTINGS) for name in ("local", "day", "span", "f4", "f8", "ratio", "price", "doc", "raw", "list")),
-    ({"column": "kind", "value": "XX"}, "22P02", 'invalid input value for enum app.kind: "XX"'),
-    ({"column": "n", "value": "VE"}, "22P02", 'invalid input syntax for type integer: "VE"'),
-    ({"value": None}, "23502", 'null value in column "value"'),
+    ({"column": "kind", "becomes": ["XX"]}, "22P02", 'invalid input value for enum app.kind: "XX"'),
+    ({"column": "n", "becomes": ["VE"]}, "22P02", 'invalid input syntax for type integer: "VE"'),
+    ({"becomes": ["VE", None]}, "22023", '"becomes" names no value, or NULL'),
+    ({"becomes": []}, "22023", '"becomes" names no value, or NULL'),
     *(
         ({"rule": rule}, "22023", f'rule "{rule}": a rule\'s name is a small letter, then up to 39')
         for rule in ("", "Verified", "1st", "_x", "a-b", "a b", "a.b", "a" * 41, 'x"; DROP', "x'", "é", "a\n")
@@ -247,10 +248,12 @@ def test_refused_with_the_reason_and_without_a_trace(
     typed.execute(THINGS)
     traces = """SELECT (SELECT count(*) FROM pg_trigger), (SELECT count(*) FROM pg_proc), (SELECT count(*) FROM pgherald.rule)"""
     before = typed.execute(traces)
-    call = {"rule": "refused", "table": "app.plans", "key": ["id"], "column": "status", "value": "VE", **change}
+    call = {"rule": "refused", "table": "app.plans", "key": ["id"], "column": "status", "becomes": ["VE"], **change}
     try:
         with pytest.raises(psycopg.Error) as caught:
-            typed.execute("SELECT pgherald.watch(%(rule)s, %(table)s, %(key)s::text[], %(column)s, %(value)s)", call)
+            typed.execute(
+                "SELECT pgherald.watch(%(rule)s, %(table)s, %(key)s::text[], %(column)s, %(becomes)s::text[])", call
+            )
     finally:
         typed.execute("DROP FOREIGN DATA WRAPPER nothing CASCADE")
     assert reason in (caught.value.diag.message_primary or "")

@@ -1,7 +1,8 @@
-"""Claiming: every event once, oldest first, with a plan that stays; and which other event's mail covers it."""
+"""Claiming: every event once, each rule its share, with a plan that stays; and which other event's mail covers it."""
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 from psycopg import sql
 
 from listener.db.pools import PINNED_PLANS, opened, outbox_pool
+from listener.outbox.repeats import QUERIES as REPEAT_QUERIES
 from tests.support.claimant import QUERIES, RULE, Claimant
 from tests.support.database import Database
 
 Register = Callable[..., Claimant]
+REPEATS = REPEAT_QUERIES["repeats"]
 
 
 def capture(database: Database, count: int, rule: str = RULE) -> None:
@@ -78,17 +81,101 @@ def test_only_what_is_due_and_asked_for(sandbox: Database, claimant: Register) -
     assert [(event["rule"], event["key"]) for event in worker.claim(rules=[RULE, "held"])] == [("held", "2")]
 
 
-def test_the_oldest_of_all_rules_come_first(sandbox: Database, claimant: Register) -> None:
-    """As many of each as are among the oldest, whichever rule is asked for first."""
+def claimed(worker: Claimant, limit: int, shares: dict[str, int], **starts: float) -> Counter[str]:
+    """How many events of each rule a claim takes."""
+    times = [starts.get(rule, 0.0) for rule in shares]
+    return Counter(
+        event["rule"] for event in worker.claim(limit, list(shares), shares=list(shares.values()), starts=times)
+    )
+
+
+def test_the_oldest_of_each_rule_have_their_turn_first(sandbox: Database, claimant: Register) -> None:
+    """Whichever rule is asked for first. Of those that have their turn together, the oldest comes first."""
     for number, rule in enumerate(["b", "a", "a", "b", "c", "a", "b", "b"]):
         sandbox.execute(
             "INSERT INTO pgherald.outbox (rule, key, scheduled_at) VALUES (%s, %s, now() + make_interval(secs => %s))",
             (rule, str(number), number - 100),
         )
     worker = claimant()
-    assert keys(worker.claim(3, ["c", "b", "a"])) == ["0", "1", "2"]
-    assert keys(worker.claim(3, ["a", "b"])) == ["3", "5", "6"]
-    assert keys(worker.claim(3, ["a", "b", "c"])) == ["4", "7"]
+    assert keys(worker.claim(2, ["c", "b", "a"])) == ["0", "1"]
+    assert keys(worker.claim(3, ["a", "b", "c"])) == ["2", "3", "4"]
+    assert keys(worker.claim(3, ["a", "b"])) == ["5", "6", "7"]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "limit", "shares", "expected"),
+    [
+        ({"a": 300, "b": 1}, 100, {"a": 1, "b": 1}, {"a": 99, "b": 1}),
+        ({"a": 300, "b": 300}, 100, {"a": 1, "b": 1}, {"a": 50, "b": 50}),
+        ({"a": 300, "b": 300}, 100, {"a": 3, "b": 1}, {"a": 75, "b": 25}),
+        ({"a": 300, "b": 300, "c": 20}, 100, {"a": 1, "b": 1, "c": 1}, {"a": 40, "b": 40, "c": 20}),
+        ({"a": 300, "b": 300, "c": 20}, 100, {"a": 100, "b": 1, "c": 1}, {"a": 98, "b": 1, "c": 1}),
+        ({"a": 5, "b": 5}, 100, {"a": 1, "b": 1}, {"a": 5, "b": 5}),
+        # What is left is divided among the rules that have more: their shares are 2 and 1.
+        ({"a": 400, "b": 400, **{f"r{n}": 1 for n in range(40)}}, 202,
+         {"a": 2, "b": 1, **{f"r{n}": 1 for n in range(40)}}, {"a": 108, "b": 54, **{f"r{n}": 1 for n in range(40)}}),
+    ],
+)  # fmt: skip
+def test_each_rule_has_its_share(
+    sandbox: Database,
+    claimant: Register,
+    waiting: dict[str, int],
+    limit: int,
+    shares: dict[str, int],
+    expected: dict[str, int],
+) -> None:
+    for rule, count in waiting.items():
+        capture(sandbox, count, rule)
+    assert claimed(claimant(), limit, shares) == pytest.approx(expected, abs=1)
+
+
+def test_a_rule_that_had_its_turn_waits_for_the_next(sandbox: Database, claimant: Register) -> None:
+    for rule in ("a", "b"):
+        capture(sandbox, 10, rule)
+    worker = claimant()
+    assert claimed(worker, 1, {"a": 1, "b": 1}, a=1.0) == {"b": 1}
+    assert claimed(worker, 1, {"a": 1, "b": 1}, b=1.0) == {"a": 1}
+    assert claimed(worker, 4, {"a": 1, "b": 1}, b=1.5) == {"a": 3, "b": 1}
+    # Alone it does not wait.
+    assert claimed(worker, 3, {"a": 1}, a=1.0) == {"a": 3}
+
+
+def test_a_claim_is_full_while_enough_is_due(sandbox: Database, claimant: Register) -> None:
+    """One rule of many has the backlog."""
+    rules = [f"rule{number}" for number in range(50)]
+    for rule in rules:
+        capture(sandbox, 1, rule)
+    capture(sandbox, 2000, RULE)
+    worker = claimant()
+    assert claimed(worker, 500, dict.fromkeys([*rules, RULE], 1)) == {RULE: 450, **dict.fromkeys(rules, 1)}
+
+
+def test_a_claim_of_many_rules_reads_no_backlog(database: Database) -> None:
+    """However many events wait, it looks at no more than a few times those that it takes."""
+    conn = database.connect()
+    conn.execute(PINNED_PLANS)
+    rules = [f"rule{number}" for number in range(100)]
+    for rule in rules:
+        capture(database, 200, rule)
+    database.execute("VACUUM ANALYZE pgherald.outbox")
+    prepared_claim(conn)
+    claim = sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE claim (1, 1, 'x', {}, {}, {}, NULL, NULL, 500)").format(
+        rules, [1] * 100, [0.0] * 100
+    )
+    with conn.transaction(force_rollback=True):
+        [(plan,)] = conn.execute(claim).fetchall()
+    read = [
+        node["Actual Rows"] * node["Actual Loops"]
+        for node in nodes(plan[0]["Plan"])
+        if node.get("Index Name") == "outbox_available_idx"
+    ]
+    assert len(read) == 3
+    # The first of each; twice the claim, and one more of each; the claim.
+    assert sorted(read) == pytest.approx([100, 500, 1100], abs=2)
+
+
+def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(node for child in plan.get("Plans", []) for node in nodes(child))]
 
 
 def test_of_many_rules_each_has_its_turn_and_nothing_is_left(sandbox: Database, claimant: Register) -> None:
@@ -96,11 +183,10 @@ def test_of_many_rules_each_has_its_turn_and_nothing_is_left(sandbox: Database, 
     rules = [f"rule{number}" for number in range(100)]
     for rule in rules:
         capture(sandbox, 20, rule)
-    worker, claimed = claimant(), []
+    worker, sizes = claimant(), []
     while events := worker.claim(50, rules):
-        claimed.append(len(events))
-    assert sum(claimed) == 2000
-    assert len(claimed) <= 50
+        sizes.append(len(events))
+    assert sizes == [50] * 40
 
 
 def test_two_sessions_claim_disjoint_events_of_several_rules(sandbox: Database, claimant: Register) -> None:
@@ -275,6 +361,8 @@ PARAMETERS = {
     "number": "bigint",
     "name": "text",
     "rules": "text[]",
+    "shares": "integer[]",
+    "starts": "float8[]",
     "window": "float8",
     "only": "bigint",
     "limit": "bigint",
@@ -287,7 +375,7 @@ def prepared_claim(conn: psycopg.Connection[Any]) -> sql.Composable:
     for number, name in enumerate(PARAMETERS, 1):
         text = re.sub(rf"%\({name}\)s", f"${number}", text)
     conn.execute(f"PREPARE claim ({', '.join(PARAMETERS.values())}) AS {text}")
-    return sql.SQL("EXECUTE claim (1, 1, 'x', ARRAY[{}], NULL, NULL, 500)").format(RULE)
+    return sql.SQL("EXECUTE claim (1, 1, 'x', ARRAY[{}], '{{1}}', '{{0}}', NULL, NULL, 500)").format(RULE)
 
 
 @pytest.mark.parametrize("statistics", ["none", "of an empty table", "fresh"])
@@ -354,6 +442,26 @@ def test_no_plan_reads_what_is_settled(database: Database, query: str, events: i
     assert "outbox" in plan
     assert not re.search("Seq Scan|Sort|Bitmap|Hash|Merge|outbox_key_idx", plan), plan
     assert not re.search(r"using outbox_pkey (?!.*\n +Index Cond: \(id = ANY)", plan), plan
+
+
+@pytest.mark.parametrize("events", [0, 1, 20_000])
+def test_to_ask_for_repeats_reads_the_events_of_one_row(database: Database, events: int) -> None:
+    """A rule with again_after asks at each batch. Settled events are millions."""
+    conn = database.connect()
+    conn.execute(PINNED_PLANS)
+    database.execute(
+        "INSERT INTO pgherald.outbox (rule, key, state, settled_at) SELECT %s, g, 'sent', now() FROM generate_series(1, %s) AS g",
+        (RULE, events),
+    )
+    database.execute("VACUUM ANALYZE pgherald.outbox")
+    ids = database.execute("SELECT id FROM pgherald.outbox ORDER BY id LIMIT 500")
+    conn.execute("PREPARE query AS " + re.sub(r"%\(ids\)s", "$1", re.sub(r"%\(again_after\)s", "$2", REPEATS)))  # type: ignore[arg-type]
+    given = ", ".join(str(number) for (number,) in ids)
+    asked = f"EXPLAIN EXECUTE query (ARRAY[{given}]::bigint[], 604800)"
+    plan = "\n".join(line for (line,) in conn.execute(asked))
+    assert re.search(r"using outbox_key_idx .*\n +Index Cond: \(key = own.key\)", plan), plan
+    assert re.search(r"using outbox_pkey on outbox own.*\n +Index Cond: \(id = ANY", plan), plan
+    assert not re.search("Seq Scan|Sort|Bitmap|Hash Join|Merge", plan), plan
 
 
 def test_the_daemons_sessions_are_pinned_and_prepare_at_once(database: Database) -> None:

@@ -96,10 +96,10 @@ def test_an_enums_value_renamed_stays_watched(sandbox: Database) -> None:
     session.execute("INSERT INTO app.plans VALUES (2, 'VE')")
     sandbox.execute("ALTER TYPE app.kind RENAME VALUE 'VE' TO 'verified'")
     session.execute("INSERT INTO app.plans VALUES (3, 'verified')")
-    sandbox.execute("SELECT pgherald.rewatch('plans', 'app.plans', value => 'verified')")
+    sandbox.execute("SELECT pgherald.rewatch('plans', 'app.plans', becomes => '{verified}')")
     session.execute("INSERT INTO app.plans VALUES (4, 'verified')")
     assert captured(sandbox) == ["2", "3", "4"]
     assert sandbox.execute(
-        "SELECT value, paused_at::date::text, snapshot_done FROM pgherald.rule WHERE rule = 'plans'"
+        "SELECT becomes[1], paused_at::date::text, snapshot_done FROM pgherald.rule WHERE rule = 'plans'"
     ) == [("verified", "2026-01-01", True)]
     assert sandbox.execute("SELECT key, why FROM pgherald.handled WHERE rule = 'plans'") == [("1", "existing")]

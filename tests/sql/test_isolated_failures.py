@@ -11,6 +11,7 @@ import structlog
 from psycopg import sql
 
 from listener.config.rules import default_rules
+from listener.config.sections import DeliverySettings
 from listener.db.connection import parameters
 from listener.db.pool import Connection, Pool
 from listener.db.pools import lookup_pool, opened, outbox_pool
@@ -18,10 +19,10 @@ from listener.errors import BadData
 from listener.outbox.event import Event, OutgoingMessage, Settlement
 from listener.outbox.registration import Registration
 from listener.outbox.store import Outbox
+from listener.outbox.turns import Turn
 from listener.worker.delivery import Delivery
 from listener.worker.lookup import Lookup
 from listener.worker.registry import WorkerRegistry
-from listener.worker.retry_policy import RetryPolicy
 from listener.worker.suspensions import Suspension
 from tests.support.claimant import RULE
 from tests.support.database import Database, Databases, install_triggers
@@ -32,8 +33,8 @@ async def worker(database: Database) -> AsyncIterator[Outbox]:
     pool = outbox_pool(database.url)
     async with opened(pool):
         registration = Registration(lease_s=10)
-        await WorkerRegistry(pool, registration, lambda: False).register()
-        yield Outbox(pool, registration, lambda: False)
+        await WorkerRegistry(pool, registration, list).register()
+        yield Outbox(pool, registration, lambda rule: False)
 
 
 def capture(database: Database, *keys: str) -> None:
@@ -63,7 +64,7 @@ async def test_a_claim_gives_all_and_names_those_that_cannot_be_read(sandbox: Da
     }.items():
         sandbox.execute(f"UPDATE pgherald.outbox SET {change} WHERE key = '{key}'")  # type: ignore[arg-type]
     async with worker(sandbox) as outbox:
-        events = await outbox.claim(500, [RULE])
+        events = await outbox.claim(500, [Turn(RULE)])
         long = "f" * 200 + "..."
         expected: dict[str, str | None] = {**dict.fromkeys("abcdeg"), "b": "unreadable", "d": "unreadable"}
         assert flaws(events) == expected | {long: "too_large"}
@@ -82,13 +83,13 @@ async def test_a_claim_takes_no_more_than_it_may_where_one_cannot_be_read(sandbo
     capture(sandbox, *"abcdef")
     sandbox.execute("UPDATE pgherald.outbox SET captured_at = 'infinity' WHERE key = 'b'")
     async with worker(sandbox) as outbox:
-        assert [event.key for event in await outbox.claim(3, [RULE])] == ["a", "b", "c"]
+        assert [event.key for event in await outbox.claim(3, [Turn(RULE)])] == ["a", "b", "c"]
         sandbox.execute(
-            "INSERT INTO pgherald.rule (rule, \"table\", table_name, key, \"column\", value, paused_at) VALUES ('p', 'public.plan', 'public.plan', '{id}', 'x', 'y', now())"
+            "INSERT INTO pgherald.rule (rule, \"table\", table_name, key, \"column\", becomes, paused_at) VALUES ('p', 'public.plan', 'public.plan', '{id}', 'x', '{y}', now())"
         )
         try:
             sandbox.execute("UPDATE pgherald.outbox SET rule = 'p', captured_at = 'infinity' WHERE key = 'd'")
-            assert [event.key for event in await outbox.claim(3, [RULE, "p"])] == ["e", "f"]
+            assert [event.key for event in await outbox.claim(3, [Turn(RULE), Turn("p")])] == ["e", "f"]
         finally:
             sandbox.execute("DELETE FROM pgherald.rule WHERE rule = 'p'")
 
@@ -102,7 +103,7 @@ async def test_a_text_that_the_files_have_wrong(sandbox: Database) -> None:
     finally:
         sandbox.execute("DROP CAST (bytea AS text)")
     async with worker(sandbox) as outbox:
-        events = await outbox.claim(500, [RULE])
+        events = await outbox.claim(500, [Turn(RULE)])
         assert flaws(events) == {"a": None, "2 octets that are not valid text": "unreadable", "c": None}
 
 
@@ -110,7 +111,7 @@ async def test_what_cannot_be_written_of_one_is_written_of_the_others(sandbox: D
     capture(sandbox, *"abcdefgh")
     sandbox.execute("UPDATE pgherald.outbox SET attempt = 2147483647 WHERE key = 'c'")
     async with worker(sandbox) as outbox:
-        events = await outbox.claim(500, [RULE])
+        events = await outbox.claim(500, [Turn(RULE)])
         a, b, c, d, e, f, g, _ = events
         with structlog.testing.capture_logs() as logs:
             written = await outbox.record(
@@ -139,7 +140,7 @@ async def test_letters_that_the_database_has_not(databases: Databases) -> None:
         install_triggers(database.connect())
         pool = outbox_pool(database.url)
         async with opened(pool):
-            registry = WorkerRegistry(pool, Registration(lease_s=10), lambda: False)
+            registry = WorkerRegistry(pool, Registration(lease_s=10), list)
             await registry.register()
             assert await registry.renew(
                 has_presence_lock=False,
@@ -158,7 +159,7 @@ async def test_a_recipient_that_is_no_text(databases: Databases) -> None:
         install_triggers(database.connect())
         capture(database, "a")
         async with worker(database) as outbox:
-            [event] = await outbox.claim(1, [RULE])
+            [event] = await outbox.claim(1, [Turn(RULE)])
             database.execute(
                 "UPDATE pgherald.outbox SET message = '\\x00', recipient = convert_from('\\xe9', 'SQL_ASCII')"
             )
@@ -188,9 +189,9 @@ async def test_a_row_whose_page_is_damaged(database: Database) -> None:
     database.execute("UPDATE public.dateplan SET status = 'VE'")
     pool = lookup_pool(database.url)
     anything: Any = SimpleNamespace(recipients=SimpleNamespace(allows=lambda _: True))
-    delivery = Delivery(default_rules(), anything, b"", retries=RetryPolicy(max_attempts=1), max_age=None)
+    delivery = Delivery(default_rules(), anything, b"", {RULE: DeliverySettings(max_attempts=1)})
     async with opened(pool), worker(database) as outbox:
-        decided = await delivery.triage(RULE, await outbox.claim(500, [RULE]), pool)
+        decided = await delivery.triage(RULE, await outbox.claim(500, [Turn(RULE)]), pool)
     failed = [(each.event.key, each.reason) for each in decided if isinstance(each, Settlement)]
     assert failed == [(str(plans[2]), "lookup_error")]
     assert len(decided) == 5
@@ -236,7 +237,7 @@ async def _configured(_: Connection) -> None: ...
 async def test_what_was_kept_and_cannot_be_used(sandbox: Database, change: str, reason: str) -> None:
     capture(sandbox, "a")
     async with worker(sandbox) as outbox:
-        [event] = await outbox.claim(1, [RULE])
+        [event] = await outbox.claim(1, [Turn(RULE)])
         await outbox.record([], [message(event, "a@example.org", b"abc")])
         stored = await outbox.stored_message(event)
         assert stored is not None

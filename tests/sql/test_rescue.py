@@ -113,6 +113,31 @@ def test_while_a_worker_holds_doubts_nobody_sends_again(sandbox: Database, claim
     assert alive.rescue()["due"] == 1
 
 
+def test_the_policy_of_one_rule_is_not_that_of_another(sandbox: Database, claimant: Register) -> None:
+    """The dead worker, the one that rescues and a third hold the doubts of one rule. The other rule's are sent again."""
+    sandbox.execute("INSERT INTO pgherald.outbox (rule, key) VALUES (%s, '1'), ('other', '1')", (RULE,))
+    for strict in ("dead", "alive", "third"):
+        dead, alive, third = (claimant(name, hold=name == strict) for name in ("dead", "alive", "third"))
+        dead.hold = False
+        for event in dead.claim(rules=[RULE, "other"]):
+            assert dead.mark(event)
+        dead.hold = strict == "dead"
+        dead.renew()
+        die(dead, "lease")
+        hold = strict == "alive"
+        assert alive.rescue(hold=hold)["doubted"] == 2
+        held, lax = sandbox.events()
+        assert (held["scheduled_at"] is None, lax["scheduled_at"] is None) == (strict != "third", False)
+        assert alive.rescue(hold=hold)["due"] == alive.resend(hold=hold) == 1
+        assert [event["state"] for event in sandbox.events()] == ["in_doubt", "available"]
+        for worker in (alive, third):
+            worker.unregister()
+        sandbox.execute(
+            "UPDATE pgherald.outbox SET state = 'available', in_doubt_count = 0, claim = NULL, claimed_by = NULL,"
+            " scheduled_at = now(), reason = NULL"
+        )
+
+
 @pytest.mark.usefixtures("events")
 def test_in_doubt_for_the_second_time_it_is_held(sandbox: Database, claimant: Register) -> None:
     first, second, third = claimant("first"), claimant("second"), claimant("third")

@@ -187,11 +187,10 @@ def test_the_roles(story: Database, programs: Programs, roles: None) -> None:
     for statement in (
         "SELECT pgherald.watch('mine', 'public.dateplan')",
         "SELECT pgherald.unwatch('dateplan_verified')",
-        "UPDATE pgherald.rule SET value = 'XX'",
+        "UPDATE pgherald.rule SET becomes = '{XX}'",
         "UPDATE pgherald.secret SET value = 'known'",
         "INSERT INTO pgherald.rate_limit DEFAULT VALUES",
         "DELETE FROM pgherald.rate_limit",
-        "INSERT INTO pgherald.outbox (rule, key) VALUES ('dateplan_verified', '7')",
         "TRUNCATE pgherald.outbox",
         "CREATE TABLE pgherald.mine ()",
         "TABLE public.users",
@@ -204,7 +203,7 @@ def test_uninstall_leaves_the_database_as_it_was(story: Database, programs: Prog
     story.execute(PARTED)
     before = programs.dump(story)
     run(programs, story, "-1", "-f", TRIGGERS, "-c", WATCH)
-    story.execute("SELECT pgherald.watch('parted', 'public.parted', '{id,region}'), pgherald.watch('other', 'public.plan', value => 'x', \"column\" => 'place')")  # fmt: skip
+    story.execute("SELECT pgherald.watch('parted', 'public.parted', '{id,region}'), pgherald.watch('other', 'public.plan', becomes => '{x}', \"column\" => 'place')")  # fmt: skip
     story.verify(story.add_plan("Café", "jane@example.org"))
     assert programs.dump(story) != before
     run(programs, story, "-1", "-f", UNINSTALL, options="-c client_min_messages=warning")

@@ -105,7 +105,7 @@ def test_what_an_event_must_have(sandbox: Database, column: str) -> None:
         ("INSERT INTO pgherald.rate_limit (singleton) VALUES (false)", "rate_limit_singleton"),
         ("UPDATE pgherald.rate_limit SET rate = 0", "rate_limit_rate_positive"),
         (
-            "INSERT INTO pgherald.rule (rule, \"table\", table_name, key, \"column\", value, capture) VALUES ('x', 'pgherald.rule', '', '{}', '', '', 'x')",
+            "INSERT INTO pgherald.rule (rule, \"table\", table_name, key, \"column\", becomes, capture) VALUES ('x', 'pgherald.rule', '', '{}', '', '{}', 'x')",
             "rule_capture_known",
         ),
         ("INSERT INTO pgherald.rule SELECT * FROM pgherald.rule", "rule_pkey"),

@@ -75,7 +75,7 @@ def test_the_end_is_written_once_and_the_message_forgotten(
 def test_back_at_once_and_without_a_word(sandbox: Database, worker: Claimant, event: Any) -> None:
     """An event whose sending never began uses no attempt and adds no line to the history."""
     before = now(sandbox)
-    assert worker.record([(event["id"], event["claim"], "available", None, 0, None, None, None)], [])
+    assert worker.record([(event["id"], event["claim"], "available", None, 0, None, False, None, None)], [])
     row = now(sandbox)
     assert (row["state"], row["claim"], row["claimed_by"]) == ("available", None, None)
     assert (row["scheduled_at"], row["history"], row["attempt"]) == (before["scheduled_at"], before["history"], 0)
@@ -269,7 +269,7 @@ def test_outcomes_and_marks_of_many_in_one_go(sandbox: Database, claimant: Regis
     worker = claimant()
     events = worker.claim()
     sandbox.execute("UPDATE pgherald.outbox SET claim = claim + 1000 WHERE key IN ('2', '4')")
-    settled = [(event["id"], event["claim"], "sent", None, 1, None, "sent", None) for event in events[:2]]
+    settled = [(event["id"], event["claim"], "sent", None, 1, None, False, "sent", None) for event in events[:2]]
     marks = [(event["id"], event["claim"], "jane@example.org", b"bytes") for event in events[2:]]
     assert worker.record(settled, marks) == {events[0]["id"], events[2]["id"]}
     assert [row["state"] for row in sandbox.events()] == ["sent", "claimed", "transmitting", "claimed"]

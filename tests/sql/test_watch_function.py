@@ -44,7 +44,7 @@ def captured(database: Database) -> list[str]:
         ("'app.old', '{code}'", "INSERT INTO app.old VALUES (1, 'VE', 'a')", ["a"]),
         ("'app.old', '{id,code}'", "INSERT INTO app.old VALUES (1, 'VE', 'a')", ["{1,a}"]),
         ("'app.old', '{id}', 'code'", "INSERT INTO app.old VALUES (1, 'VE', 'a'), (2, 'PE', 'VE')", ["2"]),
-        ("'app.old', value => 'AC'", "INSERT INTO app.old VALUES (1, 'VE', 'a'), (2, 'AC', 'b')", ["2"]),
+        ("'app.old', becomes => '{AC}'", "INSERT INTO app.old VALUES (1, 'VE', 'a'), (2, 'AC', 'b')", ["2"]),
         (
             "'app.parted', '{id,region}'",
             """INSERT INTO app.old VALUES (1, 'VE', 'a'); INSERT INTO app.parted VALUES (1, 'north', 'VE');

@@ -22,7 +22,7 @@ class Claimant:
         self.name = name
         self.claims = 0
         self.hold = hold
-        [row] = self._run("register", name=name, version="0", lease=lease, hold=hold)
+        [row] = self._run("register", name=name, version="0", lease=lease, hold=self._held(hold))
         self.id: int = row["id"]
         self.lock: int = row["lock"]
         if locked:
@@ -40,22 +40,37 @@ class Claimant:
             "suspended_rules": [],
             "suspended_since": [],
             "suspended_reasons": [],
-            "hold": self.hold,
+            "hold": self._held(self.hold),
         }
         return bool(self._run("renew", worker=self.id, **values))
 
-    def claim(self, limit: int = 100, rules: Sequence[str] = (RULE,), *, window: float | None = None) -> list[DictRow]:
+    def claim(
+        self,
+        limit: int = 100,
+        rules: Sequence[str] = (RULE,),
+        *,
+        window: float | None = None,
+        shares: Sequence[int] | None = None,
+        starts: Sequence[float] | None = None,
+    ) -> list[DictRow]:
         self.claims += 1
         values = {
             "number": self.claims,
             "name": self.name,
             "rules": list(rules),
+            "shares": list(shares or [1] * len(rules)),
+            "starts": list(starts or [0.0] * len(rules)),
             "window": window,
             "only": None,
             "limit": limit,
         }
         rows = self._run("claim", worker=self.id, **values)
         return sorted(rows, key=lambda row: row["id"])
+
+    def spread(self, event: DictRow, *people: str) -> list[DictRow]:
+        """Spread the event to these people. Return nothing if this claim no longer owned it."""
+        row = {"id": event["id"], "claim": event["claim"], "people": people}
+        return self._run("spread", spread=json.dumps([row]))
 
     def stored(self, event: DictRow) -> tuple[str, bytes]:
         """Return the recipient and the bytes that were kept of the event's first sending."""
@@ -67,8 +82,10 @@ class Claimant:
         history_entry: str | None = None, detail: str | None = None, hold: bool = False,
     ) -> bool:  # fmt: skip
         """Settle the event. Return whether this claim still owned it."""
-        values = (event["id"], event["claim"], state, reason, int(uses_attempt), delay, history_entry or state, detail)
-        return bool(self.record([values], [], hold=hold))
+        values = (
+            event["id"], event["claim"], state, reason, int(uses_attempt), delay, hold, history_entry or state, detail,
+        )  # fmt: skip
+        return bool(self.record([values], []))
 
     def mark(self, event: DictRow, recipient: str = "jane@example.org", message: bytes = b"bytes") -> bool:
         """Mark the event. Return whether this claim still owned it."""
@@ -84,7 +101,7 @@ class Claimant:
 
     def rescue_from(self, dead: Sequence[DictRow], hold: bool = False, lease: float = 10.0) -> DictRow:
         values = {"dead": [peer["id"] for peer in dead], "seen": [peer["seen_at"] for peer in dead]}
-        [row] = self._run("rescue", worker=self.id, lease=lease, hold=hold, **values)
+        [row] = self._run("rescue", worker=self.id, lease=lease, hold=self._held(hold), **values)
         return row
 
     def find_settled(self, event: DictRow, state: str) -> bool:
@@ -95,8 +112,8 @@ class Claimant:
         fences = {"ids": [event["id"] for event in heard_of], "claims": [event["claim"] for event in heard_of]}
         return len(self._run("release_lost_claims", worker=self.id, **fences))
 
-    def resend(self) -> int:
-        return self.conn.execute(QUERIES["resend"]).rowcount
+    def resend(self, *, hold: bool = False) -> int:
+        return self.conn.execute(QUERIES["resend"], {"hold": self._held(hold)}).rowcount
 
     def unregister(self) -> None:
         self._run("unregister", worker=self.id)
@@ -105,21 +122,26 @@ class Claimant:
         [row] = self._run("waiting", rules=[RULE])
         return row["available"], row["in_doubt"]
 
-    def record(
-        self, settlements: list[tuple[Any, ...]], marks: list[tuple[Any, ...]], *, hold: bool = False
-    ) -> set[int]:
+    def record(self, settlements: list[tuple[Any, ...]], marks: list[tuple[Any, ...]]) -> set[int]:
         """The ids of those that were still this claim's to write."""
-        columns = ("id", "claim", "state", "reason", "uses_attempt", "delay", "history_entry", "detail")
+        columns = ("id", "claim", "state", "reason", "uses_attempt", "delay", "hold", "history_entry", "detail")
         settled = json.dumps([dict(zip(columns, row, strict=True)) for row in settlements])
-        marked = json.dumps([{"id": id, "claim": claim, "recipient": to} for id, claim, to, _ in marks])
+        marked = json.dumps(
+            [{"id": id, "claim": claim, "recipient": to, "hold": self.hold} for id, claim, to, _ in marks]
+        )
         messages = [message for *_, message in marks]
         if not marks:
-            rows = self._run("settle", hold=hold, settled=settled)
+            rows = self._run("settle", settled=settled)
         elif not settlements:
-            rows = self._run("mark", hold=hold or self.hold, marked=marked, messages=messages)
+            rows = self._run("mark", marked=marked, messages=messages)
         else:
-            rows = self._run("record", hold=hold or self.hold, settled=settled, marked=marked, messages=messages)
+            rows = self._run("record", settled=settled, marked=marked, messages=messages)
         return {row["id"] for row in rows}
+
+    @staticmethod
+    def _held(hold: bool) -> list[str]:
+        """Return the rules whose events in doubt a worker holds."""
+        return [RULE] if hold else []
 
     def _run(self, query: str, **values: Any) -> list[DictRow]:
         with self.conn.cursor(row_factory=dict_row) as cursor:

@@ -52,7 +52,7 @@ def rule_with(**changes: Any) -> Callable[[Settings], Settings]:
 
     def change(settings: Settings) -> Settings:
         rule = settings.rules[RULE]
-        return settings.model_copy(update={"rules": {RULE: Rule(**{**rule.model_dump(), **changes})}})
+        return settings.model_copy(update={"rules": {RULE: Rule(**{**rule.model_dump(exclude_unset=True), **changes})}})
 
     return change
 

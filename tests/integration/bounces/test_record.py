@@ -28,7 +28,9 @@ STATEMENT = """
 
 
 def rules(statement: str = STATEMENT) -> dict[str, Rule]:
-    return {DEFAULT_NAME: Rule(**{**default_rules()[DEFAULT_NAME].model_dump(), "bounced": statement})}
+    return {
+        DEFAULT_NAME: Rule(**{**default_rules()[DEFAULT_NAME].model_dump(exclude_unset=True), "bounced": statement})
+    }
 
 
 @pytest.fixture

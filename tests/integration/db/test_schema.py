@@ -55,7 +55,7 @@ def test_what_is_watched_as_configured_is_verified(database: Database) -> None:
         ("SELECT", {"paid": RULE}, "rule paid is not watched in this database; run `pgherald install`"),
         (
             "SELECT",
-            changed(becomes="XX"),
+            changed(becomes=("XX",)),
             r"the database watches public\.dateplan\.status = 'VE', not what is configured",
         ),
         ("ALTER TABLE public.dateplan DISABLE TRIGGER pgherald_dateplan_verified_update", RULES, "missing or disabled"),
@@ -112,10 +112,10 @@ def test_a_disabled_trigger_of_one_partition_is_seen(database: Database) -> None
     database.execute(
         """CREATE TABLE public.visit (id bigint, state text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
            CREATE TABLE public.visit_1 PARTITION OF public.visit FOR VALUES FROM (1) TO (100);
-           SELECT pgherald.watch('visited', 'public.visit', "column" => 'state', value => 'done')"""
+           SELECT pgherald.watch('visited', 'public.visit', "column" => 'state', becomes => '{done}')"""
     )
     rules = {
-        "visited": RULE.model_copy(update={"table": "public.visit", "column": "state", "becomes": "done"}),
+        "visited": RULE.model_copy(update={"table": "public.visit", "column": "state", "becomes": ("done",)}),
         **RULES,
     }
     assert problems(database, rules) == {}

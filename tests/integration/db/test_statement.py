@@ -12,7 +12,9 @@ GOOD = "UPDATE public.users SET email = %(class)s WHERE id = ANY (%(keys)s::bigi
 
 
 def statement(text: str) -> Statement:
-    found = bounced_of(DEFAULT_NAME, Rule(**{**default_rules()[DEFAULT_NAME].model_dump(), "bounced": text}))
+    found = bounced_of(
+        DEFAULT_NAME, Rule(**{**default_rules()[DEFAULT_NAME].model_dump(exclude_unset=True), "bounced": text})
+    )
     assert found is not None
     return found
 

@@ -53,7 +53,7 @@ def test_all_is_well(database: Database, check: Callable[[], list[Any]]) -> None
             ["W003"], "has lost a right", "GRANT USAGE ON SCHEMA pgherald TO pg_monitor",
         ),
         (
-            "SELECT pgherald.rewatch('dateplan_verified', 'dates_dateplan', value => 'CA')",
+            "SELECT pgherald.rewatch('dateplan_verified', 'dates_dateplan', becomes => '{CA}')",
             ["W004"], "the database watches status = 'CA', and the migrations status = 'VE'", "pgherald rewatch",
         ),
         ("ALTER TABLE dates_dateplan RENAME status TO phase", ["W005"], "no longer has column status", "pgherald rewatch"),
@@ -103,7 +103,7 @@ def test_a_role_without_rights_sees_the_triggers(database: Database, check: Call
         assert check() == []
         # A query that failed would have ended the transaction.
         connection.introspection.table_names()
-    database.execute("UPDATE pgherald.rule SET value = 'XX'")
+    database.execute("UPDATE pgherald.rule SET becomes = '{XX}'")
     assert check() == [], "it read a table that it may not read"
     database.execute("DROP TRIGGER pgherald_dateplan_verified_insert ON dates_dateplan")
     assert [message.id for message in check()] == ["pgherald.W002"]

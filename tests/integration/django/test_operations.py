@@ -86,7 +86,9 @@ def as_role(role: str) -> None:
 
 
 def rule(database: Database) -> Any:
-    return database.execute('SELECT "table"::text, key, "column", value, capture, snapshot_done FROM pgherald.rule')
+    return database.execute(
+        'SELECT "table"::text, key, "column", becomes[1], capture, snapshot_done FROM pgherald.rule'
+    )
 
 
 def keys(database: Database) -> list[str]:
@@ -211,7 +213,8 @@ def test_sqlmigrate_shows_all_of_it(migrations: Migrations, database: Database) 
     migrations.apply(order())
     sql = "\n".join(migrations.apply(watch(), collect=True))
     assert (
-        "SELECT pgherald.watch('order_paid', '\"shop_order\"'::regclass, '{id}'::text[], 'status', 'VE', 'row')" in sql
+        "SELECT pgherald.watch('order_paid', '\"shop_order\"'::regclass, '{id}'::text[], 'status', '{VE}'::text[], NULL, NULL, '{}'::text[], 'row')"
+        in sql
     )
     assert "CALL pgherald.snapshot_existing('order_paid')" in sql
     assert database.execute(TRIGGERS) == []

@@ -36,7 +36,7 @@ from tests.support.doctor import (
         ("ALTER TABLE public.dateplan ENABLE REPLICA TRIGGER pgherald_dateplan_verified_update", TRIGGERS, "fault",
          ("replication only", "ENABLE TRIGGER")),
         ("DELETE FROM pgherald.rule", TRIGGERS, "fault", ("not installed", "pgherald install")),
-        ("UPDATE pgherald.rule SET value = 'XX'", TRIGGERS, "fault", ("'XX'", "differs from [rules.dateplan_verified]")),
+        ("UPDATE pgherald.rule SET becomes = '{XX}'", TRIGGERS, "fault", ("'XX'", "differs from [rules.dateplan_verified]")),
         ("ALTER FUNCTION pgherald.capture_dateplan_verified() SECURITY INVOKER", CAPTURE, "fault",
          ("the application's rights", "SECURITY DEFINER")),
         ("""CREATE OR REPLACE FUNCTION pgherald.capture_dateplan_verified() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
@@ -186,12 +186,12 @@ def test_no_type_of_column_looks_changed(database: Database, doctor: Examine) ->
         column = sql.SQL('CREATE TABLE {} (id bigint PRIMARY KEY, "its State" {})')
         database.execute(column.format(table, sql.SQL(type)))
         database.execute(
-            "SELECT pgherald.watch(%s, %s, '{id}', 'its State', %s)", (f"rule_{i}", f"public.typed_{i}", value)
+            "SELECT pgherald.watch(%s, %s, '{id}', 'its State', ARRAY[%s])", (f"rule_{i}", f"public.typed_{i}", value)
         )
         rules[f"rule_{i}"] = {"table": f"public.typed_{i}", "column": "its State", "becomes": value}
 
     def change(settings: Settings) -> Settings:
-        base = settings.rules[RULE].model_dump()
+        base = settings.rules[RULE].model_dump(exclude_unset=True)
         return settings.model_copy(update={"rules": {name: Rule(**{**base, **rule}) for name, rule in rules.items()}})
 
     findings = doctor(change)

@@ -25,7 +25,7 @@ def documented() -> str:
 
 
 def rules(statement: str) -> dict[str, Rule]:
-    return {NAME: Rule(**{**default_rules()[NAME].model_dump(), "unsubscribe": statement})}
+    return {NAME: Rule(**{**default_rules()[NAME].model_dump(exclude_unset=True), "unsubscribe": statement})}
 
 
 async def follow(url: str, key: str, statement: str | None = None) -> None:

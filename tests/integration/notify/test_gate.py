@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -22,6 +23,7 @@ from listener.outbox.store import Outbox
 from listener.smtp.breaker import Breaker
 from listener.worker import scan_pace
 from listener.worker.claimer import Claimer
+from listener.worker.decider import Decider
 from listener.worker.loop import Worker
 from listener.worker.registry import WorkerRegistry
 from listener.worker.runtime import Runtime
@@ -39,7 +41,8 @@ class Taken:
 
     def __init__(self) -> None:
         self.rules = default_rules()
-        self.active_rules = list(self.rules)
+        self.active_shares = {rule: each.share for rule, each in self.rules.items()}
+        self.policies = {rule: SimpleNamespace(again_after=None) for rule in self.rules}
         self.suspensions = Suspensions()
         self.at: dict[int, float] = {}
 
@@ -93,14 +96,15 @@ async def at_work(database: Database, kind: type[Sleeper] = Sleeper) -> AsyncIte
     pool = outbox_pool(database.url)
     async with opened(pool):
         registration = Registration(lease_s=10)
-        outbox = Outbox(pool, registration, lambda: False)
-        await WorkerRegistry(pool, registration, lambda: False).register()
+        outbox = Outbox(pool, registration, lambda rule: False)
+        await WorkerRegistry(pool, registration, list).register()
         listener = Listener(database.url, outbox.ring)
         batch_writer = BatchWriter(outbox)
         taken = Taken()
         breaker, rate_limiter = Breaker(), RateLimiter(pool)
         senders = Senders(outbox, batch_writer, breaker, rate_limiter, listener.doorbell, connections=8, poll=POLL)
-        claimer = Claimer(outbox, pool, senders)
+        decider = Decider(outbox, pool, senders, rate_limiter, listener.doorbell)
+        claimer = Claimer(outbox, senders.in_flight, decider)
         runtime = Runtime(taken, None, None, None)  # type: ignore[arg-type]
         worker = kind(claimer, senders, listener, breaker, rate_limiter, runtime=runtime, poll=POLL)
         tasks = [asyncio.create_task(listener.keep()), asyncio.create_task(batch_writer.run())]

@@ -10,6 +10,7 @@ from listener.db.pools import opened, outbox_pool
 from listener.outbox.event import Event, OutgoingMessage, Settlement
 from listener.outbox.registration import Registration
 from listener.outbox.store import Outbox
+from listener.outbox.turns import Turn
 from listener.worker.registry import WorkerRegistry
 from tests.support.database import Database
 
@@ -21,8 +22,8 @@ JANE = parse_address("jane@example.org")
 async def outbox(database: Database) -> AsyncIterator[Outbox]:
     async with opened(pool := outbox_pool(database.url)):
         registration = Registration(lease_s=10)
-        await WorkerRegistry(pool, registration, lambda: False).register()
-        yield Outbox(pool, registration, lambda: False)
+        await WorkerRegistry(pool, registration, list).register()
+        yield Outbox(pool, registration, lambda rule: False)
 
 
 def capture(database: Database, *keys: str) -> None:
@@ -40,10 +41,10 @@ def mark(event: Event) -> OutgoingMessage:
 
 async def test_an_event_goes_from_claim_to_settlement(database: Database, outbox: Outbox) -> None:
     capture(database, "7")
-    [event] = await outbox.claim(10, [RULE])
+    [event] = await outbox.claim(10, [Turn(RULE)])
     assert (event.key, event.attempt, event.has_stored_message, event.flaw) == ("7", 0, False, None)
     assert outbox.is_leased(outbox.worker)
-    assert await outbox.claim(10, [RULE]) == []
+    assert await outbox.claim(10, [Turn(RULE)]) == []
     assert await outbox.record([], [mark(event)]) == {event.fence}
     stored = await outbox.stored_message(event)
     assert stored is not None
@@ -60,9 +61,9 @@ async def test_an_event_goes_from_claim_to_settlement(database: Database, outbox
 
 async def test_an_older_claim_changes_nothing(database: Database, outbox: Outbox) -> None:
     capture(database, "7")
-    [old] = await outbox.claim(10, [RULE])
+    [old] = await outbox.claim(10, [Turn(RULE)])
     assert await outbox.release_lost_claims([]) == 1
-    [new] = await outbox.claim(10, [RULE])
+    [new] = await outbox.claim(10, [Turn(RULE)])
     assert new.claim != old.claim
     assert await outbox.record([Settlement(old, "skipped", "skipped", "expired")], [mark(old)]) == set()
     assert await outbox.stored_message(old) is None
@@ -75,14 +76,14 @@ async def test_what_waits_is_counted_and_a_paused_rule_apart(database: Database,
     assert await outbox.waiting([RULE]) == (2, 0, 0)
     database.execute("UPDATE pgherald.rule SET paused_at = now()")
     assert await outbox.waiting([RULE]) == (0, 0, 2)
-    assert await outbox.claim(10, [RULE]) == []
+    assert await outbox.claim(10, [Turn(RULE)]) == []
 
 
 async def test_a_detail_that_cannot_be_written_does_not_hold_back_the_outcome(
     database: Database, outbox: Outbox
 ) -> None:
     capture(database, "7")
-    [event] = await outbox.claim(10, [RULE])
+    [event] = await outbox.claim(10, [Turn(RULE)])
     # Not a history entry: the state is one that the outbox refuses without a reason.
     refused = Settlement(event, "failed", "failed", None, "too late")
     with structlog.testing.capture_logs() as logs:

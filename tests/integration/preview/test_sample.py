@@ -19,7 +19,7 @@ async def sample(database: Database, key: str | None = None, to: str | None = No
     settings = Settings.model_validate(
         {
             "database": {"url": database.url},
-            "rules": {RULE: {**default_rules()[RULE].model_dump(), **rule}},
+            "rules": {RULE: {**default_rules()[RULE].model_dump(exclude_unset=True), **rule}},
         }
     )
     return await make(settings, templates(settings), RULE, key, parse_address(to) if to else None)

@@ -6,6 +6,7 @@ from psycopg import sql
 
 from listener.db.connection import connect
 from listener.scaffold.catalog import Table, read_tables
+from listener.scaffold.state import known_values
 from tests.support.database import Database
 
 
@@ -47,6 +48,28 @@ def test_references_declared_and_by_name(bare_database: Database) -> None:
         # The key of `categories` has another type.
         (("category_id",), "category", ("id",), False),
     }
+
+
+def test_columns_that_identify_a_row(bare_database: Database) -> None:
+    found = tables(
+        bare_database,
+        """CREATE TABLE public.profile (id int PRIMARY KEY, user_id int UNIQUE, a int, b int, c int, d int, UNIQUE (b, a));
+           CREATE UNIQUE INDEX ON public.profile (c) INCLUDE (d); CREATE UNIQUE INDEX ON public.profile (abs(d));
+           CREATE UNIQUE INDEX ON public.profile (d) WHERE a > 0; CREATE INDEX ON public.profile (a);""",
+    )
+    assert found["profile"].unique == [("id",), ("user_id",), ("b", "a"), ("c",)]
+
+
+def test_what_a_column_may_hold(bare_database: Database) -> None:
+    found = tables(
+        bare_database,
+        """CREATE DOMAIN public.state AS text CHECK (VALUE IN ('a', 'b'));
+           CREATE TABLE public.plan (id int PRIMARY KEY, status public.state CHECK (status <> 'c'), paid_at date);""",
+    )
+    columns = found["plan"].columns
+    assert (columns["id"].nullable, columns["paid_at"].nullable, columns["id"].is_integer) == (False, True, True)
+    assert [check.startswith("CHECK (") for check in columns["status"].checks] == [True, True]
+    assert known_values(columns["status"]) == ("a", "b")
 
 
 def test_partitions_are_left_out(bare_database: Database) -> None:

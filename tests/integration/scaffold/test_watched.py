@@ -11,8 +11,10 @@ def test_the_rules_of_an_installed_schema(bare_database: Database) -> None:
     with connect(bare_database.url) as conn:
         assert read_watched(conn) == [], "without the schema"
         install_triggers(conn)
-        conn.execute("SELECT pgherald.watch('mine', 'public.dateplan', '{id}', 'status', 'CA')")
-        assert read_watched(conn) == [WatchedRule("mine", "public.dateplan", ["id"], "status", "CA", "row")]
+        conn.execute("SELECT pgherald.watch('mine', 'public.dateplan', '{id}', 'status', '{CA}')")
+        assert read_watched(conn) == [
+            WatchedRule("mine", "public.dateplan", ["id"], "status", ["CA"], "", "", [], "row")
+        ]
         conn.execute("SET ROLE pg_monitor")
         assert read_watched(conn) == [], "without the right"
         conn.execute("RESET ROLE; GRANT USAGE ON SCHEMA pgherald TO pg_monitor; SET ROLE pg_monitor")
@@ -20,7 +22,7 @@ def test_the_rules_of_an_installed_schema(bare_database: Database) -> None:
 
 
 def test_only_one_rule_is_taken() -> None:
-    rules = [WatchedRule(f"r{value}", f"public.{table}", ("id",), "status", value, "row") for table, value in ("aA", "aB", "bA")]  # fmt: skip
+    rules = [WatchedRule(f"r{value}", f"public.{table}", ("id",), "status", (value,), "", "", (), "row") for table, value in ("aA", "aB", "bA")]  # fmt: skip
     assert choose_watched(rules, "public.a", None) is None
     assert choose_watched(rules, "public.a", "B") == rules[1]
     assert choose_watched(rules, "public.b", None) == rules[2]

@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 
 from listener.address import parse_address
+from listener.config.sections import DeliverySettings
 from listener.mail.composer import Composer
 from listener.outbox.event import Event, OutgoingMessage
 from listener.smtp.breaker import Breaker
@@ -22,7 +23,6 @@ from listener.smtp.replies import Scope
 from listener.smtp.sending import Sending
 from listener.smtp.session import tls_context
 from listener.worker.delivery import Delivery
-from listener.worker.retry_policy import RetryPolicy
 from tests.support.client import KEY, MESSAGE, server_of, yes
 from tests.support.smtpd import Action, Smtpd, answer, close, stall
 
@@ -172,7 +172,7 @@ CELLS = [
 
 Security = Literal["off", "starttls"]
 # What an outcome means is said without composing anything.
-_DELIVERY = Delivery({}, mock.Mock(spec=Composer), b"", retries=RetryPolicy(max_attempts=10), max_age=None)
+_DELIVERY = Delivery({}, mock.Mock(spec=Composer), b"", {EVENT.rule: DeliverySettings(max_attempts=10)})
 
 
 async def seen(cell: Cell, security: Security) -> str:

@@ -9,12 +9,13 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from listener.config.rules import Rule, default_rules
+from listener.config.sections import DeliverySettings
 from listener.db.pools import lookup_pool, opened
 from listener.errors import RuleBroken
 from listener.outbox.event import Settlement
+from listener.outbox.turns import Turn
 from listener.worker.delivery import Delivery
 from listener.worker.lookup import Lookup
-from listener.worker.retry_policy import RetryPolicy
 from tests.sql.test_isolated_failures import worker
 from tests.support.claimant import RULE
 from tests.support.database import Database
@@ -73,10 +74,10 @@ async def test_one_row_fails_and_the_others_go_out(database: Database, kind: str
     plans = [database.add_plan("poison" if i == 5 else "Café", "a@example.org") for i in range(15)]
     database.execute("UPDATE public.dateplan SET status = 'VE'")
     anything: Any = SimpleNamespace(recipients=SimpleNamespace(allows=lambda _: True))
-    delivery = Delivery({RULE: rule(POISON[kind])}, anything, b"", retries=RetryPolicy(max_attempts=2), max_age=None)
+    delivery = Delivery({RULE: rule(POISON[kind])}, anything, b"", {RULE: DeliverySettings(max_attempts=2)})
     pool = lookup_pool(database.url)
     async with opened(pool), worker(database) as outbox:
-        decided = await delivery.triage(RULE, await outbox.claim(500, [RULE]), pool)
+        decided = await delivery.triage(RULE, await outbox.claim(500, [Turn(RULE)]), pool)
     failed = [each for each in decided if isinstance(each, Settlement)]
     assert [(each.event.key, each.state, each.reason) for each in failed] == [
         (str(plans[5]), "available", "lookup_error")
@@ -89,9 +90,7 @@ async def test_a_query_that_fails_for_no_row_suspends_and_shows_no_address(datab
     plan = database.add_plan("Café", "a@example.org")
     pool = lookup_pool(database.url)
     lookup = Lookup(RULE, rule("p.place"))
-    delivery = Delivery(
-        {RULE: rule("p.place")}, SimpleNamespace(), b"", retries=RetryPolicy(max_attempts=1), max_age=None
-    )  # type: ignore[arg-type]
+    delivery = Delivery({RULE: rule("p.place")}, SimpleNamespace(), b"", {RULE: DeliverySettings(max_attempts=1)})  # type: ignore[arg-type]
     async with opened(pool):
         await lookup.rows(pool, [str(plan)])
         database.execute('ALTER TABLE public.plan RENAME place TO "jane@example.org"')

@@ -11,6 +11,7 @@ from listener.admin.status import read_suspended
 from listener.db.pools import opened, outbox_pool
 from listener.outbox.registration import Registration
 from listener.outbox.store import Outbox
+from listener.outbox.turns import Turn
 from listener.worker.registry import WorkerRegistry
 from listener.worker.suspensions import Suspension
 from tests.support.database import Database
@@ -24,7 +25,7 @@ async def new(database: Database) -> AsyncIterator[New]:
     async with AsyncExitStack() as stack:
         pool = outbox_pool(database.url)
         await stack.enter_async_context(opened(pool))
-        yield lambda: WorkerRegistry(pool, Registration(lease_s=10), lambda: False)
+        yield lambda: WorkerRegistry(pool, Registration(lease_s=10), list)
 
 
 async def renew(registry: WorkerRegistry, breaker_reason: str | None = None, **suspended: Suspension) -> bool:
@@ -96,9 +97,9 @@ async def test_the_events_of_a_dead_worker_are_rescued(database: Database, new: 
     dead, alive = new(), new()
     await dead.register()
     await alive.register()
-    outbox = Outbox(dead._pool, dead.registration, lambda: False)
+    outbox = Outbox(dead._pool, dead.registration, lambda rule: False)
     database.execute("INSERT INTO pgherald.outbox (rule, key) VALUES (%s, '1')", (RULE,))
-    [event] = await outbox.claim(10, [RULE])
+    [event] = await outbox.claim(10, [Turn(RULE)])
     [peer] = await alive.peers()
     assert (peer.id, peer.lease, peer.gone) == (dead.registration.worker, 10.0, False)
     rescue = await alive.rescue([peer])

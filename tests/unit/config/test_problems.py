@@ -129,8 +129,8 @@ class TestRefused:
         ),
         (
             RULE.replace('"VE"', "true") + LOOKUP,
-            "[rules.plan_verified] becomes: must be text in quotes, got true or false; write one value in quotes, "
-            'such as "true"; for several values, watch a generated column',
+            "[rules.plan_verified] becomes: must be text in quotes, got true or false; write a value in quotes, "
+            'such as "true", or a list of values',
         ),
         (
             f"{RULE}{LOOKUP}require = 'place'",

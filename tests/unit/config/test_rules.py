@@ -43,7 +43,7 @@ class TestRules:
 
     def test_a_number_or_a_single_column_may_be_written_as_it_is(self) -> None:
         rule = loaded(RULE.replace('"VE"', "3") + LOOKUP + "key = 'no'").rules["plan_verified"]
-        assert (rule.becomes, rule.key) == ("3", ("no",))
+        assert (rule.becomes, rule.key) == (("3",), ("no",))
 
     @pytest.mark.parametrize("lookup", ["SELECT 1", "SELECT %%(keys)s", "SELECT %(key)s", "SELECT %(keys)"])
     def test_a_lookup_takes_keys(self, lookup: str) -> None:

@@ -14,7 +14,7 @@ class TestSources:
         settings = load()
         assert list(settings.rules) == [DEFAULT_NAME]
         rule = settings.rules[DEFAULT_NAME]
-        assert (rule.table, rule.key, rule.column, rule.becomes) == ("public.dateplan", ("id",), "status", "VE")
+        assert (rule.table, rule.key, rule.column, rule.becomes) == ("public.dateplan", ("id",), "status", ("VE",))
         assert (rule.lookup, rule.require) == (DEFAULT_LOOKUP, ("place",))
         assert (settings.smtp.connections, settings.delivery.in_doubt, settings.delivery.max_age) == (8, "resend", None)
 

@@ -55,6 +55,7 @@ OTHER: dict[str, Any] = {
     "delivery.max_attempts": 3,
     "delivery.give_up_after": "1d",
     "delivery.max_age": 3.0,
+    "delivery.again_after": 3.0,
     "delivery.poll": 3.0,
     "delivery.lease": 3.0,
     "delivery.grace": 3.0,
@@ -111,11 +112,11 @@ def effects(runtime: Any) -> dict[str, Any]:
     return {
         "transport": (type(transport), *(getattr(transport, name, None) for name in ("_server", "_tls", "_folder"))),
         "connections": getattr(getattr(transport, "_limit", None), "size", None),
-        "sender": runtime.sender,
+        "sender": runtime.senders,
         "rate": runtime.max_rate,
         "message": composer.compose(NAME, "7", row, THERE, "7", datetime(2026, 1, 1, tzinfo=UTC)).octets,
         "recipients": (composer.recipients.route(THERE), composer.recipients.allows(THERE)),
-        "limits": (delivery._retries, delivery._max_age),
+        "policies": delivery.policies,
         "rules": dict(delivery.rules),
     }
 

@@ -25,7 +25,7 @@ def test_the_order() -> None:
 
 
 def test_names_and_values_are_quoted() -> None:
-    assert watch_call("paid", RULE.model_copy(update={"becomes": "it's"})).count("'it''s'") == 1
+    assert watch_call("paid", RULE.model_copy(update={"becomes": ("it's",)})).count("""'{it''s}'""") == 1
     [rights] = [step.text for step in install_steps({}, daemon_role='odd "role') if step.title.startswith("rights")]
     assert 'TO "odd ""role"' in rights
     assert "pgherald_daemon" not in rights

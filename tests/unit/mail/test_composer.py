@@ -31,7 +31,9 @@ ADDRESSES = {"mail": {"base_url": "https://app.example.org/"}, "http": {"public_
 
 
 def composer(rule: dict[str, Any] | None = None, **sections: Any) -> Composer:
-    settings = Settings.model_validate({"rules": {NAME: {**default_rules()[NAME].model_dump(), **(rule or {})}}})
+    settings = Settings.model_validate(
+        {"rules": {NAME: {**default_rules()[NAME].model_dump(exclude_unset=True), **(rule or {})}}}
+    )
     for section, keys in sections.items():
         model = type(getattr(settings, section))
         settings = settings.model_copy(update={section: model.model_validate(keys)})
@@ -192,7 +194,7 @@ def test_a_link_of_a_column_that_is_not_there_breaks_the_rule() -> None:
 @pytest.mark.parametrize("link", ["d/{key}", "//evil.example/{key}", "https://x/{key}", "/d/{key", "/d/{a b}", "/a b", "/é", "/x\n"])  # fmt: skip
 def test_a_link_that_is_no_path_is_refused(link: str) -> None:
     with pytest.raises(ValueError, match="write a path below"):
-        Rule.model_validate({**default_rules()[NAME].model_dump(), "link": link})
+        Rule.model_validate({**default_rules()[NAME].model_dump(exclude_unset=True), "link": link})
 
 
 def test_a_row_with_a_start_has_one_entry_for_all_its_events() -> None:

@@ -74,7 +74,7 @@ def test_a_redirection_holds_for_it_too() -> None:
 async def test_an_accepted_message_returns_the_reply_and_closes_the_transport() -> None:
     reply, message = Reply(250, "2.0.0", "queued as 1"), composed()
     transport = FakeTransport(Accepted(reply))
-    assert await send(settings(envelope_from="bounces@example.com"), transport, message) == reply
+    assert await send(parse_address("bounces@example.com"), transport, message) == reply
     assert transport.sent == [("bounces@example.com", "jane@example.org", message.octets, message.key)]
     assert transport.closed
 
@@ -104,6 +104,6 @@ _UNKNOWN = Reply(550, "5.1.1", "no such user")
 async def test_any_other_outcome_is_one_sentence(outcome: SendOutcome, error: str) -> None:
     transport = FakeTransport(outcome)
     with pytest.raises(PgheraldError) as caught:
-        await send(settings(), transport, composed())
+        await send(parse_address("a@example.com"), transport, composed())
     assert str(caught.value) == error
     assert transport.closed

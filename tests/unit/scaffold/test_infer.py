@@ -5,22 +5,8 @@ import pytest
 from listener.errors import SchemaError
 from listener.scaffold.catalog import Column, Reference, Table
 from listener.scaffold.infer import choose_table, infer
-from listener.scaffold.inference import JoinedColumn
-
-
-def table(name: str, *columns: str, references: list[Reference] | None = None) -> Table:
-    """``table("plan", "id int", "note text")``; the first column is the primary key."""
-    categories = {"text": "S", "boolean": "B"}
-    made = {
-        column: Column(column, column, type, categories.get(type, "N"))
-        for column, type in (text.split() for text in columns)
-    }
-    return Table("public", name, f"public.{name}", made, (next(iter(made)),), list(references or ()))
-
-
-def refers(column: str, target: Table, *, declared: bool = True) -> Reference:
-    return Reference((column,), target, target.key, declared)
-
+from listener.scaffold.inference import Choice, JoinedColumn, State
+from tests.support.tables import refers, table
 
 USERS = table("users", "id int", "email text", "wants_notifications boolean", "email_verified boolean")
 PLACES = table("places", "id int", "name text")
@@ -34,7 +20,8 @@ def test_everything_is_decided() -> None:
     owner, place = refers("user_id", USERS), refers("place_id", PLACES)
     rule = infer(orders(owner, place), "shipped")
     assert rule.name == "orders_shipped"
-    assert (rule.key.value, rule.column.value, rule.becomes.value) == (("id",), "status", "shipped")
+    assert rule.key.value == ("id",)
+    assert rule.state == State(Choice("status"), Choice("shipped"))
     assert rule.owner.value == JoinedColumn(owner, "email")
     assert rule.consent.value == JoinedColumn(owner, "wants_notifications")
     assert rule.place is None
@@ -65,7 +52,7 @@ def test_the_example_needs_a_place() -> None:
 
 
 def test_a_reference_by_name_is_a_warning() -> None:
-    rule = infer(orders(refers("user_id", USERS, declared=False), refers("place_id", PLACES)), None)
+    rule = infer(orders(refers("user_id", USERS, declared=False), refers("place_id", PLACES)), "paid")
     assert rule.warnings == [
         ("owner", "user_id refers to public.users by its name only, not by a foreign key; check it")
     ]
@@ -87,35 +74,31 @@ def test_a_foreign_key_decides_between_owners() -> None:
             "column",
             "public.orders has several columns named like a status: pay_status and ship_status",
         ),
-        (orders(columns=("id int", "status int")), "becomes", "which cannot be 'VE'; set the value with --becomes"),
+        (orders(), "becomes", "no row that this role can read has a value; choose one with --becomes"),
+        (orders(columns=("id int", "status int")), "when", "write one of them in the place of CHANGE_ME"),
         (orders(), "owner", "no table that public.orders refers to has a column named email"),
         (orders(refers("a", USERS), refers("b", USERS)), "owner", "it may be the row that a or b refers to"),
-        (orders(), "consent", "the owner is not known"),
-        (
-            orders(refers("user_id", table("users", "id int", "email text", "email_verified boolean"))),
-            "consent",
-            "no boolean named like a consent to notifications; email_verified may mean something else",
-        ),
-        (
-            orders(refers("user_id", table("users", "id int", "email text", "consent boolean", "notify boolean"))),
-            "consent",
-            "public.users has consent and notify, and either may be the consent",
-        ),
     ],
 )
 def test_what_cannot_be_decided_says_why(watched: Table, setting: str, why: str) -> None:
     assert why in dict(infer(watched, None).undecided)[setting]
 
 
-def test_consent_in_a_table_about_the_owner_is_named_and_not_taken() -> None:
-    customers = table("customers", "id int", "email text")
-    profiles = table("profiles", "id int", "email_consent boolean", "no_mail boolean")
-    profiles.references.append(refers("customer_id", customers))
-    watched = orders(refers("customer_id", customers))
-    assert dict(infer(watched, "shipped", [watched, customers, profiles, USERS]).undecided)["consent"] == (
-        "public.customers has no boolean named like a consent to notifications; public.profiles refers to it and has "
-        "email_consent: join that table if this is the consent"
-    )
+def test_a_condition_names_the_rule() -> None:
+    columns = ("id int", "is_approved boolean")
+    rule = infer(table("documents", *columns, references=[refers("user_id", USERS)]), None)
+    assert (rule.name, rule.state.column) == ("documents_approved", None)
+    assert rule.warnings == [("when", rule.state.when.why)] if rule.state.when else False
+    assert infer(table("date_plan", "id int", "verified boolean"), None).name == "dateplan_verified"
+    assert infer(table("orders", "id int", "paid_at date", "shipped_at date"), None).name == "orders_changed"
+
+
+def test_a_table_without_a_status_is_chosen_if_it_alone_has_a_state_and_an_owner() -> None:
+    book = table("account_emailaddress", "id int", "email text", "verified boolean", "primary boolean")
+    book.references.append(refers("user_id", USERS))
+    bills = table("bills", "id int", "paid_at date", references=[refers("user_id", USERS)])
+    assert choose_table([USERS, book, bills], None) is bills
+    assert choose_table([USERS, book, bills, orders(refers("user_id", USERS))], None).name == "orders"
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,14 @@
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from listener.scaffold.catalog import Column, Reference, Table
 from listener.scaffold.infer import infer
 from listener.scaffold.inference import Inference
 from listener.scaffold.toml import write_toml
 from listener.scaffold.watched import WatchedRule
+from tests.support.tables import table as made
 
 
 def column(name: str, type: str = "text", category: str = "S") -> Column:
@@ -45,8 +48,9 @@ def test_a_complete_rule() -> None:
 
 def test_what_is_missing_is_marked_where_it_stands() -> None:
     text = written(infer(table("plan", [column("status")], ()), None))
-    rule = tomllib.loads(text)["rules"]["plan_ve"]
-    assert "NOT READY. Could not infer: key, owner, consent. Search for CHANGE_ME." in text
+    rule = tomllib.loads(text)["rules"]["plan_changed"]
+    assert "NOT READY. Could not infer: key, becomes, owner, consent. Search for CHANGE_ME." in text
+    assert rule["becomes"] == "CHANGE_ME"
     assert "# CHANGE_ME: public.plan has no primary key\n" in text
     assert rule["key"] == "CHANGE_ME"
     assert 'u."CHANGE_ME" AS email' in rule["lookup"]
@@ -63,7 +67,7 @@ def test_the_example_keeps_its_shipped_email() -> None:
 
 def test_a_watched_rule_is_written_as_it_is_watched() -> None:
     plan = table("plan", [column("id", "bigint", "N"), column("a_status"), column("b_status")], ("id",))
-    watched = WatchedRule("plan_done", "public.plan", ("id",), "b_status", "done", "statement")
+    watched = WatchedRule("plan_done", "public.plan", ("id",), "b_status", ("done",), "", "", (), "statement")
     rule = tomllib.loads(written(infer(plan, None, [plan], watched)))["rules"]["plan_done"]
     assert (rule["column"], rule["becomes"], rule["capture"], rule["key"]) == ("b_status", "done", "statement", "id")
     assert "d.b_status AS current" in rule["lookup"]
@@ -95,3 +99,42 @@ def test_a_hostile_name_hides_nothing_and_is_no_parameter() -> None:
     assert "\u202e" not in text
     assert rule["becomes"] == "\u202eOK"
     assert 'd."x\\"""\u202e%%s" AS current' in rule["lookup"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "lines"),
+    [
+        (["is_verified boolean"], 'when = "new.is_verified"\n'),
+        (["isOpen boolean"], 'when = "new.\\"isOpen\\""\n'),
+        (["paid_at timestamptz"], 'when = "new.paid_at IS NOT NULL"\n'),
+        (["status smallint"], 'when = "new.status = CHANGE_ME"\n'),
+        (
+            ["paid_at date", "is_closed boolean"],
+            '# when = "new.paid_at IS NOT NULL"\n# when = "new.is_closed"\nwhen = "CHANGE_ME"\n',
+        ),
+    ],
+)
+def test_a_condition_is_written_or_left_to_be_completed(columns: list[str], lines: str) -> None:
+    text = written(infer(made("plan", "id int", *columns), None))
+    assert lines in text
+    [rule] = tomllib.loads(text)["rules"].values()
+    assert {"column", "becomes"}.isdisjoint(rule)
+    assert " AS current" not in rule["lookup"]
+
+
+def test_the_time_of_a_condition_is_known() -> None:
+    [rule] = tomllib.loads(written(infer(made("bill", "id int", "paid_at timestamptz"), None)))["rules"].values()
+    assert rule["changed_at"] == "paid_at"
+
+
+def test_the_grants_name_every_schema_and_table() -> None:
+    users = Table(
+        "people", "users", "people.users", {"id": column("id", "bigint", "N"), "email": column("email")}, ("id",)
+    )
+    likes = made("likes", "user_id bigint", "wants_email boolean", references=[Reference(("user_id",), users, ("id",))])
+    plan = table(
+        "plan", [column("id", "bigint", "N"), column("status")], ("id",), [Reference(("user_id",), users, ("id",))]
+    )
+    text = written(infer(plan, "OK", [users, likes, plan]))
+    assert "#   GRANT USAGE ON SCHEMA public, people TO pgherald_daemon;" in text
+    assert "#   GRANT SELECT ON public.plan, people.users, public.likes TO pgherald_daemon;" in text

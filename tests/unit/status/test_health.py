@@ -26,7 +26,7 @@ class Daemon:
         )
         self.breaker: Any = SimpleNamespace(is_open=False, is_probing=False, reason="421 too busy")
         self.worker: Any = SimpleNamespace(
-            last_progress_at=now, in_flight_count=2, suspended={}, runtime=SimpleNamespace(delivery=SimpleNamespace(rules={"new": None}))
+            last_progress_at=now, in_flight_count=2, suspended={}, busy={}, runtime=SimpleNamespace(delivery=SimpleNamespace(rules={"new": None}))
         )  # fmt: skip
         self.health = Health(Settings(), self.listener, self.breaker)
         self.health.started(self.worker)
@@ -75,6 +75,8 @@ async def test_before_the_start_nothing_is_ready(daemon: Daemon) -> None:
             True,
             "paid: suspended since 2026-11-22 17:44:00 UTC: no column",
         ),
+        ({"worker.busy": {"paid": -math.inf}}, "rules", True, "paid: its lookup has been running for"),
+        ({"worker.busy": {"paid": math.inf}}, "rules", True, "no rule is suspended"),
     ],
 )
 async def test_one_part(daemon: Daemon, change: dict[str, Any], part: str, ok: bool, detail: str) -> None:

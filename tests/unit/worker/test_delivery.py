@@ -12,7 +12,8 @@ import structlog
 from listener.address import parse_address
 from listener.config.rules import DEFAULT_NAME as RULE
 from listener.config.rules import default_rules
-from listener.errors import BadData, RuleBroken
+from listener.config.sections import DeliverySettings
+from listener.errors import BadData, RuleBroken, StatementTimeout
 from listener.mail.composer import Message
 from listener.mail.message import Content
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage
@@ -20,9 +21,9 @@ from listener.recipients import RecipientPolicy
 from listener.smtp.outcome import Accepted, InDoubt, NotPermitted, NotSent, Refused, SendOutcome
 from listener.smtp.replies import Phase, Reply, Scope, Verdict
 from listener.smtp.verdicts import SERVER
+from listener.worker.decision import ToSend
 from listener.worker.delivery import Delivery
-from listener.worker.lookup import LookupResult, ToSend
-from listener.worker.retry_policy import RetryPolicy
+from listener.worker.lookup_result import LookupResult
 from listener.worker.suspensions import RETRY_AFTER_S
 from tests.support.clock import jumping
 from tests.support.events import CAPTURED_AT, JANE, event
@@ -41,6 +42,8 @@ class FakeComposer:
         self._error = error
         self._remarks = remarks
 
+    def check(self, *_: Any) -> None: ...
+
     def compose(self, *_: Any) -> Message:
         if self._error is not None:
             raise self._error
@@ -51,7 +54,8 @@ ANYBODY: Any = FakeComposer()
 
 
 def delivery(composer: Any = ANYBODY) -> Delivery:
-    return Delivery(default_rules(), composer, b"secret", retries=RetryPolicy(max_attempts=MAX_ATTEMPTS), max_age=DAY)
+    policy = DeliverySettings(max_attempts=MAX_ATTEMPTS).model_copy(update={"max_age": DAY})
+    return Delivery(default_rules(), composer, b"secret", {RULE: policy})
 
 
 class FakeRows:
@@ -63,7 +67,7 @@ class FakeRows:
         self._bad = set(bad)
         self._more = more
 
-    async def __call__(self, pool: Any, of: Sequence[str], budget: int) -> LookupResult:
+    async def __call__(self, pool: Any, of: Sequence[str], budget: int, people: Any = None) -> LookupResult:
         self.asked.append(list(of))
         self.budgets.append(budget)
         if self._bad & set(of):
@@ -210,13 +214,38 @@ def test_the_delay_follows_what_the_server_suggests(
     assert [each.delay for each in settled] == delays
 
 
+class Locked(FakeRows):
+    """Its table is locked at the first check, and the second finds a column missing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rule = default_rules()[RULE]
+        self.errors: list[Exception] = [StatementTimeout("lock timeout"), RuleBroken("no column")]
+
+    async def check(self, _: Any) -> frozenset[str]:
+        raise self.errors.pop(0)
+
+
+async def test_a_rule_whose_table_was_locked_is_checked_before_its_first_lookup() -> None:
+    """Otherwise its events would fail one by one, where the rule is to be suspended."""
+    checking, locked = delivery(), Locked()
+    checking._lookups[RULE] = locked  # type: ignore[assignment]
+    pool: Any = None
+    with structlog.testing.capture_logs() as logs:
+        await checking.check(pool)
+    assert [log["event"] for log in logs] == ["rule_unchecked"]
+    with pytest.raises(RuleBroken):
+        await checking.triage(RULE, [event(1)], pool)
+    assert not locked.errors
+
+
 @jumping
 async def test_a_suspended_rule_is_active_again_and_mended_by_its_first_message() -> None:
     suspending = delivery()
     suspending.suspensions.suspend(RULE, RuleBroken("no column"))
-    assert suspending.active_rules == []
+    assert suspending.active_shares == {}
     await asyncio.sleep(RETRY_AFTER_S)
-    assert suspending.active_rules == [RULE]
+    assert suspending.active_shares == {RULE: 1}
     assert [*suspending.suspensions.current] == [RULE]
     assert isinstance(suspending.compose(ToSend(event(1), JANE, ROW, 100), NOW), OutgoingMessage)
     assert not suspending.suspensions.current
@@ -314,4 +343,4 @@ def test_the_composer_gets_the_time_of_the_change() -> None:
             return super().compose(*arguments)
 
     delivery(Noting()).compose(ToSend(event(1), JANE, ROW), NOW)
-    assert given[0][-2:] == (NOW, CAPTURED_AT)
+    assert given[0][-3:] == (NOW, CAPTURED_AT, None)

@@ -43,7 +43,7 @@ class FakeRegistry:
         self.renewals: list[tuple[float, dict[str, Any]]] = []
         self.registered_at: list[float] = []
         self.is_expired = False
-        self.holds_doubts = False
+        self.holds_doubts_of: list[str] = []
         self.result = NOTHING
         self._look = look
 
@@ -251,7 +251,7 @@ async def test_the_lease_is_renewed_every_quarter_and_with_every_change() -> Non
         listener.changed.set()
 
     def reload() -> None:
-        registry.holds_doubts = True
+        registry.holds_doubts_of = ["dateplan_verified"]
 
     asyncio.get_running_loop().call_later(6.1, lose_session)
     asyncio.get_running_loop().call_later(7.3, reload)

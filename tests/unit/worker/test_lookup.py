@@ -13,7 +13,9 @@ from psycopg import errors
 from listener.config.rules import Rule, default_rules
 from listener.errors import BadData, DatabaseUnavailable, RuleBroken
 from listener.worker import lookup as module
-from listener.worker.lookup import Lookup, LookupResult, NotToSend, ToSend
+from listener.worker.decision import NotToSend, ToSend
+from listener.worker.lookup import Lookup
+from listener.worker.lookup_result import LookupResult
 from listener.worker.row_budget import MAX_ROW_BYTES, MAX_ROWS
 from tests.support.events import event
 
@@ -29,14 +31,14 @@ ROW: dict[str, Any] = {
 
 def lookup(**changes: Any) -> Lookup:
     [(name, rule)] = default_rules().items()
-    made = Lookup(name, Rule.model_validate({**rule.model_dump(), **changes}))
+    made = Lookup(name, Rule.model_validate({**rule.model_dump(exclude_unset=True), **changes}))
     made._columns, made._bounded = COLUMNS, "SELECT the row and its size"
     return made
 
 
-def found(rows: list[dict[str, Any]], *, octets: int = 0, reverted: bool = False) -> LookupResult:
+def found(rows: list[dict[str, Any]], *, octets: int = 0, reverted: str = "") -> LookupResult:
     key = event().key
-    return LookupResult({key: rows}, {key: octets}, reverted={key} if reverted else set())
+    return LookupResult({key: rows}, {key: octets}, reverted={key: reverted} if reverted else {})
 
 
 @pytest.mark.parametrize(
@@ -81,12 +83,26 @@ def test_a_row_that_is_missing_or_wrong(rows: list[dict[str, Any]], reason: str,
     assert (decision.reason, decision.failed) == (reason, failed)
 
 
-@pytest.mark.parametrize(("current", "shown"), [("AP", "AP"), (None, "NULL"), (True, "true"), (Decimal("1E+2"), "100")])
-def test_a_row_that_has_left_the_value_is_not_sent(current: object, shown: str) -> None:
+@pytest.mark.parametrize(("answer", "shown"), [("fAP", "AP"), ("n", "NULL"), ("f", ""), ("fnull", "null")])
+def test_a_row_that_has_left_the_value_is_not_sent(answer: str, shown: str) -> None:
     """The server has compared, by the column's own type. The detail shows what it is now."""
-    decision = lookup().decide(event(), found([{**ROW, "current": current}], reverted=True))
+    decision = lookup().decide(event(), found([ROW], reverted=lookup()._present(answer)))
     assert isinstance(decision, NotToSend)
     assert (decision.reason, decision.detail) == ("reverted", f"status is now {shown}")
+
+
+def test_a_row_that_no_longer_matches_a_condition_is_not_sent() -> None:
+    made = lookup(column="status", becomes=[], when="new.total > 1")
+    decision = made.decide(event(), found([ROW], reverted=made._present("f")))
+    assert isinstance(decision, NotToSend)
+    assert (decision.reason, decision.detail) == ("reverted", "the row no longer matches `when`")
+
+
+def test_a_row_that_is_not_in_the_rules_table_is_gone() -> None:
+    answer = LookupResult({event().key: [ROW]}, gone={event().key})
+    decision = lookup().decide(event(), answer)
+    assert isinstance(decision, NotToSend)
+    assert (decision.reason, decision.failed) == ("row_gone", False)
 
 
 class Custom(psycopg.DatabaseError):
@@ -137,7 +153,7 @@ def no_row_security(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answer(key: object, octets: int = 100, *, given: bool = True) -> tuple[Any, ...]:
-    return (False, True, octets, given, True, key, "VE", "jane@example.org", True, "Caf\u00e9")
+    return (False, True, octets, given, "t", key, "VE", "jane@example.org", True, "Caf\u00e9")
 
 
 # The rest of the only row if the lookup finds none.

@@ -1,16 +1,18 @@
 """How much a worker claims."""
 
 import asyncio
-import math
+from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from listener.config.sections import DeliverySettings
 from listener.notify.doorbell import Doorbell
 from listener.outbox.event import Event, Settlement
 from listener.outbox.rate_limit import Slots
 from listener.worker.claimer import Claimer
+from listener.worker.decider import Decider
 from listener.worker.decision import ToSend
 from listener.worker.in_flight import MAX_EVENTS, InFlight
 from listener.worker.loop import Worker
@@ -18,7 +20,7 @@ from listener.worker.row_budget import MAX_BATCH_BYTES
 from listener.worker.runtime import Runtime
 from tests.support.clock import jumping, now
 from tests.support.events import event as rule_event
-from tests.unit.worker.test_sender import JANE, event
+from tests.unit.worker.test_sender import JANE
 
 
 class FakeInFlight(InFlight):
@@ -45,13 +47,19 @@ class FakeSenders:
         self.released.append(settlement)
 
 
+class FakeOutbox:
+    async def with_repeats(self, events: list[Event], again_after: float | None) -> list[Event]:
+        return events
+
+
 def parts(senders: FakeSenders) -> tuple[Worker, Claimer]:
     async def nothing() -> None: ...
 
     listener: Any = SimpleNamespace(gate=SimpleNamespace(open=nothing), peers=SimpleNamespace(ring=nothing))
     breaker: Any = SimpleNamespace(is_probing=False, is_open=False)
     anything: Any = None
-    claimer = Claimer(anything, anything, senders)  # type: ignore[arg-type]
+    decider = Decider(FakeOutbox(), anything, senders, anything, Doorbell())  # type: ignore[arg-type]
+    claimer = Claimer(anything, senders.in_flight, decider)
     worker = Worker(claimer, senders, listener, breaker, anything, runtime=anything, poll=1)  # type: ignore[arg-type]
     return worker, claimer
 
@@ -69,8 +77,10 @@ async def test_no_more_is_claimed_while_much_waits(queued: int, waits: int) -> N
 class FakeDelivery:
     """Every row has so many bytes."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, rules: int = 1) -> None:
         self.size = size
+        self.policies = defaultdict(DeliverySettings)
+        self.rules = {f"rule{number}": SimpleNamespace(table="public.dateplan", each="") for number in range(rules)}
         self.budgets: list[int] = []
 
     def message_id(self, event: Event) -> str:
@@ -85,24 +95,6 @@ class FakeDelivery:
 
 def runtime(delivery: FakeDelivery) -> Runtime:
     return Runtime(delivery, None, None, None)  # type: ignore[arg-type]
-
-
-async def test_the_rules_of_a_claim_share_what_may_be_read() -> None:
-    senders, delivery = FakeSenders(0), FakeDelivery(MAX_BATCH_BYTES // 4)
-    worker, claimer = parts(senders)
-    events = [event(number) for number in range(8)]
-    rules = [
-        Event(each.id, f"rule{each.id % 4}", each.key, *(0, 0, each.captured_at, 0.0, 1, False, None))
-        for each in events
-    ]
-    assert await claimer.decide_and_queue(runtime(delivery), rules, Slots(8)) == 4
-    assert delivery.budgets == [MAX_BATCH_BYTES, MAX_BATCH_BYTES // 2, 0, 0]
-    assert len(senders.released) == 4
-    # The next claim takes as many as such rows fit.
-    assert await worker._wait_for_capacity() == 4
-    await claimer.decide_and_queue(runtime(FakeDelivery(100)), events, Slots(8))
-    assert await worker._wait_for_capacity() == MAX_EVENTS
-    assert not math.isinf(claimer.rows_per_batch)
 
 
 class FakeRateLimiter:
@@ -220,9 +212,10 @@ async def test_only_a_claim_that_reads_everything_shows_that_a_rule_has_no_event
 
     limiter.refund = nothing  # type: ignore[attr-defined]
     worker._rate_limiter = limiter  # type: ignore[assignment]
-    worker._claimer = SimpleNamespace(pace=pace, claim=claim, decide_and_queue=nothing, rows_per_batch=9)  # type: ignore[assignment]
+    worker._claimer = SimpleNamespace(pace=pace, claim=claim)  # type: ignore[assignment]
+    worker._decider.decide_and_queue = nothing  # type: ignore[method-assign]
     suspensions = SimpleNamespace(end_idle=ended.append)
-    delivery: Any = SimpleNamespace(active_rules=["paid", "other"], suspensions=suspensions)
+    delivery: Any = SimpleNamespace(active_shares={"paid": 1, "other": 1}, suspensions=suspensions)
     worker.runtime = runtime(delivery)
     assert await worker._drain(thorough=True) == 1
     assert ended == ([{"paid"}] if reads_everything else [])

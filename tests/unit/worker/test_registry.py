@@ -30,7 +30,7 @@ class Database:
         self.values: dict[str, Any] = {}
         self.now = 100.0
         self.registration = Registration(10.0)
-        self.registry = WorkerRegistry(None, self.registration, lambda: False)  # type: ignore[arg-type]
+        self.registry = WorkerRegistry(None, self.registration, list)  # type: ignore[arg-type]
         monkeypatch.setattr(self.registration, "clock", lambda: self.now)
         monkeypatch.setattr(module, "run_query", self._run)
 
@@ -111,7 +111,7 @@ class Connection:
 
     async def execute(self, query: str, values: dict[str, Any] | None = None) -> None:
         self.asked.append(query)
-        self.values = values or self.values
+        self.values |= values or {}
 
     async def fetchone(self) -> Rescue:
         return self._rescue
@@ -120,9 +120,13 @@ class Connection:
 @pytest.mark.parametrize(("due", "asked"), [(0, ["rescue"]), (2, ["rescue", "resend"])])
 async def test_events_in_doubt_that_are_due_are_sent_again(due: int, asked: list[str]) -> None:
     conn = Connection(Rescue(None, 0, 0, due))
-    registry = WorkerRegistry(conn, Registration(10.0), lambda: True)  # type: ignore[arg-type]
+    registry = WorkerRegistry(conn, Registration(10.0), lambda: ["dateplan_verified"])  # type: ignore[arg-type]
     dead = Peer(2, CAPTURED_AT, lease=3.0, gone=True, leader=False, lock=20, pid=None)
     await registry.rescue([dead])
     assert conn.asked == [QUERIES[name] for name in asked]
     # The database leaves a worker alone that has renewed its lease after it was seen.
-    assert (conn.values["dead"], conn.values["seen"], conn.values["hold"]) == ([2], [CAPTURED_AT], True)
+    assert (conn.values["dead"], conn.values["seen"], conn.values["hold"]) == (
+        [2],
+        [CAPTURED_AT],
+        ["dateplan_verified"],
+    )

@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 
+from listener.config.rules import Rule
 from listener.worker.row_budget import MAX_ROWS, limit_rows
+from listener.worker.watched_state import WatchedState
 from listener.worker.watched_value import WatchedValue
 
 TEXT, JSONB, INT4, BOOL = 25, 3802, 23, 16
-VALUE = WatchedValue("VE", None, ("VE",))
+STATE = WatchedState(
+    Rule(table="public.t", becomes=("VE",), template="t", lookup="%(keys)s"), {}, (WatchedValue("VE", None, ("VE",)),)
+)
 LOOKUP = "SELECT key, doc FROM t WHERE id = ANY (%(keys)s::int[])"
 
 
@@ -20,7 +24,7 @@ def column(name: str, type_oid: int = TEXT, size: int | None = None) -> Any:
 
 def weights(*columns: Any) -> str:
     """Return the SQL of a row's size."""
-    found = re.search(r"SELECT [\w, ]+, (.*) AS octets\n", limit_rows(LOOKUP, columns, VALUE))
+    found = re.search(r"SELECT [\w, ]+, (.*) AS octets\n", limit_rows(LOOKUP, columns, STATE))
     assert found is not None
     return found[1]
 
@@ -47,14 +51,14 @@ def test_a_document_weighs_four_times() -> None:
 
 def test_of_two_key_columns_the_last_counts() -> None:
     """As in the dictionary that the row becomes: its event is found by that one."""
-    query = limit_rows(LOOKUP, [column("key"), column("doc"), column("key"), column("current")], VALUE)
+    query = limit_rows(LOOKUP, [column("key"), column("doc"), column("key"), column("current")], STATE)
     kept = re.findall(r"CASE WHEN given OR .*? THEN (c\d) END", query)
     assert kept == ["c2"]
     assert "CASE WHEN given THEN c0 END" in query
 
 
 def test_the_query_is_bounded_and_holds_the_lookup_unchanged() -> None:
-    query = limit_rows(LOOKUP, [column("key"), column("doc", JSONB), column("current")], VALUE)
+    query = limit_rows(LOOKUP, [column("key"), column("doc", JSONB), column("current")], STATE)
     assert f"\n{LOOKUP}\n" in query
     assert f"\n LIMIT {MAX_ROWS + 1})" in query
     assert query.count("%(budget)s") == 1
@@ -62,7 +66,7 @@ def test_the_query_is_bounded_and_holds_the_lookup_unchanged() -> None:
 
 def test_every_function_and_operator_names_its_schema() -> None:
     """The session has the role's own search_path. A function of the same name in it would run with the daemon's rights."""
-    query = limit_rows("", [column("key"), column("doc", JSONB), column("n", INT4, 4), column("current")], VALUE)
+    query = limit_rows("", [column("key"), column("doc", JSONB), column("n", INT4, 4), column("current")], STATE)
     calls = set(re.findall(r"([\w.]+)\(", query))
     # The others are syntax, which no search_path changes.
     assert {call for call in calls if not call.startswith("pg_catalog.")} <= {"coalesce", "OPERATOR"}

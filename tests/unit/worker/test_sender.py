@@ -10,6 +10,7 @@ import structlog
 
 from listener.address import parse_address
 from listener.config.rules import default_rules
+from listener.config.sections import DeliverySettings
 from listener.errors import DatabaseUnavailable
 from listener.mail.composer import Message
 from listener.mail.message import Content
@@ -22,7 +23,6 @@ from listener.smtp.sending import Sending
 from listener.worker import sender as module
 from listener.worker.decision import ToSend
 from listener.worker.delivery import Delivery
-from listener.worker.retry_policy import RetryPolicy
 from listener.worker.runtime import Runtime
 from listener.worker.sender import _MAX_COMPOSED_BYTES, Senders
 
@@ -48,6 +48,8 @@ class Everything:
     stored_is: StoredMessage | Exception | None = None
     recipients: Any = field(default_factory=lambda: RecipientPolicy(None, None))
     is_open: bool = False
+
+    def check(self, *_: Any) -> None: ...
 
     def compose(self, name: str, key: str, *_: Any) -> Message:
         if key == "2" and self.compose_error is not None:
@@ -93,8 +95,8 @@ class Everything:
 
 
 async def deliver(one: Any, events: list[Event], octets: int = 0) -> dict[int, Settlement]:
-    delivery = Delivery(default_rules(), one, b"secret", retries=RetryPolicy(max_attempts=10), max_age=None)
-    runtime = Runtime(delivery, one, JANE, None)
+    delivery = Delivery(default_rules(), one, b"secret", {RULE: DeliverySettings(max_attempts=10)})
+    runtime = Runtime(delivery, one, {RULE: JANE}, None)
     senders = Senders(one, one, one, one, Doorbell(), connections=10, poll=1.0)
     tasks: list[asyncio.Task[None]] = []
     senders.start(lambda work, name: tasks.append(asyncio.create_task(work, name=name)))
@@ -170,11 +172,11 @@ async def test_what_is_made_and_not_sent_is_bounded() -> None:
 
 
 async def test_a_judgement_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    delivery = Delivery(default_rules(), Everything(), b"secret", retries=RetryPolicy(max_attempts=10), max_age=None)  # type: ignore[arg-type]
+    delivery = Delivery(default_rules(), Everything(), b"secret", {RULE: DeliverySettings(max_attempts=10)})  # type: ignore[arg-type]
     lookup = delivery._lookups[RULE]
 
     async def rows(*_: Any) -> Any:
-        from listener.worker.lookup import LookupResult
+        from listener.worker.lookup_result import LookupResult
 
         row = {"current": "VE", "email": "a@example.org", "consent": True, "place": "x"}
         return LookupResult({"1": [row], "2": [{**row, "email": Unprintable()}], "3": [row]})
