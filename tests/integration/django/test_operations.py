@@ -108,6 +108,37 @@ def test_it_does_what_install_does(migrations: Migrations, database: Database) -
     assert len(made[0]) == 2
 
 
+STATES = [
+    {"field": "status", "becomes": ["VE", "DE"]},
+    {"when": "new.status = 'VE' AND new.total >= 100", "from_": "old.status = 'PE'"},
+    {"field": "status", "becomes": "VE", "changes": ["total"], "capture": "statement"},
+]
+
+
+@pytest.mark.parametrize("state", STATES, ids=["list", "when", "changes"])
+def test_every_state_is_watched_as_install_does(
+    migrations: Migrations, database: Database, state: dict[str, Any]
+) -> None:
+    from django.db import models
+
+    from listener.django.operations import Watch
+
+    every = 'SELECT key, "column", becomes, "when", "from", changes, capture FROM pgherald.rule'
+    migrations.apply(order(total=models.IntegerField(default=0, db_default=0)))
+    migrations.apply(Watch("order_paid", "Order", **state))
+    made = database.execute(TRIGGERS), database.execute(every)
+    assert "order_paid" in Watch("order_paid", "Order", **state).describe()
+    database.execute("INSERT INTO shop_order (status, total) VALUES ('PE', 100), ('PE', 99)")
+    database.execute("UPDATE shop_order SET status = 'VE'")
+    assert keys(database) == (["1"] if "when" in state else ["1", "2"])
+    migrations.reverse()
+    assert database.execute(TRIGGERS) == []
+    named = {{"field": "column", "from_": "from"}.get(key, key): value for key, value in state.items()}
+    configured = Rule.model_validate({"table": "public.shop_order", "template": "x", "lookup": "%(keys)s", **named})
+    database.execute(watch_call("order_paid", configured))  # type: ignore[arg-type]
+    assert (database.execute(TRIGGERS), database.execute(every)) == made
+
+
 @pytest.mark.parametrize("atomic", [True, False])
 def test_one_migration_creates_a_table_and_watches_it(migrations: Migrations, database: Database, atomic: bool) -> None:
     migrations.apply(order(), watch(), atomic=atomic)
