@@ -169,7 +169,7 @@ async def test_a_locked_table_makes_its_rule_busy_and_nothing_else() -> None:
     events = [event(1, rule="a"), event(2, rule="b")]
     began = now()
     assert await deciding.decide_and_queue(runtime(delivery), events, Slots(2)) == 1
-    assert now() - began < 0.2
+    assert now() - began < 0.25
     assert senders.queued.keys() == {2}
     assert (deciding.busy.keys(), deciding.free({"a": 1, "b": 1})) == ({"a"}, {"b": 1})
     assert senders.in_flight.looking_up == 1
