@@ -27,8 +27,8 @@ _RECIPIENT = parse_address("u@bench.test")
 async def main(url: str) -> None:
     pool, lookups = outbox_pool(url), lookup_pool(url)
     registration = Registration(lease_s=60)
-    registry = WorkerRegistry(pool, registration, lambda: False)
-    outbox = Outbox(pool, registration, lambda: False)
+    registry = WorkerRegistry(pool, registration, list)
+    outbox = Outbox(pool, registration, lambda rule: False)
     async with opened(pool, lookups):
         await registry.register()
         print("ready", flush=True)
