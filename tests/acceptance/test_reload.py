@@ -68,7 +68,8 @@ def test_a_rule_taken_out_while_its_mail_waits_for_its_slot(
             if in_time:
                 break
     assert in_time
-    assert stopped_at == came - 4
+    # All that waited for their slot have gone. A further claim may have been made before the reload was through.
+    assert came - 4 <= stopped_at < came
     assert states(database) == {"sent": came}
 
 
