@@ -90,6 +90,8 @@ HOSTILE = [
 @pytest.mark.parametrize("conforming", ["on", "off"])
 def test_a_condition_cannot_end_its_statement(orders: Database, when: str, conforming: str) -> None:
     orders.execute("CREATE SEQUENCE app.ticks")
+    if conforming == "off" and orders.value("SELECT current_setting('server_version_num')::integer") >= 190000:
+        pytest.skip("PostgreSQL 19 has no other string literals")
     with psycopg.connect(orders.url, autocommit=True) as conn:
         conn.execute(f"SET standard_conforming_strings = {conforming}; SET backslash_quote = on")  # type: ignore[arg-type]
         with contextlib.suppress(psycopg.Error):
