@@ -114,8 +114,10 @@ def test_a_lock_that_outlasts_a_lookup(database: Database, mail: MailServer, pgh
     change(database, "stuck", 1)
     with locked(database, "stuck"), pgherald.daemon(env=ANY_PORT) as daemon:
         daemon.wait_event("rule_unchecked", rule="stuck")
-        wait_until(lambda: Client(daemon).get("/readyz").status == 503)
-        assert not ready(daemon)["claims"]["ok"]
+        # Before its first claim it is not ready either.
+        wait_until(lambda: ready(daemon)["claims"] if "last claimed" in ready(daemon)["claims"]["detail"] else None)
+        wait_until(lambda: not ready(daemon)["claims"]["ok"])
+        assert Client(daemon).get("/readyz").status == 503
         daemon.wait_event("lookup_timed_out", rule="stuck")
         wait_until(lambda: database.value("SELECT jsonb_array_length(history) FROM pgherald.outbox") >= 3)
     assert states(database) == {"available": 1}

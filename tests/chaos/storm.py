@@ -20,7 +20,7 @@ from tests.chaos.writers import Ledger
 
 _WRITERS = 4
 # A backlog of thousands, by few and slow connections, on a machine that has other things to do.
-_SETTLE = 150.0
+_SETTLE = 230.0
 _LEFT = {
     "workers": "SELECT count(*) FROM pgherald.worker",
     "locks": "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid IN (726354, 726355)",
