@@ -11,6 +11,7 @@ import random
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psycopg
@@ -28,33 +29,59 @@ CHANGE = "UPDATE public.dateplan SET status = %(status)s, updated_at = now()"
 KINDS = ("none", "row", "statement")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=100_000)
+Times = dict[tuple[str, str], list[float]]
+
+
+def interleaved(
+    description: str | None,
+    kinds: Sequence[str],
+    rows: int,
+    measure: Callable[[psycopg.Connection, str, int, Times], None],
+) -> tuple[int, Times]:
+    """Read the options, and measure each kind in each repetition, in random order.
+
+    Return the number of rows, and the seconds by statement and kind.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=rows)
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--binaries", type=Path)
     options = parser.parse_args()
-    taken: dict[tuple[str, str], list[float]] = defaultdict(list)
+    taken: Times = defaultdict(list)
     settings = {"shared_buffers": "512MB", "max_wal_size": "8GB", "autovacuum": "off"}
     with Cluster(options.binaries, settings) as cluster, psycopg.connect(cluster.dsn(), autocommit=True) as conn:
         conn.execute(TABLE)
         conn.execute(resource("sql/triggers.sql").read_bytes())
         for _ in range(options.repetitions):
-            for kind in random.sample(KINDS, len(KINDS)):
+            for kind in random.sample(kinds, len(kinds)):
                 measure(conn, kind, options.rows, taken)
         print(conn.info.parameter_status("server_version"), f"{options.rows} rows, {options.repetitions} repetitions")
+    return options.rows, taken
+
+
+def seconds(conn: psycopg.Connection, statement: str, values: dict[str, object] | None = None) -> float:
+    """Return how long a statement takes after a VACUUM and a checkpoint."""
+    conn.execute("VACUUM public.dateplan")
+    conn.execute("CHECKPOINT")
+    begin = time.perf_counter()
+    conn.execute(statement, values)
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    rows, taken = interleaved(__doc__, KINDS, 100_000, measure)
     for what in dict.fromkeys(what for what, _ in taken):
         for kind in KINDS:
             times = taken[what, kind]
             ratios = [mine / without for mine, without in zip(times, taken[what, "none"], strict=True)]
-            added = 1e6 * (statistics.median(times) - statistics.median(taken[what, "none"])) / options.rows
+            added = 1e6 * (statistics.median(times) - statistics.median(taken[what, "none"])) / rows
             spread = f"[{min(ratios):.2f}-{max(ratios):.2f}]"
             print(
                 f"{what:22} {kind:10} {statistics.median(times):7.3f} s  x{statistics.median(ratios):.2f} {spread:14} +{added:.1f} us a row"
             )
 
 
-def measure(conn: psycopg.Connection, kind: str, rows: int, taken: dict[tuple[str, str], list[float]]) -> None:
+def measure(conn: psycopg.Connection, kind: str, rows: int, taken: Times) -> None:
     conn.execute("SELECT pgherald.unwatch('dateplan_verified')")
     if kind != "none":
         conn.execute("SELECT pgherald.watch('dateplan_verified', 'public.dateplan', capture => %s)", (kind,))
@@ -67,11 +94,7 @@ def measure(conn: psycopg.Connection, kind: str, rows: int, taken: dict[tuple[st
         ("update VE -> XX", CHANGE, {"status": "XX"}),
         ("insert as VE", NEW, {"status": "VE", **second}),
     ):
-        conn.execute("VACUUM public.dateplan")
-        conn.execute("CHECKPOINT")
-        begin = time.perf_counter()
-        conn.execute(statement, values)
-        taken[what, kind].append(time.perf_counter() - begin)
+        taken[what, kind].append(seconds(conn, statement, values))
     captured = conn.execute("SELECT count(*) FROM pgherald.outbox").fetchone()
     assert captured == (0 if kind == "none" else 2 * rows,), captured
 

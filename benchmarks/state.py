@@ -6,18 +6,11 @@ The kinds are interleaved in random order, on a server of its own. Ratios are to
 triggers, and to that with one value. Every figure is a median.
 """
 
-import argparse
-import random
 import statistics
-import time
-from collections import defaultdict
-from pathlib import Path
 
 import psycopg
 
-from benchmarks.capture import NEW, TABLE
-from listener.demo.cluster import Cluster
-from listener.resources import resource
+from benchmarks.capture import NEW, Times, interleaved, seconds
 
 WHEN = """"when" => 'new.status IN (''VE'', ''DE'') AND new.plan_id >= 0'"""
 KINDS = {
@@ -37,20 +30,7 @@ STATEMENTS = {
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--binaries", type=Path)
-    options = parser.parse_args()
-    taken: dict[tuple[str, str], list[float]] = defaultdict(list)
-    settings = {"shared_buffers": "512MB", "max_wal_size": "8GB", "autovacuum": "off"}
-    with Cluster(options.binaries, settings) as cluster, psycopg.connect(cluster.dsn(), autocommit=True) as conn:
-        conn.execute(TABLE)
-        conn.execute(resource("sql/triggers.sql").read_bytes())
-        for _ in range(options.repetitions):
-            for kind in random.sample(list(KINDS), len(KINDS)):
-                measure(conn, kind, options.rows, taken)
-        print(conn.info.parameter_status("server_version"), f"{options.rows} rows, {options.repetitions} repetitions")
+    _, taken = interleaved(__doc__, list(KINDS), 20_000, measure)
     for what in STATEMENTS:
         for kind in KINDS:
             of = {base: _ratio(taken[what, kind], taken[what, base]) for base in ("none", "one value")}
@@ -63,7 +43,7 @@ def _ratio(times: list[float], base: list[float]) -> float:
     return statistics.median(mine / other for mine, other in zip(times, base, strict=True))
 
 
-def measure(conn: psycopg.Connection, kind: str, rows: int, taken: dict[tuple[str, str], list[float]]) -> None:
+def measure(conn: psycopg.Connection, kind: str, rows: int, taken: Times) -> None:
     """Run the statements on new rows with the triggers of `kind`."""
     conn.execute("SELECT pgherald.unwatch('dateplan_verified')")
     if (arguments := KINDS[kind]) is not None:
@@ -71,11 +51,7 @@ def measure(conn: psycopg.Connection, kind: str, rows: int, taken: dict[tuple[st
     conn.execute("TRUNCATE public.dateplan, pgherald.outbox")
     psycopg.ClientCursor(conn).execute(NEW, {"status": "PE", "a": 1, "b": rows})
     for what, statement in STATEMENTS.items():
-        conn.execute("VACUUM public.dateplan")
-        conn.execute("CHECKPOINT")
-        begin = time.perf_counter()
-        conn.execute(statement)
-        taken[what, kind].append(time.perf_counter() - begin)
+        taken[what, kind].append(seconds(conn, statement))
     captured = conn.execute("SELECT count(*) FROM pgherald.outbox").fetchone()
     assert captured == (0 if arguments is None else rows,), captured
 

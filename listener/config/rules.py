@@ -49,6 +49,12 @@ def _as_value(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _refuse_stray_percent(bare: str, parameters: str) -> None:
+    """Check that each % of a query begins a parameter. `bare` is the query without %%, and `parameters` a pattern."""
+    if stray := re.search(rf"%(?!{parameters})", bare):
+        raise ValueError(f"has a single % at character {stray.start()}; write a literal % as %%")
+
+
 class Rule(BaseModel):
     """One `[rules.NAME]` section. The string below a key is its description in docs/configuration.md."""
 
@@ -181,8 +187,7 @@ class Rule(BaseModel):
         bare = value.replace("%%", "")
         if value and "%(email)s" not in bare:
             raise ValueError("must take the address; write … WHERE lower(email) = lower(%(email)s)")
-        if stray := re.search(r"%(?!\(email\)s)", bare):
-            raise ValueError(f"has a single % at character {stray.start()}; write a literal % as %%")
+        _refuse_stray_percent(bare, r"\(email\)s")
         return value
 
     @field_validator("each")
@@ -211,8 +216,7 @@ class Rule(BaseModel):
             parameters += "|person"
         elif "%(person)s" in bare:
             raise ValueError("takes a person, which only a rule with `each` has; set each, or take %(keys)s alone")
-        if stray := re.search(rf"%(?!\(({parameters})\)[sbt])", bare):
-            raise ValueError(f"has a single % at character {stray.start()}; write a literal % as %%")
+        _refuse_stray_percent(bare, rf"\(({parameters})\)[sbt]")
         return value
 
 

@@ -72,6 +72,11 @@ class Settings(BaseSettings):
         """
         return rule not in self.rules or (self.rules[rule].in_doubt or self.delivery.in_doubt) == "hold"
 
+    @property
+    def held_rules(self) -> list[str]:
+        """The rules whose events in doubt wait for a person."""
+        return [rule for rule in self.rules if self.holds_doubts(rule)]
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -80,7 +80,7 @@ class Daemon:
         self._reloader = Reloader(settings, read, self._breaker, self._pools[1])
         registration = Registration(settings.delivery.lease)
         self._outbox = Outbox(pool, registration, lambda rule: self._reloader.settings.holds_doubts(rule))
-        self._registry = WorkerRegistry(pool, registration, self._holds_doubts_of)
+        self._registry = WorkerRegistry(pool, registration, lambda: self._reloader.settings.held_rules)
         poll = settings.delivery.poll
         self._listener = Listener(settings.database.listen_url or url, self._outbox.ring, poll)
         self._lease = WorkerLease(self._registry, self._listener, self._breaker, poll)
@@ -236,11 +236,6 @@ class Daemon:
             await self._reloader.reload(worker)
         finally:
             self._systemd.ready(self._status)
-
-    def _holds_doubts_of(self) -> list[str]:
-        """Return the rules whose events in doubt wait for a person now."""
-        settings = self._reloader.settings
-        return [rule for rule in settings.rules if settings.holds_doubts(rule)]
 
     def _loops_alive(self, worker: Worker, seconds: float) -> bool:
         """Return whether worker and lease loop are making iterations. A database outage does not stop them."""

@@ -150,8 +150,9 @@ class Decider:
     async def _look_up(
         self, runtime: Runtime, rule: str, left: dict[tuple[int, int], Event]
     ) -> tuple[list[ToSend], float]:
-        """Settle the events that are not to be sent, and remove them from `left`. Return the others, and when they were looked up.
+        """Settle the events that are not to be sent, and remove them from `left`.
 
+        Return what is to be sent, and when it was looked up, on the loop's clock.
         An event that is spread keeps its fence: it is then that of its first person.
         """
         in_flight, number = self._senders.in_flight, len(left)

@@ -72,16 +72,15 @@ class Delivery:
         """
         locked: set[str] = set()
         for name, rule in self.rules.items():
+            self._unchecked.add(name)
             # The rules of a locked table need not wait one after another.
             if rule.table in locked:
-                self._unchecked.add(name)
-            else:
-                try:
-                    await self._check(name, lookups)
-                except StatementTimeout as exc:
-                    locked.add(rule.table)
-                    self._unchecked.add(name)
-                    log.warning("rule_unchecked", rule=name, error=str(exc))
+                continue
+            try:
+                await self._check(name, lookups)
+            except StatementTimeout as exc:
+                locked.add(rule.table)
+                log.warning("rule_unchecked", rule=name, error=str(exc))
 
     async def _check(self, name: str, lookups: Pool) -> None:
         lookup = self._lookups[name]

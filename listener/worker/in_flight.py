@@ -23,7 +23,8 @@ class InFlight:
     """Count what is in flight, and say how much more may be claimed.
 
     `queued_bytes` is the size of the rows that wait to be composed, and `composed_bytes` that of the messages that are
-    composed and not yet settled. `looking_up` is the number of events whose lookup is running. `settled_at` is when an event was last settled, on the loop's clock.
+    composed and not yet settled. `looking_up` is the number of events whose lookup is running. `settled_at` is when an
+    event was last settled, on the loop's clock.
     """
 
     def __init__(self, min_capacity: int) -> None:

@@ -20,14 +20,12 @@ SELECT rule."table"::oid = to_regclass(%(table)s)::oid
        CASE WHEN rule.rule IS NOT NULL
             THEN concat_ws(
                 ', ',
-                CASE WHEN rule."when" IS NOT NULL
-                     THEN format('%%s where %%s', coalesce(class.oid::regclass::text, rule.table_name || ' (dropped)'),
-                                 rule."when")
-                     ELSE format('%%s.%%I = %%s', coalesce(class.oid::regclass::text, rule.table_name || ' (dropped)'),
-                                 rule."column",
-                                 (SELECT string_agg(quote_literal(value), ' or ' ORDER BY i)
-                                    FROM unnest(rule.becomes) WITH ORDINALITY AS list (value, i)))
-                END,
+                coalesce(class.oid::regclass::text, rule.table_name || ' (dropped)')
+                || CASE WHEN rule."when" IS NOT NULL THEN ' where ' || rule."when"
+                        ELSE format('.%%I = %%s', rule."column",
+                                    (SELECT string_agg(quote_literal(value), ' or ' ORDER BY i)
+                                       FROM unnest(rule.becomes) WITH ORDINALITY AS list (value, i)))
+                   END,
                 'from ' || rule."from",
                 'changes of ' || nullif(array_to_string(rule.changes, ', '), ''))
        END AS watches,
