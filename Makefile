@@ -37,7 +37,7 @@ test: .venv/ready  ## run the tests in parallel, on a real PostgreSQL and a real
 	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal -m "not slow"
 
 test-slow: .venv/ready  ## run the tests that take long or need PgBouncer, Postfix, Exim, faketime or Spin
-	$(BIN)/pytest --numprocesses 2 --dist worksteal -m slow
+	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal -m slow
 
 .venv-matrix/ready: requirements/matrix.lock .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --requirement $< --target $(@D)

@@ -57,6 +57,7 @@ def test_rows_from_before_stay_out(bare_database: Database, mail: MailServer, pg
     assert pgherald("backfill", RULE, "--include-existing", "--dry-run").stdout.startswith("30 rows")
 
 
+@pytest.mark.slow
 def test_rows_from_before_that_were_mailed_since_and_purged(
     bare_database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:

@@ -68,6 +68,7 @@ def assert_calm(daemon: Daemon) -> None:
     assert most <= 2, "\n".join(daemon.lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [pytest.param("fast", marks=pytest.mark.slow), "immediate"])
 def test_a_restart_in_a_backlog(
     cluster: Cluster, database: Database, mail: MailServer, pgherald: Pgherald, mode: Literal["fast", "immediate"]
@@ -142,6 +143,7 @@ def test_and_can_be_stopped_while_it_waits(cluster: Cluster, database: Database,
     assert "Error: the database cannot be reached" in done.stderr
 
 
+@pytest.mark.slow
 def test_sessions_ended_while_it_is_idle(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     """Any of them, and all: the next ring is heard, or the loss is, and what is new is found."""
     with pgherald.daemon(env=NO_POLL) as daemon:

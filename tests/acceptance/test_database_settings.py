@@ -21,6 +21,7 @@ def set_for_all(database: Database, setting: str, value: str) -> None:
     database.execute(sql.SQL("ALTER DATABASE {} SET {} = {}").format(*map(sql.Identifier, (name, setting)), value))
 
 
+@pytest.mark.slow
 def test_settings_of_the_database(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     set_for_all(database, "datestyle", "German")
     set_for_all(database, "timezone", "<+0330>-03:30")
@@ -54,6 +55,7 @@ def latin1(databases: Databases) -> Iterator[Database]:
         yield database
 
 
+@pytest.mark.slow
 def test_a_database_that_is_not_in_utf8(latin1: Database, mail: MailServer, pgherald: Pgherald) -> None:
     """The server's reply, and its shortened form, contain characters that the database cannot store."""
     env = {"PGHERALD_DATABASE_URL": latin1.url}

@@ -67,6 +67,7 @@ def is_gone(group: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_it_ends_by_itself(pgherald: Pgherald, folder: Path) -> None:
     done = pgherald("demo", "--once", "--count", 12, env={"TMPDIR": str(folder)}, check=True)
     assert "10 of 10 emails arrived, each once; 2 of 2 events skipped, each for the expected reason" in done.stdout
@@ -97,6 +98,7 @@ def test_it_explains_a_mail_where_nobody_was_skipped(pgherald: Pgherald, folder:
     assert re.search(r"^\$ pgherald explain dateplan_verified 1\nevent \d+: sent, attempt 1\n", said, re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taken", [repeats(False), True], ids=["its port is free", "its port is taken"])
 def test_it_names_the_status_page(folder: Path, taken: bool) -> None:
     with ExitStack() as stack:
@@ -119,6 +121,7 @@ def listening_ports(pid: int) -> set[int]:
     return {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN}
 
 
+@pytest.mark.slow
 def test_it_needs_no_installed_package_and_no_folder_of_its_own(folder: Path, tmp_path: Path) -> None:
     """As `make demo` runs it, with only what pgherald depends on: in PYTHONPATH, no .pth file leads to a checkout."""
     dependencies = sysconfig.get_path("purelib")

@@ -57,6 +57,7 @@ class Signer:
         return bool(dkim.verify(message, dnsfunc=lambda name, timeout=5: self._record))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fraud", [False, True], ids=["untouched", "tampered with"])
 def test_a_relays_signature_covers_what_was_sent(
     database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path, fraud: bool

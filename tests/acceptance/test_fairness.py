@@ -88,6 +88,7 @@ def test_one_at_a_time_a_quiet_rule_is_next(
     assert overtaking(database, 1) <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", ["40", repeats("4")])
 def test_backlogs_shrink_in_proportion_to_the_shares(
     database: Database, mail: MailServer, pgherald: Pgherald, rate: str

@@ -88,6 +88,7 @@ def test_an_address_that_nobody_has(database: Database, pgherald: Pgherald) -> N
             assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_what_names_no_row_is_an_error_of_usage(database: Database, pgherald: Pgherald) -> None:
     for call in (
         ("explain", RULE, "7", "--email", "a@example.org"),

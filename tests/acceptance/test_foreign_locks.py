@@ -95,6 +95,7 @@ def pid_of(database: Database, daemon: Daemon) -> int | None:
     return rows[0][0] if rows else None
 
 
+@pytest.mark.slow
 def test_the_leaders_lock(
     database: Database, mail: MailServer, pgherald: Pgherald, stranger: Callable[[], Session]
 ) -> None:
@@ -141,6 +142,7 @@ def test_a_stranger_waits_for_the_leaders_lock_and_gets_it(
             mails(database, mail)
 
 
+@pytest.mark.slow
 def test_the_gates_lock(
     database: Database, mail: MailServer, pgherald: Pgherald, stranger: Callable[[], Session]
 ) -> None:
@@ -191,6 +193,7 @@ def test_a_number_that_is_taken_is_not_used(
         mails(database, mail)
 
 
+@pytest.mark.slow
 def test_a_death_is_seen_though_a_stranger_has_the_dead_ones_lock(
     database: Database, mail: MailServer, pgherald: Pgherald, stranger: Callable[[], Session]
 ) -> None:
@@ -245,6 +248,7 @@ def test_a_backfills_lock(pgherald: Pgherald, stranger: Callable[[], Session]) -
     assert f"SELECT pg_terminate_backend({pid})" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_lock_in_another_database_is_nobodys(
     databases: Databases, database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:
@@ -261,6 +265,7 @@ def test_a_lock_in_another_database_is_nobodys(
             assert json.loads(pgherald("status", "--json", check=True).stdout)["foreign_locks"] == []
 
 
+@pytest.mark.slow
 def test_a_prepared_transaction_is_named_too(
     database: Database, mail: MailServer, pgherald: Pgherald, stranger: Callable[[], Session]
 ) -> None:
@@ -303,6 +308,7 @@ def test_a_table_of_locks_that_is_full(cluster: Cluster, mail: MailServer, pgher
     database.close()
 
 
+@pytest.mark.slow
 def test_metrics_and_page(database: Database, pgherald: Pgherald, stranger: Callable[[], Session]) -> None:
     pid = take(stranger(), LEADER)
     with pgherald.daemon(env={**PATIENT, **ANY_PORT}) as daemon:

@@ -81,6 +81,7 @@ def test_alive_ready_and_counted(database: Database, mail: MailServer, pgherald:
     assert rows == [(1, 1, 0, 16)]
 
 
+@pytest.mark.slow
 def test_a_mail_server_in_trouble(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     mail.script("ehlo", answer("535 5.7.8 no"), times=None)
     mail.stop()
@@ -161,6 +162,7 @@ def test_listen_killed_is_seen_and_mended(database: Database, mail: MailServer, 
         proxy.close()
 
 
+@pytest.mark.slow
 def test_the_database_away_blocks_no_probe(database: Database, pgherald: Pgherald) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         # Connections are made, and nobody ever answers.
@@ -229,6 +231,7 @@ def test_the_default_gives_way_to_who_starts_at_the_same_moment(database: Databa
             assert len({port_of(daemon) for daemon in daemons}) == 4
 
 
+@pytest.mark.slow
 def test_the_default_gives_way_and_off_is_off(database: Database, pgherald: Pgherald) -> None:
     with pgherald.daemon() as one, pgherald.daemon() as other:
         assert port_of(one) != port_of(other)
@@ -236,6 +239,7 @@ def test_the_default_gives_way_and_off_is_off(database: Database, pgherald: Pghe
         assert not any(event["event"] == "http_listening" for event in daemon.events)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["9599", "localhost", "127.0.0.1:99999", "::1:9599", "http://x:1", ""])
 def test_an_address_that_is_none(database: Database, pgherald: Pgherald, value: str) -> None:
     done = pgherald("run", "--once", env={"PGHERALD_HTTP_LISTEN": value})
@@ -243,6 +247,7 @@ def test_an_address_that_is_none(database: Database, pgherald: Pgherald, value: 
     assert "[http] listen" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sent",
     [

@@ -106,6 +106,7 @@ def test_it_says_what_no_foreign_key_says(bare_database: Database, pgherald: Pgh
     assert list(rules(pgherald.folder)) == ["dateplan_verified"]
 
 
+@pytest.mark.slow
 def test_it_says_what_it_could_not_decide_and_nothing_is_mailed(
     bare_database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:
@@ -139,6 +140,7 @@ def test_it_says_what_it_could_not_decide_and_nothing_is_mailed(
     assert mail.recipients == ["anna@example.org"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("columns", "doubt"),
     [
@@ -179,6 +181,7 @@ def test_what_may_be_unclear(bare_database: Database, pgherald: Pgherald, change
     assert rules(pgherald.folder)
 
 
+@pytest.mark.slow
 def test_any_table_and_value(bare_database: Database, pgherald: Pgherald) -> None:
     prepare(
         bare_database,
@@ -296,6 +299,7 @@ def test_install_without_its_table_says_to_run_init_and_installs_nothing(
     assert "CREATE SCHEMA" in pgherald("install", "--print", check=True).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "wrong"),
     [
@@ -339,6 +343,7 @@ def test_install_of_a_table_in_a_schema_that_is_closed_to_it(
     )
 
 
+@pytest.mark.slow
 def test_the_file_is_for_the_user_alone_and_no_link_is_followed(
     bare_database: Database, pgherald: Pgherald, tmp_path: Path
 ) -> None:

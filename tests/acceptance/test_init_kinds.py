@@ -106,6 +106,7 @@ def addresses(database: Database, rule: dict[str, Any]) -> dict[int, str | None]
     return {row["key"]: row["email"] for row in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tables", [PROFILE, repeats(ALLAUTH)], ids=["profile", "allauth"])
 def test_three_tables(bare_database: Database, mail: MailServer, pgherald: Pgherald, grant: Grant, tables: str) -> None:
     make(bare_database, tables.replace("{state}", STATUS))
@@ -187,6 +188,7 @@ def test_a_state_that_is_no_text(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "known"),
     [

@@ -287,6 +287,7 @@ def test_row_level_security(
     assert len(mail.messages) == len(changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["--create-roles", repeats("--grant-to")])
 def test_the_daemon_as_a_role_of_its_own(
     story: Database,

@@ -104,6 +104,7 @@ def test_messages_of_a_megabyte(database: Database, mail: MailServer, pgherald: 
     assert peak < 210
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("columns", "statement", "reason"),
     [

@@ -32,6 +32,7 @@ def sent(database: Database, mail: MailServer, pgherald: Pgherald) -> int:
     return plan
 
 
+@pytest.mark.slow
 def test_events_deleted_by_hand_are_not_sent_again(
     database: Database, mail: MailServer, pgherald: Pgherald, sent: int
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_role_that_may_only_delete(database: Database, sent: int) -> None:
         database.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(who))
 
 
+@pytest.mark.slow
 def test_truncate_restart_identity(database: Database, mail: MailServer, pgherald: Pgherald, sent: int) -> None:
     """Capture is not concerned: a new row with an old key is news. Only `backfill` takes it for the old row."""
     database.execute(RESTART)
@@ -120,6 +122,7 @@ def load(programs: Programs, database: Database, file: Path, options: str = "") 
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_reload_is_captured(
     database: Database, mail: MailServer, pgherald: Pgherald, programs: Programs, reload: Path
 ) -> None:
@@ -134,6 +137,7 @@ def test_a_reload_is_captured(
     assert len(mail.messages) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "options"),
     [("rows.sql", ""), repeats("plain.sql", "-c session_replication_role=replica")],

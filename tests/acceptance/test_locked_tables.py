@@ -51,6 +51,7 @@ def arrive(database: Database, mail: MailServer, keys: range) -> None:
         wait_until(lambda key=key: f"free.{key}@example.org" in mail.recipients, end - time.monotonic())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "together", "started", "env"),
     [

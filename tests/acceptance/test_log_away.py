@@ -66,6 +66,7 @@ def works_and_stops(
     assert process.wait(PATIENCE) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nobody reads", repeats("the reader has gone"), "the disk is full"])
 def test_the_daemon_goes_on(database: Database, mail: MailServer, pgherald: Pgherald, kind: str) -> None:
     reader, log = full_pipe()

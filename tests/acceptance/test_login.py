@@ -33,6 +33,7 @@ def environment(server: MailServer, login: str = "herald:wrong@") -> dict[str, s
     }
 
 
+@pytest.mark.slow
 def test_a_wrong_password_costs_one_login_until_somebody_asks_for_another(
     database: Database, secure: MailServer, pgherald: Pgherald
 ) -> None:

@@ -33,6 +33,7 @@ def key_of(name: str) -> str:
     return name[1:].partition("@")[0]
 
 
+@pytest.mark.slow
 def test_the_commands_and_the_page_show_it(database: Database, pgherald: Pgherald, sent: str) -> None:
     number, row = database.execute("SELECT id, key FROM pgherald.outbox ORDER BY id")[1]
     assert f"  Message-ID {sent}\n" in pgherald("explain", RULE, row).stdout

@@ -90,6 +90,7 @@ def kept_listening(daemon: Daemon) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channel", ["pgherald", pytest.param("anothers", marks=pytest.mark.slow)])
 def test_a_flood(database: Database, mail: MailServer, pgherald: Pgherald, channel: str) -> None:
     with pgherald.daemon(env=NO_POLL) as daemon:

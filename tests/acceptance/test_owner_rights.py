@@ -151,6 +151,7 @@ def pgherald(ground: Ground, mail: MailServer, tmp_path: Any) -> Pgherald:
     return Pgherald(settings, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [way if way == "index predicate" else repeats(way) for way in WAYS])
 def test_never_as_a_superuser(ground: Ground, pgherald: Pgherald, way: str) -> None:
     ground.as_evil(WAYS[way])
@@ -221,6 +222,7 @@ STEAL: LiteralString = """
     ALTER TABLE public.dateplan ENABLE ROW LEVEL SECURITY"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separate", [True, False], ids=["a login for lookups", "one login"])
 def test_a_login_for_lookups_keeps_the_secret(
     ground: Ground, pgherald: Pgherald, mail: MailServer, separate: bool

@@ -112,6 +112,7 @@ def test_so_it_does_without_partitions(database: Database, pgherald: Pgherald) -
     assert re.search(r"^outbox: \d+ kB, 10 rows", pgherald("status", check=True).stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_what_was_dropped_stays_handled(partitioned: Partitioned, mail: MailServer, pgherald: Pgherald) -> None:
     database = partitioned.database
     plan = database.add_plan("Café", "john@example.org")

@@ -66,6 +66,7 @@ def test_every_person_is_decided_about_alone(
     assert subjects["yes@example.org"] != subjects["de@example.org"]
 
 
+@pytest.mark.slow
 def test_who_left_is_not_told_and_who_joined_later_neither(
     database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_who_left_is_not_told_and_who_joined_later_neither(
     assert mail.recipients == ["stays@example.org"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "says"),
     [

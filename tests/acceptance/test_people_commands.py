@@ -46,6 +46,7 @@ def listed(pgherald: Pgherald, config: Path, *options: object) -> list[dict[str,
     return found
 
 
+@pytest.mark.slow
 def test_list_explain_forget_and_purge(
     database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
 ) -> None:
@@ -96,6 +97,7 @@ def test_preview_and_send_test_show_one_person(
     refuses(pgherald, "preview", RULE, "--person", b, "--config", config, says=("--person requires",), status=2)
 
 
+@pytest.mark.slow
 def test_one_person_unsubscribes_and_one_bounces(
     database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
 ) -> None:

@@ -241,6 +241,7 @@ def test_once_on_a_standby_is_an_error_that_says_so(cluster: Cluster, pgherald: 
     assert "connected to a standby" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_where_listen_leads_to_a_standby_it_polls_the_primary(
     cluster: Cluster, mail: MailServer, pgherald: Pgherald
 ) -> None:

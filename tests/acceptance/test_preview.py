@@ -117,6 +117,7 @@ _PLANTED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plant", "name"), _PLANTED)
 def test_nothing_planted_is_written_through(
     database: Database, pgherald: Pgherald, tmp_path: Path, plant: str, name: str
@@ -150,6 +151,7 @@ def test_nothing_planted_is_written_through(
     assert [file.name for file in out.iterdir() if file.name.endswith(".tmp")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "end"), [("elsewhere", "/"), ("nowhere", ""), repeats("elsewhere", ""), repeats("nowhere", "/")]
 )

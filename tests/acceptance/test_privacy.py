@@ -35,6 +35,7 @@ def found(pgherald: Pgherald, check: str, **env: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_row_security_on_the_outbox_is_refused_and_said(
     database: Database, mail: MailServer, pgherald: Pgherald, mailer: str
 ) -> None:

@@ -70,6 +70,7 @@ def test_a_configured_rate_holds_for_all_daemons_and_consent_is_asked_within_it(
     assert longest_wait(database) < 4
 
 
+@pytest.mark.slow
 def test_at_a_slow_rate_nothing_is_claimed_in_vain(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     plans = add_plans(database, 30)
     with pgherald.daemon(env={"PGHERALD_SMTP_RATE": "1"}) as daemon:

@@ -21,6 +21,7 @@ def opened(daemon: Daemon) -> list[str]:
     return [event["reason"] for event in daemon.events if event["event"] in OPENED]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("phase", "reply"),
     [

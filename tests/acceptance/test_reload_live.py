@@ -39,6 +39,7 @@ def count(daemon: Daemon) -> int:
     return sum(event["event"] in ("reloaded", "reload_refused") for event in daemon.events)
 
 
+@pytest.mark.slow
 def test_in_doubt_hold_holds_what_is_in_doubt_already(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     """An operator who has just read of two copies sets `hold`, and wants no other one."""
     mail.script("dot", swallow(), times=2)

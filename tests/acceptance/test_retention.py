@@ -1,5 +1,7 @@
 """purge and forget: events are deleted, and their rows stay handled."""
 
+import pytest
+
 from tests.support.command import Pgherald
 from tests.support.database import Database
 from tests.support.mail import MailServer
@@ -21,6 +23,7 @@ def test_only_old_settled_events_are_purged(database: Database, mail: MailServer
     assert pgherald("backfill", RULE, "--dry-run", check=True).stdout == "0 rows would be captured\n"
 
 
+@pytest.mark.slow
 def test_an_event_in_flight_is_not_forgotten(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     sent, claimed = (database.add_plan("Café", f"{name}@example.org") for name in ("sent", "claimed"))
     database.verify(sent)

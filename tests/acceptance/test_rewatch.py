@@ -30,6 +30,7 @@ def existing(database: Database, pgherald: Pgherald) -> int:
     return plan
 
 
+@pytest.mark.slow
 def test_the_watched_column_gets_another_type_under_a_daemon(
     existing: int, database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:
@@ -74,6 +75,7 @@ def test_all_rules_of_the_table_make_room_for_the_change(
     assert pgherald("rewatch", "other", check=True, env=there).stdout.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_value_of_an_enum_is_renamed(
     database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
 ) -> None:
@@ -108,6 +110,7 @@ SWAP = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remedy", ["install", repeats("rewatch")])
 def test_a_table_was_replaced_by_another_of_its_name(
     existing: int, database: Database, mail: MailServer, pgherald: Pgherald, remedy: str
@@ -137,6 +140,7 @@ def test_a_statement_that_ends_the_transaction_is_refused(database: Database, pg
     assert triggers(database) == 2
 
 
+@pytest.mark.slow
 def test_refused_with_one_line(database: Database, pgherald: Pgherald) -> None:
     refuses(pgherald, "rewatch", "nothing", says=("nothing",), status=2)
     refuses(

@@ -124,6 +124,7 @@ def test_attempts_and_age_are_those_of_the_rule(database: Database, mail: MailSe
     assert states[2:] == [(PLAIN, "skipped", "expired"), (OWN, "sent", None)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_section", ["resend", repeats("hold")])
 def test_of_two_rules_one_resends_and_one_holds(
     database: Database, mail: MailServer, pgherald: Pgherald, of_section: str

@@ -197,6 +197,7 @@ def test_commands(pgherald: Pgherald, command: tuple[str, ...]) -> None:
         assert "[database] url: has more than one @" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [repeats("url"), "listen_url", repeats("lookup_url")])
 def test_the_end_of_a_password_that_libpq_takes_for_the_host(
     database: Database, pgherald: Pgherald, tmp_path: Path, key: str
@@ -235,6 +236,7 @@ def test_a_reload(database: Database, pgherald: Pgherald, tmp_path: Path) -> Non
     assert SECRET not in "\n".join(daemon.lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["PLAIN", *map(repeats, ("LOGIN", "XOAUTH2"))])
 def test_a_server_that_repeats_what_it_refuses(database: Database, pgherald: Pgherald, method: str) -> None:
     forms = {

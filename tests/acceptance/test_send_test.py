@@ -74,6 +74,7 @@ def test_no_server(pgherald: Pgherald, mail: MailServer) -> None:
     assert line.endswith("-> start the mail server, correct [smtp] url, or open the firewall")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [[], ["--to", "nobody"], ["--to", "a b@example.org"], ["--to", "a@example.org\r\nDATA"], ["--to", "a@b.example", "--key", "1"], ["--to", "a@b.example", "--rule", "none"]],

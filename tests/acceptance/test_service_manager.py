@@ -3,6 +3,8 @@
 import signal
 from pathlib import Path
 
+import pytest
+
 from listener.demo.cluster import Cluster
 from tests.support import wait_until
 from tests.support.command import Pgherald
@@ -40,6 +42,7 @@ def test_pings_while_the_work_goes_on(pgherald: Pgherald, tmp_path: Path) -> Non
         manager.wait_told(PING)
 
 
+@pytest.mark.slow
 def test_a_database_that_is_away_is_no_reason_to_be_restarted(
     cluster: Cluster, mail: MailServer, tmp_path: Path
 ) -> None:
@@ -58,6 +61,7 @@ def test_a_database_that_is_away_is_no_reason_to_be_restarted(
         assert "LISTEN connection is down" in statuses[-1]
 
 
+@pytest.mark.slow
 def test_the_status_names_what_is_wrong_and_when_it_is_over(
     database: Database, mail: MailServer, pgherald: Pgherald, tmp_path: Path
 ) -> None:

@@ -99,6 +99,7 @@ def test_a_silent_network_gathers_no_sessions(database: Database, mail: MailServ
         mail.wait_for(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [SHORT_S, repeats(LONG_S)])
 def test_a_network_that_cuts_connections_gathers_no_sessions(
     database: Database, mail: MailServer, pgherald: Pgherald, seconds: float

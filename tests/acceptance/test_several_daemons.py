@@ -55,6 +55,7 @@ def wait_leads(database: Database, daemon: Daemon, timeout: float = PATIENCE) ->
     wait_until(lambda: number(database, daemon) is not None and leader(database) == number(database, daemon), timeout)
 
 
+@pytest.mark.slow
 def test_a_backlog_is_shared_and_nothing_sent_twice(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     mail.script("dot", wait(0.02))
     plans = add_plans(database, 1000)
@@ -69,6 +70,7 @@ def test_a_backlog_is_shared_and_nothing_sent_twice(database: Database, mail: Ma
     assert min(shares.values()) >= 300
 
 
+@pytest.mark.slow
 def test_one_of_three_leads_and_all_are_rung(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
     with ExitStack() as stack:
         daemons = [stack.enter_context(pgherald.daemon(env=NO_POLL)) for _ in range(3)]
@@ -176,6 +178,7 @@ def test_what_the_dead_one_had_claimed_is_sent_within_a_second(
         assert took < SOON
 
 
+@pytest.mark.slow
 def test_once_takes_over_from_one_that_was_killed(
     database: Database, mail: MailServer, other_mail: MailServer, pgherald: Pgherald
 ) -> None:
@@ -244,6 +247,7 @@ def test_a_cut_network(
     assert times_each([mail, other_mail]) == {1: plans + 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [repeats("the reply"), "the lease"])
 def test_stopped_for_longer_than_the_lease(
     database: Database, mail: MailServer, other_mail: MailServer, pgherald: Pgherald, first: str
@@ -317,6 +321,7 @@ def test_a_lost_listen_connection_is_no_death(database: Database, mail: MailServ
     assert times_each([mail]) == {1: 1500}
 
 
+@pytest.mark.slow
 def test_the_others_are_rung_while_the_leader_has_its_hands_full(
     database: Database, mail: MailServer, other_mail: MailServer, pgherald: Pgherald
 ) -> None:

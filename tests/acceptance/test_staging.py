@@ -55,6 +55,7 @@ def test_all_mail_is_redirected(database: Database, mail: MailServer, pgherald: 
     assert (staging["level"], staging["transport"], staging["redirect_to"]) == ("warning", "smtp", "q***@example.org")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "recipients", "end"),
     [

@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from listener.mail.unsubscribe import Subscription, make_token, signing_key
 from tests.support.command import Pgherald
 from tests.support.database import Database
@@ -142,6 +144,7 @@ def test_by_the_public_name_nothing_else_is_there(database: Database, pgherald: 
         assert client.get("/unsubscribe/x", Host="evil.example").status == 421
 
 
+@pytest.mark.slow
 def test_too_many_and_what_cannot_be_done(database: Database, pgherald: Pgherald) -> None:
     (pgherald.folder / "pgherald.toml").write_text(CONFIG, encoding="utf-8")
     path = path_of(database, database.add_plan("Café", "a@example.org"))

@@ -379,6 +379,7 @@ def returns(function: str, number: int) -> sql.Composed:
     )
 
 
+@pytest.mark.slow
 def test_an_older_schema_is_refused(database: Database, pgherald: Pgherald) -> None:
     """The same for every command: the queries need what only the newer schema has."""
     database.execute(returns("version", VERSION - 1))
