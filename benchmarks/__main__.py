@@ -76,8 +76,8 @@ def parts(size: Size) -> dict[str, list[Case]]:
             for case in writers.CASES
         ],
         "unrelated": [
-            (case, lambda s, w=w: writers.unrelated(s, w, size.clients[-1], size.seconds))
-            for case, w in (("no trigger", False), ("watched", True))
+            (case, lambda s, case=case: writers.unrelated(s, case, size.clients[-1], size.seconds))
+            for case in writers.UNRELATED
         ],
         "bulk": [(case, lambda s, case=case: writers.bulk(s, case, size.bulk)) for case in writers.BULK],
         "gate": [(f"{r}", lambda s, r=r: writers.gate(s, r, size.seconds)) for r in size.rates],

@@ -28,8 +28,10 @@ _OUTBOX_ONLY = """
     CREATE TRIGGER plain AFTER UPDATE ON public.dateplan FOR EACH ROW
         WHEN (NEW.status = 'VE' AND OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION public.plain();
 """
+_WHEN = "new.status IN ('VE', 'DE') AND new.plan_id >= 0"
 # `daemon asleep` holds the gate as a daemon that sleeps does, for the whole time: every change must ring.
 BULK = ("no trigger", "row triggers", "statement triggers")
+UNRELATED = ("no trigger", "watched", "watched by when")
 CASES = ("no trigger", "plain outbox row", "no daemon", "daemon busy", "daemon asleep")
 _GATE = "SELECT pg_advisory_lock(726354, 1)"
 
@@ -46,9 +48,12 @@ def write(stage: Stage, case: str, clients: int, seconds: float) -> Result:
             return result
 
 
-def unrelated(stage: Stage, watched: bool, clients: int, seconds: float) -> Result:
-    """Changes a second that don't reach the value: another column is written."""
-    with stage.database("watched" if watched else "bare") as db:
+def unrelated(stage: Stage, case: str, clients: int, seconds: float) -> Result:
+    """Changes a second that don't reach the state: another column is written."""
+    with stage.database("bare" if case == "no trigger" else "watched") as db:
+        if case == "watched by when":
+            db.run("SELECT pgherald.unwatch('dateplan_verified')")
+            db.run("SELECT pgherald.watch('dateplan_verified', 'public.dateplan', \"when\" => %s)", _WHEN)
         return _pgbench(stage, db, _OTHER_COLUMN, clients, seconds)
 
 
