@@ -80,7 +80,8 @@ BEGIN
 END $$;
 
 GRANT USAGE ON SCHEMA pgherald TO pgherald_daemon;
--- It inserts the events of the further people of a row.
+-- It takes changes over from the inbox. UPDATE is the right to lock a row.
+GRANT SELECT, UPDATE, DELETE ON pgherald.inbox TO pgherald_daemon;
 GRANT SELECT, INSERT, UPDATE ON pgherald.outbox TO pgherald_daemon;
 GRANT SELECT, INSERT, UPDATE, DELETE ON pgherald.worker, pgherald.event_stats TO pgherald_daemon;
 GRANT SELECT ON pgherald.rule, pgherald.handled, pgherald.secret, pgherald.rate_limit TO pgherald_daemon;
@@ -89,7 +90,8 @@ GRANT SELECT ON pgherald.rule, pgherald.handled, pgherald.secret, pgherald.rate_
 GRANT UPDATE (paused_at, bounced, complained) ON pgherald.rule TO pgherald_daemon;
 GRANT UPDATE (rate, throttled_at, next_at) ON pgherald.rate_limit TO pgherald_daemon;
 GRANT EXECUTE ON FUNCTION pgherald.version(), pgherald.usable_from(), pgherald.append_history(jsonb, text, text),
-                          pgherald.handled_key(text), pgherald.shown(text), pgherald.typed(text) TO pgherald_daemon;
+                          pgherald.handled_key(text), pgherald.shown(text), pgherald.typed(text), pgherald.shrink_inbox()
+                       TO pgherald_daemon;
 -- With these, doctor can check as the daemon's role whether a rule's function and triggers are those that watch() creates.
 GRANT EXECUTE ON FUNCTION pgherald.capture_body(text, regclass, text[], text[], text[], boolean),
                           pgherald.capture_statement_body(text, regclass, text[], text, text[], text[]),

@@ -60,7 +60,46 @@ REVOKE ALL ON SCHEMA pgherald FROM PUBLIC;
 
 
 ---------------------------------------------------------------------------------------------------------------------
--- The outbox: one row for each captured change, written in the application's own transaction.
+-- The inbox: one row for each captured change, written in the application's own transaction.
+---------------------------------------------------------------------------------------------------------------------
+
+-- The application pays for every index and every default of the table into which it writes. The inbox has none. A daemon
+-- takes the rows over: one statement deletes them here and inserts them into the outbox.
+CREATE TABLE IF NOT EXISTS pgherald.inbox (
+    rule         text        NOT NULL,
+    key          text        NOT NULL,                    -- the watched row's key; no other data of the row is kept
+    captured_at  timestamptz NOT NULL,
+    captured_xid xid8        NOT NULL,
+    traceparent  text                                     -- the application's span
+)
+-- Vacuum must not truncate the file: it would lock out writers of the application. See shrink_inbox().
+WITH (vacuum_truncate = off, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
+      autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 1000000,
+      autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000, autovacuum_vacuum_cost_delay = 0);
+
+DO $$
+BEGIN
+    -- Without it, a publication FOR ALL TABLES would make the daemon's DELETE fail. Check first, because ALTER TABLE
+    -- waits for every transaction that has captured a change.
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = 'pgherald.inbox'::regclass AND relreplident = 'f') THEN
+        ALTER TABLE pgherald.inbox REPLICA IDENTITY FULL;
+    END IF;
+END $$;
+
+-- Return an expression for a value of the setting pgherald.traceparent: the application's trace (W3C Trace Context), as
+-- SET LOCAL pgherald.traceparent = '00-...'. Any other text is ignored, because it must not fail the application's write.
+-- A setting that came with the connection may be invalid in the database's encoding. The expression therefore counts
+-- bytes. left() would fail at half a character. A regular expression overlooks half a character at the end. With three
+-- more characters behind it, it does not.
+CREATE OR REPLACE FUNCTION pgherald.traceparent(value text) RETURNS text
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $traceparent$ SELECT pg_catalog.replace($text$
+        CASE WHEN pg_catalog.octet_length(VALUE) OPERATOR(pg_catalog.=) 55
+                  AND (VALUE OPERATOR(pg_catalog.||) '---') COLLATE pg_catalog."C" OPERATOR(pg_catalog.~) '^[0-9a-f-]+$'
+             THEN VALUE END$text$, 'VALUE', value) $traceparent$;
+
+
+---------------------------------------------------------------------------------------------------------------------
+-- The outbox: one row for each event. A daemon inserts it when it takes a captured change over from the inbox.
 ---------------------------------------------------------------------------------------------------------------------
 
 CREATE TABLE IF NOT EXISTS pgherald.outbox (
@@ -84,37 +123,34 @@ CREATE TABLE IF NOT EXISTS pgherald.outbox (
     recipient      text,
     message        bytea,                                 -- compressed by zlib
     history        jsonb       NOT NULL DEFAULT '[]',
-    traceparent    text,                                  -- the application's span; the default below captures it
+    traceparent    text,                                  -- the application's span
     -- Of a rule with `each`: the person whom the lookup calls so. NULL: the event stands for all people of the row, until
     -- its first claim has spread it. A capture does not write it.
     person         text,
     CONSTRAINT outbox_pkey PRIMARY KEY (id)
 )
--- Each event is updated three times, so pages keep free room. Vacuum starts by a number of rows and not by a share of
+-- Each event is updated twice or more, so pages keep free room. Vacuum starts by a number of rows and not by a share of
 -- the table, because the table only grows.
 WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
       autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
 
--- An expression for the application's trace (W3C Trace Context): SET LOCAL pgherald.traceparent = '00-...'. Any other
--- text is ignored, because it must not fail the application's write. A setting that came with the connection may be
--- invalid in the database's encoding. The expression therefore counts bytes. left() would fail at half a character. A
--- regular expression overlooks half a character at the end. With three more characters behind it, it does not.
-CREATE OR REPLACE FUNCTION pgherald.traceparent() RETURNS text
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $traceparent$ SELECT $text$
-        CASE WHEN pg_catalog.octet_length(pg_catalog.current_setting('pgherald.traceparent', true))
-                      OPERATOR(pg_catalog.=) 55
-                  AND (pg_catalog.current_setting('pgherald.traceparent', true) OPERATOR(pg_catalog.||) '---')
-                      COLLATE pg_catalog."C" OPERATOR(pg_catalog.~) '^[0-9a-f-]+$'
-             THEN pg_catalog.current_setting('pgherald.traceparent', true) END$text$ $traceparent$;
-
-DO $$
+-- Give the inbox's file back to the system if the inbox is empty and has room for thousands of changes. Each claim reads the
+-- whole file. Return whether it was done. The lock that it needs is not waited for: an application that is about to write
+-- would wait behind it.
+CREATE OR REPLACE FUNCTION pgherald.shrink_inbox() RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- Check first, because ALTER TABLE waits for every transaction that uses the table.
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute
-                    WHERE attrelid = 'pgherald.outbox'::regclass AND attname = 'traceparent' AND atthasdef) THEN
-        EXECUTE pg_catalog.format('ALTER TABLE pgherald.outbox ALTER COLUMN traceparent SET DEFAULT %s',
-                                  pgherald.traceparent());
+    IF pg_relation_size('pgherald.inbox') < 1048576 THEN
+        RETURN false;
     END IF;
+    LOCK TABLE pgherald.inbox IN ACCESS EXCLUSIVE MODE NOWAIT;
+    IF EXISTS (SELECT FROM pgherald.inbox) THEN
+        RETURN false;
+    END IF;
+    TRUNCATE pgherald.inbox;
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
 END $$;
 
 -- Return the statements that create the outbox's indexes, as far as they are missing. One that failed or was interrupted
@@ -127,10 +163,9 @@ DECLARE
     valid      boolean;
 BEGIN
     FOR name, definition IN VALUES
-        -- Captures maintain only this index and the primary key. Its order is each rule's order of sending, so that a
-        -- claim reads no event of a rule that is paused, suspended or unknown.
+        -- Its order is each rule's order of sending, so that a claim reads no event of a rule that is paused, suspended or
+        -- unknown.
         ('outbox_available_idx', $index$ (rule, scheduled_at, id) WHERE state = 'available' $index$),
-        -- The others contain only rows that the daemon has written, so that they cost a capture nothing.
         ('outbox_claimed_idx', $index$ (claimed_by) WHERE state IN ('claimed', 'transmitting') $index$),
         ('outbox_in_doubt_idx', $index$ (scheduled_at, claimed_at) WHERE state = 'in_doubt' $index$),
         ('outbox_failed_idx', $index$ (settled_at, id) WHERE state = 'failed' $index$),
@@ -697,6 +732,7 @@ BEGIN
     IF moving_key IS NULL THEN
         RETURN format($capture$
 DECLARE
+    trace   pg_catalog.text := pg_catalog.current_setting('pgherald.traceparent', true);
     row_key pg_catalog.text;
 BEGIN
     BEGIN
@@ -708,9 +744,14 @@ BEGIN
             RETURN NULL;
         END;
     END;
-    INSERT INTO pgherald.outbox (rule, key) VALUES (%3$L, row_key);
+    -- The check is here and not in the INSERT, whose expressions the server prepares for every row.
+    IF trace IS NOT NULL THEN
+        trace := %5$s;
+    END IF;
+    INSERT INTO pgherald.inbox
+    VALUES (%3$L, row_key, pg_catalog.clock_timestamp(), pg_catalog.pg_current_xact_id(), trace);
 %4$s    RETURN NULL;
-END $capture$, key_of_new, 'SELECT ' || key_of_row, rule, pgherald.gate_snippet());
+END $capture$, key_of_new, 'SELECT ' || key_of_row, rule, pgherald.gate_snippet(), pgherald.traceparent('trace'));
     END IF;
 
     -- An UPDATE that moves a row to another partition fires DELETE and INSERT triggers, in that order, and no UPDATE
@@ -751,6 +792,7 @@ END $capture$, key_of_new, 'SELECT ' || key_of_row, rule, pgherald.gate_snippet(
     RETURN format($capture$
 DECLARE
     note    CONSTANT pg_catalog.text := pg_catalog.concat('pgherald.moved_%1$s_', pg_catalog.pg_trigger_depth());
+    trace   pg_catalog.text := pg_catalog.current_setting('pgherald.traceparent', true);
     row_key pg_catalog.text;
     moved   pg_catalog.text;
 BEGIN
@@ -790,12 +832,17 @@ BEGIN
         PERFORM pg_catalog.set_config(note, '', true);
         RETURN NULL;
     END IF;
-    INSERT INTO pgherald.outbox (rule, key) VALUES (%7$L, row_key);
+    IF trace IS NOT NULL THEN
+        trace := %11$s;
+    END IF;
+    INSERT INTO pgherald.inbox
+    VALUES (%7$L, row_key, pg_catalog.clock_timestamp(), pg_catalog.pg_current_xact_id(), trace);
 %8$s    RETURN NULL;
 END $capture$,
         rule, move_of_old, key_of_new, move_of_new, 'SELECT ' || move_of_row,
         'SELECT ' || key_of_row || ', ' || move_of_row, rule, pgherald.gate_snippet(),
-        CASE WHEN kind = '' THEN 'moved' ELSE format('pg_catalog.concat(moved, %s)', kind) END, passes);
+        CASE WHEN kind = '' THEN 'moved' ELSE format('pg_catalog.concat(moved, %s)', kind) END, passes,
+        pgherald.traceparent('trace'));
 END $body$;
 
 -- Return the body for capture per statement: one function call and one INSERT, however many rows.
@@ -823,6 +870,9 @@ DECLARE
     equals  text;
     within  text[] := CASE WHEN cardinality(becomes) > 1 THEN "column" || changes ELSE changes END;
     several boolean := cardinality(within) > 0;
+    -- The inbox's further columns. The subqueries are computed once a statement, and not for each row.
+    one_a_statement text := format('pg_catalog.clock_timestamp(), (SELECT pg_catalog.pg_current_xact_id()), (SELECT %s)',
+                                   pgherald.traceparent($$pg_catalog.current_setting('pgherald.traceparent', true)$$));
 BEGIN
     IF is_in IS NULL THEN
         -- The values in the column's own form: an integer column shows '05' as 5.
@@ -850,9 +900,9 @@ BEGIN
 %9$s    IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
         %10$s
     ELSIF NOT EXISTS (SELECT FROM old_rows WHERE %5$s) THEN
-        INSERT INTO pgherald.outbox (rule, key, traceparent) SELECT %1$L, %2$s, %7$s FROM new_rows WHERE %3$s;
+        INSERT INTO pgherald.inbox SELECT %1$L, %2$s, %7$s FROM new_rows WHERE %3$s;
     ELSE
-        INSERT INTO pgherald.outbox (rule, key, traceparent)
+        INSERT INTO pgherald.inbox
         SELECT %1$L, news.key, %7$s
           FROM (%11$sSELECT (%2$s) COLLATE pg_catalog."C"%12$s FROM new_rows WHERE %3$s
                 EXCEPT ALL
@@ -869,17 +919,15 @@ END $capture$, rule,
         -- With `from`, there is no short way for rows that come from outside the state.
         CASE WHEN leaving IS NULL THEN was_in ELSE 'true' END,
         was_in,
-        -- As a subquery it is computed once a statement. The column's default would be computed for each row.
-        format('(SELECT %s)', pgherald.traceparent()),
+        one_a_statement,
         (SELECT string_agg(DISTINCT format('new_rows.%I', name), ', ')
            FROM unnest(key || "column" || changes || pgherald.function_columns(rule, 'state')
                        || pgherald.function_columns(rule, 'from')) AS name
           WHERE name IS NOT NULL),
         pgherald.type_guard(rule),
         CASE WHEN leaving IS NULL
-             THEN format('INSERT INTO pgherald.outbox (rule, key, traceparent) SELECT %L, %s, (SELECT %s) FROM new_rows '
-                         'WHERE %s;', rule, pgherald.key_expression("table", key, 'new_rows'), pgherald.traceparent(),
-                         is_in)
+             THEN format('INSERT INTO pgherald.inbox SELECT %L, %s, %s FROM new_rows WHERE %s;',
+                         rule, pgherald.key_expression("table", key, 'new_rows'), one_a_statement, is_in)
              ELSE 'RETURN NULL;' END,
         CASE WHEN several OR leaving IS NOT NULL THEN 'SELECT found.key FROM (' ELSE '' END,
         CASE WHEN several THEN ', ' || pgherald.row_texts("table", within, 'new_rows') ELSE '' END,
@@ -1483,6 +1531,7 @@ BEGIN
         INSERT INTO pgherald.handled (rule, key, why)
         SELECT rule, pgherald.handled_key(page.key), 'existing' FROM unnest(keys) AS page (key)
          WHERE NOT EXISTS (SELECT FROM pgherald.outbox AS o WHERE o.rule = snapshot_existing.rule AND o.key = page.key)
+           AND NOT EXISTS (SELECT FROM pgherald.inbox AS i WHERE i.rule = snapshot_existing.rule AND i.key = page.key)
             ON CONFLICT DO NOTHING;
     END IF;
     COMMIT;

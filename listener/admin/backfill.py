@@ -169,6 +169,7 @@ def _capture(options: Options) -> sql.Composed:
                                 WHERE o.rule = %(rule)s AND o.key = page.key AND o.state <> 'available' {event_covers})
                AND NOT EXISTS (SELECT FROM pgherald.outbox AS o
                                 WHERE o.rule = %(rule)s AND o.key = page.key AND o.state = 'available')
+               AND NOT EXISTS (SELECT FROM pgherald.inbox AS i WHERE i.rule = %(rule)s AND i.key = page.key)
                AND NOT EXISTS (SELECT FROM pgherald.handled AS h
                                 WHERE h.rule = %(rule)s AND h.key = pgherald.handled_key(page.key) {handled_covers})
              ORDER BY number LIMIT %(most)s),

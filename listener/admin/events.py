@@ -8,6 +8,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg.rows import class_row
 
+from listener.admin.inbox import take_over
 from listener.db.errors import translate_errors
 from listener.db.queries import load
 from listener.db.schema import read_secret
@@ -74,6 +75,7 @@ def find(conn: psycopg.Connection[Any], wanted: Filter) -> list[FoundEvent]:
         name: getattr(wanted, name) for name in ("ids", "rule", "states", "reason", "key", "person", "older", "limit")
     }
     with translate_errors(), conn.cursor(row_factory=class_row(FoundEvent)) as cursor:
+        take_over(conn)
         found = cursor.execute(_QUERIES["events"], values).fetchall()
         secret = read_secret(conn)
     return [

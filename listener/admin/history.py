@@ -8,6 +8,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from listener.admin.inbox import take_over
 from listener.admin.status import read_suspended
 from listener.config.rules import Rule
 from listener.db import keys
@@ -67,6 +68,7 @@ def read_history(
         except (SchemaError, psycopg.errors.UndefinedColumn) as exc:
             missing = exc
         key = row.key if row is not None else _written(tables, rule, key)
+        take_over(conn)
         events = _events(conn, read_secret(conn), name, key)
         if missing is not None and not events:
             raise missing
@@ -117,7 +119,8 @@ def _events(conn: psycopg.Connection[Any], secret: bytes, name: str, key: str) -
         events = cursor.execute(_QUERIES["row_history"], {"rule": name, "key": key}).fetchall()
     for event in events:
         captured_at = event["captured_at"]
-        event["message_id"] = make_message_id(secret, name, event["id"], captured_at)
+        number = event["id"]
+        event["message_id"] = make_message_id(secret, name, number, captured_at) if number is not None else ""
         # Each session wrote its entries in its own time zone.
         event["history"] = [{**entry, "at": _iso(_moment(entry["at"], captured_at))} for entry in event["history"]]
         for column in ("captured_at", "settled_at", "scheduled_at"):

@@ -5,6 +5,7 @@ from typing import Any
 
 import psycopg
 
+from listener.admin.inbox import take_over
 from listener.db.errors import OWNER_REMEDY, translate_errors
 from listener.db.queries import load
 
@@ -33,6 +34,7 @@ def forget(conn: psycopg.Connection[Any], rule: str, key: str, person: str | Non
     `key` is in the outbox's form, as `listener.admin.history.as_written` returns it.
     """
     with translate_errors(OWNER_REMEDY):
+        take_over(conn)
         values = {"rule": rule, "key": key, "person": person}
         deleted, in_flight = conn.execute(_QUERIES["forget"], values).fetchone() or (0, 0)
     return deleted, in_flight

@@ -20,14 +20,19 @@ def load(subject: str) -> dict[str, LiteralString]:
     return {_name(part): cast(LiteralString, part.rstrip().rstrip(";")) for part in parts}
 
 
-def compact(query: LiteralString) -> LiteralString:
-    """Return a query without its indentation and comments, except the name.
+def positional(query: LiteralString) -> tuple[bytes, tuple[str, ...]]:
+    """Return a query in the server's own form, with $1 for a parameter, and the parameters' names in their order.
 
-    psycopg caches what it makes of a text of at most 4 KB. Of a longer one it parses the parameters at each call.
+    A raw cursor takes it. psycopg caches what it makes of a text of at most 4 KB, and would parse a longer one at each call.
     """
-    name, *lines = query.splitlines()
-    stripped = [line.strip() for line in lines]
-    return "\n".join([name, *(line for line in stripped if not line.startswith("--"))])
+    names: list[str] = []
+
+    def number(found: re.Match[str]) -> str:
+        if found[1] not in names:
+            names.append(found[1])
+        return f"${names.index(found[1]) + 1}"
+
+    return re.sub(r"%\((\w+)\)s", number, query).replace("%%", "%").encode(), tuple(names)
 
 
 async def run_query(pool: Pool, query: LiteralString, values: Mapping[str, Any]) -> list[Any]:

@@ -71,7 +71,9 @@ async def _settled(url: str, tally: Tally, say: Callable[[str], None]) -> None:
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
         while time.monotonic() < deadline:
             await _show_not_sent(conn, tally, say)
-            cursor = await conn.execute("SELECT count(*) FROM pgherald.outbox WHERE settled_at IS NULL")
+            cursor = await conn.execute(
+                "SELECT (SELECT count(*) FROM pgherald.outbox WHERE settled_at IS NULL) + (SELECT count(*) FROM pgherald.inbox)"
+            )
             row = await cursor.fetchone()
             if row == (0,):
                 break

@@ -19,13 +19,13 @@ _CAPTURE = """
                AND tgname IN ('pgherald_' || %(rule)s::text || '_update', 'pgherald_' || %(rule)s::text || '_insert')),
            CASE WHEN NOT has_schema_privilege(capture.proowner, schema.oid, 'USAGE')
                 THEN 'USAGE ON SCHEMA pgherald TO ' || capture.proowner::regrole
-                WHEN NOT has_table_privilege(capture.proowner, outbox.oid, 'INSERT')
-                THEN 'INSERT ON pgherald.outbox TO ' || capture.proowner::regrole END,
+                WHEN NOT has_table_privilege(capture.proowner, inbox.oid, 'INSERT')
+                THEN 'INSERT ON pgherald.inbox TO ' || capture.proowner::regrole END,
            quote_ident(current_user)
       FROM (SELECT) AS one_row
       LEFT JOIN pg_namespace AS schema ON schema.nspname = 'pgherald'
       LEFT JOIN pg_class AS rule ON rule.relnamespace = schema.oid AND rule.relname = 'rule'
-      LEFT JOIN pg_class AS outbox ON outbox.relnamespace = schema.oid AND outbox.relname = 'outbox'
+      LEFT JOIN pg_class AS inbox ON inbox.relnamespace = schema.oid AND inbox.relname = 'inbox'
       LEFT JOIN pg_proc AS capture ON capture.pronamespace = schema.oid AND capture.proname = 'capture_' || %(rule)s::text"""
 
 _RULE = """

@@ -194,8 +194,8 @@ async def capture(context: Context, rule: str) -> Finding:
         )
     if not row["owner_may_insert"]:
         return fault(
-            f"{name} is owned by {row['owner']}, which may not INSERT into pgherald.outbox",
-            f"ALTER FUNCTION {name} OWNER TO {row['outbox_owner']}",
+            f"{name} is owned by {row['owner']}, which may not INSERT into pgherald.inbox",
+            f"ALTER FUNCTION {name} OWNER TO {row['inbox_owner']}",
         )
     if not row["owner_may_use_schema"]:
         return fault(

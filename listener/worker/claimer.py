@@ -41,7 +41,7 @@ class Claimer:
         Raises:
             DatabaseUnavailable, SchemaError: the claim may have been made all the same. The next call releases it.
         """
-        if not shares or not limit:
+        if not limit:
             return []
         now = asyncio.get_running_loop().time()
         if self._claim_unacknowledged or now - self._swept_at > _SWEEP_INTERVAL_S:
@@ -49,6 +49,7 @@ class Claimer:
             # lives, no other worker touches those events, and this one does not know of them.
             if lost := await self._outbox.release_lost_claims(self._in_flight.fences):
                 log.warning("lost_claims_released", events=lost)
+            await self._outbox.shrink_inbox()
             self._claim_unacknowledged, self._swept_at = False, now
             now = asyncio.get_running_loop().time()
         holds_lease = partial(self._outbox.is_leased, self._outbox.worker)
@@ -66,6 +67,10 @@ class Claimer:
         metrics.claimed(len(events))
         self._in_flight.add(events, holds_lease, now)
         return events
+
+    async def take_over(self) -> None:
+        """Take captured changes over without a claim."""
+        await self._outbox.take_over()
 
     async def pause(self, seconds: float) -> None:
         """Wait before the next claim, for as long as the database stays unavailable but no longer than `seconds`."""

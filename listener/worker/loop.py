@@ -185,6 +185,7 @@ class Worker:
                 # While the leader is awake the triggers send no NOTIFY. With the breaker open this worker delivers
                 # nothing, so it wakes the other daemons.
                 await self._listener.peers.ring()
+                await self._claimer.take_over()
                 await asyncio.wait(waits, timeout=_RING_WAITING_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in waits:

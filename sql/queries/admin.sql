@@ -61,8 +61,8 @@ SELECT rule."table"::oid = to_regclass(%(table)s)::oid
          WHERE trigger.tgfoid = function.oid AND trigger.tgenabled NOT IN ('O', 'A')) AS disabled,
        CASE WHEN NOT has_schema_privilege(function.proowner, function.pronamespace, 'USAGE')
             THEN 'USAGE ON SCHEMA pgherald TO ' || function.proowner::regrole
-            WHEN NOT has_table_privilege(function.proowner, 'pgherald.outbox', 'INSERT')
-            THEN 'INSERT ON pgherald.outbox TO ' || function.proowner::regrole
+            WHEN NOT has_table_privilege(function.proowner, 'pgherald.inbox', 'INSERT')
+            THEN 'INSERT ON pgherald.inbox TO ' || function.proowner::regrole
        END AS lacks
   FROM (SELECT) AS one_row
   LEFT JOIN pgherald.rule ON rule.rule = %(rule)s
@@ -140,10 +140,10 @@ SELECT quote_ident(unable.rolname) AS role,
  ORDER BY 1;
 
 -- name: publications
--- Return the publications that include the outbox.
-SELECT quote_ident(pubname)
+-- Return the publications that include the inbox or the outbox.
+SELECT DISTINCT quote_ident(pubname)
   FROM pg_publication_tables
- WHERE schemaname = 'pgherald' AND tablename = 'outbox'
+ WHERE schemaname = 'pgherald' AND tablename IN ('inbox', 'outbox')
  ORDER BY 1;
 
 -- name: secret
@@ -171,22 +171,29 @@ SELECT quote_ident(current_user) AS role,
 
 -- name: stored_events
 -- Count all events, and those that are not settled.
-SELECT count(*), count(*) FILTER (WHERE settled_at IS NULL) FROM pgherald.outbox;
+SELECT outbox.events + inbox.events, outbox.unsettled + inbox.events
+  FROM (SELECT count(*) AS events, count(*) FILTER (WHERE settled_at IS NULL) AS unsettled FROM pgherald.outbox) AS outbox
+ CROSS JOIN (SELECT count(*) AS events FROM pgherald.inbox) AS inbox;
 
 -- name: counts
--- Count the events of each rule and state.
-SELECT rule, state, count(*) FROM pgherald.outbox GROUP BY rule, state;
+-- Count the events of each rule and state. A change that is not taken over yet counts as an available event.
+SELECT rule, state, sum(events)::bigint
+  FROM (SELECT rule, state, count(*) AS events FROM pgherald.outbox GROUP BY rule, state
+         UNION ALL
+        SELECT rule, 'available', count(*) FROM pgherald.inbox GROUP BY rule) AS counted
+ GROUP BY rule, state;
 
 -- name: reports
 -- Return how many sent events of each rule bounced, and of how many a reader complained.
 SELECT rule, bounced, complained FROM pgherald.rule;
 
 -- name: outbox_size
--- Return the outbox's size on disk with its partitions at any depth, and how many dead rows vacuum has yet to remove.
+-- Return the size on disk of the inbox, and of the outbox with its partitions at any depth, and how many dead rows vacuum has
+-- yet to remove.
 -- Live rows come from `counts`. pg_stat_user_tables shows up to twice as many if ANALYZE ran before a session reported
 -- the rows that it had inserted. A partition that is being detached no longer belongs to the outbox.
 WITH RECURSIVE tree AS (
-    SELECT 'pgherald.outbox'::regclass::oid AS relid
+    SELECT unnest('{pgherald.inbox,pgherald.outbox}'::regclass[])::oid AS relid
      UNION
     SELECT inhrelid FROM tree JOIN pg_inherits ON inhparent = relid WHERE NOT inhdetachpending)
 SELECT bytes, pg_size_pretty(bytes) AS size, dead_rows
@@ -197,8 +204,10 @@ SELECT bytes, pg_size_pretty(bytes) AS size, dead_rows
 -- name: due
 -- Return since how many seconds the first available event is due whose rule is neither paused nor suspended.
 SELECT extract(epoch FROM now() - min(event.scheduled_at))::float8
-  FROM pgherald.outbox AS event
- WHERE event.state = 'available' AND event.scheduled_at <= now() AND isfinite(event.scheduled_at)
+  FROM (SELECT rule, scheduled_at FROM pgherald.outbox WHERE state = 'available' AND isfinite(scheduled_at)
+         UNION ALL
+        SELECT rule, captured_at FROM pgherald.inbox WHERE isfinite(captured_at)) AS event
+ WHERE event.scheduled_at <= now()
    AND NOT EXISTS (SELECT FROM pgherald.rule WHERE rule.rule = event.rule AND rule.paused_at IS NOT NULL)
    AND NOT EXISTS (
            SELECT FROM pgherald.worker
@@ -308,14 +317,26 @@ SELECT id,
                        CASE jsonb_typeof(history) WHEN 'array' THEN history ELSE jsonb_build_array(history) END)
                    WITH ORDINALITY AS entries (entry, i)),
            '[]') AS history
-  -- In two parts, so that each can use an index: outbox_key_idx has all states but `available`.
-  FROM (SELECT * FROM pgherald.outbox
+  -- In two parts, so that each can use an index: outbox_key_idx has all states but `available`. A change that is not taken
+  -- over yet has no id.
+  FROM (SELECT id, person, state, reason, attempt, captured_at, settled_at, scheduled_at, captured_xid, history
+          FROM pgherald.outbox
          WHERE rule = %(rule)s AND key = ANY (ARRAY[%(key)s, pgherald.typed(%(key)s)]) AND state <> 'available'
          UNION ALL
-        SELECT * FROM pgherald.outbox
+        SELECT id, person, state, reason, attempt, captured_at, settled_at, scheduled_at, captured_xid, history
+          FROM pgherald.outbox
          WHERE rule = %(rule)s AND key = ANY (ARRAY[%(key)s, pgherald.typed(%(key)s)]) AND state = 'available'
-       ) AS events
+         UNION ALL
+        SELECT NULL, NULL, 'available', NULL, 0, captured_at, NULL, captured_at, captured_xid, '[]'
+          FROM pgherald.inbox
+         WHERE rule = %(rule)s AND key = ANY (ARRAY[%(key)s, pgherald.typed(%(key)s)])) AS events
  ORDER BY id;
+
+-- name: may_take_over
+-- Return whether this role may take changes over from the inbox.
+SELECT has_table_privilege('pgherald.inbox', 'SELECT') AND has_table_privilege('pgherald.inbox', 'UPDATE')
+       AND has_table_privilege('pgherald.inbox', 'DELETE') AND has_table_privilege('pgherald.outbox', 'INSERT')
+       AND NOT current_setting('transaction_read_only')::boolean;
 
 -- name: row_of_event
 -- Return the rule and the row's key of an event.

@@ -8,6 +8,7 @@ SELECT namespace.oid IS NOT NULL AS installed,
          WHERE pronamespace = namespace.oid AND proname IN ('version', 'usable_from')) = 2 AS version_functions,
        ARRAY (SELECT 'pgherald.' || wanted.name
                 FROM unnest(ARRAY[
+                         'inbox',
                          'outbox',
                          'worker',
                          'rule',
@@ -47,6 +48,7 @@ SELECT proname::text AS name, prosrc AS body
 -- Objects are found by oid, because a name cannot be resolved without the privilege on the schema.
 WITH wanted (kind, name, privileges) AS (VALUES
         ('schema',   'pgherald',                '{USAGE}'::text[]),
+        ('table',    'inbox',                   '{SELECT,UPDATE,DELETE}'),
         ('table',    'outbox',                  '{SELECT,INSERT,UPDATE}'),
         ('table',    'worker',                  '{SELECT,INSERT,UPDATE,DELETE}'),
         ('table',    'event_stats',             '{SELECT,INSERT,UPDATE,DELETE}'),
@@ -66,6 +68,7 @@ WITH wanted (kind, name, privileges) AS (VALUES
         ('function', 'handled_key',             '{EXECUTE}'),
         ('function', 'shown',                   '{EXECUTE}'),
         ('function', 'typed',                   '{EXECUTE}'),
+        ('function', 'shrink_inbox',            '{EXECUTE}'),
         ('function', 'capture_body',            '{EXECUTE}'),
         ('function', 'capture_statement_body',  '{EXECUTE}'),
         ('function', 'gate_snippet',            '{EXECUTE}'),
@@ -207,8 +210,8 @@ SELECT conditions.*, rule.bound, pgherald.expression_of_state(rule.rule, 'new') 
 SELECT function.prosrc AS body,
        function.prosecdef AS definer,
        function.proowner::regrole::text AS owner,
-       outbox.relowner::regrole::text AS outbox_owner,
-       has_table_privilege(function.proowner, outbox.oid, 'INSERT') AS owner_may_insert,
+       inbox.relowner::regrole::text AS inbox_owner,
+       has_table_privilege(function.proowner, inbox.oid, 'INSERT') AS owner_may_insert,
        has_schema_privilege(function.proowner, namespace.oid, 'USAGE') AS owner_may_use_schema,
        -- Only the owner of a partitioned table needs it: CREATE TABLE … PARTITION OF creates our triggers as that role.
        (SELECT relowner::regrole::text
@@ -224,7 +227,7 @@ SELECT function.prosrc AS body,
        ) AS may_compare
   FROM pgherald.rule
   JOIN pg_namespace AS namespace ON namespace.nspname = 'pgherald'
-  JOIN pg_class AS outbox ON outbox.relnamespace = namespace.oid AND outbox.relname = 'outbox'
+  JOIN pg_class AS inbox ON inbox.relnamespace = namespace.oid AND inbox.relname = 'inbox'
   LEFT JOIN pg_proc AS function
        ON function.pronamespace = namespace.oid AND function.proname = 'capture_' || rule.rule
  WHERE rule.rule = %(rule)s;
@@ -315,7 +318,8 @@ SELECT pg_notification_queue_usage() AS used,
          LIMIT 1) AS pid;
 
 -- name: transactions
--- Return what keeps vacuum from removing dead rows: the holder of the oldest snapshot, and the outbox's dead rows.
+-- Return what keeps vacuum from removing dead rows: the holder of the oldest snapshot, and the dead rows of inbox and
+-- outbox.
 -- A session of another database does not keep them. A standby and a slot count only if there are many dead rows.
 WITH outbox AS (
     -- pg_partition_tree returns nothing for a table without partitions.
@@ -323,7 +327,7 @@ WITH outbox AS (
       FROM pg_class AS class
       JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
       LEFT JOIN LATERAL pg_partition_tree(class.oid) AS part ON true
-     WHERE namespace.nspname = 'pgherald' AND class.relname = 'outbox')
+     WHERE namespace.nspname = 'pgherald' AND class.relname IN ('inbox', 'outbox'))
 SELECT held.what,
        held.age,
        held.remedy,
@@ -380,9 +384,10 @@ SELECT held.what,
 -- Another session that holds the gate is reported by the check `locks`.
 SELECT closed.pid, closed.holder, waiting.overdue, waiting.oldest
   FROM (SELECT count(*) AS overdue, extract(epoch FROM now() - min(scheduled_at))::float8 AS oldest
-          FROM pgherald.outbox
-         WHERE state = 'available'
-           AND scheduled_at <= now() - make_interval(secs => %(seconds)s)
+          FROM (SELECT rule, scheduled_at FROM pgherald.outbox WHERE state = 'available'
+                 UNION ALL
+                SELECT rule, captured_at FROM pgherald.inbox) AS event
+         WHERE scheduled_at <= now() - make_interval(secs => %(seconds)s)
            AND rule = ANY (%(rules)s)
            AND rule <> ALL (ARRAY (SELECT paused.rule FROM pgherald.rule AS paused WHERE paused.paused_at IS NOT NULL))
            AND rule <> ALL (ARRAY (

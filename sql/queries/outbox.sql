@@ -8,7 +8,7 @@
 --   * Where a partial index is wanted, an ORDER BY that only this index provides keeps the planner from outbox_key_idx,
 --     which holds every settled event.
 --
--- How `claim` chooses events. It stands here because psycopg parses a longer text at each call.
+-- How `claim` chooses events:
 --
 --   * `present` finds the rules that have a due event.
 --   * `looked_at` says how many events of each have their turn. The n-th event of a rule has its turn at
@@ -27,25 +27,30 @@
 --     bytes of the first, from before its claim, so that it supersedes nothing (`in_doubt_count = 0`).
 
 -- name: claim
--- Claim due events, each rule its share of the limit.
-WITH present AS MATERIALIZED (
-    SELECT asked.rule,
-           asked.share,
-           asked.start,
-           count(*) OVER () AS rules,
-           least(%(limit)s::bigint, 1 + 2 * %(limit)s::bigint * asked.share / sum(asked.share) OVER ())::bigint AS most
+-- Claim due events of the outbox, each rule its share of the limit. Then take changes over from the inbox. The first of
+-- them are claimed, as far as the limit has room, and the others become available. Each row of the answer also says whether
+-- the inbox may have more, and where the last change was. If nothing is claimed, the only row says no more than that.
+WITH active AS MATERIALIZED (
+    SELECT asked.rule, asked.share, asked.start
       FROM unnest(%(rules)s::text[], %(shares)s::integer[], %(starts)s::float8[]) AS asked (rule, share, start)
-     CROSS JOIN LATERAL (
-         SELECT
-           FROM pgherald.outbox AS due
-          WHERE due.state = 'available' AND due.rule = asked.rule AND due.scheduled_at <= now()
-            AND due.scheduled_at >= coalesce(now() - make_interval(secs => %(window)s), '-infinity')
-          ORDER BY due.scheduled_at, due.id
-          LIMIT 1) AS first
      WHERE asked.rule <> ALL (ARRAY (
                SELECT paused.rule
                  FROM pgherald.rule AS paused
                 WHERE paused.rule = ANY (%(rules)s) AND paused.paused_at IS NOT NULL))),
+present AS MATERIALIZED (
+    SELECT active.rule,
+           active.share,
+           active.start,
+           count(*) OVER () AS rules,
+           least(%(limit)s::bigint, 1 + 2 * %(limit)s::bigint * active.share / sum(active.share) OVER ())::bigint AS most
+      FROM active
+     CROSS JOIN LATERAL (
+         SELECT
+           FROM pgherald.outbox AS due
+          WHERE due.state = 'available' AND due.rule = active.rule AND due.scheduled_at <= now()
+            AND due.scheduled_at >= coalesce(now() - make_interval(secs => %(window)s), '-infinity')
+          ORDER BY due.scheduled_at, due.id
+          LIMIT 1) AS first),
 looked_at AS MATERIALIZED (
     SELECT first.rule, first.share, count(*) AS events, count(*) = first.most AS may_have_more
       FROM (SELECT due.rule, due.share, due.most
@@ -81,47 +86,110 @@ chosen AS MATERIALIZED (
                    %(limit)s::bigint - sum(looked_at.events) OVER ()::bigint AS rest,
                    sum(looked_at.share) FILTER (WHERE looked_at.may_have_more) OVER (ROWS UNBOUNDED PRECEDING) AS upto,
                    sum(looked_at.share) FILTER (WHERE looked_at.may_have_more) OVER () AS shares
-              FROM looked_at) AS counted)
-UPDATE pgherald.outbox AS event
-   SET state = 'claimed',
-       claim = (SELECT (%(worker)s::bigint << 32) + %(number)s FROM set_config('synchronous_commit', 'off', true)),
-       claimed_by = %(worker)s,
-       claimed_at = now(),
-       snapshot = (SELECT pg_current_snapshot()),
-       history = pgherald.append_history(event.history, 'claimed', %(name)s)
- WHERE event.id = ANY (ARRAY (
-           SELECT due.id
-             FROM chosen
-            CROSS JOIN LATERAL (
-                SELECT due.id
-                  FROM pgherald.outbox AS due
-                 WHERE due.state = 'available' AND due.rule = chosen.rule AND due.scheduled_at <= now()
-                   AND due.scheduled_at >= coalesce(now() - make_interval(secs => %(window)s), '-infinity')
-                   AND (%(only)s::bigint IS NULL OR due.id = %(only)s)
-                 ORDER BY due.scheduled_at, due.id
-                 LIMIT chosen.events
-                   FOR UPDATE SKIP LOCKED) AS due))
-RETURNING event.id,
-          event.rule,
-          CASE WHEN octet_length(event.key) <= 16384 THEN event.key END AS key,
-          event.attempt,
-          event.in_doubt_count,
-          event.captured_at,
-          extract(epoch FROM now() - event.captured_at)::float8 AS age,
-          event.claim,
-          event.recipient IS NOT NULL AND event.message IS NOT NULL AS has_stored_message,
-          jsonb_path_query_first(event.history, '$[*] ? (@.what == "deferred").at') #>> '{}' AS deferred_at,
-          CASE WHEN octet_length(event.traceparent) = 55 THEN event.traceparent END AS traceparent,
-          event.person,
-          (SELECT min(other.state)
-             FROM pgherald.outbox AS other
-            WHERE other.rule = event.rule AND other.key = event.key AND other.id <> event.id
-              AND other.person IS NOT DISTINCT FROM event.person
-              AND other.state <> 'available'
-              AND other.state IN ('claimed', 'transmitting', 'sent')
-              AND other.in_doubt_count = 0
-              AND pg_visible_in_snapshot(event.captured_xid, other.snapshot)
-              AND other.claimed_at >= event.captured_at) AS superseded_by;
+              FROM looked_at) AS counted),
+claimed AS (
+    UPDATE pgherald.outbox AS event
+       SET state = 'claimed',
+           claim = (SELECT (%(worker)s::bigint << 32) + %(number)s FROM set_config('synchronous_commit', 'off', true)),
+           claimed_by = %(worker)s,
+           claimed_at = now(),
+           snapshot = (SELECT pg_current_snapshot()),
+           history = pgherald.append_history(event.history, 'claimed', %(name)s)
+     WHERE event.id = ANY (ARRAY (
+               SELECT due.id
+                 FROM chosen
+                CROSS JOIN LATERAL (
+                    SELECT due.id
+                      FROM pgherald.outbox AS due
+                     WHERE due.state = 'available' AND due.rule = chosen.rule AND due.scheduled_at <= now()
+                       AND due.scheduled_at >= coalesce(now() - make_interval(secs => %(window)s), '-infinity')
+                       AND (%(only)s::bigint IS NULL OR due.id = %(only)s)
+                     ORDER BY due.scheduled_at, due.id
+                     LIMIT chosen.events
+                       FOR UPDATE SKIP LOCKED) AS due))
+    RETURNING event.*),
+room AS MATERIALIZED (
+    SELECT %(limit)s::bigint - count(*) AS events FROM claimed),
+taken AS (
+    DELETE FROM pgherald.inbox AS change
+     WHERE change.ctid = ANY (ARRAY (
+               SELECT waiting.ctid
+                 FROM pgherald.inbox AS waiting
+                WHERE waiting.ctid >= %(start)s::tid AND %(only)s::bigint IS NULL
+                LIMIT (SELECT greatest(room.events, %(batch)s) FROM room)
+                  FOR UPDATE SKIP LOCKED))
+    RETURNING change.ctid, change.*),
+new AS (
+    INSERT INTO pgherald.outbox (
+        rule, key, state, captured_at, captured_xid, scheduled_at, claim, claimed_by, claimed_at, snapshot, history,
+        traceparent)
+    SELECT change.rule,
+           change.key,
+           CASE WHEN change.is_ours THEN 'claimed' ELSE 'available' END,
+           change.captured_at,
+           change.captured_xid,
+           change.captured_at,
+           CASE
+               WHEN change.is_ours
+               THEN (SELECT (%(worker)s::bigint << 32) + %(number)s FROM set_config('synchronous_commit', 'off', true))
+           END,
+           CASE WHEN change.is_ours THEN %(worker)s END,
+           CASE WHEN change.is_ours THEN now() END,
+           CASE WHEN change.is_ours THEN (SELECT pg_current_snapshot()) END,
+           CASE
+               WHEN change.is_ours THEN pgherald.append_history('[]', 'claimed', %(name)s)
+               ELSE '[]'
+           END,
+           change.traceparent
+      FROM (SELECT taken.*,
+                   taken.rule IN (SELECT active.rule FROM active)
+                   AND row_number() OVER () <= (SELECT room.events FROM room) AS is_ours
+              FROM taken) AS change
+    RETURNING outbox.*)
+SELECT event.id,
+       event.rule,
+       CASE WHEN octet_length(event.key) <= 16384 THEN event.key END AS key,
+       event.attempt,
+       event.in_doubt_count,
+       event.captured_at,
+       extract(epoch FROM now() - event.captured_at)::float8 AS age,
+       event.claim,
+       event.recipient IS NOT NULL AND event.message IS NOT NULL AS has_stored_message,
+       (SELECT min(other.state)
+          FROM pgherald.outbox AS other
+         WHERE other.rule = event.rule AND other.key = event.key AND other.id <> event.id
+           AND other.person IS NOT DISTINCT FROM event.person
+           AND other.state <> 'available'
+           AND other.state IN ('claimed', 'transmitting', 'sent')
+           AND other.in_doubt_count = 0
+           AND pg_visible_in_snapshot(event.captured_xid, other.snapshot)
+           AND other.claimed_at >= event.captured_at) AS superseded_by,
+       jsonb_path_query_first(event.history, '$[*] ? (@.what == "deferred").at') #>> '{}' AS deferred_at,
+       CASE WHEN octet_length(event.traceparent) = 55 THEN event.traceparent END AS traceparent,
+       event.person,
+       read.has_more,
+       read.position
+  FROM (SELECT count(*) >= (SELECT greatest(room.events, %(batch)s) FROM room) AS has_more,
+               max(taken.ctid)::text AS position
+          FROM taken) AS read
+  LEFT JOIN (SELECT * FROM claimed UNION ALL SELECT * FROM new WHERE state = 'claimed') AS event ON true;
+
+-- name: take_over
+-- Take changes over from the inbox, all of them as available events. Return how many.
+WITH taken AS (
+    DELETE FROM pgherald.inbox AS change
+     WHERE change.ctid = ANY (ARRAY (
+               SELECT waiting.ctid FROM pgherald.inbox AS waiting LIMIT %(batch)s FOR UPDATE SKIP LOCKED))
+    RETURNING change.*),
+new AS (
+    INSERT INTO pgherald.outbox (rule, key, captured_at, captured_xid, scheduled_at, traceparent)
+    SELECT taken.rule, taken.key, taken.captured_at, taken.captured_xid, taken.captured_at, taken.traceparent FROM taken
+    RETURNING 1)
+SELECT count(*) FROM new;
+
+-- name: shrink_inbox
+-- Return whether the inbox was large and empty, and has been truncated.
+SELECT pgherald.shrink_inbox();
 
 -- name: spread
 -- Make each of these claimed events that of its first person, and insert one for every further person. Both happen, or
@@ -335,5 +403,8 @@ RETURNING event.id;
 SELECT count(*) FILTER (WHERE state = 'available' AND paused_at IS NULL) AS available,
        count(*) FILTER (WHERE state = 'in_doubt') AS in_doubt,
        count(*) FILTER (WHERE state = 'available' AND paused_at IS NOT NULL) AS paused
-  FROM pgherald.outbox LEFT JOIN pgherald.rule USING (rule)
+  FROM (SELECT rule, state FROM pgherald.outbox
+         UNION ALL
+        SELECT rule, 'available' FROM pgherald.inbox) AS event
+  LEFT JOIN pgherald.rule USING (rule)
  WHERE state IN ('available', 'in_doubt') AND rule = ANY (%(rules)s);

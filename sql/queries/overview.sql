@@ -37,6 +37,11 @@ available AS (
                   WHERE state = 'available' AND rule = waiting.rule
                   ORDER BY scheduled_at, id
                   LIMIT 10000) AS first) AS counted),
+-- A daemon takes changes over at once, unless one rule has many of them. Then that rule's number is a large one either way.
+captured AS (
+    SELECT rule, count(*) AS events, extract(epoch FROM now() - min(captured_at))::float8 AS due_for
+      FROM (SELECT rule, captured_at FROM pgherald.inbox LIMIT 100000) AS change
+     GROUP BY rule),
 doubted AS (
     SELECT rule, count(*) AS events FROM pgherald.outbox WHERE state = 'in_doubt' GROUP BY rule),
 suspended AS (
@@ -45,9 +50,9 @@ suspended AS (
      CROSS JOIN unnest(suspended_rules, suspended_since, suspended_reasons) AS item (rule, since, reason)
      WHERE worker.seen_at + worker.lease >= now()
      ORDER BY item.rule, item.since)
-SELECT coalesce(rule.rule, available.rule, doubted.rule) AS name,
-       coalesce(available.events, 0) AS available,
-       available.due_for,
+SELECT coalesce(rule.rule, available.rule, captured.rule, doubted.rule) AS name,
+       coalesce(available.events, 0) + coalesce(captured.events, 0) AS available,
+       greatest(available.due_for, captured.due_for) AS due_for,
        coalesce(doubted.events, 0) AS in_doubt,
        rule.paused_at,
        suspended.since AS suspended_at,
@@ -56,8 +61,9 @@ SELECT coalesce(rule.rule, available.rule, doubted.rule) AS name,
        coalesce(rule.complained, 0) AS complained
   FROM pgherald.rule
   FULL JOIN available ON available.rule = rule.rule
-  FULL JOIN doubted ON doubted.rule = coalesce(rule.rule, available.rule)
-  LEFT JOIN suspended ON suspended.rule = coalesce(rule.rule, available.rule, doubted.rule)
+  FULL JOIN captured ON captured.rule = coalesce(rule.rule, available.rule)
+  FULL JOIN doubted ON doubted.rule = coalesce(rule.rule, available.rule, captured.rule)
+  LEFT JOIN suspended ON suspended.rule = coalesce(rule.rule, available.rule, captured.rule, doubted.rule)
  ORDER BY 1;
 
 -- name: latest

@@ -331,7 +331,7 @@ def test_the_daemon_as_a_role_of_its_own(
             "DELETE FROM public.plan",
             "TRUNCATE public.plan",
             "SELECT pgherald.unwatch('dateplan_verified')",
-            "DELETE FROM pgherald.outbox",
+            "DELETE FROM pgherald.inbox; DELETE FROM pgherald.outbox",
         ):
             with pytest.raises(errors.InsufficientPrivilege):
                 conn.execute(statement)

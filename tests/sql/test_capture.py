@@ -131,7 +131,7 @@ def test_a_transaction_rolled_back_leaves_nothing(plans: Database) -> None:
     conn = plans.connect()
     with conn.transaction(force_rollback=True):
         conn.execute("UPDATE public.dateplan SET status = 'VE'")
-        seen = conn.execute("SELECT count(*) FROM pgherald.outbox").fetchone()
+        seen = conn.execute("SELECT count(*) FROM pgherald.inbox").fetchone()
     assert seen == (3,)
     assert captured(plans) == []
 
@@ -172,7 +172,7 @@ def test_what_an_event_says(plans: Database) -> None:
     assert event["captured_at"] > now
     expected = {
         "rule": "dateplan_verified", "key": "1", "state": "available", "attempt": 0, "in_doubt_count": 0, "reason": None,
-        "scheduled_at": now, "settled_at": None, "claim": None, "recipient": None, "message": None, "history": [],
+        "scheduled_at": event["captured_at"], "settled_at": None, "claim": None, "recipient": None, "message": None, "history": [],
     }  # fmt: skip
     assert {name: event[name] for name in expected} == expected
 

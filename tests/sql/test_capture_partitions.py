@@ -19,7 +19,7 @@ PLANS = """
     SELECT pgherald.watch('plans', 'app.plans', '{id,region,year}');
     INSERT INTO app.plans VALUES (1, 'north', 1, 'PE'), (2, 'north', 1, 'VE'), (3, 'south', 1, 'PE'), (4, 'south', 1, 'VE'),
                                  (5, 'north', 1, NULL);
-    DELETE FROM pgherald.outbox;
+    DELETE FROM pgherald.inbox; DELETE FROM pgherald.outbox;
 """
 
 # Partitioned by the very column that is watched, which the key then does not hold.
@@ -29,7 +29,7 @@ BY_STATUS = """
     CREATE TABLE app.others PARTITION OF app.plans DEFAULT;
     SELECT pgherald.watch('plans', 'app.plans');
     INSERT INTO app.plans VALUES (1, 'PE'), (2, 'VE'), (3, NULL);
-    DELETE FROM pgherald.outbox;
+    DELETE FROM pgherald.inbox; DELETE FROM pgherald.outbox;
 """
 
 
@@ -111,7 +111,7 @@ def test_rows_with_one_number_in_two_partitions(sandbox: Database) -> None:
     sandbox.execute(PLANS)
     sandbox.execute("DELETE FROM app.plans")
     sandbox.execute(
-        "INSERT INTO app.plans VALUES (7, 'north', 1, 'VE'), (7, 'south', 1, 'PE'); DELETE FROM pgherald.outbox"
+        "INSERT INTO app.plans VALUES (7, 'north', 1, 'VE'), (7, 'south', 1, 'PE'); DELETE FROM pgherald.inbox; DELETE FROM pgherald.outbox"
     )
     sandbox.execute(
         """UPDATE app.plans SET status = 'VE', region = CASE region WHEN 'north' THEN 'south' ELSE 'north' END,
@@ -192,7 +192,7 @@ def test_deleted_from_a_partition_and_inserted_again_in_one_message(sandbox: Dat
         f"{before} DELETE FROM app.plans WHERE id = 2; INSERT INTO app.plans VALUES (2, 'south', 1, 'VE')"  # type: ignore[arg-type]
     )
     assert captured(sandbox) == ["{2,south,1}"]
-    sandbox.execute("DELETE FROM pgherald.outbox")
+    sandbox.execute("DELETE FROM pgherald.inbox; DELETE FROM pgherald.outbox")
     sandbox.execute("DELETE FROM app.south_1 WHERE id = 2; INSERT INTO app.plans VALUES (2, 'north', 1, 'VE')")
     assert captured(sandbox) == ["{2,north,1}"]
 
@@ -255,7 +255,7 @@ def test_a_new_level_is_known_when_watched_again(sandbox: Database) -> None:
            CREATE TABLE app.south_2 PARTITION OF app.south FOR VALUES IN (2);
            SELECT pgherald.watch('plans', 'app.plans', '{id,region,year}');
            INSERT INTO app.plans VALUES (1, 'south', 1, 'VE');
-           DELETE FROM pgherald.outbox"""
+           DELETE FROM pgherald.inbox; DELETE FROM pgherald.outbox"""
     )
     sandbox.execute("UPDATE app.plans SET year = 2")
     assert captured(sandbox) == []

@@ -53,7 +53,7 @@ def disk(database: Database, tables: list[str]) -> int:
 @pytest.fixture
 def made(bare_database: Database, request: pytest.FixtureRequest) -> tuple[Database, list[str]]:
     definition, tables = KINDS[request.param]
-    bare_database.execute("CREATE SCHEMA pgherald")
+    bare_database.execute("CREATE SCHEMA pgherald; CREATE TABLE pgherald.inbox ()")
     bare_database.connect().execute(definition)
     bare_database.execute(
         "INSERT INTO pgherald.outbox SELECT i, repeat('x', i % 100) FROM generate_series(1, 100) AS i"

@@ -115,7 +115,7 @@ def test_superseded_by_an_event_of_the_same_person_alone(
         one.mark(first)
     elif state == "sent":
         one.settle(first, "sent")
-    second, b = other.claim()
+    b, second = other.claim()
     assert (second["person"], second["superseded_by"]) == (None, None)
     assert (b["person"], b["superseded_by"]) == ("b", None)
     [spread] = other.spread(second, "a", "b", "c")

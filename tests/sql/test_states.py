@@ -45,6 +45,7 @@ ROWS = """
         (1, 'north', 'PE', 100, '2026-01-01', 1), (2, 'north', 'VE', 100, '2026-01-01', 1), (3, 'south', NULL, 200, NULL, NULL),
         (4, 'south', 'VE', 200, NULL, 1), (5, 'north', 'DE', 300, '2026-01-01', NULL), (6, 'north', 'VE', 1, NULL, NULL),
         (7, 'south', 'PE', 50, NULL, 1), (8, 'north', 'DE', NULL, NULL, NULL);
+    DELETE FROM pgherald.inbox;
     DELETE FROM pgherald.outbox;
 """
 WRITES = {

@@ -63,8 +63,10 @@ class Claimant:
             "window": window,
             "only": None,
             "limit": limit,
+            "start": "(0,0)",
+            "batch": 0,
         }
-        rows = self._run("claim", worker=self.id, **values)
+        rows = [row for row in self._run("claim", worker=self.id, **values) if row["id"] is not None]
         return sorted(rows, key=lambda row: row["id"])
 
     def spread(self, event: DictRow, *people: str) -> list[DictRow]:
