@@ -100,7 +100,7 @@ GRANT EXECUTE ON FUNCTION pgherald.capture_body(text, regclass, text[], text[], 
                           pgherald.trigger_condition(oid), pgherald.differs(regclass, text),
                           pgherald.trigger_conditions(regclass, text, text[], text, text, text[], boolean),
                           pgherald.key_expression(regclass, text[], text), pgherald.base_type(oid),
-                          pgherald.gate_snippet() TO pgherald_daemon;
+                          pgherald.gate_snippet(), pgherald.traceparent(text) TO pgherald_daemon;
 -- For `pgherald backfill --dry-run`.
 GRANT EXECUTE ON FUNCTION pgherald.page_query(text, text), pgherald.page_reader(text, text), pgherald.equality(oid),
                           pgherald.in_value(regclass, text, text[], text), pgherald.expression_of_state(text, text),

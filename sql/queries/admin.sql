@@ -172,7 +172,8 @@ SELECT quote_ident(current_user) AS role,
 -- name: stored_events
 -- Count all events, and those that are not settled.
 SELECT outbox.events + inbox.events, outbox.unsettled + inbox.events
-  FROM (SELECT count(*) AS events, count(*) FILTER (WHERE settled_at IS NULL) AS unsettled FROM pgherald.outbox) AS outbox
+  FROM (SELECT count(*) AS events, count(*) FILTER (WHERE settled_at IS NULL) AS unsettled
+          FROM pgherald.outbox) AS outbox
  CROSS JOIN (SELECT count(*) AS events FROM pgherald.inbox) AS inbox;
 
 -- name: counts
@@ -188,8 +189,8 @@ SELECT rule, state, sum(events)::bigint
 SELECT rule, bounced, complained FROM pgherald.rule;
 
 -- name: outbox_size
--- Return the size on disk of the inbox, and of the outbox with its partitions at any depth, and how many dead rows vacuum has
--- yet to remove.
+-- Return the size on disk of the inbox, and of the outbox with its partitions at any depth, and how many dead rows
+-- vacuum has yet to remove.
 -- Live rows come from `counts`. pg_stat_user_tables shows up to twice as many if ANALYZE ran before a session reported
 -- the rows that it had inserted. A partition that is being detached no longer belongs to the outbox.
 WITH RECURSIVE tree AS (
@@ -317,7 +318,7 @@ SELECT id,
                        CASE jsonb_typeof(history) WHEN 'array' THEN history ELSE jsonb_build_array(history) END)
                    WITH ORDINALITY AS entries (entry, i)),
            '[]') AS history
-  -- In two parts, so that each can use an index: outbox_key_idx has all states but `available`. A change that is not taken
+  -- In parts, so that each can use an index: outbox_key_idx has all states but `available`. A change that is not taken
   -- over yet has no id.
   FROM (SELECT id, person, state, reason, attempt, captured_at, settled_at, scheduled_at, captured_xid, history
           FROM pgherald.outbox

@@ -72,6 +72,7 @@ WITH wanted (kind, name, privileges) AS (VALUES
         ('function', 'capture_body',            '{EXECUTE}'),
         ('function', 'capture_statement_body',  '{EXECUTE}'),
         ('function', 'gate_snippet',            '{EXECUTE}'),
+        ('function', 'traceparent',             '{EXECUTE}'),
         ('function', 'key_expression',          '{EXECUTE}'),
         ('function', 'base_type',               '{EXECUTE}'),
         ('function', 'equality',                '{EXECUTE}'),
@@ -223,7 +224,7 @@ SELECT function.prosrc AS body,
          WHERE builder.pronamespace = namespace.oid
            AND builder.proname IN (
                    'capture_body', 'capture_statement_body', 'function_call', 'function_columns', 'type_guard',
-                   'row_texts', 'key_expression', 'base_type', 'gate_snippet')
+                   'row_texts', 'key_expression', 'base_type', 'gate_snippet', 'traceparent')
        ) AS may_compare
   FROM pgherald.rule
   JOIN pg_namespace AS namespace ON namespace.nspname = 'pgherald'

@@ -28,8 +28,8 @@
 
 -- name: claim
 -- Claim due events of the outbox, each rule its share of the limit. Then take changes over from the inbox. The first of
--- them are claimed, as far as the limit has room, and the others become available. Each row of the answer also says whether
--- the inbox may have more, and where the last change was. If nothing is claimed, the only row says no more than that.
+-- them are claimed, as far as the limit has room, and the others become available. Each row of the answer also says
+-- whether the inbox may have more, and where the last change was. If nothing is claimed, the only row says no more.
 WITH active AS MATERIALIZED (
     SELECT asked.rule, asked.share, asked.start
       FROM unnest(%(rules)s::text[], %(shares)s::integer[], %(starts)s::float8[]) AS asked (rule, share, start)
@@ -42,7 +42,8 @@ present AS MATERIALIZED (
            active.share,
            active.start,
            count(*) OVER () AS rules,
-           least(%(limit)s::bigint, 1 + 2 * %(limit)s::bigint * active.share / sum(active.share) OVER ())::bigint AS most
+           least(%(limit)s::bigint,
+                 1 + 2 * %(limit)s::bigint * active.share / sum(active.share) OVER ())::bigint AS most
       FROM active
      CROSS JOIN LATERAL (
          SELECT

@@ -37,7 +37,7 @@ available AS (
                   WHERE state = 'available' AND rule = waiting.rule
                   ORDER BY scheduled_at, id
                   LIMIT 10000) AS first) AS counted),
--- A daemon takes changes over at once, unless one rule has many of them. Then that rule's number is a large one either way.
+-- A daemon takes changes over at once, unless its only rule has many of them.
 captured AS (
     SELECT rule, count(*) AS events, extract(epoch FROM now() - min(captured_at))::float8 AS due_for
       FROM (SELECT rule, captured_at FROM pgherald.inbox LIMIT 100000) AS change

@@ -95,7 +95,7 @@ def test_what_is_not_is_refused(database: Database, statement: Any, rules: dict[
         (
             """GRANT USAGE ON SCHEMA pgherald TO pg_monitor;
                ALTER FUNCTION pgherald.capture_dateplan_verified() OWNER TO pg_monitor""",
-            "GRANT INSERT ON pgherald.outbox TO pg_monitor",
+            "GRANT INSERT ON pgherald.inbox TO pg_monitor",
         ),
     ],
 )

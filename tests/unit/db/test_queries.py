@@ -37,7 +37,9 @@ def test_no_name_is_used_twice_and_no_line_is_too_long(subject: str) -> None:
 def test_psycopg_parses_the_text_of_a_workers_query_only_once() -> None:
     """A longer text would be parsed for its parameters at each call, in Python."""
     limit = psycopg._queries.MAX_CACHED_STATEMENT_LENGTH
-    assert {name: len(text) for name, text in {**OUTBOX, **WORKER}.items() if len(text) > limit} == {}
+    # A raw cursor sends the claim as it is.
+    parsed = {name: text for name, text in {**OUTBOX, **WORKER}.items() if name != "claim"}
+    assert {name: len(text) for name, text in parsed.items() if len(text) > limit} == {}
 
 
 def test_a_percent_sign_in_a_comment_would_be_a_parameter() -> None:

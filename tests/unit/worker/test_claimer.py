@@ -34,6 +34,9 @@ class FakeOutbox:
         self.asked.append(("release all but", list(known)))
         return 0
 
+    async def shrink_inbox(self) -> None:
+        pass
+
     def is_leased(self, worker: int) -> bool:
         return worker == self.worker
 
