@@ -134,14 +134,15 @@ def test_an_index_is_built_while_the_application_captures(story: Database, pgher
     pgherald("install", check=True)
     held, free = story.add_plan("Café", "a@example.org"), story.add_plan("Bar", "b@example.org")
     story.verify(held)
+    story.take_over()
     if leftover:
         story.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'pgherald.outbox_available_idx'::regclass")  # fmt: skip
     else:
         story.execute("DROP INDEX pgherald.outbox_available_idx")
     holder = story.connect()
     holder.execute("BEGIN")
-    holder.execute("UPDATE public.dateplan SET status = 'PE' WHERE id = %s", (held,))
-    holder.execute("UPDATE public.dateplan SET status = 'VE' WHERE id = %s", (held,))
+    # A daemon's open write.
+    holder.execute("UPDATE pgherald.outbox SET attempt = attempt WHERE key = %s", (str(held),))
     done: list[Any] = []
     with writing(story, free, captures=True) as writer:
         install = threading.Thread(target=lambda: done.append(pgherald("install")))

@@ -159,9 +159,9 @@ def test_a_claim_of_many_rules_reads_no_backlog(database: Database) -> None:
         capture(database, 200, rule)
     database.execute("VACUUM ANALYZE pgherald.outbox")
     prepared_claim(conn)
-    claim = sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE claim (1, 1, 'x', {}, {}, {}, NULL, NULL, 500, 0, '(0,0)')").format(
-        rules, [1] * 100, [0.0] * 100
-    )
+    claim = sql.SQL(
+        "EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE claim (1, 1, 'x', {}, {}, {}, NULL, NULL, 500, 0, '(0,0)')"
+    ).format(rules, [1] * 100, [0.0] * 100)
     with conn.transaction(force_rollback=True):
         [(plan,)] = conn.execute(claim).fetchall()
     read = [

@@ -42,7 +42,7 @@ from tests.support.doctor import (
         ("""CREATE OR REPLACE FUNCTION pgherald.capture_dateplan_verified() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
             AS 'BEGIN RETURN NULL; END'""", CAPTURE, "fault", ("was changed by hand", "pgherald install")),
         # As after ALTER SCHEMA pgherald OWNER: the former owner has no right on the schema.
-        ("""ALTER TABLE pgherald.outbox OWNER TO pg_monitor;
+        ("""ALTER TABLE pgherald.inbox OWNER TO pg_monitor;
             ALTER FUNCTION pgherald.capture_dateplan_verified() OWNER TO pg_monitor""", CAPTURE, "fault",
          ("may not use schema pgherald", "writes fail", "GRANT USAGE ON SCHEMA pgherald TO pg_monitor")),
     ],
