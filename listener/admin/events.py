@@ -75,7 +75,8 @@ def find(conn: psycopg.Connection[Any], wanted: Filter) -> list[FoundEvent]:
         name: getattr(wanted, name) for name in ("ids", "rule", "states", "reason", "key", "person", "older", "limit")
     }
     with translate_errors(), conn.cursor(row_factory=class_row(FoundEvent)) as cursor:
-        take_over(conn)
+        if wanted.ids is None:
+            take_over(conn, wanted.rule, wanted.key)
         found = cursor.execute(_QUERIES["events"], values).fetchall()
         secret = read_secret(conn)
     return [

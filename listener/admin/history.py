@@ -8,7 +8,6 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from listener.admin.inbox import take_over
 from listener.admin.status import read_suspended
 from listener.config.rules import Rule
 from listener.db import keys
@@ -29,7 +28,7 @@ class RowHistory:
     """The result of `read_history`.
 
     Attributes:
-        events: The row's events as `explain --json` prints them.
+        events: The row's events as `explain --json` prints them. One in the inbox has no id and no Message-ID yet.
         exists: Whether the row exists.
         why: If there are no events, the reason.
         paused_at: Since when the rule is paused, if events wait for that.
@@ -68,7 +67,6 @@ def read_history(
         except (SchemaError, psycopg.errors.UndefinedColumn) as exc:
             missing = exc
         key = row.key if row is not None else _written(tables, rule, key)
-        take_over(conn)
         events = _events(conn, read_secret(conn), name, key)
         if missing is not None and not events:
             raise missing
@@ -120,7 +118,7 @@ def _events(conn: psycopg.Connection[Any], secret: bytes, name: str, key: str) -
     for event in events:
         captured_at = event["captured_at"]
         number = event["id"]
-        event["message_id"] = make_message_id(secret, name, number, captured_at) if number is not None else ""
+        event["message_id"] = None if number is None else make_message_id(secret, name, number, captured_at)
         # Each session wrote its entries in its own time zone.
         event["history"] = [{**entry, "at": _iso(_moment(entry["at"], captured_at))} for entry in event["history"]]
         for column in ("captured_at", "settled_at", "scheduled_at"):

@@ -10,9 +10,10 @@ _QUERIES = load("admin") | {"take_over": load("outbox")["take_over"]}
 _ROWS = 2000
 
 
-def take_over(conn: psycopg.Connection[Any]) -> None:
-    """Take over what the inbox has. A role that may only read takes nothing over."""
-    (may,) = conn.execute(_QUERIES["may_take_over"]).fetchone() or (False,)
-    while may:
-        (taken,) = conn.execute(_QUERIES["take_over"], {"batch": _ROWS}).fetchone() or (0,)
-        may = taken == _ROWS
+def take_over(conn: psycopg.Connection[Any], rule: str | None = None, key: str | None = None) -> None:
+    """Take over the changes of one rule, or of one row, or all. A role that may only read takes nothing over."""
+    (has_more,) = conn.execute(_QUERIES["may_take_over"]).fetchone() or (False,)
+    position = None
+    while has_more:
+        values = {"start": position or "(0,0)", "batch": _ROWS, "rule": rule, "key": key}
+        has_more, position = conn.execute(_QUERIES["take_over"], values).fetchone() or (False, None)

@@ -34,7 +34,7 @@ def forget(conn: psycopg.Connection[Any], rule: str, key: str, person: str | Non
     `key` is in the outbox's form, as `listener.admin.history.as_written` returns it.
     """
     with translate_errors(OWNER_REMEDY):
-        take_over(conn)
+        take_over(conn, rule, key)
         values = {"rule": rule, "key": key, "person": person}
         deleted, in_flight = conn.execute(_QUERIES["forget"], values).fetchone() or (0, 0)
     return deleted, in_flight

@@ -74,7 +74,8 @@ def explain(
         row = found.rows[0] if found is not None else FoundRow(stored_key(get_rule(loaded, rule), key or ""))
         rule, key, history = _read_row(loaded, rule, row)
     for event in history.events:
-        event["message_id"] = header_value(event["message_id"], loaded.mail_of(rule).sender.address.domain)
+        if event["message_id"] is not None:
+            event["message_id"] = header_value(event["message_id"], loaded.mail_of(rule).sender.address.domain)
     if as_json:
         answer: dict[str, Any] = {"rule": rule, "key": key, "events": history.events}
         if history.why is not None:
@@ -118,7 +119,7 @@ def _show_rows(loaded: Settings, rule: str, found: FoundRows, *, as_json: bool) 
             write_line(f"{rule} {key}: no event; {last['why']}")
         else:
             reason = f" ({last['reason']})" if last["reason"] else ""
-            write_line(f"{rule} {key}: event {last['id']}: {last['state']}{reason}, {_time(last['at'])}")
+            write_line(f"{rule} {key}: {_event(last)}: {last['state']}{reason}, {_time(last['at'])}")
     if not found.rows:
         write_line(f"{rule}: no row has this address", err=True)
         sys.exit(1)
@@ -170,10 +171,16 @@ def _show(history: RowHistory, subject: str) -> None:
     for event in history.events:
         reason = f" ({event['reason']})" if event["reason"] else ""
         person = f", for {event['person']}" if event["person"] is not None else ""
-        screen.print(f"event {event['id']}{person}: {event['state']}{reason}, attempt {event['attempt']}")
-        screen.print(f"  Message-ID {event['message_id']}", soft_wrap=True)
+        screen.print(f"{_event(event)}{person}: {event['state']}{reason}, attempt {event['attempt']}")
+        if event["message_id"] is not None:
+            screen.print(f"  Message-ID {event['message_id']}", soft_wrap=True)
         for entry in event["history"]:
             screen.print(f"  {_time(entry['at'])}  {entry['what']:<12}  {entry['detail'] or ''}", soft_wrap=True)
+
+
+def _event(event: dict[str, Any]) -> str:
+    """Return how an event is named. A daemon numbers it when it takes it over from the inbox."""
+    return f"event {event['id']}" if event["id"] is not None else "event without a number, in the inbox"
 
 
 def _time(moment: str) -> str:

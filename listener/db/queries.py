@@ -23,7 +23,7 @@ def load(subject: str) -> dict[str, LiteralString]:
 def positional(query: LiteralString) -> tuple[bytes, tuple[str, ...]]:
     """Return a query in the server's own form, with $1 for a parameter, and the parameters' names in their order.
 
-    A raw cursor takes it. psycopg caches what it makes of a text of at most 4 KB, and would parse a longer one at each call.
+    A raw cursor takes it. Any other cursor parses a text of more than 4 KB again at each call.
     """
     names: list[str] = []
 

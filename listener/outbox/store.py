@@ -9,7 +9,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from listener.address import mask
-from listener.config.keys import MAX_KEY_BYTES, array_literal
+from listener.config.keys import MAX_KEY_BYTES
 from listener.db.errors import error_kind, translate_errors
 from listener.db.pool import Pool
 from listener.db.queries import load, positional, run_query
@@ -17,8 +17,9 @@ from listener.errors import BadData
 from listener.logs import log
 from listener.outbox import repeats, rows
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage, compress, decompress
+from listener.outbox.inbox import Inbox
 from listener.outbox.registration import Registration
-from listener.outbox.turns import Turn
+from listener.outbox.turns import Turn, columns
 from listener.transport.base import MAX_MESSAGE_BYTES
 
 QUERIES = load("outbox")
@@ -29,9 +30,6 @@ QUERIES["record"] = (
     "SELECT id, claim FROM settled UNION ALL SELECT id, claim FROM marked"
 )
 
-# Changes of several rules that one claim takes over from the inbox. A rule's first event is found behind many of another.
-TAKE_OVER_ROWS = 2000
-_START = "(0,0)"
 # The columns of `claim` that belong to the event, in the order of `Event`.
 _EVENT_COLUMNS = 13
 
@@ -51,9 +49,7 @@ class Outbox:
         self._registration = registration
         self.holds_doubts = hold
         self._claims = itertools.count(1)
-        # Where the next claim reads the inbox, and where the last change was. A position is a row's place, `(block,row)`.
-        # While a backlog is taken over, claims go on from the last one: they would read the deleted rows again and again.
-        self._position = self._newest = _START
+        self.inbox = Inbox(pool)
 
     @property
     def worker(self) -> int:
@@ -85,18 +81,9 @@ class Outbox:
             except _DATA_ERRORS:
                 # If only the answer could not be read, the events are claimed already.
                 await self._run("unclaim", worker=self.worker, number=number)
-                await self.take_over()
-                due = await self._run("due", limit=limit, rules=array_literal([turn.rule for turn in turns]))
+                await self.inbox.take_over()
+                due = await self._run("due", limit=limit, rules=columns(turns)["rules"])
                 return [event for event_id, rule in due for event in await self._claim_one(event_id, rule)]
-
-    async def take_over(self) -> None:
-        """Take over what the inbox has, as available events."""
-        while (await self._run("take_over", batch=TAKE_OVER_ROWS))[0][0] == TAKE_OVER_ROWS:
-            pass
-
-    async def shrink_inbox(self) -> None:
-        """Give the inbox's file back to the system if it is large and empty."""
-        await self._run("shrink_inbox")
 
     async def _claim_one(self, event_id: int, rule: str) -> list[Event]:
         number = next(self._claims)
@@ -112,27 +99,24 @@ class Outbox:
             "worker": self.worker,
             "number": number,
             "name": self._registration.name,
-            # psycopg would inspect a list element by element, in Python.
-            "rules": array_literal([turn.rule for turn in turns]),
-            "shares": f"{{{','.join(str(turn.share) for turn in turns)}}}",
-            "starts": f"{{{','.join(str(turn.start) for turn in turns)}}}",
             "limit": limit,
             "window": window,
             "only": only,
-            # Of a single rule, no more is taken over than can be claimed. That saves the event a row version.
-            "batch": TAKE_OVER_ROWS if len(turns) != 1 else 0,
+            "batch": self.inbox.rows(len(turns)),
+            **columns(turns),
         }
         while True:
-            values["start"] = self._position if window is None else self._newest
+            values["start"] = self.inbox.start(recent=window is not None)
             async with self._pool.connection() as conn, psycopg.AsyncRawCursor(conn) as cursor:
                 await cursor.execute(_CLAIM, [values[name] for name in _CLAIM_PARAMETERS])
                 found = await cursor.fetchall()
             events = [Event(*row[:_EVENT_COLUMNS]) for row in found if row[0] is not None]
+            if only is not None:
+                break
             *_, has_more, position = found[0]
-            self._newest = position or self._newest
-            self._position = (position or self._position) if has_more else _START
+            self.inbox.was_read(len(turns), position, has_more=has_more)
             # All that were taken over may be of rules that are paused, suspended or unknown.
-            if events or not has_more or only is not None:
+            if events or not has_more:
                 break
         # The query returns no key that is longer than MAX_KEY_BYTES.
         if too_long := [event for event in events if event.key is None]:

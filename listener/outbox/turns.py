@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from listener.config.keys import array_literal
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -24,6 +26,18 @@ class Turn:
     rule: str
     share: int = 1
     start: float = 0.0
+
+
+def columns(turns: Sequence[Turn]) -> dict[str, str]:
+    """Return the turns as the parameters of `claim`: an array's text for each attribute.
+
+    psycopg would inspect a list element by element, in Python.
+    """
+    return {
+        "rules": array_literal([turn.rule for turn in turns]),
+        "shares": f"{{{','.join(str(turn.share) for turn in turns)}}}",
+        "starts": f"{{{','.join(str(turn.start) for turn in turns)}}}",
+    }
 
 
 class Turns:

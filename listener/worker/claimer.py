@@ -49,7 +49,7 @@ class Claimer:
             # lives, no other worker touches those events, and this one does not know of them.
             if lost := await self._outbox.release_lost_claims(self._in_flight.fences):
                 log.warning("lost_claims_released", events=lost)
-            await self._outbox.shrink_inbox()
+            await self._outbox.inbox.shrink()
             self._claim_unacknowledged, self._swept_at = False, now
             now = asyncio.get_running_loop().time()
         holds_lease = partial(self._outbox.is_leased, self._outbox.worker)
@@ -68,9 +68,12 @@ class Claimer:
         self._in_flight.add(events, holds_lease, now)
         return events
 
-    async def take_over(self) -> None:
-        """Take captured changes over without a claim."""
-        await self._outbox.take_over()
+    async def take_over(self) -> bool:
+        """Take changes over without a claim, if they may hide another rule's. Return whether it was done."""
+        if not self._outbox.inbox.has_hidden_rules:
+            return False
+        await self._outbox.inbox.take_over()
+        return True
 
     async def pause(self, seconds: float) -> None:
         """Wait before the next claim, for as long as the database stays unavailable but no longer than `seconds`."""

@@ -185,7 +185,6 @@ class Worker:
                 # While the leader is awake the triggers send no NOTIFY. With the breaker open this worker delivers
                 # nothing, so it wakes the other daemons.
                 await self._listener.peers.ring()
-                await self._claimer.take_over()
                 await asyncio.wait(waits, timeout=_RING_WAITING_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in waits:
@@ -227,7 +226,7 @@ class Worker:
                 return 0
             self._tick()
             await self._open_gate()
-            await in_flight.wait_for_slot(_CAPACITY_CHECK_S)
+            await self._wait_for_slot(_CAPACITY_CHECK_S)
             # At capacity this worker is of no use to new events, so it wakes the others.
             await self._listener.peers.ring()
         return 1 if self._breaker.is_probing else int(min(capacity - in_flight.to_send, self._decider.rows_per_batch))
@@ -244,5 +243,10 @@ class Worker:
                 return runtime, slots
             self._tick()
             await self._open_gate()
-            await self._senders.in_flight.wait_for_slot(min(slots.wait, 1.0))
+            await self._wait_for_slot(min(slots.wait, 1.0))
         return self.runtime, Slots(0)
+
+    async def _wait_for_slot(self, seconds: float) -> None:
+        # A rule's first event must not wait until the changes before it are claimed.
+        if not await self._claimer.take_over():
+            await self._senders.in_flight.wait_for_slot(seconds)

@@ -189,8 +189,8 @@ SELECT rule, state, sum(events)::bigint
 SELECT rule, bounced, complained FROM pgherald.rule;
 
 -- name: outbox_size
--- Return the size on disk of the inbox, and of the outbox with its partitions at any depth, and how many dead rows
--- vacuum has yet to remove.
+-- Return the size on disk of inbox and outbox, with partitions at any depth, and how many dead rows vacuum has yet to
+-- remove.
 -- Live rows come from `counts`. pg_stat_user_tables shows up to twice as many if ANALYZE ran before a session reported
 -- the rows that it had inserted. A partition that is being detached no longer belongs to the outbox.
 WITH RECURSIVE tree AS (

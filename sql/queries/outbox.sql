@@ -176,17 +176,23 @@ SELECT event.id,
   LEFT JOIN (SELECT * FROM claimed UNION ALL SELECT * FROM new WHERE state = 'claimed') AS event ON true;
 
 -- name: take_over
--- Take changes over from the inbox, all of them as available events. Return how many.
+-- Take changes over from the inbox as available events: those of one rule, or of one row, or all. Return whether there
+-- may be more, and where the last one was.
 WITH taken AS (
     DELETE FROM pgherald.inbox AS change
      WHERE change.ctid = ANY (ARRAY (
-               SELECT waiting.ctid FROM pgherald.inbox AS waiting LIMIT %(batch)s FOR UPDATE SKIP LOCKED))
-    RETURNING change.*),
+               SELECT waiting.ctid
+                 FROM pgherald.inbox AS waiting
+                WHERE waiting.ctid >= %(start)s::tid
+                  AND (%(rule)s::text IS NULL OR waiting.rule = %(rule)s)
+                  AND (%(key)s::text IS NULL OR waiting.key = ANY (ARRAY[%(key)s, pgherald.typed(%(key)s)]))
+                LIMIT %(batch)s
+                  FOR UPDATE SKIP LOCKED))
+    RETURNING change.ctid, change.*),
 new AS (
     INSERT INTO pgherald.outbox (rule, key, captured_at, captured_xid, scheduled_at, traceparent)
-    SELECT taken.rule, taken.key, taken.captured_at, taken.captured_xid, taken.captured_at, taken.traceparent FROM taken
-    RETURNING 1)
-SELECT count(*) FROM new;
+    SELECT taken.rule, taken.key, taken.captured_at, taken.captured_xid, taken.captured_at, taken.traceparent FROM taken)
+SELECT count(*) >= %(batch)s AS has_more, max(taken.ctid)::text AS position FROM taken;
 
 -- name: shrink_inbox
 -- Return whether the inbox was large and empty, and has been truncated.

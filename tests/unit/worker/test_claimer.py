@@ -34,7 +34,7 @@ class FakeOutbox:
         self.asked.append(("release all but", list(known)))
         return 0
 
-    async def shrink_inbox(self) -> None:
+    async def shrink(self) -> None:
         pass
 
     def is_leased(self, worker: int) -> bool:

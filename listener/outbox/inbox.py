@@ -1,0 +1,51 @@
+"""The inbox as a worker uses it: which part of it the next claim reads."""
+
+from listener.db.pool import Pool
+from listener.db.queries import load, run_query
+
+_QUERIES = load("outbox")
+
+# Changes of several rules that one claim takes over. A rule's first change is found behind many of another.
+_ROWS = 2000
+_START = "(0,0)"
+
+
+class Inbox:
+    """The position of this worker's claims in the inbox. A position is a row's place, `(block,row)`.
+
+    While a backlog is taken over, claims go on from the last position. They would read the deleted rows again and again.
+
+    `has_hidden_rules`: there may be changes of one rule behind those of another.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.has_hidden_rules = False
+        self._pool = pool
+        self._position = self._newest = _START
+
+    def start(self, *, recent: bool) -> str:
+        """Return where a claim starts to read. `recent`: it reads no change from before the last one."""
+        return self._newest if recent else self._position
+
+    def rows(self, rules: int) -> int:
+        """Return how many changes a claim for so many rules takes over, even if it claims fewer."""
+        # Of a single rule, no more is taken over than can be claimed. It saves the event a row version.
+        return _ROWS if rules != 1 else 0
+
+    def was_read(self, rules: int, position: str | None, *, has_more: bool) -> None:
+        """Record where a claim for so many rules found its last change, if it found one."""
+        self._newest = position or self._newest
+        self._position = (position or self._position) if has_more else _START
+        self.has_hidden_rules = has_more and rules != 1
+
+    async def take_over(self, rows: int = _ROWS) -> None:
+        """Take over the next changes as available events."""
+        values = {"start": self._position, "batch": rows, "rule": None, "key": None}
+        ((has_more, position),) = await run_query(self._pool, _QUERIES["take_over"], values)
+        self.was_read(0, position, has_more=has_more)
+
+    async def shrink(self) -> None:
+        """Give the inbox's file back to the system if it is large and empty."""
+        [(shrunk,)] = await run_query(self._pool, _QUERIES["shrink_inbox"], {})
+        if shrunk:
+            self._newest = _START
