@@ -191,7 +191,7 @@ WITH taken AS (
     RETURNING change.ctid, change.*),
 new AS (
     INSERT INTO pgherald.outbox (rule, key, captured_at, captured_xid, scheduled_at, traceparent)
-    SELECT taken.rule, taken.key, taken.captured_at, taken.captured_xid, taken.captured_at, taken.traceparent FROM taken)
+    SELECT rule, key, captured_at, captured_xid, captured_at, traceparent FROM taken)
 SELECT count(*) >= %(batch)s AS has_more, max(taken.ctid)::text AS position FROM taken;
 
 -- name: shrink_inbox

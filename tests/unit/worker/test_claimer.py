@@ -21,6 +21,7 @@ class FakeOutbox:
     def __init__(self, *answers: list[Event] | PgheraldError) -> None:
         self.asked: list[Any] = []
         self.worker = 7
+        self.inbox = self
         self._answers = iter(answers)
 
     async def claim(self, limit: int, turns: Sequence[Turn], window: float | None) -> list[Event]:

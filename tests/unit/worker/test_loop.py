@@ -52,6 +52,20 @@ class FakeOutbox:
         return events
 
 
+class FakeInbox:
+    """`batches`: so many times, a worker of several rules may take changes over."""
+
+    def __init__(self) -> None:
+        self.batches = self.taken = 0
+
+    @property
+    def has_hidden_rules(self) -> bool:
+        return self.taken < self.batches
+
+    async def take_over(self) -> None:
+        self.taken += 1
+
+
 def parts(senders: FakeSenders) -> tuple[Worker, Claimer]:
     async def nothing() -> None: ...
 
@@ -59,7 +73,7 @@ def parts(senders: FakeSenders) -> tuple[Worker, Claimer]:
     breaker: Any = SimpleNamespace(is_probing=False, is_open=False)
     anything: Any = None
     decider = Decider(FakeOutbox(), anything, senders, anything, Doorbell())  # type: ignore[arg-type]
-    claimer = Claimer(anything, senders.in_flight, decider)
+    claimer = Claimer(SimpleNamespace(inbox=FakeInbox()), senders.in_flight, decider)  # type: ignore[arg-type]
     worker = Worker(claimer, senders, listener, breaker, anything, runtime=anything, poll=1)  # type: ignore[arg-type]
     return worker, claimer
 
@@ -72,6 +86,15 @@ async def test_no_more_is_claimed_while_much_waits(queued: int, waits: int) -> N
     worker, _ = parts(senders)
     assert await worker._wait_for_capacity() == MAX_EVENTS
     assert senders.in_flight.waits == waits
+
+
+async def test_changes_that_may_hide_another_rules_are_taken_over_while_it_waits() -> None:
+    senders = FakeSenders(2 * MAX_BATCH_BYTES)
+    worker, claimer = parts(senders)
+    inbox = claimer._outbox.inbox
+    inbox.batches = 4  # type: ignore[attr-defined]
+    await worker._wait_for_capacity()
+    assert (inbox.taken, senders.in_flight.waits) == (4, 6)  # type: ignore[attr-defined]
 
 
 class FakeDelivery:
@@ -201,6 +224,10 @@ async def test_what_became_available_while_the_gate_was_open_is_looked_for_behin
 async def test_only_a_claim_that_reads_everything_shows_that_a_rule_has_no_event(reads_everything: bool) -> None:
     """A suspended rule whose old events were not looked for stays suspended."""
     worker, _ = parts(FakeSenders(0))
+
+    async def nothing_hidden() -> bool:
+        return False
+
     pace, limiter, ended = SimpleNamespace(read_all_at=0.0), FakeRateLimiter(), list[set[str]]()
 
     async def claim(*_: Any, **__: Any) -> list[Event]:
@@ -212,7 +239,7 @@ async def test_only_a_claim_that_reads_everything_shows_that_a_rule_has_no_event
 
     limiter.refund = nothing  # type: ignore[attr-defined]
     worker._rate_limiter = limiter  # type: ignore[assignment]
-    worker._claimer = SimpleNamespace(pace=pace, claim=claim)  # type: ignore[assignment]
+    worker._claimer = SimpleNamespace(pace=pace, claim=claim, take_over=nothing_hidden)  # type: ignore[assignment]
     worker._decider.decide_and_queue = nothing  # type: ignore[method-assign]
     suspensions = SimpleNamespace(end_idle=ended.append)
     delivery: Any = SimpleNamespace(active_shares={"paid": 1, "other": 1}, suspensions=suspensions)
