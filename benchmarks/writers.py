@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 
+from benchmarks import machine
 from benchmarks.stage import TREES, Daemon, Database, Sink, Stage
 
 Result = dict[str, Any]
@@ -53,8 +54,12 @@ def write(stage: Stage, case: str, clients: int, seconds: float) -> Result:
         if case == "bare heap row":
             db.conn.execute(_HEAP_ROW)
         with _company(db, case) as sink:
-            _, rate = pgbench(stage, db, REACHES, clients, seconds)
-            return {"changes_per_s": rate} | ({"mails_per_s": sink.count / seconds} if sink is not None else {})
+            meter = machine.Meter.start(server=stage.server_pid)
+            changes, rate = pgbench(stage, db, REACHES, clients, seconds)
+            if sink is not None:
+                return {"changes_per_s": rate, "mails_per_s": sink.count / seconds}
+            spent = meter.read()
+            return {"changes_per_s": rate, "server_us": spent["server"] / changes * 1e6, "others": spent["others"]}
 
 
 def _template(case: str) -> str:
@@ -117,9 +122,10 @@ def bulk(stage: Stage, case: str, rows: int) -> Result:
         if case.startswith("statement triggers"):
             db.run("SELECT pgherald.unwatch('dateplan_verified')")
             db.run("SELECT pgherald.watch('dateplan_verified', 'public.dateplan', capture => 'statement')")
-        began = time.monotonic()
+        meter = machine.Meter.start(server=stage.server_pid)
         db.verify(1, rows)
-        return {"seconds": time.monotonic() - began}
+        spent = meter.read()
+        return {"seconds": spent["seconds"], "server_us": spent["server"] / rows * 1e6, "others": spent["others"]}
 
 
 def gate(stage: Stage, rate: int, seconds: float) -> Result:
