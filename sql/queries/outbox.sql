@@ -178,8 +178,8 @@ SELECT event.id,
 -- name: take_over
 -- Take changes over from the inbox as available events: those of one rule, or of one row, or all. Return whether there
 -- may be more, and where the last one was.
--- As a capture does, it sends a NOTIFY if the gate is closed: the leader may have skipped these rows, because they were
--- locked, before it fell asleep.
+-- As a capture does, it sends a NOTIFY if the gate is closed. The leader may have skipped these rows, because they were
+-- locked, and then have fallen asleep.
 WITH taken AS (
     DELETE FROM pgherald.inbox AS change
      WHERE change.ctid = ANY (ARRAY (
