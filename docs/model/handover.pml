@@ -23,7 +23,8 @@
 #ifndef CARRIERS
 #define CARRIERS 3            /* senders, 2 or 3: with 3, the first daemon may claim one event twice */
 #endif
-#define LIVES (3 + FAULTS + 2 * CRASHES)  /* a fault begins at most one life, a crash two; pan reports an index that is out of range */
+/* A fault begins at most one life, a crash two; pan reports an index that is out of range. */
+#define LIVES (3 + FAULTS + 2 * CRASHES)
 #define D (c & 1)             /* the daemon of a sender */
 
 bool in_inbox = true;         /* the captured change is in pgherald.inbox, committed and flushed by the application */

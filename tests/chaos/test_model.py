@@ -69,6 +69,7 @@ GATE_MUTANTS = [
     "UNLOCK_BEFORE_VISIBLE",
     "OPEN_ORPHANED",
     "NO_WAKE_ON_CONNECT",
+    "TAKEN_OVER_UNRUNG",
 ]
 # Where a model must get to, or its promise says little.
 HANDOVER_WITNESSES = {
@@ -93,6 +94,7 @@ CRASH_WITNESSES = {
 GATE_WITNESSES = {
     "a sleeper about to be rung": "asleep && closed && row[0] == committed && rings[0]",
     "rung while the gate is being opened": "opening && closed && rings[0]",
+    "asleep, and a take-over is about to ring": "asleep && !wake && row[moved] == moving && moved_rings",
     "committed and unheard while the session is lost": "asleep && down && !wake && UNHEARD(0)",
 }
 
