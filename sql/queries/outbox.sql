@@ -178,6 +178,8 @@ SELECT event.id,
 -- name: take_over
 -- Take changes over from the inbox as available events: those of one rule, or of one row, or all. Return whether there
 -- may be more, and where the last one was.
+-- As a capture does, it sends a NOTIFY if the gate is closed. The leader may have skipped these rows, because they were
+-- locked, and then have fallen asleep.
 WITH taken AS (
     DELETE FROM pgherald.inbox AS change
      WHERE change.ctid = ANY (ARRAY (
@@ -191,8 +193,11 @@ WITH taken AS (
     RETURNING change.ctid, change.*),
 new AS (
     INSERT INTO pgherald.outbox (rule, key, captured_at, captured_xid, scheduled_at, traceparent)
-    SELECT rule, key, captured_at, captured_xid, captured_at, traceparent FROM taken)
-SELECT count(*) >= %(batch)s AS has_more, max(taken.ctid)::text AS position FROM taken;
+    SELECT rule, key, captured_at, captured_xid, captured_at, traceparent FROM taken),
+rung AS (
+    SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(726354, 1) THEN pg_notify('pgherald', '') END
+      FROM (SELECT FROM taken LIMIT 1) AS any_taken)
+SELECT count(*) >= %(batch)s AS has_more, max(taken.ctid)::text AS position FROM taken LEFT JOIN rung ON true;
 
 -- name: shrink_inbox
 -- Return whether the inbox was large and empty, and has been truncated.
