@@ -15,7 +15,7 @@
  */
 
 #ifndef FAULTS
-#define FAULTS 1              /* 1 or 2 */
+#define FAULTS 1              /* 0 to 2; 0 only with a crash */
 #endif
 #ifndef CRASHES
 #define CRASHES 0             /* of the database server, 0 or 1 */
