@@ -30,6 +30,8 @@
 -- Claim due events of the outbox, each rule its share of the limit. Then take changes over from the inbox. The first of
 -- them are claimed, as far as the limit has room, and the others become available. Each row of the answer also says
 -- whether the inbox may have more, and where the last change was. If nothing is claimed, the only row says no more.
+-- If changes become available and the gate is closed, it sends a NOTIFY, as a capture does. The leader may deliver a rule
+-- that this worker does not, and may have skipped these rows, because they were locked, before it fell asleep.
 WITH active AS MATERIALIZED (
     SELECT asked.rule, asked.share, asked.start
       FROM unnest(%(rules)s::text[], %(shares)s::integer[], %(starts)s::float8[]) AS asked (rule, share, start)
@@ -146,7 +148,10 @@ new AS (
                    taken.rule IN (SELECT active.rule FROM active)
                    AND row_number() OVER () <= (SELECT room.events FROM room) AS is_ours
               FROM taken) AS change
-    RETURNING outbox.*)
+    RETURNING outbox.*),
+rung AS (
+    SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(726354, 1) THEN pg_notify('pgherald', '') END
+      FROM (SELECT FROM new WHERE state = 'available' LIMIT 1) AS any_left)
 SELECT event.id,
        event.rule,
        CASE WHEN octet_length(event.key) <= 16384 THEN event.key END AS key,
@@ -173,6 +178,7 @@ SELECT event.id,
   FROM (SELECT count(*) >= (SELECT greatest(room.events, %(batch)s) FROM room) AS has_more,
                max(taken.ctid)::text AS position
           FROM taken) AS read
+  LEFT JOIN rung ON true
   LEFT JOIN (SELECT * FROM claimed UNION ALL SELECT * FROM new WHERE state = 'claimed') AS event ON true;
 
 -- name: take_over

@@ -9,6 +9,7 @@ from psycopg import errors, sql
 
 from listener.outbox.store import QUERIES
 from tests.support import PATIENCE
+from tests.support.claimant import Claimant
 from tests.support.database import Database
 
 Session = psycopg.Connection[Any]
@@ -97,6 +98,21 @@ def test_a_takeover_rings_as_a_capture_does(plans: Database, rings: Callable[[],
     plans.verify(1, 2)
     assert rings() == [""]
     plans.take_over()
+    assert rings() == [""]
+
+
+def test_a_claim_rings_for_what_it_leaves_to_others(
+    plans: Database, rings: Callable[[], list[str]], sleeper: Session
+) -> None:
+    """The leader may deliver a rule that this worker does not, and have skipped the change, because it was locked."""
+    other = Claimant(plans.connect(), "other")
+    plans.verify(1)
+    assert rings() == [""]
+    assert len(other.claim()) == 1
+    assert rings() == []
+    plans.verify(2)
+    assert rings() == [""]
+    assert other.claim(rules=["elsewhere"]) == []
     assert rings() == [""]
 
 
