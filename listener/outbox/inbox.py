@@ -6,7 +6,7 @@ from listener.db.queries import load, run_query
 _QUERIES = load("outbox")
 
 # Changes of several rules that one claim takes over. A rule's first change is found behind many of another.
-_ROWS = 2000
+TAKE_OVER_ROWS = 2000
 _START = "(0,0)"
 
 
@@ -30,7 +30,7 @@ class Inbox:
     def rows(self, rules: int) -> int:
         """Return how many changes a claim for so many rules takes over, even if it claims fewer."""
         # Of a single rule, no more is taken over than can be claimed. It saves the event a row version.
-        return _ROWS if rules != 1 else 0
+        return TAKE_OVER_ROWS if rules != 1 else 0
 
     def was_read(self, rules: int, position: str | None, *, has_more: bool) -> None:
         """Record where a claim for so many rules found its last change, if it found one."""
@@ -38,7 +38,7 @@ class Inbox:
         self._position = (position or self._position) if has_more else _START
         self.has_hidden_rules = has_more and rules != 1
 
-    async def take_over(self, rows: int = _ROWS) -> None:
+    async def take_over(self, rows: int = TAKE_OVER_ROWS) -> None:
         """Take over the next changes as available events."""
         values = {"start": self._position, "batch": rows, "rule": None, "key": None}
         ((has_more, position),) = await run_query(self._pool, _QUERIES["take_over"], values)
