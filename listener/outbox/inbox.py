@@ -15,11 +15,11 @@ class Inbox:
 
     While a backlog is taken over, claims go on from the last position. They would read the deleted rows again and again.
 
-    `has_hidden_rules`: there may be changes of one rule behind those of another.
+    `has_more`: the last claim may have left changes. `has_hidden_rules`: they may be of one rule behind those of another.
     """
 
     def __init__(self, pool: Pool) -> None:
-        self.has_hidden_rules = False
+        self.has_more = self.has_hidden_rules = False
         self._pool = pool
         self._position = self._newest = _START
 
@@ -36,7 +36,7 @@ class Inbox:
         """Record where a claim for so many rules found its last change, if it found one."""
         self._newest = position or self._newest
         self._position = (position or self._position) if has_more else _START
-        self.has_hidden_rules = has_more and rules != 1
+        self.has_more, self.has_hidden_rules = has_more, has_more and rules != 1
 
     async def take_over(self, rows: int = TAKE_OVER_ROWS) -> None:
         """Take over the next changes as available events."""

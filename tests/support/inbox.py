@@ -1,9 +1,11 @@
 """Changes that were captured and not taken over yet."""
 
+from collections import Counter
 from typing import Any
 
 import psycopg
 
+from tests.support import PATIENCE, wait_until
 from tests.support.backlog import RULE
 from tests.support.database import Database
 
@@ -28,6 +30,16 @@ def changes(database: Database) -> int:
 def events_of(conn: psycopg.Connection[Any]) -> list[tuple[str, str]]:
     """Return the key and the state of each event in the outbox, as this session sees them. It takes no change over."""
     return conn.execute("SELECT key, state FROM pgherald.outbox ORDER BY id").fetchall()
+
+
+def wait_delivered(conn: psycopg.Connection[Any], number: int, timeout: float = PATIENCE) -> None:
+    """Wait until the daemons have taken all over and sent them."""
+    inbox = "SELECT count(*) FROM pgherald.inbox"
+    wait_until(
+        lambda: Counter(state for _, state in events_of(conn)) == {"sent": number}
+        and conn.execute(inbox).fetchone() == (0,),
+        timeout,
+    )
 
 
 def file_size(database: Database) -> int:

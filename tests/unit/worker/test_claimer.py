@@ -22,6 +22,7 @@ class FakeOutbox:
         self.asked: list[Any] = []
         self.worker = 7
         self.inbox = self
+        self.has_more = False
         self._answers = iter(answers)
 
     async def claim(self, limit: int, turns: Sequence[Turn], window: float | None) -> list[Event]:
