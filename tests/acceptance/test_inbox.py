@@ -18,7 +18,7 @@ from tests.support.backlog import RULE, add_plans, doubted, reasons, states, tim
 from tests.support.claimant import Claimant
 from tests.support.command import Pgherald
 from tests.support.database import Database
-from tests.support.inbox import MANY, add_changes, changes, events_of, file_size, wait_delivered
+from tests.support.inbox import GATE_CLOSED, MANY, add_changes, changes, events_of, file_size, wait_delivered
 from tests.support.mail import MailServer
 from tests.support.several_rules import configure, rules_of
 from tests.support.smtpd import stall
@@ -141,10 +141,8 @@ def test_a_command_that_takes_changes_over_wakes_the_daemon(
 ) -> None:
     """The daemon skipped what was locked, saw no event, and sleeps."""
     [plan] = add_plans(database, 1)
-    gate = """SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND (classid, objid) = (726354, 1) AND granted
-                 AND mode = 'ExclusiveLock' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
     with pgherald.daemon(env=NO_POLL) as daemon:
-        wait_until(lambda: database.value(gate))
+        wait_until(lambda: database.value(GATE_CLOSED))
         daemon.signal(signal.SIGSTOP)
         database.verify(plan)
         conn = database.connect()
@@ -154,7 +152,7 @@ def test_a_command_that_takes_changes_over_wakes_the_daemon(
             before = database.value(claims)
             daemon.signal(signal.SIGCONT)
             # It is asleep again after it has looked: each claim reads the paused rules.
-            wait_until(lambda: database.value(claims) > before and database.value(gate))
+            wait_until(lambda: database.value(claims) > before and database.value(GATE_CLOSED))
             assert mail.messages == []
         mail.wait_for(1)
 

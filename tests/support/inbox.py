@@ -11,6 +11,11 @@ from tests.support.database import Database
 
 # A thousand changes take about 80 KB. This many take more than 1 MB, from which on an empty inbox is truncated.
 MANY = 20_000
+# Whether a daemon sleeps until a capture rings.
+GATE_CLOSED = """
+    SELECT count(*) > 0 FROM pg_locks
+     WHERE locktype = 'advisory' AND (classid, objid) = (726354, 1) AND granted AND mode = 'ExclusiveLock'
+       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 
 def add_changes(database: Database, count: int, rule: str = RULE, *, first: int = 1) -> None:
