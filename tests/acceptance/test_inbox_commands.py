@@ -11,6 +11,7 @@ from psycopg import errors
 from tests.support import wait_until
 from tests.support.backlog import RULE, add_plans, times_each
 from tests.support.command import Pgherald
+from tests.support.configuration import configuration
 from tests.support.database import Database
 from tests.support.inbox import GATE_CLOSED, changes, events_of
 from tests.support.mail import MailServer
@@ -47,9 +48,19 @@ def test_explain_shows_it_and_changes_nothing(
     [event] = told["events"]
     assert (event["id"], event["message_id"], event["state"]) == (None, None, "available")
     assert [entry["what"] for entry in event["history"]] == ["captured"]
-    by_address = pgherald("explain", RULE, "--email", "u1@example.org", env=env, check=True).stdout
-    assert "in the inbox" in by_address
     assert (changes(database), events_of(eye)) == (1, [])
+
+
+def test_explain_lists_it_among_an_addresss_rows(database: Database, plan: int, pgherald: Pgherald) -> None:
+    configuration(
+        pgherald.folder,
+        find="""SELECT d.id AS key FROM public.dateplan d JOIN public.users u ON u.id = d.user_id
+                 WHERE u.email = %(email)s ORDER BY d.id""",
+    )
+    database.execute("INSERT INTO public.dateplan (user_id, plan_id) SELECT user_id, plan_id FROM public.dateplan")
+    first, second = pgherald("explain", RULE, "--email", "u1@example.org", check=True).stdout.splitlines()
+    assert first.startswith(f"{RULE} {plan}: event without a number, in the inbox: available, ")
+    assert ": no event" in second
 
 
 def test_explain_as_a_role_that_may_only_read(
