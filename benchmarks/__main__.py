@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import deliver, machine, plots, report, scale, writers
-from benchmarks.stage import Stage
+from benchmarks.stage import TREES, Stage
 
 ROOT = Path(__file__).resolve().parent.parent
 Case = tuple[str, Callable[[Stage], dict[str, Any]]]
@@ -40,6 +40,12 @@ class Size:
     partitions: tuple[int, ...] = (0, 8, 32)
     soak: int = 1_000_000
     soak_rate: int = 2_000
+    short: int = 20
+    short_seconds: float = 2
+    cost: int = 10_000
+    cost_rate: int = 500
+    million: int = 1_000_000
+    delivered: int = 150_000
 
 
 QUICK = Size(
@@ -63,6 +69,11 @@ QUICK = Size(
     partitions=(0, 2),
     soak=2_000,
     soak_rate=500,
+    short=2,
+    short_seconds=1,
+    cost=500,
+    million=20_000,
+    delivered=2_000,
 )
 
 
@@ -75,10 +86,7 @@ def parts(size: Size) -> dict[str, list[Case]]:
             for n in size.clients
             for case in writers.CASES
         ],
-        "unrelated": [
-            (case, lambda s, case=case: writers.unrelated(s, case, size.clients[-1], size.seconds))
-            for case in writers.UNRELATED
-        ],
+        "unrelated": [],
         "bulk": [(case, lambda s, case=case: writers.bulk(s, case, size.bulk)) for case in writers.BULK],
         "gate": [(f"{r}", lambda s, r=r: writers.gate(s, r, size.seconds)) for r in size.rates],
         "pair": [(f"{n}", lambda s, n=n: deliver.fleet(s, n, size.pair, 0.02)) for n in (1, 2)],
@@ -92,12 +100,22 @@ def parts(size: Size) -> dict[str, list[Case]]:
         "partitions": [(f"{n}", lambda s, n=n: scale.partitions(s, n, size.backlogs[-1])) for n in size.partitions],
         "retention": [("purge", lambda s: scale.retention(s, size.purged))],
         "settled": [],
+        "cost": [
+            (f"{kind}, {v}", lambda s, v=v, rate=rate: deliver.cost(s, v, size.cost, rate))
+            for kind, rate in (("backlog", 0), ("steady", size.cost_rate))
+            for v in TREES
+        ],
+        "claims": [(v, lambda s, v=v: scale.claims(s, v, size.million)) for v in TREES],
+        "snapshot": [
+            (v, lambda s, v=v: scale.snapshot(s, v, size.delivered, 2.5 * size.seconds, size.changes // 6))
+            for v in TREES
+        ],
         "soak": [("steady", lambda s: deliver.soak(s, size.soak, size.soak_rate))],
     }
 
 
 # Long, and as good once.
-ONCE = {"soak": 1}
+ONCE = {"soak": 1, "claims": 1}
 
 
 def measured(stage: Stage, part: str, cases: list[Case], repeat: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -129,14 +147,15 @@ def main() -> None:
             "at": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
         }
         for part in given.parts or chosen:
-            rounds = given.repeat or size.repeat
+            rounds = given.repeat or (size.short if part == "unrelated" else size.repeat)
             # Its table keeps what was sent, so that every drain takes rows of its own.
             most = size.rows // (len(size.settled) * size.after)
-            found = (
-                deliver.settled(stage, size.settled, size.after, min(rounds, most))
-                if part == "settled"
-                else measured(stage, part, chosen[part], rounds)
-            )
+            if part == "settled":
+                found = deliver.settled(stage, size.settled, size.after, min(rounds, most))
+            elif part == "unrelated":
+                found = writers.unrelated(stage, size.clients[-1], rounds, size.short_seconds)
+            else:
+                found = measured(stage, part, chosen[part], rounds)
             for name, result in found:
                 print(f"  {part}: {name}: {report.line(result)}", file=sys.stderr, flush=True)
                 results.setdefault(part, {}).setdefault(name, []).append(result)

@@ -24,7 +24,7 @@ TABLE = """
                                   created_at timestamptz NOT NULL DEFAULT now(), updated_at timestamptz NOT NULL DEFAULT now());
     CREATE INDEX ON public.dateplan (user_id); CREATE INDEX ON public.dateplan (plan_id);
 """
-NEW = "INSERT INTO public.dateplan (id, user_id, plan_id, status) SELECT g, g %% 9999, g %% 999, %(status)s FROM generate_series(%(a)s, %(b)s) AS g"
+NEW = "INSERT INTO public.dateplan (id, user_id, plan_id, status) SELECT g, g %% 9999, g %% 999, %(status)s FROM generate_series(%(a)s::bigint, %(b)s) AS g"
 CHANGE = "UPDATE public.dateplan SET status = %(status)s, updated_at = now()"
 KINDS = ("none", "row", "statement")
 
@@ -85,7 +85,7 @@ def measure(conn: psycopg.Connection, kind: str, rows: int, taken: Times) -> Non
     conn.execute("SELECT pgherald.unwatch('dateplan_verified')")
     if kind != "none":
         conn.execute("SELECT pgherald.watch('dateplan_verified', 'public.dateplan', capture => %s)", (kind,))
-    conn.execute("TRUNCATE public.dateplan, pgherald.outbox")
+    conn.execute("TRUNCATE public.dateplan, pgherald.inbox")
     first, second = {"a": 1, "b": rows}, {"a": rows + 1, "b": 2 * rows}
     for what, statement, values in (
         ("insert as PE", NEW, {"status": "PE", **first}),
@@ -95,7 +95,7 @@ def measure(conn: psycopg.Connection, kind: str, rows: int, taken: Times) -> Non
         ("insert as VE", NEW, {"status": "VE", **second}),
     ):
         taken[what, kind].append(seconds(conn, statement, values))
-    captured = conn.execute("SELECT count(*) FROM pgherald.outbox").fetchone()
+    captured = conn.execute("SELECT count(*) FROM pgherald.inbox").fetchone()
     assert captured == (0 if kind == "none" else 2 * rows,), captured
 
 

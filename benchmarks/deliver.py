@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, naive
+from benchmarks import machine, naive, writers
 from benchmarks.stage import RULE, Daemon, Database, Sink, Stage, TimedSink, daemons, wait_until
 
 Result = dict[str, Any]
@@ -14,7 +14,7 @@ Result = dict[str, Any]
 
 def idle(stage: Stage, who: str, changes: int) -> Result:
     """Single changes, 50 ms apart: milliseconds from COMMIT's answer to the dot at the sink."""
-    with stage.database("bare" if who == "naive" else "watched") as db, TimedSink() as sink:
+    with stage.database("bare" if who == "naive" else "now") as db, TimedSink() as sink:
         if who == "naive":
             db.conn.execute(naive.TRIGGER)
             command = [sys.executable, str(Path(naive.__file__))]
@@ -24,21 +24,27 @@ def idle(stage: Stage, who: str, changes: int) -> Result:
             daemon.wait_ready()
             time.sleep(1.0)
             meter = machine.Meter.start(daemon=daemon.pid, server=stage.server_pid, sink=sink.process.pid)
-            committed = {}
-            for number in range(1, changes + 21):
-                db.verify(number, number)
-                committed[f"u{number}"] = time.monotonic()
-                time.sleep(0.05)
-            wait_until(lambda: sink.count >= len(committed), 20, "mails")
+            took = latencies(db, sink, range(1, changes + 21), 0.05)
             spent = meter.read()
     # The first twenty warm caches and connections.
-    took = sorted((sink.arrived[u] - committed[u]) * 1000 for u in list(committed)[20:])
+    took = sorted(took[20:])
     return {
         "p50_ms": took[len(took) // 2],
         "p99_ms": took[min(len(took) - 1, int(len(took) * 0.99))],
         "latencies_ms": [round(ms, 3) for ms in took],
         "others": spent["others"],
     }
+
+
+def latencies(db: Database, sink: TimedSink, rows: Sequence[int], pause: float) -> list[float]:
+    """Change these rows one by one, with a pause of so many seconds. Return the milliseconds of each."""
+    committed = {}
+    for row in rows:
+        db.verify(row, row)
+        committed[f"u{row}"] = time.monotonic()
+        time.sleep(pause)
+    wait_until(lambda: committed.keys() <= sink.arrived.keys(), 20, "mails")
+    return [(sink.arrived[user] - at) * 1000 for user, at in committed.items()]
 
 
 def drain(stage: Stage, backlog: int) -> Result:
@@ -109,6 +115,33 @@ def _timed(stage: Stage, db: Database, sink: Sink, running: list[Daemon], backlo
     }
 
 
+def cost(stage: Stage, version: str, events: int, rate: int) -> Result:
+    """The server's processor time for an event, from the change to the settled event, in microseconds.
+
+    `rate`: changes a second beside the daemon, each in a transaction of its own. 0: one statement before it starts.
+    """
+    with stage.database(version) as db, Sink() as sink:
+        meter = machine.Meter.start(server=stage.server_pid)
+        if not rate:
+            db.verify(1, events)
+        capture = meter.read()["server"]
+        with Daemon(db.url, sink.port, version=version) as daemon:
+            meter = machine.Meter.start(server=stage.server_pid, sink=sink.process.pid, daemon=daemon.pid)
+            if rate:
+                daemon.wait_ready()
+                events, _ = writers.pgbench(stage, db, writers.REACHES, 4, events / rate, rate)
+            wait_until(lambda: sink.count >= events, 600, f"last of {events} mails")
+            wait_until(lambda: not _unsettled(db), 20, "last settling")
+            spent = meter.read()
+            assert not daemon.warnings(), daemon.warnings()[:3]
+    return {
+        "server_us": (capture + spent["server"]) / events * 1e6,
+        "worker_us": spent["daemon"] / events * 1e6,
+        **({} if rate else {"capture_us": capture / events * 1e6, "mails_per_s": events / spent["seconds"]}),
+        "others": spent["others"],
+    }
+
+
 def _unsettled(db: Database) -> int:
     states = "('available', 'claimed', 'transmitting', 'in_doubt')"
     return int(
@@ -137,7 +170,7 @@ def soak(stage: Stage, total: int, rate: int, every: float = 2.0) -> Result:
     with stage.database() as db, Sink() as sink, Daemon(db.url, sink.port) as daemon:
         daemon.wait_ready()
         began = time.monotonic()
-        changed, sampled, calls, spent = 0, began, 0, 0.0
+        changed, sampled, calls, spent = 0, began, 0.0, 0.0
         while sink.count < total:
             due = min(total, int((time.monotonic() - began) * rate))
             while changed < due:
@@ -149,13 +182,9 @@ def soak(stage: Stage, total: int, rate: int, every: float = 2.0) -> Result:
                 db.verify(first, last)
                 changed += last - first + 1
             if (now := time.monotonic()) - sampled > every:
-                row = db.run(
-                    # Without its name, which is a comment before it: those are cut off there.
-                    "SELECT sum(calls), sum(total_exec_time) FROM pg_stat_statements"
-                    " WHERE query LIKE '%%UPDATE pgherald.outbox%%pg_current_snapshot()%%'"
-                )[0]
-                made, took = int(row[0] or 0) - calls, float(row[1] or 0) - spent
-                calls, spent = calls + made, spent + took
+                before = calls, spent
+                calls, spent, _ = db.claims()
+                made, took = calls - before[0], spent - before[1]
                 samples.append({
                     "s": round(now - began, 1), "mails": sink.count, "waiting": changed - sink.count,
                     "mb": round(machine.megabytes(daemon.pid), 1), "claim_ms": round(took / made, 3),

@@ -23,7 +23,7 @@ def draw(results: Mapping[str, Part], folder: Path) -> None:
     )
     pictures: dict[str, Callable[[Any, Part], None]] = {
         "idle": _latency, "drain": _backlog, "settled": _settled, "write": _clients, "gate": _gate, "soak": _soak,
-        "daemons": _daemons, "primary": _primary,
+        "daemons": _daemons, "primary": _primary, "claims": _claims,
     }  # fmt: skip
     for part, picture in pictures.items():
         if part in results:
@@ -104,6 +104,21 @@ def _gate(axes: Any, part: Part) -> None:
     axes.plot(at, [100 * _middle(rounds, "rang_share") for rounds in part.values()], marker="o")
     axes.set(xlabel="changes a second", ylabel="% of the changes that had to ring", xscale="log")
     axes.set_ylim(bottom=0)
+
+
+def _claims(axes: Any, part: Part) -> None:
+    for version, rounds in part.items():
+        samples = rounds[-1]["samples"]
+        # The median of ten samples: a single one may have had a checkpoint beside it.
+        windows = [samples[at : at + 10] for at in range(0, len(samples), 10)]
+        axes.plot(
+            [window[-1]["events"] / 1000 for window in windows],
+            [_middle(window, "claim_ms") for window in windows],
+            label=version,
+        )
+    axes.set(xlabel="thousand events claimed", ylabel="a claim of 200, ms")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
 
 
 def _soak(axes: Any, part: Part) -> None:

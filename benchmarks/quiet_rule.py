@@ -66,7 +66,10 @@ def _latencies(
             committed[f"u{number}"] = time.monotonic()
             time.sleep(0.25)
         wait_until(lambda: committed.keys() <= sink.arrived.keys(), 120, "emails of the quiet rule")
-        [[waiting]] = db.run("SELECT count(*) FROM pgherald.outbox WHERE rule = %s AND settled_at IS NULL", RULE)
+        [[waiting]] = db.run(
+            "SELECT (SELECT count(*) FROM pgherald.outbox WHERE rule = %s AND settled_at IS NULL)"
+            " + (SELECT count(*) FROM pgherald.inbox WHERE rule = %s)", RULE, RULE,
+        )  # fmt: skip
     return [(sink.arrived[user] - at) * 1000 for user, at in committed.items()], waiting
 
 

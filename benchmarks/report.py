@@ -1,7 +1,7 @@
 """Medians and spread, as Markdown."""
 
 from collections.abc import Mapping, Sequence
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 Results = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
@@ -16,9 +16,12 @@ def line(result: Mapping[str, Any]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The median, and between which the rest lies."""
+    """The median, and between which the rest lies. Of many values: between which half of them lie."""
     if len(values) < 2:
         return number(values[0])
+    if len(values) >= 10:
+        first, _, third = quantiles(values, n=4)
+        return f"{number(median(values))} (quartiles {number(first)} – {number(third)})"
     return f"{number(median(values))} ({number(min(values))} – {number(max(values))})"
 
 
@@ -51,6 +54,8 @@ def _compared(part: str, cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> li
             name, clients = case.rsplit(", ", 1)
             if name != "no trigger":
                 pairs.append((case, f"no trigger, {clients}", "changes_per_s"))
+            if name.startswith("no daemon"):
+                pairs.append((case, f"bare heap row, {clients}", "changes_per_s"))
     elif part == "unrelated":
         pairs = [(case, "no trigger", "changes_per_s") for case in cases if case != "no trigger"]
     elif part == "bulk":
@@ -61,6 +66,13 @@ def _compared(part: str, cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> li
         pairs = [(case, "1", "mails_per_s") for case in cases if case != "1"]
     elif part == "partitions":
         pairs = [(case, "0", key) for case in cases if case != "0" for key in ("mails_per_s", "server_cpu_s_per_1000")]
+    elif part == "cost":
+        kinds = [(kind, key) for kind in ("backlog", "steady") for key in ("server_us", "worker_us")]
+        pairs = [(f"{kind}, now", f"{kind}, before", key) for kind, key in [*kinds, ("backlog", "mails_per_s")]]
+    elif part == "claims":
+        pairs = [("now", "before", key) for key in ("first_ms", "last_ms", "events_per_s")]
+    elif part == "snapshot":
+        pairs = [("now", "before", key) for key in ("p50_ms", "idle_blocks_per_s")]
     elif part == "settled":
         pairs = [(case, f"new, beside {case}", "mails_per_s") for case in cases if case.isdecimal()]
     return [

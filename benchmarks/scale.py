@@ -6,10 +6,24 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from statistics import median
 from typing import Any
 
+import psycopg
+
 from benchmarks import deliver, machine
-from benchmarks.stage import PROGRAM, Database, Sink, Stage, daemons, environment, install
+from benchmarks.stage import (
+    HERE,
+    PROGRAM,
+    Daemon,
+    Database,
+    Sink,
+    Stage,
+    TimedSink,
+    daemons,
+    environment,
+    install,
+)
 from listener.resources import resource
 
 Result = dict[str, Any]
@@ -47,8 +61,8 @@ def primary(stage: Stage, number: int, events: int) -> Result:
             _all_say(halves, "done")
 
         spent, result = _cost(stage, db, events, work, **{f"half{i}": one.pid for i, one in enumerate(halves)})
-        ((left,),) = db.run("SELECT count(*) FROM pgherald.outbox WHERE state <> 'sent'")
-        assert not left, f"{left} events are not settled"
+        ((sent,),) = db.run("SELECT count(*) FROM pgherald.outbox WHERE state = 'sent'")
+        assert sent == events, f"{events - sent} events are not settled"
         _go_on(halves)
     return {
         **result,
@@ -57,9 +71,78 @@ def primary(stage: Stage, number: int, events: int) -> Result:
     }
 
 
-def _half(url: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "benchmarks.simulated", url]
-    return subprocess.Popen(command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def claims(stage: Stage, version: str, events: int, every: float = 0.25) -> Result:
+    """The server's time for a claim while one half of a daemon takes a backlog of so many events, sampled."""
+    samples: list[dict[str, float]] = []
+    with stage.database(version) as db, _half(db.url, version) as half:
+        db.run(
+            "INSERT INTO public.dateplan SELECT g, g, 1 + g %% 1000, 'VE' FROM generate_series(%s + 1, %s) AS g",
+            stage.rows, stage.rows + events,
+        )  # fmt: skip
+        db.run("CHECKPOINT")
+        _all_say([half], "ready")
+        _go_on([half])
+        began = time.monotonic()
+        calls, spent, rows = db.claims()
+        while rows < events and half.poll() is None:
+            time.sleep(every)
+            before = calls, spent
+            calls, spent, rows = db.claims()
+            if made := calls - before[0]:
+                samples.append({"events": rows, "claim_ms": (spent - before[1]) / made})
+        seconds = time.monotonic() - began
+        _all_say([half], "done")
+        _go_on([half])
+    # A twentieth of the events each, the first and the last one being compared.
+    windows = [
+        median(found)
+        for n in range(20)
+        if (found := [one["claim_ms"] for one in samples if n <= one["events"] / events * 20 <= n + 1])
+    ]
+    return {
+        "events_per_s": events / seconds,
+        "first_ms": windows[0],
+        "last_ms": windows[-1],
+        "last_to_first": windows[-1] / windows[0],
+        "most_to_first": max(windows) / windows[0],
+        "samples": samples,
+    }
+
+
+def snapshot(stage: Stage, version: str, events: int, seconds: float, changes: int) -> Result:
+    """What a daemon does after so many events were delivered that an old snapshot keeps.
+
+    Blocks a second while nothing happens, and then single changes, 250 ms apart: milliseconds from COMMIT's answer to
+    the dot at the sink.
+    """
+    with stage.database(version) as db, psycopg.connect(db.url) as old, TimedSink() as sink:
+        old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        old.execute("SELECT 1")
+        db.verify(1, events)
+        with _half(db.url, version) as half:
+            _all_say([half], "ready")
+            _go_on([half])
+            _all_say([half], "done")
+            _go_on([half])
+        with Daemon(db.url, sink.port, version=version) as daemon:
+            daemon.wait_ready()
+            time.sleep(3.0)
+            blocks, statements = db.blocks(), db.statements()
+            time.sleep(seconds)
+            blocks, statements = db.blocks() - blocks, db.statements() - statements
+            took = deliver.latencies(db, sink, range(events + 1, events + changes + 1), 0.25)
+    return {
+        "p50_ms": median(took),
+        "most_ms": max(took),
+        "idle_blocks_per_s": blocks / seconds,
+        "idle_statements_per_s": statements / seconds,
+    }
+
+
+def _half(url: str, version: str = "now") -> "subprocess.Popen[str]":
+    # By its path and without the folder of it, so that the daemon's code is that of the version.
+    command = [sys.executable, "-P", str(HERE / "simulated.py"), url]
+    return subprocess.Popen(command, env=environment(version), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def _go_on(halves: "list[subprocess.Popen[str]]") -> None:

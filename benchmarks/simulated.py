@@ -1,4 +1,4 @@
-"""The database's half of a daemon: simulated.py URL.
+"""The database's half of a daemon: simulated.py URL. The daemon's code is that which PYTHONPATH names.
 
 It claims, looks up, marks and settles by the daemon's own queries; a mail is 800 bytes that nobody makes, taken at once.
 Says `ready`, begins with a line on stdin, says `done` when nothing is available, ends with one more line.

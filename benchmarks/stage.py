@@ -17,11 +17,14 @@ from typing import Any
 import psycopg
 
 from listener.demo.cluster import Cluster
-from listener.resources import resource
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = Path(sys.executable).parent / "pgherald"
 RULE = "dateplan_verified"
+# The trees whose schema and daemon are measured: this one and, where PGHERALD_BENCH_BEFORE names it, that of another version.
+TREES = {"now": HERE.parent}
+if _before := os.environ.get("PGHERALD_BENCH_BEFORE"):
+    TREES["before"] = Path(_before)
 # As a careful operator would set a small server; what is durable stays so.
 OPTIONS = {"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "15min", "max_connections": 200,
            "shared_preload_libraries": "pg_stat_statements"}  # fmt: skip
@@ -60,10 +63,27 @@ class Database:
 
     def statements(self) -> int:
         """How many were run in this database."""
+        return int(self._sums("calls")[0])
+
+    def blocks(self) -> int:
+        """How many blocks the statements of this database have read, from memory or from the disk."""
+        return int(self._sums("shared_blks_hit + shared_blks_read")[0])
+
+    def claims(self) -> tuple[float, float, float]:
+        """How many claims there were, their milliseconds, and the rows of their answers."""
+        # Without its name, which is a comment before it: those are cut off there.
+        text = "%UPDATE pgherald.outbox%pg_current_snapshot()%"
+        calls, spent, rows = self._sums("calls", "total_exec_time", "rows", like=text)
+        return calls, spent, rows
+
+    def _sums(self, *columns: str, like: str = "%") -> list[float]:
+        """Sums over the statements of this database whose text is `like` that."""
         found = self.run(
-            "SELECT sum(calls) FROM pg_stat_statements JOIN pg_database ON oid = dbid WHERE datname = current_database()"
+            f"SELECT {', '.join(f'sum({column})' for column in columns)} FROM pg_stat_statements"
+            " JOIN pg_database ON oid = dbid WHERE datname = current_database() AND query LIKE %s",
+            like,
         )
-        return int(found[0][0] or 0)
+        return [float(value or 0) for value in found[0]]
 
 
 class Stage:
@@ -78,7 +98,9 @@ class Stage:
     def __enter__(self) -> "Stage":
         self.cluster.start()
         self._template("bare", lambda db: None)
-        self._template("watched", lambda db: install(db))
+        for version, tree in TREES.items():
+            triggers = (tree / "sql" / "triggers.sql").read_text()
+            self._template(version, lambda db, triggers=triggers: install(db, triggers))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -96,7 +118,7 @@ class Stage:
         return Path(found) if found else None
 
     @contextmanager
-    def database(self, template: str = "watched") -> Iterator[Database]:
+    def database(self, template: str = "now") -> Iterator[Database]:
         """A copy of a template, written out, so that no later checkpoint disturbs."""
         self._number += 1
         name = f"run_{self._number}"
@@ -123,17 +145,18 @@ class Stage:
                 conn.execute(statement)
 
 
-def install(database: Database, triggers: str | None = None) -> None:
-    """The shipped triggers.sql, or this one, with the shipped rule."""
+def install(database: Database, triggers: str) -> None:
+    """This triggers.sql with the shipped rule."""
     with database.conn.transaction():
-        database.conn.execute((triggers or resource("sql/triggers.sql").read_text()).encode())
+        database.conn.execute(triggers.encode())
     database.run("SELECT pgherald.watch(%s, 'public.dateplan')", RULE)
     database.run("CALL pgherald.snapshot_existing(%s)", RULE)
 
 
-def environment(**settings: str) -> dict[str, str]:
-    """This process' own, with these settings and no others of PostgreSQL or pgherald."""
-    return {n: v for n, v in os.environ.items() if not n.startswith(("PG", "PGHERALD_"))} | settings
+def environment(version: str = "now", **settings: str) -> dict[str, str]:
+    """This process' own, with these settings and no others of PostgreSQL or pgherald. Programs are those of the version."""
+    own = {n: v for n, v in os.environ.items() if not n.startswith(("PG", "PGHERALD_"))}
+    return own | {"PYTHONPATH": str(TREES[version])} | settings
 
 
 class Sink:
@@ -207,13 +230,14 @@ class TimedSink(Sink):
 class Daemon:
     """A running `pgherald run`, or, with `command`, another daemon that says `ready` when it is."""
 
-    def __init__(self, url: str, port: int, *command: str, **settings: str) -> None:
+    def __init__(self, url: str, port: int, *command: str, version: str = "now", **settings: str) -> None:
         self.log = Path(os.environ.get("TMPDIR", "/tmp")) / f"pgherald-bench-{os.getpid()}-{time.monotonic_ns()}.log"
         self.started = time.monotonic()
         with self.log.open("wb") as stream:
             self.process = subprocess.Popen(
                 command or [str(PROGRAM), "run"],
                 env=environment(
+                    version,
                     PGHERALD_DATABASE_URL=url,
                     PGHERALD_SMTP_URL=f"smtp://127.0.0.1:{port}",
                     PGHERALD_MAIL_FROM="Bench <noreply@bench.test>",

@@ -48,11 +48,11 @@ def measure(conn: psycopg.Connection, kind: str, rows: int, taken: Times) -> Non
     conn.execute("SELECT pgherald.unwatch('dateplan_verified')")
     if (arguments := KINDS[kind]) is not None:
         conn.execute(f"SELECT pgherald.watch('dateplan_verified', 'public.dateplan', {arguments})")
-    conn.execute("TRUNCATE public.dateplan, pgherald.outbox")
+    conn.execute("TRUNCATE public.dateplan, pgherald.inbox")
     psycopg.ClientCursor(conn).execute(NEW, {"status": "PE", "a": 1, "b": rows})
     for what, statement in STATEMENTS.items():
         taken[what, kind].append(seconds(conn, statement))
-    captured = conn.execute("SELECT count(*) FROM pgherald.outbox").fetchone()
+    captured = conn.execute("SELECT count(*) FROM pgherald.inbox").fetchone()
     assert captured == (0 if arguments is None else rows,), captured
 
 

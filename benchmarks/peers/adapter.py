@@ -1,4 +1,7 @@
-"""pgherald as a peer of the comparison's harness: ``adapter.py entry`` prints its entry for PEERS_EXTRA."""
+"""pgherald as a peer of the comparison's harness: ``adapter.py entry`` prints its entry for PEERS_EXTRA.
+
+Where PGHERALD_BENCH_BEFORE names the tree of another version, that one is the peer ``pgherald_before``.
+"""
 
 import json
 import os
@@ -6,13 +9,22 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+TREES = {"pgherald": str(HERE.parents[1])}
+if _before := os.environ.get("PGHERALD_BENCH_BEFORE"):
+    TREES["pgherald_before"] = _before
 PROGRAM = Path(sys.executable).parent / "pgherald"
 
 
-def entry() -> dict[str, object]:
+def entry(tree: str) -> dict[str, object]:
     """The harness expands braces; a path that had some would have to double them."""
     command = [sys.executable, str(Path(__file__).resolve())]
-    return {"kind": "durable", "ready": '"ready"', "install": [*command, "install"], "worker": [*command, "run"]}
+    return {
+        "kind": "durable",
+        "ready": '"ready"',
+        "install": [*command, "install"],
+        "worker": [*command, "run"],
+        "env": {"PYTHONPATH": tree},
+    }
 
 
 def environment() -> dict[str, str]:
@@ -31,7 +43,7 @@ def environment() -> dict[str, str]:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["entry"]:
-            print(json.dumps({"pgherald": entry()}, indent=2))
+            print(json.dumps({peer: entry(tree) for peer, tree in TREES.items()}, indent=2))
         case ["install" | "run" as command]:
             os.execve(PROGRAM, [str(PROGRAM), command], {**os.environ, **environment()})
         case _:

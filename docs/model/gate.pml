@@ -6,16 +6,22 @@
  *   spin -a gate.pml && gcc -O1 -DSAFETY -DNOREDUCE -o pan pan.c && ./pan -m1000000
  *
  * Mutants, each by -D: NO_SECOND_DRAIN, CLEAR_AFTER_DRAIN, AWAKE_FLAG, UNLOCK_BEFORE_VISIBLE, OPEN_ORPHANED,
- * NO_WAKE_ON_CONNECT. README.md explains each, and names the line of the code for each step.
+ * NO_WAKE_ON_CONNECT, TAKEN_OVER_UNRUNG. README.md explains each, and names the line of the code for each step.
  */
 
+#ifndef MOVES
+#define MOVES 1               /* take-overs of another session */
+#endif
 #ifndef WRITERS
 #define WRITERS 2
 #endif
 
-mtype:row = { nothing, written, committed, taken };
+mtype:row = { nothing, written, committed, moving, taken };
 
-mtype:row row[WRITERS] = nothing;  /* what the transaction of each writer has captured */
+mtype:row row[WRITERS] = nothing;  /* what the transaction of each writer has captured: in the inbox, or taken
+                                    * over and available. `moving`: another session's take-over has locked it */
+byte moved;                        /* which one another session has taken over, without a claim */
+bool moved_rings;                  /* that session's NOTIFY is on its way */
 bool rings[WRITERS];               /* its NOTIFY is on its way: from the refused lock until delivery */
 byte shared;                       /* transactions that hold the gate shared */
 bool closed;                       /* the daemon's session holds it exclusively, as the server sees it */
@@ -29,16 +35,17 @@ bool leading = true;
 bool down;                         /* from the loss of the session to the wake after the reconnect */
 
 byte away = 1;                     /* claims that may fail because the database is unavailable */
+byte moves = MOVES;
 byte cuts = 1;                     /* how often the session may be lost */
 
-#define UNHEARD(i) (row[i] == committed && !rings[i])
+#define UNHEARD(i) (row[i] == committed && !rings[i] && !(moved_rings && moved == i))
 
 /* A transaction of the application with one or two changes, committed or rolled back. */
 proctype Writer(byte i) {
     bool holds;
     byte changes;
 
-    row[i] = written;  /* INSERT INTO pgherald.outbox: no other session sees it yet */
+    row[i] = written;  /* INSERT INTO pgherald.inbox: no other session sees it yet */
     do
     :: changes < 2 ->
         changes++;
@@ -72,7 +79,42 @@ proctype Writer(byte i) {
     }
 }
 
-/* Claim until nothing is left: everything that the last snapshot saw is taken. */
+/* Another session takes a row over and leaves it available: `pgherald events`, or a daemon that has no room. */
+active proctype Other() {
+    bool holds;
+
+end_idle:
+    do
+    :: atomic {
+        moves > 0 && (row[0] == committed || row[1] == committed) -> moves--;
+        if
+        :: row[0] == committed -> moved = 0
+        :: row[1] == committed -> moved = 1
+        fi;
+        row[moved] = moving
+       };
+#ifndef TAKEN_OVER_UNRUNG
+       if  /* as in a capture */
+       :: atomic { !closed -> holds = true; shared++ }
+       :: atomic { closed -> moved_rings = true }
+       fi;
+#endif
+       row[moved] = committed;
+       if
+       :: atomic { holds -> holds = false; shared-- }
+       :: else
+       fi;
+       atomic {
+        if
+        :: moved_rings && listening -> wake = true
+        :: else
+        fi;
+        moved_rings = false; moved = 0
+       }
+    od
+}
+
+/* Claim until nothing is left: everything that the last snapshot saw is taken, except locked rows. */
 inline drain() {
     d_step {
         found = false;

@@ -3,34 +3,46 @@
  * The promise: when no process can take a step, the event is settled, or is in doubt and waits for a person. The mail
  * server has accepted it once. It has accepted it twice only if the outbox says that the event was in doubt, and never
  * under the policy `hold`. An event for several people was spread before it is sent, once: it is then that of the first
- * person, and the others' events are there.
+ * person, and the others' events are there. The captured change became one event, although the take-over from the inbox
+ * and the claim are not flushed.
  *
  *   spin -a [-DHOLD] handover.pml && gcc -O1 -DSAFETY -DNOREDUCE -o pan pan.c && ./pan -m1000000
  *
  * Mutants, each by -D: SETTLE_UNFENCED, MARK_UNFENCED, MARK_AFTER_DOT, NO_LEASE_CHECK, LEASE_OF_NEXT_LIFE, RESEND_EARLY,
- * UNTOLD, SECOND_DOUBT_RESENT, NO_REPLY_IS_NO, ANSWER_BY_EVENT, CLAIM_UNSWEPT, SPREAD_UNFENCED, SPREAD_IN_TWO; and NEVER_TWICE, a promise that no
- * program can keep.
+ * UNTOLD, SECOND_DOUBT_RESENT, NO_REPLY_IS_NO, ANSWER_BY_EVENT, CLAIM_UNSWEPT, SPREAD_UNFENCED, SPREAD_IN_TWO,
+ * TAKE_OVER_UNLOCKED, INSERTED_FIRST, DELETED_FIRST, MARK_UNFLUSHED; and NEVER_TWICE, a promise that no program can keep.
  * README.md explains each, and names the line of the code for each step.
  */
 
 #ifndef FAULTS
-#define FAULTS 1              /* 1 or 2 */
+#define FAULTS 1              /* 0 to 2; 0 only with a crash */
+#endif
+#ifndef CRASHES
+#define CRASHES 0             /* of the database server, 0 or 1 */
 #endif
 #ifndef CARRIERS
 #define CARRIERS 3            /* senders, 2 or 3: with 3, the first daemon may claim one event twice */
 #endif
-#define LIVES (3 + FAULTS)    /* a fault begins at most one life; pan reports an index that is out of range */
+/* A fault begins at most one life, a crash two; pan reports an index that is out of range. */
+#define LIVES (3 + FAULTS + 2 * CRASHES)
 #define D (c & 1)             /* the daemon of a sender */
 
+bool in_inbox = true;         /* the captured change is in pgherald.inbox, committed and flushed by the application */
+
 /* The event's row in pgherald.outbox. */
-mtype:state = { available, claimed, transmitting, in_doubt, sent, failed };  /* `failed` also stands for `skipped` */
-mtype:state state = available;
+mtype:state = { none, available, claimed, transmitting, in_doubt, sent, failed };  /* `failed` also stands for `skipped` */
+mtype:state state = none;     /* none: there is no row yet */
 byte claim;                   /* 1 + the sender that made it, which has one at a time; 0 is NULL */
 byte claimed_by;              /* a life */
 byte doubts;                  /* 2: two or more */
 bool held;                    /* scheduled_at is NULL: it waits for a person */
 bool is_spread;               /* the person is not NULL */
 byte until;                   /* scheduled_at is the end of the lease of this life; for life 0: now */
+
+/* Not flushed: a crash of the server may undo the claim, or the take-over and what followed it. */
+bool soft_take_over;
+bool soft_claim;              /* of a row that was in the outbox before; otherwise the claim is part of the take-over */
+byte claim_before;            /* the value that the claim has replaced */
 
 /* pgherald.worker. A life is a registration: a daemon that restarts or was declared dead registers again. */
 bool registered[LIVES];       /* the row exists */
@@ -53,9 +65,11 @@ bool killed[CARRIERS];
 
 /* Only for the promise. */
 bool marked[CARRIERS];        /* the mark of this claim was written */
+byte rows;                    /* how many times the change was inserted into the outbox, and not undone */
 byte others;                  /* how many times the events of the other people were inserted */
 byte accepted;                /* copies that the mail server has taken */
 byte faults = FAULTS;
+byte crashes = CRASHES;
 
 #define ASKED(d, what) ((D == d) && wish[c] == what)
 #if CARRIERS == 3
@@ -73,16 +87,38 @@ byte faults = FAULTS;
 #define HAS_LOCK(d, l) (life[d] == l && session[d])
 #define GONE(l) (registered[l] && (over[l] || !HAS_LOCK(0, l) && !HAS_LOCK(1, l)))
 
+/* Every write of the row but the take-over and the claim is flushed, and so is everything before it. */
+inline flush() {
+    soft_take_over = false; soft_claim = false; claim_before = 0
+}
+
+/* take_over, and the same part of claim: DELETE from the inbox, INSERT into the outbox, in one statement. */
+inline insert_event() {
+    state = available; rows++;
+    assert(rows == 1)
+}
+
+inline take_over() {
+    in_inbox = false; insert_event(); soft_take_over = true
+}
+
+inline claim_event() {
+    state = claimed; claim = c + 1; claimed_by = life[D]
+}
+
 inline release() {
+    flush();
     state = available; claim = 0; claimed_by = 0; held = false; until = 0
 }
 
 inline resend() {
+    flush();
     state = available; claimed_by = 0; held = false; until = 0
 }
 
 /* An event in doubt is sent once more under the policy `resend`, but not after a second doubt. */
 inline come_into_doubt(when) {
+    flush();
     state = in_doubt; until = when;
 #ifdef HOLD
     held = true;
@@ -117,7 +153,10 @@ inline record(d) {
     for (c : 0 .. CARRIERS - 1) {
         if
         :: ASKED(d, mark) && MARK_FENCE && state == claimed ->
-            state = transmitting; marked[c] = true; yes[c] = true; any = true
+            state = transmitting; marked[c] = true; yes[c] = true; any = true;
+#ifndef MARK_UNFLUSHED
+            flush()
+#endif
         :: ASKED(d, settle) && SETTLE_FENCE && TELLS ->
             if
             :: outcome[c] == available ->
@@ -161,7 +200,7 @@ inline register(d) {
 }
 
 /* rescue: the event of a daemon that no longer has a row. */
-inline take_over() {
+inline rescue() {
     if
     :: state == claimed -> release()
 #ifdef UNTOLD
@@ -174,7 +213,7 @@ inline take_over() {
 }
 
 #define BURY(d, l) d_step { !cut[d] && life[d] != l && GONE(l) -> \
-    registered[l] = false; if :: claimed_by == l -> take_over() :: else fi; skip }
+    registered[l] = false; if :: claimed_by == l -> rescue() :: else fi; skip }
 
 /* BatchWriter.run, WorkerLease.keep, and the release of lost claims before a claim. */
 proctype Daemon(byte d) {
@@ -193,6 +232,9 @@ end_nothing_to_do:
        }
     :: d_step { cut[d] && ASKS(d, == mark) -> any = false; answer(d, false) }
 
+    /* A take-over without a claim: the limit is reached, its rule is paused or suspended, or the breaker is open. */
+    :: d_step { !cut[d] && in_inbox -> take_over() }
+
     /* Renew, or register again if another daemon has declared this life dead. */
     :: d_step { !cut[d] && registered[life[d]] && over[life[d]] -> over[life[d]] = false }
     :: d_step { !cut[d] && !registered[life[d]] && session[d] -> register(d) }
@@ -201,10 +243,13 @@ end_nothing_to_do:
     :: BURY(d, 1)
     :: BURY(d, 2)
     :: BURY(d, 3)
-#if FAULTS > 1
+#if LIVES > 4
     :: BURY(d, 4)
 #endif
-    :: d_step { !cut[d] && CLAIMED && !registered[claimed_by] -> take_over(); skip }
+#if LIVES > 5
+    :: BURY(d, 5)
+#endif
+    :: d_step { !cut[d] && CLAIMED && !registered[claimed_by] -> rescue(); skip }
 #ifndef CLAIM_UNSWEPT
     /* Its own claim that it does not know of, because the answer was lost. */
     :: d_step { !cut[d] && state == claimed && claimed_by == life[d] && !in_hand[claim - 1] -> release() }
@@ -235,7 +280,7 @@ end_nothing_to_do:
 inline dot() {
     if
     :: accepted++;
-       assert(is_spread && others == 1);
+       assert(is_spread && others == 1 && rows == 1);
        assert(accepted <= 2 && accepted <= 1 + doubts);
 #if defined(HOLD) || defined(NEVER_TWICE)
        assert(accepted <= 1);
@@ -268,6 +313,7 @@ inline forget() {
 inline spread() {
     if
     :: SPREAD_FENCE ->
+        flush();
         is_spread = true;
 #ifndef SPREAD_IN_TWO
         others++;
@@ -281,21 +327,42 @@ inline spread() {
     fi
 }
 
-/* Worker._drain and Senders._send_loop: claim, look up, spread, mark, send, settle. */
+/* The daemon gets the answer to its claim, or not: then it does not know of the claim. */
+inline claim_answered() {
+    if
+    :: in_hand[c] = true; claimed_in[c] = life[D]; unspread = !is_spread
+    :: faults > 0 -> faults--; claimed_in[c] = 0; goto end_idle
+    fi
+}
+
+/* Worker._drain and Senders._send_loop: take over, claim, look up, spread, mark, send, settle. */
 proctype Carrier(byte c) {
     bool unspread;
 
 end_idle:
     do
     :: {
-        atomic {
+        if
+        :: atomic {
             !cut[D] && state == available ->
-            state = claimed; claim = c + 1; claimed_by = life[D];
-            if
-            :: in_hand[c] = true; claimed_in[c] = life[D]; unspread = !is_spread
-            :: faults > 0 -> faults--; goto end_idle  /* the answer is lost, and the daemon does not know of the claim */
-            fi
-        };
+            /* A sender that claims again has finished its earlier claim, so nobody names that one any more. */
+            soft_claim = true; claim_before = (MINE -> 0 : claim);
+            claim_event(); claim_answered()
+           }
+#if defined(TAKE_OVER_UNLOCKED)
+        /* It inserts what it has read, and not what it has deleted. */
+        :: atomic { !cut[D] && in_inbox -> claimed_in[c] = life[D] };
+           atomic { !cut[D] -> take_over(); claim_event(); claim_answered() }
+#elif defined(INSERTED_FIRST)
+        :: atomic { !cut[D] && in_inbox -> insert_event(); claim_event(); claimed_in[c] = life[D] };
+           atomic { !cut[D] -> in_inbox = false; claim_answered() }
+#elif defined(DELETED_FIRST)
+        :: atomic { !cut[D] && in_inbox -> in_inbox = false; claimed_in[c] = life[D] };
+           atomic { !cut[D] -> insert_event(); claim_event(); claim_answered() }
+#else
+        :: atomic { !cut[D] && in_inbox -> take_over(); claim_event(); claim_answered() }
+#endif
+        fi;
         if
         :: !unspread
         :: atomic { !cut[D] && unspread -> spread() };
@@ -369,6 +436,26 @@ end_enough:
     od
 }
 
+/* The database server crashes and is started again. Both daemons lose their sessions. Of the commits that were not
+ * flushed, the last ones are lost. */
+#if CRASHES
+active proctype Server() {
+end_no_crash:
+    do
+    :: atomic {
+        crashes > 0 && OPEN -> crashes--;
+        cut[0] = true; cut[1] = true; session[0] = false; session[1] = false;
+        if
+        :: true
+        :: soft_claim -> state = available; claim = claim_before; claimed_by = 0
+        :: soft_take_over -> state = none; claim = 0; claimed_by = 0; in_inbox = true; rows--
+        fi;
+        flush()
+       }
+    od
+}
+#endif
+
 /* The time of a lease passes without a renewal. */
 #define RENEWED(d, l) (!cut[d] && life[d] == l && registered[l])
 #define MATTERS(l) (registered[l] || until == l || claimed_by == l || IN_LIFE(l))
@@ -380,8 +467,11 @@ end_of_time:
     :: PASS(1)
     :: PASS(2)
     :: PASS(3)
-#if FAULTS > 1
+#if LIVES > 4
     :: PASS(4)
+#endif
+#if LIVES > 5
+    :: PASS(5)
 #endif
     od
 }
@@ -392,7 +482,8 @@ active proctype Rest() {
     assert(SETTLED || state == in_doubt && held);
     assert(state != sent || accepted > 0);
     assert(state == sent || accepted <= doubts);
-    assert(others == is_spread)
+    assert(others == is_spread);
+    assert(!in_inbox && rows == 1)
 }
 
 /* A state that a run must reach. It shows that the model covers what it should. */

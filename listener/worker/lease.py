@@ -148,7 +148,8 @@ class WorkerLease:
         self._rescued_at = now
         if rescue.names or rescue.freed or rescue.doubted:
             log.warning("workers_rescued", workers=rescue.names, released=rescue.freed, in_doubt=rescue.doubted)
-        if rescue.freed or rescue.due:
+        # A worker that died may have held rows of the inbox that this one skipped.
+        if rescue.names or rescue.freed or rescue.due:
             self._listener.doorbell.ring("rescued")
         if not any(peer.gone for peer in peers if peer not in gone):
             self.first_look_done.set()

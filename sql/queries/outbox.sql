@@ -30,6 +30,8 @@
 -- Claim due events of the outbox, each rule its share of the limit. Then take changes over from the inbox. The first of
 -- them are claimed, as far as the limit has room, and the others become available. Each row of the answer also says
 -- whether the inbox may have more, and where the last change was. If nothing is claimed, the only row says no more.
+-- If changes become available and the gate is closed, it sends a NOTIFY, as a capture does. The leader may deliver a rule
+-- that this worker does not, and may have skipped these rows, because they were locked, before it fell asleep.
 WITH active AS MATERIALIZED (
     SELECT asked.rule, asked.share, asked.start
       FROM unnest(%(rules)s::text[], %(shares)s::integer[], %(starts)s::float8[]) AS asked (rule, share, start)
@@ -148,7 +150,10 @@ new AS (
                                  <= (SELECT room.events FROM room) AS is_ours
               FROM (SELECT taken.*, taken.rule IN (SELECT active.rule FROM active) AS is_active
                       FROM taken) AS found) AS change
-    RETURNING outbox.*)
+    RETURNING outbox.*),
+rung AS (
+    SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(726354, 1) THEN pg_notify('pgherald', '') END
+      FROM (SELECT FROM new WHERE state = 'available' LIMIT 1) AS any_left)
 SELECT event.id,
        event.rule,
        CASE WHEN octet_length(event.key) <= 16384 THEN event.key END AS key,
@@ -175,11 +180,14 @@ SELECT event.id,
   FROM (SELECT count(*) >= (SELECT greatest(room.events, %(batch)s) FROM room) AS has_more,
                max(taken.ctid)::text AS position
           FROM taken) AS read
+  LEFT JOIN rung ON true
   LEFT JOIN (SELECT * FROM claimed UNION ALL SELECT * FROM new WHERE state = 'claimed') AS event ON true;
 
 -- name: take_over
 -- Take changes over from the inbox as available events: those of one rule, or of one row, or all. Return whether there
 -- may be more, and where the last one was.
+-- As a capture does, it sends a NOTIFY if the gate is closed. The leader may have skipped these rows, because they were
+-- locked, and then have fallen asleep.
 WITH taken AS (
     DELETE FROM pgherald.inbox AS change
      WHERE change.ctid = ANY (ARRAY (
@@ -193,8 +201,11 @@ WITH taken AS (
     RETURNING change.ctid, change.*),
 new AS (
     INSERT INTO pgherald.outbox (rule, key, captured_at, captured_xid, scheduled_at, traceparent)
-    SELECT rule, key, captured_at, captured_xid, captured_at, traceparent FROM taken)
-SELECT count(*) >= %(batch)s AS has_more, max(taken.ctid)::text AS position FROM taken;
+    SELECT rule, key, captured_at, captured_xid, captured_at, traceparent FROM taken),
+rung AS (
+    SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(726354, 1) THEN pg_notify('pgherald', '') END
+      FROM (SELECT FROM taken LIMIT 1) AS any_taken)
+SELECT count(*) >= %(batch)s AS has_more, max(taken.ctid)::text AS position FROM taken LEFT JOIN rung ON true;
 
 -- name: shrink_inbox
 -- Return whether the inbox was large and empty, and has been truncated.

@@ -7,7 +7,9 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
+from listener.outbox.store import QUERIES
 from tests.support import PATIENCE
+from tests.support.claimant import Claimant
 from tests.support.database import Database
 
 Session = psycopg.Connection[Any]
@@ -85,8 +87,42 @@ def test_one_ring_a_transaction_while_it_is_closed(
 def test_two_rules_ring_once(plans: Database, rings: Callable[[], list[str]], sleeper: Session) -> None:
     plans.execute("SELECT pgherald.watch('another', 'public.dateplan')")
     plans.verify(1)
-    assert len(plans.events()) == 2
     assert rings() == [""]
+    assert len(plans.events()) == 2
+
+
+def test_a_takeover_rings_as_a_capture_does(plans: Database, rings: Callable[[], list[str]], sleeper: Session) -> None:
+    """The daemon may have skipped the change, because it was locked, before it fell asleep."""
+    plans.take_over()
+    assert rings() == []
+    plans.verify(1, 2)
+    assert rings() == [""]
+    plans.take_over()
+    assert rings() == [""]
+
+
+def test_a_claim_rings_for_what_it_leaves_to_others(
+    plans: Database, rings: Callable[[], list[str]], sleeper: Session
+) -> None:
+    """The leader may deliver a rule that this worker does not, and have skipped the change, because it was locked."""
+    other = Claimant(plans.connect(), "other")
+    plans.verify(1)
+    assert rings() == [""]
+    assert len(other.claim()) == 1
+    assert rings() == []
+    plans.verify(2)
+    assert rings() == [""]
+    assert other.claim(rules=["elsewhere"]) == []
+    assert rings() == [""]
+
+
+def test_a_takeover_keeps_the_gate_open_until_it_is_committed(plans: Database) -> None:
+    daemon, command = plans.connect(), plans.connect()
+    plans.verify(1)
+    with command.transaction():
+        command.execute(QUERIES["take_over"], {"start": "(0,0)", "batch": 1, "rule": None, "key": None})
+        assert not closes(daemon)
+    assert closes(daemon)
 
 
 def test_nobody_is_rung_for_what_is_rolled_back(
