@@ -203,6 +203,17 @@ class SecuredAsyncCursor(PooledAsyncCursor):
     own_settings = "SET LOCAL row_security = off"
 
 
+class _SecuredAsyncRawCursor(SecuredAsyncCursor, psycopg.AsyncRawCursor[Any]):
+    """The same for a query in the server's own form."""
+
+
+def raw_cursor(conn: psycopg.AsyncConnection[Any]) -> psycopg.AsyncRawCursor[Any]:
+    """Return a cursor for a query in the server's own form, with $1 for a parameter. It is as secure as `conn`'s others."""
+    if issubclass(conn.cursor_factory, SecuredAsyncCursor):
+        return _SecuredAsyncRawCursor(conn)
+    return psycopg.AsyncRawCursor(conn)
+
+
 def _is_idle(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> bool:
     return cursor.connection.info.transaction_status == TransactionStatus.IDLE
 

@@ -6,7 +6,7 @@ from listener.db.queries import load, run_query
 _QUERIES = load("outbox")
 
 # Changes of several rules that one claim takes over. A rule's first change is found behind many of another.
-_ROWS = 2000
+TAKE_OVER_ROWS = 2000
 _START = "(0,0)"
 
 
@@ -15,11 +15,11 @@ class Inbox:
 
     While a backlog is taken over, claims go on from the last position. They would read the deleted rows again and again.
 
-    `has_hidden_rules`: there may be changes of one rule behind those of another.
+    `has_more`: the last claim may have left changes. `has_hidden_rules`: they may be of one rule behind those of another.
     """
 
     def __init__(self, pool: Pool) -> None:
-        self.has_hidden_rules = False
+        self.has_more = self.has_hidden_rules = False
         self._pool = pool
         self._position = self._newest = _START
 
@@ -30,15 +30,15 @@ class Inbox:
     def rows(self, rules: int) -> int:
         """Return how many changes a claim for so many rules takes over, even if it claims fewer."""
         # Of a single rule, no more is taken over than can be claimed. It saves the event a row version.
-        return _ROWS if rules != 1 else 0
+        return TAKE_OVER_ROWS if rules != 1 else 0
 
     def was_read(self, rules: int, position: str | None, *, has_more: bool) -> None:
         """Record where a claim for so many rules found its last change, if it found one."""
         self._newest = position or self._newest
         self._position = (position or self._position) if has_more else _START
-        self.has_hidden_rules = has_more and rules != 1
+        self.has_more, self.has_hidden_rules = has_more, has_more and rules != 1
 
-    async def take_over(self, rows: int = _ROWS) -> None:
+    async def take_over(self, rows: int = TAKE_OVER_ROWS) -> None:
         """Take over the next changes as available events."""
         values = {"start": self._position, "batch": rows, "rule": None, "key": None}
         ((has_more, position),) = await run_query(self._pool, _QUERIES["take_over"], values)

@@ -10,6 +10,7 @@ from psycopg.rows import dict_row
 
 from listener.address import mask
 from listener.config.keys import MAX_KEY_BYTES
+from listener.db.connection import raw_cursor
 from listener.db.errors import error_kind, translate_errors
 from listener.db.pool import Pool
 from listener.db.queries import load, positional, run_query
@@ -17,7 +18,7 @@ from listener.errors import BadData
 from listener.logs import log
 from listener.outbox import repeats, rows
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage, compress, decompress
-from listener.outbox.inbox import Inbox
+from listener.outbox.inbox import TAKE_OVER_ROWS, Inbox
 from listener.outbox.registration import Registration
 from listener.outbox.turns import Turn, columns
 from listener.transport.base import MAX_MESSAGE_BYTES
@@ -107,7 +108,7 @@ class Outbox:
         }
         while True:
             values["start"] = self.inbox.start(recent=window is not None)
-            async with self._pool.connection() as conn, psycopg.AsyncRawCursor(conn) as cursor:
+            async with self._pool.connection() as conn, raw_cursor(conn) as cursor:
                 await cursor.execute(_CLAIM, [values[name] for name in _CLAIM_PARAMETERS])
                 found = await cursor.fetchall()
             events = [Event(*row[:_EVENT_COLUMNS]) for row in found if row[0] is not None]
@@ -115,9 +116,10 @@ class Outbox:
                 break
             *_, has_more, position = found[0]
             self.inbox.was_read(len(turns), position, has_more=has_more)
-            # All that were taken over may be of rules that are paused, suspended or unknown.
             if events or not has_more:
                 break
+            # All that were taken over are of rules that are paused, suspended or unknown. More may follow.
+            values["batch"] = TAKE_OVER_ROWS
         # The query returns no key that is longer than MAX_KEY_BYTES.
         if too_long := [event for event in events if event.key is None]:
             events = [event for event in events if event.key is not None]

@@ -15,7 +15,7 @@ from listener.worker.decider import Decider
 from listener.worker.in_flight import InFlight
 from listener.worker.scan_pace import ScanPace
 
-# Lost claims are rare, and looking for them is one statement.
+# Lost claims and a large inbox are rare, and looking for them is one statement each.
 _SWEEP_INTERVAL_S = 10.0
 
 
@@ -33,7 +33,7 @@ class Claimer:
         self._in_flight = in_flight
         self._turns = Turns()
         self._claim_unacknowledged = False
-        self._swept_at = 0.0
+        self._swept_at = self._shrunk_at = 0.0
 
     async def claim(self, limit: int, shares: Mapping[str, int], *, thorough: bool = True) -> list[Event]:
         """Claim up to `limit` events. `shares` has the rules and their shares. `thorough`: see `ScanPace.window`.
@@ -49,7 +49,6 @@ class Claimer:
             # lives, no other worker touches those events, and this one does not know of them.
             if lost := await self._outbox.release_lost_claims(self._in_flight.fences):
                 log.warning("lost_claims_released", events=lost)
-            await self._outbox.inbox.shrink()
             self._claim_unacknowledged, self._swept_at = False, now
             now = asyncio.get_running_loop().time()
         holds_lease = partial(self._outbox.is_leased, self._outbox.worker)
@@ -61,9 +60,13 @@ class Claimer:
             self._claim_unacknowledged = True
             raise
         self.claimed_at = asyncio.get_running_loop().time()
-        found_end = self._turns.took(turns, limit, [event.rule for event in events])
+        found_end = self._turns.took(turns, limit, [event.rule for event in events]) and not self._outbox.inbox.has_more
         if window is None:
             self.pace.read_all(now, self.claimed_at, shares.keys(), found_end=found_end)
+        if not events and self.claimed_at - self._shrunk_at > _SWEEP_INTERVAL_S:
+            # Only a claim that found nothing has left the inbox empty. One that a ring woke has a change to find.
+            self._shrunk_at = self.claimed_at
+            await self._outbox.inbox.shrink()
         metrics.claimed(len(events))
         self._in_flight.add(events, holds_lease, now)
         return events

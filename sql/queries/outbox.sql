@@ -144,10 +144,12 @@ new AS (
                ELSE '[]'
            END,
            change.traceparent
-      FROM (SELECT taken.*,
-                   taken.rule IN (SELECT active.rule FROM active)
-                   AND row_number() OVER () <= (SELECT room.events FROM room) AS is_ours
-              FROM taken) AS change
+      FROM (SELECT found.*,
+                   -- Only changes of active rules take room. One behind those of a paused rule is claimed all the same.
+                   is_active AND count(*) FILTER (WHERE is_active) OVER (ROWS UNBOUNDED PRECEDING)
+                                 <= (SELECT room.events FROM room) AS is_ours
+              FROM (SELECT taken.*, taken.rule IN (SELECT active.rule FROM active) AS is_active
+                      FROM taken) AS found) AS change
     RETURNING outbox.*),
 rung AS (
     SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(726354, 1) THEN pg_notify('pgherald', '') END

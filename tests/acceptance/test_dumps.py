@@ -14,6 +14,7 @@ from listener.demo.cluster import Cluster
 from tests.support import repeats
 from tests.support.command import Pgherald
 from tests.support.database import STORY, Database, chosen_binaries
+from tests.support.inbox import changes
 from tests.support.mail import MailServer
 
 # Each case starts a server and runs programs from outside.
@@ -142,6 +143,40 @@ def test_a_dump_restored_whole(shop: Shop, mail: MailServer, tmp_path: Path) -> 
     assert "fault" not in shop.pgherald("doctor", env=copy).stdout
     shop.pgherald("run", "--once", env=copy, check=True)
     assert mail.recipients == ["sent@example.org", "waiting@example.org"]
+
+
+@pytest.mark.parametrize("ways", [["whole"], repeats(["--schema-only", "--data-only"])], ids=["whole", "in two"])
+def test_changes_in_the_inbox_are_restored_and_sent_once(
+    shop: Shop, mail: MailServer, tmp_path: Path, ways: list[str]
+) -> None:
+    """One of a row that was sent before, too. The other server counts its transactions from its own beginning."""
+    shop.pgherald("install", "--create-roles", check=True)
+    shop.database.execute("GRANT pgherald_backup TO app")
+    again, new = (shop.database.add_plan("Café", f"{name}@example.org") for name in ("again", "new"))
+    shop.database.verify(again)
+    shop.pgherald("run", "--once", check=True)
+    shop.database.execute("UPDATE public.dateplan SET status = 'PE'")
+    shop.database.verify(again, new)
+    assert changes(shop.database) == 2
+    with psycopg.connect(shop.cluster.dsn(), autocommit=True) as conn:
+        conn.execute("ALTER ROLE keeper SUPERUSER")
+    for number, way in enumerate(ways):
+        kind = [] if way == "whole" else [way, *(["--disable-triggers"] if way == "--data-only" else [])]
+        shop.run("pg_dump", *kind, "-f", tmp_path / f"dump{number}")
+        shop.run("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", tmp_path / f"dump{number}", role="keeper", at="other")
+    copy = Database(shop.cluster.dsn("other"))
+    assert changes(copy) == 2
+    settings = copy.execute("SELECT relreplident::text, reloptions FROM pg_class WHERE oid = 'pgherald.inbox'::regclass")
+    assert settings == shop.database.execute(
+        "SELECT relreplident::text, reloptions FROM pg_class WHERE oid = 'pgherald.inbox'::regclass"
+    )
+    # As of a server with far fewer transactions, and of one with far more.
+    copy.execute(
+        "UPDATE pgherald.inbox SET captured_xid = CASE key WHEN %s THEN '3' ELSE '99999999999' END::xid8", (str(again),)
+    )
+    copy.close()
+    shop.pgherald("run", "--once", env={"PGHERALD_DATABASE_URL": shop.cluster.dsn("other")}, check=True)
+    assert sorted(mail.recipients) == ["again@example.org", "again@example.org", "new@example.org"]
 
 
 def test_a_dump_without_our_schema(shop: Shop, mail: MailServer, tmp_path: Path) -> None:

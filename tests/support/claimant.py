@@ -52,7 +52,9 @@ class Claimant:
         window: float | None = None,
         shares: Sequence[int] | None = None,
         starts: Sequence[float] | None = None,
+        batch: int = 0,
     ) -> list[DictRow]:
+        """Claim events. `batch`: so many changes are taken over, even if fewer can be claimed."""
         self.claims += 1
         values = {
             "number": self.claims,
@@ -64,7 +66,7 @@ class Claimant:
             "only": None,
             "limit": limit,
             "start": "(0,0)",
-            "batch": 0,
+            "batch": batch,
         }
         rows = [row for row in self._run("claim", worker=self.id, **values) if row["id"] is not None]
         return sorted(rows, key=lambda row: row["id"])

@@ -1,6 +1,7 @@
 """A claim whose answer is lost leaves no event behind."""
 
 import asyncio
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ class FakeOutbox:
         self.asked: list[Any] = []
         self.worker = 7
         self.inbox = self
+        self.has_more = False
+        self.shrunk_after: list[int] = []
         self._answers = iter(answers)
 
     async def claim(self, limit: int, turns: Sequence[Turn], window: float | None) -> list[Event]:
@@ -36,7 +39,7 @@ class FakeOutbox:
         return 0
 
     async def shrink(self) -> None:
-        pass
+        self.shrunk_after.append(self.asked.count("claim"))
 
     def is_leased(self, worker: int) -> bool:
         return worker == self.worker
@@ -79,3 +82,28 @@ async def test_an_event_is_bound_to_the_lease_of_its_claim() -> None:
     outbox.worker = 8
     await claiming.claim(10, {"a": 1})
     assert [in_flight.holds_lease(event(number))() for number in (1, 2)] == [False, True]
+
+
+@jumping
+async def test_the_inbox_is_shrunk_after_a_claim_that_found_nothing() -> None:
+    """Before a claim that a ring woke, the inbox is never empty."""
+    outbox = FakeOutbox([event(1)], [], [], [event(2)], [])
+    claiming = claimer(outbox, InFlight(8))
+    await asyncio.sleep(11)
+    for _ in range(3):
+        await claiming.claim(10, {"a": 1})
+    assert outbox.shrunk_after == [2]
+    await asyncio.sleep(11)
+    for _ in range(2):
+        await claiming.claim(10, {"a": 1})
+    assert outbox.shrunk_after == [2, 5]
+
+
+@jumping
+@pytest.mark.parametrize("has_more", [False, True])
+async def test_a_claim_that_leaves_changes_in_the_inbox_has_not_read_everything(has_more: bool) -> None:
+    outbox = FakeOutbox([event(1)])
+    outbox.has_more = has_more
+    claiming = claimer(outbox, InFlight(8))
+    await claiming.claim(10, {"a": 1})
+    assert math.isinf(claiming.pace.read_all_at) is has_more
