@@ -136,8 +136,8 @@ WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_thr
 
 -- Give the inbox's file back to the system if the inbox is empty and has room for thousands of changes. Each claim reads the
 -- whole file. Return whether it was done. The lock that it needs is not waited for: an application that is about to write
--- would wait behind it. The rows are looked for after the lock, and by a snapshot of then: one that is older would not show
--- what was captured in between.
+-- would wait behind it. The rows are looked for after the lock. An older snapshot would not show what was captured since,
+-- so that it returns false in a transaction that keeps its snapshot.
 CREATE OR REPLACE FUNCTION pgherald.shrink_inbox() RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

@@ -163,10 +163,14 @@ def test_changes_in_the_inbox_are_restored_and_sent_once(
     for number, way in enumerate(ways):
         kind = [] if way == "whole" else [way, *(["--disable-triggers"] if way == "--data-only" else [])]
         shop.run("pg_dump", *kind, "-f", tmp_path / f"dump{number}")
-        shop.run("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", tmp_path / f"dump{number}", role="keeper", at="other")
+        shop.run(
+            "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", tmp_path / f"dump{number}", role="keeper", at="other"
+        )
     copy = Database(shop.cluster.dsn("other"))
     assert changes(copy) == 2
-    settings = copy.execute("SELECT relreplident::text, reloptions FROM pg_class WHERE oid = 'pgherald.inbox'::regclass")
+    settings = copy.execute(
+        "SELECT relreplident::text, reloptions FROM pg_class WHERE oid = 'pgherald.inbox'::regclass"
+    )
     assert settings == shop.database.execute(
         "SELECT relreplident::text, reloptions FROM pg_class WHERE oid = 'pgherald.inbox'::regclass"
     )

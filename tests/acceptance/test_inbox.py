@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import psycopg
@@ -85,10 +85,8 @@ def frozen_wal_writer(cluster: Cluster, lone_database: Database) -> Iterator[Non
     pid = lone_database.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")
     os.kill(pid, signal.SIGSTOP)
     yield
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGCONT)
-    except ProcessLookupError:
-        pass
 
 
 @pytest.mark.parametrize("flushed", [False, repeats(True)], ids=["lost", "flushed"])

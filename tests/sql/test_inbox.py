@@ -66,7 +66,9 @@ def test_sessions_that_race_take_each_change_over_once(sandbox: Database, claima
     def take_over() -> None:
         conn = sandbox.connect()
         start.wait()
-        while conn.execute(QUERIES["take_over"], {"start": "(0,0)", "batch": 41, "rule": None, "key": None}).fetchone()[0]:  # type: ignore[index]
+        while conn.execute(QUERIES["take_over"], {"start": "(0,0)", "batch": 41, "rule": None, "key": None}).fetchone()[
+            0
+        ]:  # type: ignore[index]
             pass
 
     add_changes(sandbox, number)

@@ -41,8 +41,10 @@ def wait_delivered(conn: psycopg.Connection[Any], number: int, timeout: float = 
     """Wait until the daemons have taken all over and sent them."""
     inbox = "SELECT count(*) FROM pgherald.inbox"
     wait_until(
-        lambda: Counter(state for _, state in events_of(conn)) == {"sent": number}
-        and conn.execute(inbox).fetchone() == (0,),
+        lambda: (
+            Counter(state for _, state in events_of(conn)) == {"sent": number}
+            and conn.execute(inbox).fetchone() == (0,)
+        ),
         timeout,
     )
 
