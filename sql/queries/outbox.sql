@@ -30,8 +30,8 @@
 -- Claim due events of the outbox, each rule its share of the limit. Then take changes over from the inbox. The first of
 -- them are claimed, as far as the limit has room, and the others become available. Each row of the answer also says
 -- whether the inbox may have more, and where the last change was. If nothing is claimed, the only row says no more.
--- If changes become available and the gate is closed, it sends a NOTIFY, as a capture does. The leader may deliver a rule
--- that this worker does not, and may have skipped these rows, because they were locked, before it fell asleep.
+-- If changes become available and the gate is closed, it sends a NOTIFY, as a capture does. The leader may deliver a
+-- rule that this worker does not, and may have skipped these rows, because they were locked, before it fell asleep.
 WITH active AS MATERIALIZED (
     SELECT asked.rule, asked.share, asked.start
       FROM unnest(%(rules)s::text[], %(shares)s::integer[], %(starts)s::float8[]) AS asked (rule, share, start)
