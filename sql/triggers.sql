@@ -328,7 +328,7 @@ CREATE TABLE IF NOT EXISTS pgherald.worker (
 );
 
 -- Move a sequence that is behind its table. Logical replication copies rows and leaves the sequences as they were, so
--- each capture would fail once for each copied event. No lock on a sequence would leave writers alone. But nextval() can
+-- each take-over would fail once for each copied event. No lock on a sequence would leave writers alone. But nextval() can
 -- only move it forward, whatever they do meanwhile. setval() crosses a large gap, and leaves the last 10,000 numbers to
 -- nextval(). Writers take one number in each failing write, so that they do not get there before setval() ends.
 DO $$
