@@ -39,7 +39,7 @@ def translate_errors(right: str = "`pgherald doctor` as this role names the GRAN
     `right` is the remedy that the message names when a privilege is missing.
 
     Raises:
-        SchemaError: An object or a privilege is missing.
+        SchemaError: An object or a privilege is missing, or a sequence is behind its table.
         DatabaseUnavailable: The server or the network failed.
     """
     try:
@@ -52,6 +52,13 @@ def translate_errors(right: str = "`pgherald doctor` as this role names the GRAN
         if "row-level security" in str(exc):
             right = "see docs/dba.md, Row level security"
         raise SchemaError(f"{summary(exc)}; {right}") from exc
+    except errors.UniqueViolation as exc:
+        if exc.diag.schema_name == "pgherald" and (exc.diag.table_name or "").startswith("outbox"):
+            # The outbox has one unique key, and its sequence gives it.
+            raise SchemaError(
+                f"the sequence of pgherald.outbox is behind: {summary(exc)}; run `pgherald install`"
+            ) from exc
+        raise
     except _UNAVAILABLE as exc:
         raise DatabaseUnavailable(f"{UNAVAILABLE}: {summary(exc)}") from exc
 

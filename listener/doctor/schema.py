@@ -84,8 +84,8 @@ async def sequences(context: Context) -> Finding:
     row = await context.row(QUERIES["sequences"])
     if behind := row["behind"]:
         return fault(
-            f"{', '.join(behind)} {'is' if len(behind) == 1 else 'are'} behind the greatest id: writes of the"
-            " application that capture an event fail, or the daemon cannot start",
+            f"{', '.join(behind)} {'is' if len(behind) == 1 else 'are'} behind the greatest id:"
+            " the daemon cannot make events of captured changes, or cannot start",
             f"{_INSTALL}, which moves the sequence forward; see docs/migrations.md",
         )
     if unread := row["unread"]:

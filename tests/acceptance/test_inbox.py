@@ -134,6 +134,7 @@ def test_two_changes_of_a_row_in_the_inbox_give_one_mail(
     assert sorted(reasons(database), key=str) == [("sent", None), ("skipped", "superseded"), ("skipped", "superseded")]
 
 
+@pytest.mark.slow
 def test_a_command_that_takes_changes_over_wakes_the_daemon(
     database: Database, mail: MailServer, pgherald: Pgherald
 ) -> None:
@@ -171,6 +172,7 @@ def test_once_delivers_what_is_behind_changes_that_may_not_be_sent(
     assert states(database) == {"available": 3000, "sent": 1}
 
 
+@pytest.mark.slow
 def test_while_the_breaker_is_open_changes_wait_and_are_counted(
     database: Database, mail: MailServer, pgherald: Pgherald, eye: Eye
 ) -> None:

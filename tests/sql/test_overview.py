@@ -14,6 +14,7 @@ from listener.outbox.stats import EventStats
 from listener.status.overview import MAX_COUNTED, Overview, read_overview
 from tests.support.claimant import RULE
 from tests.support.database import Database
+from tests.support.inbox import add_changes, changes
 
 BUCKETS = len(DELIVERY_BUCKETS) + 1
 
@@ -51,6 +52,18 @@ def test_what_waits_and_why(sandbox: Database) -> None:
     assert -300 < (by_name["gone"].due_for or 0) < -200
     assert (by_name["gone"].behind_s, by_name["gone"].due) == (0, "in 5 min")
     assert (o.available, o.in_doubt, len(o.in_doubt_events), o.failed, o.latest) == (4, 2, 2, [], [])
+
+
+def test_changes_in_the_inbox_wait_too(sandbox: Database) -> None:
+    put(sandbox, "available", 3)
+    add_changes(sandbox, 2)
+    add_changes(sandbox, 1, rule="gone")
+    sandbox.execute("UPDATE pgherald.inbox SET captured_at = now() - interval '2 hours' WHERE key = '1'")
+    o = seen(sandbox)
+    assert {rule.name: rule.available for rule in o.rules} == {RULE: 5, "gone": 1}
+    assert {rule.due for rule in o.rules} == {"2 h ago"}
+    assert 7200 <= o.behind_s < 7300
+    assert changes(sandbox) == 3
 
 
 def test_the_reports_of_each_rule(sandbox: Database) -> None:

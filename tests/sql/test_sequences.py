@@ -5,13 +5,20 @@ from typing import LiteralString
 
 import pytest
 
+from tests.support.command import Pgherald
 from tests.support.database import Database, install_triggers
+from tests.support.inbox import changes
+from tests.support.mail import MailServer
 
 LAST: LiteralString = "SELECT last_value FROM pgherald.outbox_id_seq"
 # As replication writes a row: with its id, and past the sequence.
 COPIED: LiteralString = """
     INSERT INTO pgherald.outbox (id, rule, key, state, settled_at) OVERRIDING SYSTEM VALUE
     VALUES (%s, 'dateplan_verified', 'x', 'sent', now())"""
+
+COPIED_FROM_1_TO_50: LiteralString = """
+    INSERT INTO pgherald.outbox (id, rule, key, state, settled_at) OVERRIDING SYSTEM VALUE
+    SELECT n, 'dateplan_verified', 'x', 'sent', now() FROM generate_series(1, 50) AS n"""
 
 
 @pytest.mark.parametrize("gap", [1, 5000, 100_000, 100_001, 3_000_000_000])
@@ -76,3 +83,28 @@ def test_no_writer_waits_or_fails_afterwards(database: Database) -> None:
     database.execute("UPDATE public.dateplan SET status = 'PE' WHERE id = %s", (last,))
     database.verify(last)
     assert database.events()[-1]["id"] > 1500
+
+
+@pytest.mark.parametrize("command", [["events", "list"], ["run", "--once"]], ids=" ".join)
+def test_a_command_says_that_the_sequence_is_behind(database: Database, pgherald: Pgherald, command: list[str]) -> None:
+    database.connect().execute(COPIED_FROM_1_TO_50)
+    database.verify(database.add_plan("Café", "jane@example.org"))
+    done = pgherald(*command)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Error: the sequence of pgherald.outbox is behind: ")
+    assert "run `pgherald install`" in done.stderr
+    assert changes(database) == 1
+
+
+def test_a_daemon_waits_until_it_is_moved(database: Database, mail: MailServer, pgherald: Pgherald) -> None:
+    """The application writes on, and its changes wait in the inbox."""
+    database.connect().execute(COPIED_FROM_1_TO_50)
+    with pgherald.daemon() as daemon:
+        database.verify(database.add_plan("Café", "jane@example.org"))
+        said = daemon.wait_event("database_unavailable")
+        assert "run `pgherald install`" in str(said)
+        assert changes(database) == 1
+        pgherald("install", check=True)
+        mail.wait_for(1)
+    assert database.value(LAST) > 50
