@@ -136,8 +136,8 @@ WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_thr
 
 -- Give the inbox's file back to the system if the inbox is empty and has room for thousands of changes. Each claim reads the
 -- whole file. Return whether it was done. The lock that it needs is not waited for: an application that is about to write
--- would wait behind it. The rows are looked for after the lock, with a new snapshot. An older one would not show what was
--- captured in between.
+-- would wait behind it. The rows are looked for after the lock. An older snapshot would not show what was captured since,
+-- so that it returns false in a transaction that keeps its snapshot.
 CREATE OR REPLACE FUNCTION pgherald.shrink_inbox() RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -328,7 +328,7 @@ CREATE TABLE IF NOT EXISTS pgherald.worker (
 );
 
 -- Move a sequence that is behind its table. Logical replication copies rows and leaves the sequences as they were, so
--- each capture would fail once for each copied event. No lock on a sequence would leave writers alone. But nextval() can
+-- each take-over would fail once for each copied event. No lock on a sequence would leave writers alone. But nextval() can
 -- only move it forward, whatever they do meanwhile. setval() crosses a large gap, and leaves the last 10,000 numbers to
 -- nextval(). Writers take one number in each failing write, so that they do not get there before setval() ends.
 DO $$
