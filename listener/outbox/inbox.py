@@ -21,11 +21,7 @@ class Inbox:
     def __init__(self, pool: Pool) -> None:
         self.has_more = self.has_hidden_rules = False
         self._pool = pool
-        self._position = self._newest = _START
-
-    def start(self, *, recent: bool) -> str:
-        """Return where a claim starts to read. `recent`: it reads no change from before the last one."""
-        return self._newest if recent else self._position
+        self.position = _START
 
     def rows(self, rules: int) -> int:
         """Return how many changes a claim for so many rules takes over, even if it claims fewer."""
@@ -34,18 +30,15 @@ class Inbox:
 
     def was_read(self, rules: int, position: str | None, *, has_more: bool) -> None:
         """Record where a claim for so many rules found its last change, if it found one."""
-        self._newest = position or self._newest
-        self._position = (position or self._position) if has_more else _START
+        self.position = (position or self.position) if has_more else _START
         self.has_more, self.has_hidden_rules = has_more, has_more and rules != 1
 
     async def take_over(self, rows: int = TAKE_OVER_ROWS) -> None:
         """Take over the next changes as available events."""
-        values = {"start": self._position, "batch": rows, "rule": None, "key": None}
+        values = {"start": self.position, "batch": rows, "rule": None, "key": None}
         ((has_more, position),) = await run_query(self._pool, _QUERIES["take_over"], values)
         self.was_read(0, position, has_more=has_more)
 
     async def shrink(self) -> None:
         """Give the inbox's file back to the system if it is large and empty."""
-        [(shrunk,)] = await run_query(self._pool, _QUERIES["shrink_inbox"], {})
-        if shrunk:
-            self._newest = _START
+        await run_query(self._pool, _QUERIES["shrink_inbox"], {})

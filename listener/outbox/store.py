@@ -110,7 +110,7 @@ class Outbox:
         }
         events: list[Event] = []
         for _ in range(_MAX_ROUNDS):
-            values["start"] = self.inbox.start(recent=window is not None)
+            values["start"] = self.inbox.position
             async with self._pool.connection() as conn, raw_cursor(conn) as cursor:
                 await cursor.execute(_CLAIM, [values[name] for name in _CLAIM_PARAMETERS])
                 found = await cursor.fetchall()

@@ -224,7 +224,7 @@ def test_no_command_and_no_daemon_runs_a_plant(
             "UPDATE public.dateplan SET status = 'VE' WHERE id OPERATOR(pg_catalog.=) 4::pg_catalog.int8"
         )
         state = "SELECT state FROM pgherald.outbox WHERE key OPERATOR(pg_catalog.=) '4'::pg_catalog.text"
-        wait_until(lambda: ground.database.value(state) == "sent")
+        wait_until(lambda: ground.database.execute(state) == [("sent",)])
         for path in ("/", "/readyz", "/metrics", f"/explain?rule=dateplan_verified&key={plan}"):
             assert client.get(path).status < 400, path
         assert client.post(path_of(ground.database, plan), ONE_CLICK).status == 200

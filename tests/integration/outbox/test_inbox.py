@@ -34,11 +34,11 @@ class Worker:
     async def claim(self, limit: int, turns: list[Turn] = ONE, window: float | None = None) -> list[Event]:
         return await self.outbox.claim(limit, turns, window)
 
-    async def blocks(self, limit: int, turns: list[Turn] = ONE, window: float | None = None) -> int:
+    async def blocks(self, limit: int, turns: list[Turn] = ONE) -> int:
         """Claim as many as the limit, if there are so many. Return how many blocks of the inbox that has read."""
         await self._flush()
         before = self._database.value(BLOCKS)
-        await self.claim(limit, turns, window)
+        await self.claim(limit, turns)
         await self._flush()
         return int(self._database.value(BLOCKS) - before)
 
@@ -95,18 +95,18 @@ async def test_the_last_claim_of_a_backlog_reads_no_more_than_the_first(
 async def test_beside_an_old_snapshot_an_empty_inbox_costs_few_blocks(
     database: Database, worker: Worker, old_snapshot: Callable[[], None]
 ) -> None:
-    """Every dead version stays until the snapshot is gone. A claim that reads the recent end does not come by them."""
+    """Every dead version would stay until the snapshot is gone. The truncation removes them."""
     add_changes(database, MANY)
     while await worker.claim(500):
         pass
     pages = file_size(database) // 8192
     assert changes(database) == 0
-    assert await worker.blocks(20, window=10.0) <= 3
-    add_changes(database, 1, first=MANY + 1)
-    [event] = await worker.claim(20, window=10.0)
-    assert event.key == str(MANY + 1)
-    # A claim that reads everything comes by all of them.
     assert await worker.blocks(20) >= pages
+    await worker.outbox.inbox.shrink()
+    assert await worker.blocks(20) <= 3
+    add_changes(database, 1, first=MANY + 1)
+    [event] = await worker.claim(20)
+    assert event.key == str(MANY + 1)
 
 
 async def test_a_change_in_a_page_that_was_read_before_is_found(database: Database, worker: Worker) -> None:
@@ -144,15 +144,18 @@ async def test_after_another_worker_has_truncated_it_changes_are_found(database:
     assert event.key == str(MANY + 1)
 
 
-async def test_its_own_truncation_is_known(database: Database, worker: Worker) -> None:
-    add_changes(database, MANY)
-    while await worker.claim(500):
+async def test_a_claim_of_recent_events_finds_a_change_in_any_page(database: Database, worker: Worker) -> None:
+    """Each session of the application fills a page of its own, so a later change may stand before an earlier one."""
+    first, second = database.connect(), database.connect()
+    for number in range(1, 2001):
+        add = "INSERT INTO pgherald.inbox VALUES (%s, %s, now(), pg_current_xact_id())"
+        (first if number % 2 else second).execute(add, (RULE, str(number)))
+    while await worker.claim(500, window=10.0):
         pass
-    await worker.outbox.inbox.shrink()
-    assert file_size(database) == 0
-    add_changes(database, 1, first=MANY + 1)
-    [event] = await worker.claim(20, window=10.0)
-    assert event.key == str(MANY + 1)
+    for session, key in ((first, "by one"), (second, "by the other")):
+        session.execute("INSERT INTO pgherald.inbox VALUES (%s, %s, now(), pg_current_xact_id())", (RULE, key))
+        [event] = await worker.claim(20, window=10.0)
+        assert event.key == key
 
 
 async def test_a_quiet_rules_change_behind_many_of_another_is_claimed_soon(database: Database, worker: Worker) -> None:
