@@ -163,8 +163,12 @@ class Database:
 
     def take_over(self) -> None:
         """Make events of all changes in the inbox."""
-        if self._own.execute("SELECT to_regprocedure('pgherald.version()') IS NOT NULL").fetchone() == (True,):
-            self._own.execute(QUERIES["take_over"], {"start": "(0,0)", "batch": 1_000_000, "rule": None, "key": None})
+        with self._own.transaction():
+            # A test may have planted functions in the session's path.
+            self._own.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+            if self._own.execute("SELECT to_regprocedure('pgherald.version()') IS NOT NULL").fetchone() == (True,):
+                values = {"start": "(0,0)", "batch": 1_000_000, "rule": None, "key": None}
+                self._own.execute(QUERIES["take_over"], values)
 
     def _mentions_outbox(self, query: LiteralString | sql.SQL | sql.Composed) -> bool:
         return "pgherald.outbox" in (query if isinstance(query, str) else query.as_string(self._own))
