@@ -168,6 +168,8 @@ def test_ten_thousand_missed_in_a_million(database: Database, mail: MailServer, 
                INSERT INTO public.dateplan (id, user_id, plan_id) OVERRIDING SYSTEM VALUE SELECT u.id, u.id, p.id FROM u, p"""
         )
         conn.execute("UPDATE public.dateplan SET status = 'VE' WHERE id % 100 <> 0")
+        conn.commit()
+        database.take_over()
         conn.execute("UPDATE pgherald.outbox SET state = 'sent', settled_at = now()")
         conn.execute("SET LOCAL session_replication_role = replica")
         conn.execute("UPDATE public.dateplan SET status = 'VE' WHERE id % 100 = 0")
