@@ -40,6 +40,8 @@ class Size:
     partitions: tuple[int, ...] = (0, 8, 32)
     soak: int = 1_000_000
     soak_rate: int = 2_000
+    short: int = 20
+    short_seconds: int = 2
 
 
 QUICK = Size(
@@ -63,6 +65,8 @@ QUICK = Size(
     partitions=(0, 2),
     soak=2_000,
     soak_rate=500,
+    short=2,
+    short_seconds=1,
 )
 
 
@@ -75,10 +79,7 @@ def parts(size: Size) -> dict[str, list[Case]]:
             for n in size.clients
             for case in writers.CASES
         ],
-        "unrelated": [
-            (case, lambda s, case=case: writers.unrelated(s, case, size.clients[-1], size.seconds))
-            for case in writers.UNRELATED
-        ],
+        "unrelated": [],
         "bulk": [(case, lambda s, case=case: writers.bulk(s, case, size.bulk)) for case in writers.BULK],
         "gate": [(f"{r}", lambda s, r=r: writers.gate(s, r, size.seconds)) for r in size.rates],
         "pair": [(f"{n}", lambda s, n=n: deliver.fleet(s, n, size.pair, 0.02)) for n in (1, 2)],
@@ -129,14 +130,15 @@ def main() -> None:
             "at": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
         }
         for part in given.parts or chosen:
-            rounds = given.repeat or size.repeat
+            rounds = given.repeat or (size.short if part == "unrelated" else size.repeat)
             # Its table keeps what was sent, so that every drain takes rows of its own.
             most = size.rows // (len(size.settled) * size.after)
-            found = (
-                deliver.settled(stage, size.settled, size.after, min(rounds, most))
-                if part == "settled"
-                else measured(stage, part, chosen[part], rounds)
-            )
+            if part == "settled":
+                found = deliver.settled(stage, size.settled, size.after, min(rounds, most))
+            elif part == "unrelated":
+                found = writers.unrelated(stage, size.clients[-1], rounds, size.short_seconds)
+            else:
+                found = measured(stage, part, chosen[part], rounds)
             for name, result in found:
                 print(f"  {part}: {name}: {report.line(result)}", file=sys.stderr, flush=True)
                 results.setdefault(part, {}).setdefault(name, []).append(result)

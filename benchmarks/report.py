@@ -1,7 +1,7 @@
 """Medians and spread, as Markdown."""
 
 from collections.abc import Mapping, Sequence
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 Results = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
@@ -16,9 +16,12 @@ def line(result: Mapping[str, Any]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The median, and between which the rest lies."""
+    """The median, and between which the rest lies. Of many values: between which half of them lie."""
     if len(values) < 2:
         return number(values[0])
+    if len(values) >= 10:
+        first, _, third = quantiles(values, n=4)
+        return f"{number(median(values))} (quartiles {number(first)} – {number(third)})"
     return f"{number(median(values))} ({number(min(values))} – {number(max(values))})"
 
 

@@ -4,7 +4,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from tempfile import NamedTemporaryFile
 from typing import Any
 
@@ -28,10 +28,16 @@ _OUTBOX_ONLY = """
     CREATE TRIGGER plain AFTER UPDATE ON public.dateplan FOR EACH ROW
         WHEN (NEW.status = 'VE' AND OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION public.plain();
 """
+# The least that a trigger costs whose WHEN has to be read.
+_SHORTEST = """
+    CREATE FUNCTION public.nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+    CREATE TRIGGER nothing AFTER UPDATE ON public.dateplan FOR EACH ROW
+        WHEN (NEW.plan_id < 0) EXECUTE FUNCTION public.nothing();
+"""
 _WHEN = "new.status IN ('VE', 'DE') AND new.plan_id >= 0"
 # `daemon asleep` holds the gate as a daemon that sleeps does, for the whole time: every change must ring.
 BULK = ("no trigger", "row triggers", "statement triggers")
-UNRELATED = ("no trigger", "watched", "watched by when")
+UNRELATED = ("no trigger", "no trigger, again", "shortest WHEN", "watched", "watched by when")
 CASES = ("no trigger", "plain outbox row", "no daemon", "daemon busy", "daemon asleep")
 _GATE = "SELECT pg_advisory_lock(726354, 1)"
 
@@ -48,13 +54,22 @@ def write(stage: Stage, case: str, clients: int, seconds: float) -> Result:
             return result
 
 
-def unrelated(stage: Stage, case: str, clients: int, seconds: float) -> Result:
-    """Changes a second that don't reach the state: another column is written."""
-    with stage.database("bare" if case == "no trigger" else "watched") as db:
-        if case == "watched by when":
-            db.run("SELECT pgherald.unwatch('dateplan_verified')")
-            db.run("SELECT pgherald.watch('dateplan_verified', 'public.dateplan', \"when\" => %s)", _WHEN)
-        return _pgbench(stage, db, _OTHER_COLUMN, clients, seconds)
+def unrelated(stage: Stage, clients: int, rounds: int, seconds: int) -> Iterator[tuple[str, Result]]:
+    """Changes a second that don't reach the state: another column is written. Short rounds, each in another order."""
+    with ExitStack() as opened:
+        databases = {
+            case: opened.enter_context(stage.database("watched" if case.startswith("watched") else "bare"))
+            for case in UNRELATED
+        }
+        databases["shortest WHEN"].conn.execute(_SHORTEST)
+        by_when = databases["watched by when"]
+        by_when.run("SELECT pgherald.unwatch('dateplan_verified')")
+        by_when.run("SELECT pgherald.watch('dateplan_verified', 'public.dateplan', \"when\" => %s)", _WHEN)
+        for number in range(rounds):
+            first = number % len(UNRELATED)
+            for case in (UNRELATED[first:] + UNRELATED[:first])[:: -1 if number % 2 else 1]:
+                yield case, _pgbench(stage, databases[case], _OTHER_COLUMN, clients, seconds)
+                databases[case].run("VACUUM public.dateplan")
 
 
 @contextmanager
