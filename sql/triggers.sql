@@ -1531,9 +1531,11 @@ BEGIN
         more := true;
     ELSE
         INSERT INTO pgherald.handled (rule, key, why)
-        SELECT rule, pgherald.handled_key(page.key), 'existing' FROM unnest(keys) AS page (key)
+        SELECT rule, pgherald.handled_key(page.key), 'existing'
+          FROM (SELECT unnest(keys)
+                EXCEPT
+                SELECT i.key FROM pgherald.inbox AS i WHERE i.rule = snapshot_existing.rule) AS page (key)
          WHERE NOT EXISTS (SELECT FROM pgherald.outbox AS o WHERE o.rule = snapshot_existing.rule AND o.key = page.key)
-           AND NOT EXISTS (SELECT FROM pgherald.inbox AS i WHERE i.rule = snapshot_existing.rule AND i.key = page.key)
             ON CONFLICT DO NOTHING;
     END IF;
     COMMIT;

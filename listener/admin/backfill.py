@@ -159,17 +159,26 @@ def _capture(options: Options) -> sql.Composed:
             "SELECT CASE WHEN EXISTS (SELECT FROM written) AND NOT pg_try_advisory_xact_lock_shared({}, {}) "
             "THEN pg_notify('pgherald', '') END"
         ).format(*GATE)
+    # The name of the encoding has the collation "C", and convert_from() passes it on. The index on the key has another.
     return sql.SQL("""
         WITH page AS MATERIALIZED (
-            SELECT convert_from(key, getdatabaseencoding()) AS key, changed::timestamptz, number
-              FROM unnest(%(keys)s::bytea[], %(changed)s::text[]) WITH ORDINALITY AS page (key, changed, number)),
+            SELECT key, max(changed) AS changed, min(number) AS number
+              FROM (SELECT convert_from(key, getdatabaseencoding()) COLLATE "default" AS key,
+                           changed::timestamptz AS changed,
+                           number
+                      FROM unnest(%(keys)s::bytea[], %(changed)s::text[]) WITH ORDINALITY AS page (key, changed, number)
+                     UNION ALL
+                    SELECT i.key, NULL, NULL FROM pgherald.inbox AS i WHERE i.rule = %(rule)s
+                     UNION ALL
+                    SELECT o.key, NULL, NULL
+                      FROM pgherald.outbox AS o
+                     WHERE o.rule = %(rule)s AND o.state = 'available') AS found
+             GROUP BY key
+            HAVING count(*) = count(number)),
         missed AS MATERIALIZED (
             SELECT key, changed, number FROM page
              WHERE NOT EXISTS (SELECT FROM pgherald.outbox AS o
                                 WHERE o.rule = %(rule)s AND o.key = page.key AND o.state <> 'available' {event_covers})
-               AND NOT EXISTS (SELECT FROM pgherald.outbox AS o
-                                WHERE o.rule = %(rule)s AND o.key = page.key AND o.state = 'available')
-               AND NOT EXISTS (SELECT FROM pgherald.inbox AS i WHERE i.rule = %(rule)s AND i.key = page.key)
                AND NOT EXISTS (SELECT FROM pgherald.handled AS h
                                 WHERE h.rule = %(rule)s AND h.key = pgherald.handled_key(page.key) {handled_covers})
              ORDER BY number LIMIT %(most)s),

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL that are safe from other roles' objects, and questions about what is at their other end."""
+"""Connections to PostgreSQL that are safe from other roles' objects."""
 
 import os
 from collections.abc import Iterator
@@ -38,9 +38,7 @@ READ_COMMITTED = "read committed"
 os.environ["PGDATESTYLE"] = "ISO"
 # The longest that a command waits for a connection, and the first settings of a session for their answers.
 _CONNECT_TIMEOUT_S = 5
-_SETTINGS_TIMEOUT_S = 5.0
-# Other clients may use the pooler between two of our questions, so that a single try proves nothing.
-_MAX_SHARED_TRIES = 20
+SETTINGS_TIMEOUT_S = 5.0
 
 
 def parameters(url: str, **defaults: Any) -> dict[str, Any]:
@@ -126,7 +124,7 @@ async def connect_as(kind: type[C], url: str, **defaults: Any) -> C:
     conn: C = await kind.connect(**parameters(url, **defaults), autocommit=True)
     conn.prepare_threshold = None
     try:
-        with limited(conn, _SETTINGS_TIMEOUT_S):
+        with limited(conn, SETTINGS_TIMEOUT_S):
             await secure(conn)
     except BaseException:
         await conn.close()
@@ -216,39 +214,6 @@ def raw_cursor(conn: psycopg.AsyncConnection[Any]) -> psycopg.AsyncRawCursor[Any
 
 def _is_idle(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> bool:
     return cursor.connection.info.transaction_status == TransactionStatus.IDLE
-
-
-async def is_pooled(conn: psycopg.AsyncConnection[Any]) -> bool:
-    """Return whether a pooler is in between. It makes up the process id that it reports at connect."""
-    return await _backend_pid(conn) != conn.info.backend_pid
-
-
-async def is_shared(conn: psycopg.AsyncConnection[Any], url: str) -> bool:
-    """Return whether a pooler lends the server session behind `conn` to other clients between transactions.
-
-    The test leaves nothing behind in that session. A second client opens a transaction and so holds a server session.
-    It must not be that of `conn`, and `conn` must keep its own both meanwhile and after the second client has released
-    its session. The test is repeated, because other clients may come in between.
-    """
-    own = await _backend_pid(conn)
-    async with await psycopg.AsyncConnection.connect(**parameters(url)) as other:
-        with limited(other, _SETTINGS_TIMEOUT_S):
-            for _ in range(_MAX_SHARED_TRIES):
-                if await _backend_pid(other) == own or await _backend_pid(conn) != own:
-                    return True
-                await other.rollback()
-                # A pooler lends the session that was released last first.
-                if await _backend_pid(conn) != own:
-                    return True
-    return False
-
-
-async def _backend_pid(conn: psycopg.AsyncConnection[Any]) -> int:
-    """Return the process id of the server session that runs this very query."""
-    cursor = await psycopg.AsyncCursor(conn).execute("SELECT pg_catalog.pg_backend_pid()", prepare=False)
-    row = await cursor.fetchone()
-    assert row is not None
-    return int(row[0])
 
 
 async def refuse_standby(conn: psycopg.AsyncConnection[Any]) -> None:

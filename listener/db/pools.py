@@ -17,13 +17,13 @@ from listener.db.connection import (
     READ_COMMITTED,
     PooledAsyncCursor,
     SecuredAsyncCursor,
-    is_pooled,
     parameters,
     refuse_standby,
     secure,
 )
 from listener.db.moments import read_any_time, read_any_time_or_text
 from listener.db.pool import Pool
+from listener.db.pooler import is_pooled
 
 # A plan that was made while the outbox was empty, and kept until it was full, took 22 s a claim. These settings leave
 # only the index scans. tests/sql/test_claims.py plans each statement for 0, 1 and 20,000 events.

@@ -6,10 +6,11 @@ from typing import Any
 
 import psycopg
 
-from listener.db.connection import connect_anywhere, connect_async, is_pooled
+from listener.db.connection import connect_anywhere, connect_async
 from listener.db.errors import translate_errors
 from listener.db.foreign_locks import LockHolder, holders, strangers
 from listener.db.pool import limited
+from listener.db.pooler import is_pooled
 from listener.db.queries import load
 from listener.doctor.context import QUERIES, Context
 from listener.doctor.result import Finding, NotChecked, fault, ok, warn

@@ -5,8 +5,9 @@ from contextlib import suppress
 
 import psycopg
 
-from listener.db.connection import connect_anywhere, is_pooled
+from listener.db.connection import connect_anywhere
 from listener.db.errors import translate_errors
+from listener.db.pooler import is_pooled
 from listener.doctor.context import QUERIES, Context
 from listener.doctor.result import Finding, fault, ok, warn
 from listener.errors import DatabaseUnavailable

@@ -8,9 +8,10 @@ from typing import Any, Literal
 import psycopg
 
 from listener import metrics
-from listener.db.connection import KEEPALIVES, connect_as, is_pooled, is_shared, refuse_standby
+from listener.db.connection import KEEPALIVES, connect_as, refuse_standby
 from listener.db.errors import summary, translate_errors
 from listener.db.pool import limited
+from listener.db.pooler import is_pooled, is_shared
 from listener.errors import PgheraldError
 from listener.logs import log
 from listener.notify.connection import Disconnected, ListenConnection, NotificationConnection

@@ -98,16 +98,8 @@ class Outbox:
     async def _claim(
         self, number: int, limit: int, turns: Sequence[Turn], *, window: float | None = None, only: int | None = None
     ) -> list[Event]:
-        values = {
-            "worker": self.worker,
-            "number": number,
-            "name": self._registration.name,
-            "limit": limit,
-            "window": window,
-            "only": only,
-            "batch": self.inbox.rows(len(turns)),
-            **columns(turns),
-        }
+        asked = {"limit": limit, "window": window, "only": only, "batch": self.inbox.rows(len(turns)), **columns(turns)}
+        values = {"worker": self.worker, "number": number, "name": self._registration.name, **asked}
         events: list[Event] = []
         for _ in range(_MAX_ROUNDS):
             values["start"] = self.inbox.position
@@ -228,21 +220,16 @@ class Outbox:
     async def _record(
         self, settlements: Sequence[Settlement], marks: Sequence[OutgoingMessage], *, again: bool
     ) -> set[tuple[int, int]]:
+        hold, encodable = self.holds_doubts, self._registration.encodable
         values: dict[str, object] = {}
         if settlements:
-            values["settled"] = rows.as_json(
-                rows.settled(
-                    each,
-                    hold=self.holds_doubts(each.event.rule),
-                    detail=self._registration.encodable(each.detail),
-                )
-                for each in settlements
+            settled = (
+                rows.settled(one, hold=hold(one.event.rule), detail=encodable(one.detail)) for one in settlements
             )
+            values["settled"] = rows.as_json(settled)
         if marks:
-            values |= {
-                "marked": rows.as_json(rows.marked(each, hold=self.holds_doubts(each.event.rule)) for each in marks),
-                "messages": [compress(mark.raw) for mark in marks],
-            }
+            values["marked"] = rows.as_json(rows.marked(one, hold=hold(one.event.rule)) for one in marks)
+            values["messages"] = [compress(one.raw) for one in marks]
         written = await self._run("record" if settlements and marks else "settle" if settlements else "mark", **values)
         if again and settlements:
             written += await self._run("find_settled", settled=values["settled"])
@@ -255,9 +242,7 @@ class Outbox:
 
     async def ring(self, payload: str) -> None:
         """Send a NOTIFY to every daemon that listens."""
-        with translate_errors():
-            async with self._pool.connection() as conn:
-                await conn.execute("SELECT pg_notify('pgherald', %s)", (payload,))
+        await run_query(self._pool, "SELECT pg_notify('pgherald', %(payload)s)", {"payload": payload})
 
     async def _run(self, query: str, **values: Any) -> list[Any]:
         return await run_query(self._pool, QUERIES[query], values)

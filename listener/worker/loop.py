@@ -175,10 +175,7 @@ class Worker:
 
     async def _wait_for_breaker_or_stop(self) -> None:
         await self._open_gate()
-        waits = [
-            asyncio.create_task(self._breaker.wait(), name="wait for the breaker"),
-            asyncio.create_task(self._stopped.wait(), name="wait for the stop"),
-        ]
+        waits = [asyncio.create_task(wait()) for wait in (self._breaker.wait, self._stopped.wait)]
         try:
             while not any(task.done() for task in waits):
                 self._tick()

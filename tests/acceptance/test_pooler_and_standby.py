@@ -9,7 +9,8 @@ from typing import Any, Literal
 import psycopg
 import pytest
 
-from listener.db.connection import connect, connect_async, is_shared
+from listener.db.connection import connect, connect_async
+from listener.db.pooler import is_shared
 from listener.demo.cluster import Cluster
 from listener.errors import DatabaseUnavailable
 from tests.support import repeats, wait_until

@@ -5,6 +5,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from listener.admin import backfill
 from listener.admin.backfill import Options, walk
@@ -52,3 +53,21 @@ def test_one_backfill_of_a_rule_at_a_time(conn: psycopg.Connection[Any], databas
         missed(conn)
     with pytest.raises(SchemaError, match="rule none is not watched"):
         list(walk(conn, "none", RULE, Options()))
+
+
+def test_a_page_finds_the_rows_events_by_their_index(conn: psycopg.Connection[Any]) -> None:
+    """With another collation than the index has, each page would read the whole outbox."""
+    conn.execute("SET enable_seqscan = off")
+    values = {"rule": NAME, "keys": [b"1"], "changed": [None], "most": 1}
+    query = sql.SQL("EXPLAIN {}").format(backfill._capture(Options()))
+    plan = "\n".join(line for (line,) in psycopg.ClientCursor(conn).execute(query, values))
+    assert "outbox_key_idx" in plan
+
+
+def test_a_row_whose_event_waits_was_not_missed(conn: psycopg.Connection[Any]) -> None:
+    conn.execute(
+        "INSERT INTO pgherald.inbox (rule, key, captured_at, captured_xid) VALUES (%s, '2', now(), '1')", (NAME,)
+    )
+    conn.execute("INSERT INTO pgherald.inbox (rule, key, captured_at, captured_xid) VALUES ('other', '3', now(), '1')")
+    conn.execute("INSERT INTO pgherald.outbox (rule, key) VALUES (%s, '4'), ('other', '5')", (NAME,))
+    assert missed(conn, dry_run=True) == missed(conn) == [["1", "3", "5"]]

@@ -4,7 +4,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from listener.db.connection import connect, connect_async, is_pooled, is_shared, parameters, refuse_standby
+from listener.db.connection import connect, connect_async, parameters, refuse_standby
+from listener.db.pooler import is_pooled, is_shared
 from listener.db.pools import lookup_pool, opened, outbox_pool, overview_pool, statement_pool
 from listener.errors import ConfigError, DatabaseUnavailable
 from tests.support.database import Database
