@@ -5,7 +5,6 @@ import pytest
 from psycopg import sql
 
 from listener.db.connection import connect, connect_async, parameters, refuse_standby
-from listener.db.pooler import is_pooled, is_shared
 from listener.db.pools import lookup_pool, opened, outbox_pool, overview_pool, statement_pool
 from listener.errors import ConfigError, DatabaseUnavailable
 from tests.support.database import Database
@@ -38,11 +37,9 @@ async def test_every_session_reads_what_is_committed(database: Database, default
             assert await (await lent.execute(level)).fetchone() == ("read committed",)
 
 
-async def test_a_direct_session_is_neither_pooled_nor_shared(database: Database) -> None:
+async def test_a_session_for_asyncio_is_pinned_too(database: Database) -> None:
     async with await connect_async(database.url) as conn:
         assert await (await conn.execute(SETTINGS)).fetchone() == ("pg_catalog, pg_temp", "off")
-        assert not await is_pooled(conn)
-        assert not await is_shared(conn, database.url)
         await refuse_standby(conn)
 
 
