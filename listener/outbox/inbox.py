@@ -7,7 +7,7 @@ _QUERIES = load("outbox")
 
 # Changes of several rules that one claim takes over. A rule's first change is found behind many of another.
 TAKE_OVER_ROWS = 2000
-_START = "(0,0)"
+START = "(0,0)"
 
 
 class Inbox:
@@ -21,7 +21,7 @@ class Inbox:
     def __init__(self, pool: Pool) -> None:
         self.has_more = self.has_hidden_rules = False
         self._pool = pool
-        self.position = _START
+        self.position = START
 
     def rows(self, rules: int) -> int:
         """Return how many changes a claim for so many rules takes over, even if it claims fewer."""
@@ -30,7 +30,7 @@ class Inbox:
 
     def was_read(self, rules: int, position: str | None, *, has_more: bool) -> None:
         """Record where a claim for so many rules found its last change, if it found one."""
-        self.position = (position or self.position) if has_more else _START
+        self.position = (position or self.position) if has_more else START
         self.has_more, self.has_hidden_rules = has_more, has_more and rules != 1
 
     async def take_over(self, rows: int = TAKE_OVER_ROWS) -> None:

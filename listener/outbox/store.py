@@ -18,7 +18,7 @@ from listener.errors import BadData
 from listener.logs import log
 from listener.outbox import repeats, rows
 from listener.outbox.event import Event, OutgoingMessage, Settlement, StoredMessage, compress, decompress
-from listener.outbox.inbox import TAKE_OVER_ROWS, Inbox
+from listener.outbox.inbox import START, TAKE_OVER_ROWS, Inbox
 from listener.outbox.registration import Registration
 from listener.outbox.turns import Turn, columns
 from listener.transport.base import MAX_MESSAGE_BYTES
@@ -102,7 +102,7 @@ class Outbox:
         values = {"worker": self.worker, "number": number, "name": self._registration.name, **asked}
         events: list[Event] = []
         for _ in range(_MAX_ROUNDS):
-            values["start"] = self.inbox.position
+            values["start"] = start = self.inbox.position
             async with self._pool.connection() as conn, raw_cursor(conn) as cursor:
                 await cursor.execute(_CLAIM, [values[name] for name in _CLAIM_PARAMETERS])
                 found = await cursor.fetchall()
@@ -111,10 +111,11 @@ class Outbox:
                 break
             *_, has_more, position = found[0]
             self.inbox.was_read(len(turns), position, has_more=has_more)
-            if events or not has_more:
+            if events or not (has_more or start != START):
                 break
-            # All that were taken over are of rules that are paused, suspended or unknown. More may follow. Beyond the
-            # last round, the claim's own ring wakes this worker: the loop must be seen to go on.
+            # All that were taken over are of rules that are paused, suspended or unknown, and more may follow. Or none
+            # was left from that position on. Beyond the last round, the claim's own ring wakes this worker: the loop
+            # must be seen to go on.
             values["batch"] = TAKE_OVER_ROWS
         # The query returns no key that is longer than MAX_KEY_BYTES.
         if too_long := [event for event in events if event.key is None]:

@@ -109,6 +109,17 @@ async def test_beside_an_old_snapshot_an_empty_inbox_costs_few_blocks(
     assert event.key == str(MANY + 1)
 
 
+async def test_no_claim_returns_empty_before_it_has_read_from_the_start(database: Database, worker: Worker) -> None:
+    """Another worker takes what is left of a backlog. The next change stands before the position of this one."""
+    add_changes(database, MANY)
+    assert len(await worker.claim(500)) == 500
+    database.execute("DELETE FROM pgherald.inbox")
+    database.execute("VACUUM pgherald.inbox")
+    add_changes(database, 1, first=MANY + 1)
+    [event] = await worker.claim(20)
+    assert event.key == str(MANY + 1)
+
+
 async def test_a_change_in_a_page_that_was_read_before_is_found(database: Database, worker: Worker) -> None:
     """Vacuum gives the pages back to writers, who fill them from the start."""
     add_changes(database, MANY)
