@@ -104,14 +104,14 @@ def test_a_flood(database: Database, mail: MailServer, pgherald: Pgherald, chann
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sessions", "most"), [(3, 14_000), (8, 1e6)], ids=["14000 a second", "all that goes"])
+@pytest.mark.parametrize(("sessions", "most"), [(3, 5000), (8, 1e6)], ids=["5000 a second", "all that goes"])
 def test_a_long_flood(database: Database, mail: MailServer, pgherald: Pgherald, sessions: int, most: float) -> None:
     with pgherald.daemon(env=NO_POLL) as daemon, pgherald.daemon(env=NO_POLL):
         daemon.wait_event("leading")
         late = endure(database, mail, daemon, "pgherald", sessions, most, 30)
         assert statistics.median(late) < 1
         # Of more than a session can read it lets go, so that the server's queue does not fill, and polls for a while.
-        assert kept_listening(daemon) or most > 14_000
+        assert kept_listening(daemon) or most > 5000
 
 
 @pytest.mark.slow
