@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def idle(stage: Stage, who: str, changes: int) -> Result:
             daemon.wait_ready()
             time.sleep(1.0)
             meter = machine.Meter.start(daemon=daemon.pid, server=stage.server_pid, sink=sink.process.pid)
-            took = latencies(db, sink, range(1, changes + 21), 0.05)
+            took = latencies(lambda row: db.verify(row, row), sink, range(1, changes + 21), 0.05)
             spent = meter.read()
     # The first twenty warm caches and connections.
     took = sorted(took[20:])
@@ -36,14 +36,19 @@ def idle(stage: Stage, who: str, changes: int) -> Result:
     }
 
 
-def latencies(db: Database, sink: TimedSink, rows: Sequence[int], pause: float) -> list[float]:
-    """Change these rows one by one, with a pause of so many seconds. Return the milliseconds of each."""
+def latencies(
+    change: Callable[[int], object], sink: TimedSink, rows: Sequence[int], pause: float, within: float = 20
+) -> list[float]:
+    """Change these rows one by one, with a pause of so many seconds. Return the milliseconds of each.
+
+    `within`: seconds from the last change to the last mail, at most.
+    """
     committed = {}
     for row in rows:
-        db.verify(row, row)
+        change(row)
         committed[f"u{row}"] = time.monotonic()
         time.sleep(pause)
-    wait_until(lambda: committed.keys() <= sink.arrived.keys(), 20, "mails")
+    wait_until(lambda: committed.keys() <= sink.arrived.keys(), within, "mails")
     return [(sink.arrived[user] - at) * 1000 for user, at in committed.items()]
 
 

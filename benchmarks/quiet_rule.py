@@ -11,7 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.stage import RULE, Daemon, Database, Stage, TimedSink, wait_until
+from benchmarks.deliver import latencies
+from benchmarks.stage import RULE, Daemon, Database, Stage, TimedSink
 
 _RULE = """[rules.{name}]
 table = "public.dateplan"
@@ -60,17 +61,15 @@ def _latencies(
     with TimedSink() as sink, Daemon(db.url, sink.port, **settings) as daemon:
         daemon.wait_ready()
         time.sleep(1.0)
-        committed = {}
-        for number in range(backlog + 1, backlog + changes + 1):
-            db.run("UPDATE public.dateplan SET status = 'DE' WHERE id = %s", number)
-            committed[f"u{number}"] = time.monotonic()
-            time.sleep(0.25)
-        wait_until(lambda: committed.keys() <= sink.arrived.keys(), 120, "emails of the quiet rule")
+        took = latencies(
+            lambda row: db.run("UPDATE public.dateplan SET status = 'DE' WHERE id = %s", row),
+            sink, range(backlog + 1, backlog + changes + 1), 0.25, within=120,
+        )  # fmt: skip
         [[waiting]] = db.run(
             "SELECT (SELECT count(*) FROM pgherald.outbox WHERE rule = %s AND settled_at IS NULL)"
             " + (SELECT count(*) FROM pgherald.inbox WHERE rule = %s)", RULE, RULE,
         )  # fmt: skip
-    return [(sink.arrived[user] - at) * 1000 for user, at in committed.items()], waiting
+    return took, waiting
 
 
 if __name__ == "__main__":

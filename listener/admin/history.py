@@ -117,7 +117,7 @@ def _events(conn: psycopg.Connection[Any], secret: bytes, name: str, key: str) -
         events = cursor.execute(_QUERIES["row_history"], {"rule": name, "key": key}).fetchall()
     for event in events:
         captured_at = event["captured_at"]
-        event["message_id"] = (number := event["id"]) and make_message_id(secret, name, number, captured_at)
+        event["message_id"] = event["id"] and make_message_id(secret, name, event["id"], captured_at)
         # Each session wrote its entries in its own time zone.
         event["history"] = [{**entry, "at": _iso(_moment(entry["at"], captured_at))} for entry in event["history"]]
         for column in ("captured_at", "settled_at", "scheduled_at"):

@@ -13,7 +13,7 @@ _ROWS = 2000
 def take_over(conn: psycopg.Connection[Any], rule: str | None = None, key: str | None = None) -> None:
     """Take over the changes of one rule, or of one row, or all. A role that may only read takes nothing over."""
     (has_more,) = conn.execute(_QUERIES["may_take_over"]).fetchone() or (False,)
-    position = None
+    position = "(0,0)"
     while has_more:
-        values = {"start": position or "(0,0)", "batch": _ROWS, "rule": rule, "key": key}
-        has_more, position = conn.execute(_QUERIES["take_over"], values).fetchone() or (False, None)
+        values = {"start": position, "batch": _ROWS, "rule": rule, "key": key}
+        has_more, position = conn.execute(_QUERIES["take_over"], values).fetchone() or (False, position)

@@ -14,6 +14,7 @@ from listener.db.pools import PINNED_PLANS, opened, outbox_pool
 from listener.outbox.repeats import QUERIES as REPEAT_QUERIES
 from tests.support.claimant import QUERIES, RULE, Claimant
 from tests.support.database import Database
+from tests.support.inbox import add_changes, changes
 
 Register = Callable[..., Claimant]
 REPEATS = REPEAT_QUERIES["repeats"]
@@ -49,8 +50,11 @@ def test_what_a_claim_gives_and_writes(sandbox: Database, claimant: Register) ->
     assert third["claim"] > first["claim"]
 
 
-def test_two_sessions_claim_disjoint_events_without_waiting(sandbox: Database, claimant: Register) -> None:
-    capture(sandbox, 6)
+@pytest.mark.parametrize("add", [capture, add_changes], ids=["in the outbox", "in the inbox"])
+def test_two_sessions_claim_disjoint_events_without_waiting(
+    sandbox: Database, claimant: Register, add: Callable[[Database, int], None]
+) -> None:
+    add(sandbox, 6)
     one, other = claimant(), claimant()
     other.conn.execute("SET lock_timeout = '1s'")
     with one.conn.transaction():
@@ -58,6 +62,7 @@ def test_two_sessions_claim_disjoint_events_without_waiting(sandbox: Database, c
         theirs = other.claim()
     assert (keys(mine), keys(theirs)) == (["1", "2", "3"], ["4", "5", "6"])
     assert one.claim() == other.claim() == []
+    assert changes(sandbox) == 0
 
 
 def test_a_claim_rolled_back_leaves_the_events_to_others(sandbox: Database, claimant: Register) -> None:

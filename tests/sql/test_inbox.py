@@ -18,18 +18,6 @@ def keys(events: list[dict[str, Any]]) -> list[str]:
     return sorted((event["key"] for event in events), key=int)
 
 
-def test_two_claims_at_one_moment_take_different_changes_over(sandbox: Database, claimant: Register) -> None:
-    add_changes(sandbox, 6)
-    one, other = claimant(), claimant()
-    other.conn.execute("SET lock_timeout = '1s'")
-    with one.conn.transaction():
-        mine = one.claim(3)
-        theirs = other.claim()
-    assert (keys(mine), keys(theirs)) == (["1", "2", "3"], ["4", "5", "6"])
-    assert one.claim() == other.claim() == []
-    assert changes(sandbox) == 0
-
-
 def test_a_claim_rolled_back_leaves_the_changes_in_the_inbox(sandbox: Database, claimant: Register) -> None:
     add_changes(sandbox, 3)
     one, other = claimant(), claimant()
